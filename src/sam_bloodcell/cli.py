@@ -1,0 +1,114 @@
+"""The command line; it parses, calls and prints, and has no logic of its own."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Classify single blood cell images across laboratories. For research only, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option(help="Folder for scores.csv and report.html; made if need be.")]
+Backbone = Annotated[str, typer.Option(help="vit_tiny (packaged), vit_b, vit_l, vit_h, a Hub repo id or a file.")]
+Adapter = Annotated[str | None, typer.Option(help="Adapter folder or Hub repo id.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Epochs of the autoencoder.")]
+Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo"),
+    cells_per_class: Annotated[int, typer.Option(min=5, help="Cells per class and laboratory.")] = 24,
+    epochs: Epochs = 10,
+    cv: Folds = 5,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Draw two synthetic laboratories and run the whole line on them, offline.
+
+    Example: sam-bloodcell demo --out demo
+    """
+    from .datasets import make_blood_cells, save_cells
+
+    table = save_cells(make_blood_cells(cells_per_class, random_state=seed), out / "cells")
+    benchmark(table, out=out, epochs=epochs, cv=cv, seed=seed, quiet=quiet)
+
+
+@app.command()
+def benchmark(
+    cells: Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or folder of domain/label/image.")],
+    out: Out = Path("out"),
+    classes: Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")] = None,
+    backbone: Backbone = "vit_tiny",
+    adapter: Adapter = None,
+    epochs: Epochs = 10,
+    cv: Folds = 5,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train in each laboratory, test in every one, and write the table and a report.
+
+    Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
+    """
+    from .autoencoder import CrossDomainAutoencoder
+    from .datasets import load_cells
+    from .embedder import SAMLoRAEmbedder
+    from .evaluation import cross_domain_mean, run_benchmark
+    from .report import write_report
+
+    verbose = 0 if quiet else 1
+    try:
+        data = load_cells(cells, classes=classes.split(",") if classes else None)
+        for label, count in data.dropped.items():
+            typer.echo(f"left out: {count} cells of class {label}")
+        result = run_benchmark(
+            data,
+            SAMLoRAEmbedder(backbone, adapter, random_state=seed, verbose=verbose),
+            CrossDomainAutoencoder(epochs=epochs, random_state=seed, verbose=verbose),
+            cv=cv,
+            random_state=seed,
+            verbose=verbose,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        result.scores.to_csv(out / "scores.csv", index=False)
+        report = write_report(result, out / "report.html")
+    except (ValueError, OSError, ImportError) as exc:
+        _fail(exc)
+    typer.echo("\nMean balanced accuracy over all pairs of different laboratories:")
+    typer.echo(cross_domain_mean(result.scores).unstack("features").round(3).to_string())
+    typer.echo(f"\n{out / 'scores.csv'}\n{report}")
+
+
+@app.command()
+def download(
+    backbone: Backbone = "vit_b",
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch; default the pinned one.")] = None,
+) -> None:
+    """Fetch a backbone from the Hugging Face Hub into its cache, for later offline use.
+
+    Example: sam-bloodcell download --backbone vit_b
+    """
+    from . import hub
+
+    try:
+        typer.echo(hub.locate_backbone(hub.Backbone(backbone, revision)))
+    except (ValueError, OSError) as exc:
+        _fail(exc)
+
+
+@app.callback()
+def _setup() -> None:
+    logging.captureWarnings(True)
+    logging.basicConfig(format="%(message)s")
+
+
+def _fail(exc: Exception) -> None:
+    typer.secho(f"Error: {exc}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(1) from exc

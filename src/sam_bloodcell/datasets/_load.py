@@ -1,0 +1,160 @@
+"""Cells on disk: a CSV, or a tree of domain/label/image."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.utils import Bunch
+
+_REQUIRED = ("path", "domain", "label")
+_IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def load_cells(
+    csv_or_folder: str | os.PathLike,
+    *,
+    classes: Sequence[str] | None = None,
+    domains: Sequence[str] | None = None,
+) -> Bunch:
+    """List the cells of a CSV or a folder; no image is opened.
+
+    Parameters
+    ----------
+    csv_or_folder : path
+        A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV), or a folder of
+        ``domain/label/image`` files.
+    classes : sequence of str, optional
+        Labels to keep, in the order of ``target_names``; default all, sorted.
+    domains : sequence of str, optional
+        Domains to keep; default all.
+
+    Returns
+    -------
+    Bunch
+        paths : list of str; target : int array (n,), an index into target_names : list of str; domain : str array
+        (n,); masks : list of str or None; dropped : dict of label to count, the cells left out by `classes`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the CSV, the folder, or a file that the CSV names is missing; the message gives the row.
+    ValueError
+        If columns or values are missing, a class or domain is unknown, or no cell is left.
+
+    Examples
+    --------
+    >>> cells = load_cells("cells.csv", classes=["lymphocyte", "monocyte"])  # doctest: +SKIP
+    """
+    source = Path(csv_or_folder)
+    if source.is_dir():
+        table = _list_folder(source)
+    elif source.is_file():
+        table = _read_csv(source)
+    else:
+        raise FileNotFoundError(f"'{source}' does not exist. Fix: pass a CSV file or a folder of domain/label/image.")
+    if domains is not None:
+        table = table[_chosen(table["domain"], domains, "domain", source)]
+    kept = np.ones(len(table), bool) if classes is None else _chosen(table["label"], classes, "class", source)
+    dropped = table.loc[~kept, "label"].value_counts().sort_index().to_dict()
+    table = table[kept]
+    if table.empty:
+        raise ValueError(f"No cell of '{source}' is left. Fix: check the classes and domains asked for.")
+    names = sorted(table["label"].unique()) if classes is None else list(classes)
+    return Bunch(
+        paths=table["path"].tolist(),
+        target=table["label"].map({name: code for code, name in enumerate(names)}).to_numpy(np.int64),
+        target_names=names,
+        domain=table["domain"].to_numpy(str),
+        masks=[mask or None for mask in table["mask"]],
+        dropped=dropped,
+    )
+
+
+def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
+    """Write cells with ``images`` (and ``masks``) as PNG files and the CSV that `load_cells` reads.
+
+    Parameters
+    ----------
+    cells : Bunch
+        As `make_blood_cells` returns.
+    folder : path
+        Made if need be; gets cells.csv and ``domain/label/number.png``, masks as ``number_mask.png``.
+
+    Returns
+    -------
+    csv : Path
+    """
+    folder = Path(folder)
+    rows = []
+    for number, (image, mask, target, domain) in enumerate(
+        zip(cells.images, cells.masks, cells.target, cells.domain, strict=True)
+    ):
+        label = cells.target_names[target]
+        stem = Path(str(domain)) / label / f"{number:05d}"
+        (folder / stem).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{stem}.png")
+        Image.fromarray(mask).save(folder / f"{stem}_mask.png")
+        rows.append((f"{stem}.png", domain, label, f"{stem}_mask.png"))
+    csv = folder / "cells.csv"
+    pd.DataFrame(rows, columns=[*_REQUIRED, "mask"]).to_csv(csv, index=False)
+    return csv
+
+
+def _read_csv(csv: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(csv, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
+        raise ValueError(f"'{csv}' is no readable CSV: {exc}. Fix: save it as UTF-8 with commas.") from exc
+    lacking = [name for name in _REQUIRED if name not in table]
+    if lacking:
+        raise ValueError(
+            f"'{csv}' lacks the column(s) {', '.join(lacking)}; it has {', '.join(table.columns)}. "
+            "Fix: name its columns path, domain, label and optionally mask."
+        )
+    if "mask" not in table:
+        table["mask"] = ""
+    for name in _REQUIRED:
+        empty = np.flatnonzero(table[name].str.strip() == "")
+        if len(empty):
+            raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
+    for name in ("path", "mask"):
+        table[name] = [str(csv.parent / value) if value else "" for value in table[name]]
+        for row, value in enumerate(table[name]):
+            if value and not Path(value).is_file():
+                raise FileNotFoundError(
+                    f"'{csv}' row {row}: the {'image' if name == 'path' else 'mask'} '{value}' does not exist. "
+                    "Fix: paths are relative to the CSV's folder."
+                )
+    return table
+
+
+def _list_folder(folder: Path) -> pd.DataFrame:
+    files = [
+        file
+        for file in sorted(folder.glob("*/*/*"))
+        if file.suffix.lower() in _IMAGE_SUFFIXES and not file.stem.endswith("_mask")
+    ]
+    if not files:
+        raise ValueError(f"'{folder}' holds no images. Fix: arrange them as domain/label/image, or pass a CSV.")
+    masks = [file.with_name(f"{file.stem}_mask.png") for file in files]
+    return pd.DataFrame(
+        {
+            "path": [str(file) for file in files],
+            "domain": [file.parts[-3] for file in files],
+            "label": [file.parts[-2] for file in files],
+            "mask": [str(mask) if mask.is_file() else "" for mask in masks],
+        }
+    )
+
+
+def _chosen(column: pd.Series, wanted: Sequence[str], kind: str, source: Path) -> pd.Series:
+    unknown = sorted(set(wanted) - set(column))
+    if unknown:
+        raise ValueError(
+            f"Got the {kind} {unknown[0]!r} but '{source}' has {', '.join(sorted(column.unique()))}. "
+            "Fix: check the spelling."
+        )
+    return column.isin(list(wanted))

@@ -1,0 +1,407 @@
+"""`SAMLoRAEmbedder`: Segment Anything's tokens, pooled over the cell, as a scikit-learn transformer."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from . import devices, hub
+from .cells import cell_crop, cell_mask, token_weights
+from .embeddings import CellEmbeddings
+from .images import as_image_list, load_rgb, load_square, resize
+from .models.lora import add_lora, apply_adapter, extract_adapter, resume_adapter
+from .models.sam import CELL, CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, load_weights, size_of
+from .segmentation import PixelStats, channel_stats, fit_segmentation, normalise, read_pairs
+from .training import TrainingPlan
+
+# Images in a forward pass by default, without and with CUDA.
+_AUTO_BATCH = (16, 64)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Embed single cell images with Segment Anything's encoder, adapted to cells by LoRA.
+
+    The encoder's token map (before its neck) is averaged over the cell that the decoder finds. `fit` with masks
+    fine-tunes LoRA factors on the encoder's queries and values, and the decoder, by segmenting cells; without masks
+    it only loads weights.
+
+    Parameters
+    ----------
+    backbone : str, default="vit_b"
+        "vit_tiny" (packaged, works offline), "vit_b", "vit_l" or "vit_h" (from the Hugging Face Hub), a Hub repo id,
+        or a local ``.pth`` or ``.safetensors`` file or folder.
+    adapter : str or path, optional
+        Adapter folder made by `save_pretrained`, or its Hub repo id. With "vit_tiny", default the packaged one.
+        Fitting with masks trains it further; LoRA factors of another rank than `lora_rank` start fresh.
+    revision : str, optional
+        Commit, tag or branch of the backbone on the Hub; default a pinned commit where there is one.
+    image_size : int, default=224
+        Side in pixels at which the encoder sees the image, a multiple of 16.
+    prompt : {"auto", "none", "center"}, default="auto"
+        "none" is the papers' way and needs a decoder trained without prompts; "center" puts a foreground point in
+        the middle, for centred cells and plain SAM. "auto" picks "none" where the decoder was trained so.
+    pixel_stats : {"auto", "sam"} or ((float, float, float), (float, float, float)), default="auto"
+        Channel means and standard deviations (R, G, B) in 0-255 units. "auto" takes the adapter's, when fitting with
+        masks the training images', else SAM's.
+    lora_rank : int, default=4
+    lora_alpha : float, optional
+        The factors are scaled by alpha / rank; default `lora_rank`.
+    lora_dropout : float, default=0.0
+    epochs : int, default=150
+        Of `fit` with masks, as are the parameters up to `train_batch_size`.
+    warmup_epochs : int, default=10
+    learning_rate : float, default=1e-4
+    weight_decay : float, default=0.1
+    train_batch_size : int, default=32
+    device : str, default="auto"
+        "auto", "cpu", "cuda" or a torch device name.
+    dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Of the encoder in `transform`. "auto" is bfloat16 where the device computes in it natively, else float32.
+    batch_size : int or "auto", default="auto"
+        Images in a forward pass of `transform`.
+    random_state : int, RandomState or None, default=None
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    backbone_ : Backbone
+        Where the base weights come from.
+    adapter_ : Adapter or None
+        What was trained: LoRA factors, decoder, prompt encoder, pixel statistics.
+    pixel_stats_ : tuple
+    prompt_ : {"none", "center"}
+    n_features_out_ : int
+        Width C of the embeddings: 192 for vit_tiny, 768, 1024, 1280 for vit_b, vit_l, vit_h.
+    history_ : DataFrame
+        Only after `fit` with masks: one row an epoch.
+
+    See Also
+    --------
+    CrossDomainAutoencoder : takes the `CellEmbeddings` on to features that survive a change of laboratory.
+
+    References
+    ----------
+    Li et al., BC-SAM, ISBI 2024. Kirillov et al., "Segment Anything", ICCV 2023. Hu et al., "LoRA", ICLR 2022.
+
+    Examples
+    --------
+    >>> from sam_bloodcell import SAMLoRAEmbedder
+    >>> from sam_bloodcell.datasets import make_blood_cells
+    >>> cells = make_blood_cells(1, domains=["lab_a"], random_state=0)
+    >>> embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.images)
+    >>> embeddings
+    CellEmbeddings(n=5, width=192, grid=(14, 14))
+    """
+
+    __metadata_request__fit = {"masks": True}
+
+    _parameter_constraints = {
+        "backbone": [str, os.PathLike],
+        "adapter": [str, os.PathLike, None],
+        "revision": [str, None],
+        "image_size": [Interval(Integral, 16, None, closed="left")],
+        "prompt": [StrOptions({"auto", "none", "center"})],
+        "pixel_stats": [StrOptions({"auto", "sam"}), "array-like"],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "lora_alpha": [Interval(Real, 0, None, closed="neither"), None],
+        "lora_dropout": [Interval(Real, 0, 1, closed="left")],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "train_batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "dtype": [StrOptions({"auto", *_DTYPES})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        backbone: str | os.PathLike = "vit_b",
+        adapter: str | os.PathLike | None = None,
+        *,
+        revision: str | None = None,
+        image_size: int = 224,
+        prompt: str = "auto",
+        pixel_stats: str | PixelStats = "auto",
+        lora_rank: int = 4,
+        lora_alpha: float | None = None,
+        lora_dropout: float = 0.0,
+        epochs: int = 150,
+        warmup_epochs: int = 10,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.1,
+        train_batch_size: int = 32,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.adapter = adapter
+        self.revision = revision
+        self.image_size = image_size
+        self.prompt = prompt
+        self.pixel_stats = pixel_stats
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_dropout = lora_dropout
+        self.epochs = epochs
+        self.warmup_epochs = warmup_epochs
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.train_batch_size = train_batch_size
+        self.device = device
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None, *, masks: Sequence[Any] | None = None) -> "SAMLoRAEmbedder":
+        """Load the weights and, with masks, fine-tune them by segmentation.
+
+        Parameters
+        ----------
+        X : n images
+            Paths, PIL images, arrays, an (n, H, W, 3) array, or a Series or one-column DataFrame of paths.
+        y : ignored
+        masks : sequence of n masks, optional
+            Paths or (H, W) arrays of the images' sizes, non-zero inside the cell.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, X is empty, or the masks do not fit the images.
+        ImageReadError
+            If an image or a mask cannot be read; it names the row and the file.
+        WeightsUnavailableError
+            If weights can neither be found nor fetched.
+        """
+        self._validate_params()
+        images = as_image_list(X)
+        self.backbone_ = hub.Backbone(os.fspath(self.backbone), self.revision)
+        self.adapter_ = (
+            hub.packaged_adapter(self.backbone_.name) if self.adapter is None else hub.read_adapter(self.adapter)
+        )
+        if masks is not None:
+            self._fine_tune(images, as_image_list(masks, "masks"))
+        self.pixel_stats_ = self._choose_pixel_stats()
+        self._sam = self._build()
+        self.n_features_out_ = self._sam.size.width
+        self.prompt_ = self._choose_prompt(self._sam)
+        return self
+
+    def transform(self, X: Any) -> CellEmbeddings:
+        """Embed images, row by row.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+
+        Returns
+        -------
+        CellEmbeddings
+            To numpy an (n, C) float32 array; also tokens, masks and crops.
+
+        Raises
+        ------
+        ValueError
+            If X is empty.
+        ImageReadError
+            If an image cannot be read; it names the row and the file.
+        """
+        check_is_fitted(self)
+        images = as_image_list(X)
+        return CellEmbeddings.concatenate([self._embed(*batch) for batch in self._forward(images, "embedding")])
+
+    def predict_masks(self, X: Any) -> list[NDArray[np.bool_]]:
+        """Find the cell in each image: n bool arrays (H, W), each of its image's own size.
+
+        Raises
+        ------
+        ValueError, ImageReadError
+            As `transform`.
+        """
+        check_is_fitted(self)
+        images = as_image_list(X)
+        masks: list[NDArray[np.bool_]] = []
+        for _, _, probability in self._forward(images, "segmenting"):
+            for cell in probability:
+                row = len(masks)
+                masks.append(_unframe(cell, load_rgb(images[row], row).shape[:2]))
+        return masks
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the adapter in PEFT's layout, with decoder and settings beside it; base weights stay where they are.
+
+        Raises
+        ------
+        ValueError
+            If nothing was fine-tuned or loaded that could be saved.
+        """
+        check_is_fitted(self)
+        if self.adapter_ is None:
+            raise ValueError(
+                "There is no adapter to save: this embedder is plain SAM. Fix: fit(X, masks=...) or adapter=..."
+            )
+        hub.write_adapter(self.adapter_, folder, self.backbone_)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_repo: str | os.PathLike, revision: str | None = None, **params: Any
+    ) -> "SAMLoRAEmbedder":
+        """Return a fitted embedder from an adapter folder or Hub repo; `params` override its settings."""
+        settings = hub.adapter_settings(folder_or_repo, revision)
+        params = {name: settings[name] for name in ("backbone", "revision", "image_size")} | params
+        embedder = cls(adapter=folder_or_repo, **params)
+        # Without masks, fit looks at no pixel: one blank image stands for the collection.
+        return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_out_
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the network out: it is rebuilt from the backbone's reference and the adapter."""
+        return {key: value for key, value in super().__getstate__().items() if key != "_sam"}
+
+    def _build(self) -> SAM:
+        """Put base weights and adapter together, ready for inference."""
+        sam = self._base_network(trainable=False)
+        if self.adapter_ is not None:
+            apply_adapter(sam, self.adapter_)
+        device = devices.choose(self.device)
+        dtype = _DTYPES.get(self.dtype) or devices.half_dtype(device) or torch.float32
+        return sam.set_encoder_dtype(dtype).to(device).eval().requires_grad_(False)
+
+    def _base_network(self, trainable: bool) -> SAM:
+        state = hub.load_backbone(self.backbone_)
+        two = trainable or self.adapter_ is not None
+        mask_tokens = CELL_MASK_TOKENS if two else len(state["mask_decoder.mask_tokens.weight"])
+        sam = SAM(size_of(state), self.image_size, mask_tokens)
+        load_weights(sam, state)
+        return sam
+
+    def _network(self) -> SAM:
+        if not hasattr(self, "_sam"):
+            self._sam = self._build()
+        return self._sam
+
+    def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any]) -> None:
+        pixels, inside = read_pairs(images, masks, self.image_size)
+        measure = self._stats_are("auto") and self.adapter_ is None
+        stats = channel_stats(pixels) if measure else self._choose_pixel_stats()
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        device = devices.choose(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            sam = self._base_network(trainable=True)
+            adapted = add_lora(sam, self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout)
+            if self.adapter_ is not None:
+                resume_adapter(sam, adapted, self.adapter_)
+            steps = math.ceil(len(pixels) / self.train_batch_size)
+            plan = TrainingPlan(
+                epochs=self.epochs,
+                steps_per_epoch=steps,
+                learning_rate=self.learning_rate,
+                warmup_steps=self.warmup_epochs * steps,
+                weight_decay=self.weight_decay,
+                amp_dtype=devices.half_dtype(device),
+            )
+            self.history_ = fit_segmentation(
+                sam.to(device), pixels, inside, stats, plan,
+                batch_size=self.train_batch_size, seed=seed, verbose=self.verbose,
+            )  # fmt: skip
+        self.adapter_ = extract_adapter(sam, adapted, stats)
+
+    def _stats_are(self, name: str) -> bool:
+        return isinstance(self.pixel_stats, str) and self.pixel_stats == name
+
+    def _choose_pixel_stats(self) -> PixelStats:
+        if self._stats_are("auto"):
+            return self.adapter_.pixel_stats if self.adapter_ is not None else SAM_PIXEL_STATS
+        if self._stats_are("sam"):
+            return SAM_PIXEL_STATS
+        values = np.asarray(self.pixel_stats, dtype=float)
+        if values.shape != (2, 3) or (values[1] <= 0).any():
+            raise ValueError(
+                f"Got pixel_stats={self.pixel_stats!r} but expected ((mean R, G, B), (std R, G, B)) in 0-255 units, "
+                "standard deviations above 0."
+            )
+        return tuple(values[0].tolist()), tuple(values[1].tolist())
+
+    def _choose_prompt(self, sam: SAM) -> str:
+        prompt_free = sam.mask_decoder.num_mask_tokens == CELL_MASK_TOKENS
+        if self.prompt == "auto":
+            return "none" if prompt_free else "center"
+        if self.prompt == "none" and not prompt_free:
+            raise ValueError(
+                "Got prompt='none' but plain SAM's decoder needs a prompt. Fix: prompt='center' for centred cells, "
+                "an adapter, or fit(X, masks=...)."
+            )
+        return self.prompt
+
+    def _forward(
+        self, images: Sequence[Any], description: str
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]]:
+        """Yield per batch: square images (B, S, S, 3), tokens (B, C, h, w), cell probability (B, S, S)."""
+        sam = self._network()
+        device = next(sam.parameters()).device
+        dtype = sam.image_encoder.patch_embed.proj.weight.dtype
+        size = self.batch_size if isinstance(self.batch_size, int) else _AUTO_BATCH[device.type == "cuda"]
+        with tqdm(total=len(images), desc=description, unit="cell", disable=self.verbose < 1) as bar:
+            for start in range(0, len(images), size):
+                rows = range(start, min(start + size, len(images)))
+                pixels = np.stack([load_square(images[row], self.image_size, row) for row in rows])
+                with torch.inference_mode():
+                    batch = normalise(torch.from_numpy(pixels).to(device), self.pixel_stats_)
+                    tokens = sam.tokens(batch.to(dtype))
+                    probability = self._cell_probability(sam, tokens)
+                    yield pixels, tokens.float().cpu().numpy(), probability.cpu().numpy()
+                bar.update(len(rows))
+
+    def _cell_probability(self, sam: SAM, tokens: torch.Tensor) -> torch.Tensor:
+        """Probability (B, S, S) that a pixel belongs to the cell."""
+        logits, predicted_iou = sam.mask_logits(tokens, center_prompt=self.prompt_ == "center")
+        logits = F.interpolate(logits, sam.image_size, mode="bilinear")
+        if logits.shape[1] == CELL_MASK_TOKENS:
+            return logits.softmax(1)[:, CELL]
+        # Plain SAM: of its three alternatives, the one that it trusts most.
+        best = 1 + predicted_iou[:, 1:].argmax(1)
+        return logits[torch.arange(len(logits)), best].sigmoid()
+
+    def _embed(self, pixels: NDArray, tokens: NDArray, probability: NDArray) -> CellEmbeddings:
+        masks = np.stack([cell_mask(cell) for cell in probability])
+        crops = np.stack([cell_crop(image, mask) for image, mask in zip(pixels, masks, strict=True)])
+        weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask in masks])
+        pooled = np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
+        return CellEmbeddings(pooled, tokens.astype(np.float16), masks, crops)
+
+
+def _unframe(probability: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Bring the cell's probability from the square frame back to an image of `shape`, as a mask."""
+    height, width = shape
+    side = max(shape)
+    square = resize((probability * 255).round().astype(np.uint8), side)
+    top, left = (side - height) // 2, (side - width) // 2
+    return cell_mask(square[top : top + height, left : left + width] / 255)

@@ -1,0 +1,114 @@
+"""What flows from the embedder to the next step of a pipeline."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class CellEmbeddings:
+    """Embeddings of n cells: an (n, C) float32 array to everybody, token maps and crops to those who can use them.
+
+    A ``Pipeline`` hands only X from step to step, yet the autoencoder needs maps and crops. To numpy, pandas and
+    scikit-learn this object is its pooled embeddings; rows can be sliced, indexed and joined without losing the
+    rest.
+
+    Parameters
+    ----------
+    pooled : float32 array of shape (n, C)
+        Mean of the tokens under the cell's mask.
+    tokens : float16 array of shape (n, C, h, w)
+        Pre-neck token maps.
+    masks : bool array of shape (n, H, W)
+        Cell masks in the square frame that the network saw.
+    crops : uint8 array of shape (n, 128, 128, 3)
+        Cells on grey.
+
+    Examples
+    --------
+    >>> cells = CellEmbeddings(np.ones((3, 2)), *(np.zeros((3, 1)) for _ in range(3)))
+    >>> cells[[0, 2]].shape, np.asarray(cells).sum()
+    ((2, 2), np.float32(6.0))
+    """
+
+    __slots__ = ("crops", "masks", "pooled", "tokens")
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, pooled: NDArray, tokens: NDArray, masks: NDArray, crops: NDArray) -> None:
+        lengths = [len(part) for part in (pooled, tokens, masks, crops)]
+        if len(set(lengths)) != 1:
+            raise ValueError(f"Got pooled, tokens, masks and crops of lengths {lengths} but expected equal lengths.")
+        self.pooled = np.asarray(pooled, dtype=np.float32)
+        self.tokens = tokens
+        self.masks = masks
+        self.crops = crops
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
+        """Join rows, in order."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, C)."""
+        return (len(self.pooled), self.pooled.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return iter(self.pooled)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        return np.array(self.pooled, dtype=dtype, copy=copy)
+
+    def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
+        """Join rows under `np.concatenate`; every other numpy function sees the pooled embeddings."""
+        if func in (np.concatenate, np.vstack) and not kwargs and len(args) == 1:
+            parts = list(args[0])
+            if all(isinstance(part, CellEmbeddings) for part in parts):
+                return CellEmbeddings.concatenate(parts)
+        return func(*(_plain(arg) for arg in args), **{key: _plain(arg) for key, arg in kwargs.items()})
+
+    def __getitem__(self, key: Any) -> Any:
+        """Select rows; ``[rows, columns]`` and a single row number give plain arrays."""
+        if isinstance(key, tuple):
+            if len(key) != 2 or not _is_everything(key[1]):
+                return self.pooled[key]
+            key = key[0]
+        if isinstance(key, int | np.integer):
+            return self.pooled[key]
+        key = key if isinstance(key, slice) else np.asarray(key)
+        if isinstance(key, np.ndarray) and key.size == 0:
+            key = key.astype(np.intp)
+        return CellEmbeddings(*(getattr(self, name)[key] for name in _FIELDS))
+
+    def __eq__(self, other: object) -> Any:
+        return self.pooled == np.asarray(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple:
+        return (CellEmbeddings, tuple(getattr(self, name) for name in _FIELDS))
+
+    def __repr__(self) -> str:
+        n, width = self.shape
+        return f"CellEmbeddings(n={n}, width={width}, grid={self.tokens.shape[2:]})"
+
+
+_FIELDS = ("pooled", "tokens", "masks", "crops")
+
+
+def _is_everything(key: Any) -> bool:
+    return key is Ellipsis or (isinstance(key, slice) and key == slice(None))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, CellEmbeddings):
+        return value.pooled
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value

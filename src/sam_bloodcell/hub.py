@@ -1,0 +1,245 @@
+"""Weights in and out: the packaged backbone, local files, the Hugging Face Hub, and adapter folders.
+
+Nothing here unpickles: ``.pth`` files are read with ``weights_only=True``, all else is safetensors and JSON.
+"""
+
+import json
+import os
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .models.lora import Adapter
+
+PACKAGED = Path(__file__).parent / "weights"
+
+# Backbones on the Hub by short name: repo and pinned revision (None: not pinned yet, the branch's newest).
+HUB_BACKBONES = {
+    "vit_b": ("facebook/sam-vit-base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f"),
+    "vit_l": ("facebook/sam-vit-large", None),
+    "vit_h": ("facebook/sam-vit-huge", None),
+}
+_MODEL_FILE = "model.safetensors"
+_ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "decoder.safetensors",
+    "sam_bloodcell.json",
+)
+
+# transformers' names -> segment-anything's, applied in order.
+_RENAMES = [
+    (r"^vision_encoder\.", "image_encoder."),
+    (r"patch_embed\.projection", "patch_embed.proj"),
+    (r"^image_encoder\.layers\.", "image_encoder.blocks."),
+    (r"\.layer_norm([1-4])\.", r".norm\1."),
+    (r"neck\.conv1", "neck.0"),
+    (r"neck\.norm1", "neck.1"),
+    (r"neck\.conv2", "neck.2"),
+    (r"neck\.norm2", "neck.3"),
+    (r"^shared_image_embedding\.", "prompt_encoder.shared_embedding."),
+    (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
+    (r"point_embed\.", "point_embeddings."),
+    (r"not_a_point_embeddings", "not_a_point_embed"),
+    (r"mask_embed\.conv1", "mask_downscaling.0"),
+    (r"mask_embed\.norm1", "mask_downscaling.1"),
+    (r"mask_embed\.conv2", "mask_downscaling.3"),
+    (r"mask_embed\.norm2", "mask_downscaling.4"),
+    (r"mask_embed\.conv3", "mask_downscaling.6"),
+    (r"layer_norm_final_attn", "norm_final_attn"),
+    (r"upscale_conv1", "output_upscaling.0"),
+    (r"upscale_layer_norm", "output_upscaling.1"),
+    (r"upscale_conv2", "output_upscaling.3"),
+    (r"(mlps\.\d+|iou_prediction_head)\.layers\.0\.", r"\1.layers.1."),
+    (r"(mlps\.\d+|iou_prediction_head)\.proj_in\.", r"\1.layers.0."),
+    (r"(mlps\.\d+|iou_prediction_head)\.proj_out\.", r"\1.layers.2."),
+]
+
+
+class WeightsUnavailableError(OSError):
+    """Weights could not be fetched or read; the message says from where and what to do."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Where base weights come from.
+
+    Attributes
+    ----------
+    name : str
+        As the user gave it: short name, Hub repo id or path.
+    revision : str or None
+        Commit, tag or branch on the Hub.
+    """
+
+    name: str
+    revision: str | None = None
+
+    def resolved(self) -> tuple[str, str | None]:
+        """Hub repo id and revision, the pinned one where none was asked for."""
+        repo, pinned = HUB_BACKBONES.get(self.name, (self.name, None))
+        return repo, self.revision or pinned
+
+
+def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
+    """Load base weights with segment-anything's names, float32.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If a Hub file cannot be fetched, or a file is damaged or no weights file.
+    ValueError
+        If the name is neither known, nor a path, nor a Hub repo id.
+    """
+    if backbone.name == "vit_tiny":
+        folder = PACKAGED / "vit_tiny"
+        state = _read_tensors(folder / "encoder.safetensors") | _read_tensors(folder / "adapter/decoder.safetensors")
+    else:
+        state = _read_tensors(locate_backbone(backbone))
+    return _segment_anything_names(state)
+
+
+def locate_backbone(backbone: Backbone) -> Path:
+    """Return the local weights file, fetched from the Hub into its cache if need be.
+
+    Raises
+    ------
+    WeightsUnavailableError, ValueError
+        As `load_backbone`.
+    """
+    if backbone.name == "vit_tiny":
+        return PACKAGED / "vit_tiny" / "encoder.safetensors"
+    path = Path(backbone.name)
+    if path.is_dir():
+        path = path / _MODEL_FILE
+    if path.is_file():
+        return path
+    repo, revision = backbone.resolved()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.suffix in (".pth", ".safetensors"):
+        known = ", ".join(["vit_tiny", *HUB_BACKBONES])
+        raise ValueError(
+            f"Got backbone={backbone.name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing "
+            f".pth or .safetensors file or a folder with {_MODEL_FILE}. Fix: check the spelling or the path."
+        )
+    return _fetch(repo, _MODEL_FILE, revision)
+
+
+def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adapter:
+    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If a file is missing, damaged or cannot be fetched.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        files = [_fetch(str(source), name, revision) for name in _ADAPTER_FILES]
+        folder = files[0].parent
+    missing = [name for name in _ADAPTER_FILES if not (folder / name).is_file()]
+    if missing:
+        raise WeightsUnavailableError(
+            f"'{folder}' is no adapter folder: it lacks {', '.join(missing)}. "
+            "Fix: pass a folder made by save_pretrained."
+        )
+    ours = json.loads((folder / "sam_bloodcell.json").read_text())
+    mean, std = ours["pixel_stats"]
+    return Adapter(
+        lora=_read_tensors(folder / "adapter_model.safetensors"),
+        lora_config=json.loads((folder / "adapter_config.json").read_text()),
+        decoder=_read_tensors(folder / "decoder.safetensors"),
+        pixel_stats=(tuple(mean), tuple(std)),
+        image_size=ours["image_size"],
+    )
+
+
+def write_adapter(
+    adapter: Adapter, folder: str | os.PathLike, backbone: Backbone, *, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write an adapter folder that `read_adapter` and ``peft.PeftModel.from_pretrained`` read.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    folder : path
+        Made if need be; files of the same names are replaced.
+    backbone : Backbone
+        What it was trained on; filled in as PEFT's base model and revision.
+    dtype : torch.dtype
+        Stored type of the tensors.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    repo, revision = backbone.resolved()
+    config = adapter.lora_config | {
+        "base_model_name_or_path": repo,
+        "revision": revision,
+        "inference_mode": True,
+    }
+    ours = {
+        "backbone": backbone.name,
+        "revision": revision,
+        "image_size": adapter.image_size,
+        "pixel_stats": adapter.pixel_stats,
+    }
+    for name, tensors in (("adapter_model", adapter.lora), ("decoder", adapter.decoder)):
+        save_file({key: t.to(dtype).contiguous() for key, t in tensors.items()}, folder / f"{name}.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "sam_bloodcell.json").write_text(json.dumps(ours, indent=2) + "\n")
+    return folder
+
+
+def packaged_adapter(name: str) -> Adapter | None:
+    """Return the adapter that ships with a backbone, if one does."""
+    folder = PACKAGED / name / "adapter"
+    return read_adapter(folder) if name == "vit_tiny" else None
+
+
+def adapter_settings(source: str | os.PathLike, revision: str | None = None) -> dict[str, Any]:
+    """Return the backbone, revision, image size and pixel statistics noted in an adapter folder or repo."""
+    path = Path(source) / "sam_bloodcell.json"
+    if not path.is_file():
+        path = _fetch(str(source), "sam_bloodcell.json", revision)
+    return json.loads(path.read_text())
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        pickled = path.suffix == ".pth"
+        state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
+        raise WeightsUnavailableError(f"'{path}' is no readable weights file: {exc}. Fix: fetch it again.") from exc
+    return {key: value.float() for key, value in state.items()}
+
+
+def _segment_anything_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not any(key.startswith("vision_encoder.") for key in state):
+        return state
+    renamed = {}
+    for key, value in state.items():
+        for pattern, replacement in _RENAMES:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed
+
+
+def _fetch(repo: str, filename: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, filename, revision=revision))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as exc:
+        at = f"revision {revision}" if revision else "its newest revision"
+        raise WeightsUnavailableError(
+            f"{filename} of '{repo}' ({at}) is neither cached nor can it be fetched from the Hub: "
+            f"{type(exc).__name__}. Fix: check the name and the connection, then fetch it once with network; or pass "
+            "a local file; or use backbone='vit_tiny', which is packaged."
+        ) from exc

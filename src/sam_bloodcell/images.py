@@ -1,0 +1,220 @@
+"""Anything -> uint8 RGB: the only gate for pixels."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+RGB = NDArray[np.uint8]
+
+
+class ImageReadError(OSError, ValueError):
+    """An image could not be turned into pixels; the message names the row, the file and the fix."""
+
+
+def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
+    """Check a collection of images and return it as a sequence, one entry an image, nothing read yet.
+
+    Parameters
+    ----------
+    X : sequence of paths, PIL images or arrays; (n, H, W, 3) array; Series or one-column DataFrame of paths
+    name : str
+        The argument's name in errors.
+
+    Raises
+    ------
+    ValueError
+        If X is empty, a single image or a table of several columns.
+    """
+    if isinstance(X, str | os.PathLike | Image.Image):
+        raise ValueError(f"Got one image as {name} but expected a collection. Fix: pass [{name}].")
+    if hasattr(X, "columns"):  # a pandas or polars table
+        if X.shape[1] != 1:
+            raise ValueError(
+                f"Got {name} with {X.shape[1]} columns but expected one column of paths. Fix: pass {name}['path']."
+            )
+        X = X.iloc[:, 0]
+    if hasattr(X, "to_numpy"):
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind in "OUS":
+            X = X.reshape(len(X), -1)[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
+        elif X.ndim not in (3, 4) or (X.ndim == 3 and X.shape[-1] in (3, 4)):
+            raise ValueError(
+                f"Got {name} as an array of shape {X.shape} but expected (n, H, W, 3). "
+                f"Fix: for one image pass {name}[None]."
+            )
+    elif not isinstance(X, Sequence):
+        X = list(X)
+    if len(X) == 0:
+        raise ValueError(f"Got an empty {name} but expected at least one image. Fix: check the folder or filter.")
+    return X
+
+
+def load_rgb(image: Any, row: int | None = None) -> RGB:
+    """Read one image as uint8 RGB.
+
+    Transparent images are composited on white, EXIF rotation is applied, 16-bit values are scaled by their range.
+
+    Parameters
+    ----------
+    image : path, PIL image, or array of shape (H, W), (H, W, 3) or (H, W, 4)
+        Arrays are bool, uint8, uint16, or float in [0, 1].
+    row : int, optional
+        Position in the caller's data, for errors.
+
+    Returns
+    -------
+    rgb : uint8 array of shape (H, W, 3)
+
+    Raises
+    ------
+    ImageReadError
+        If the file is missing, truncated or no image, or the array is of another shape, type or range. It is an
+        ``OSError`` and a ``ValueError``.
+
+    Examples
+    --------
+    >>> load_rgb(np.zeros((4, 5), dtype=np.uint16)).shape
+    (4, 5, 3)
+    """
+    where = "" if row is None else f"Row {row}: "
+    if isinstance(image, str | os.PathLike):
+        return _read_file(Path(image), where)
+    if isinstance(image, Image.Image):
+        return _from_pil(image, where)
+    return _from_array(np.asarray(image), where)
+
+
+def pad_to_square(image: NDArray) -> NDArray:
+    """Repeat the border pixels of an (H, W) or (H, W, C) array until it is square; the image stays in the middle.
+
+    Shape is diagnostic, so images are never squeezed.
+    """
+    height, width = image.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    pad = [(top, side - height - top), (left, side - width - left)] + [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, pad, mode="edge")
+
+
+def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize a square uint8 image to `size` x `size` px, bilinear with antialiasing."""
+    if image.shape[0] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def load_square(image: Any, size: int, row: int | None = None) -> RGB:
+    """Read one image, pad it to a square and resize it: uint8 (size, size, 3)."""
+    return resize(pad_to_square(load_rgb(image, row)), size)
+
+
+def _read_file(path: Path, where: str) -> RGB:
+    if not path.exists():
+        raise ImageReadError(f"{where}'{path}' does not exist. Fix: check the path and the working folder.")
+    if path.is_dir():
+        raise ImageReadError(f"{where}'{path}' is a folder. Fix: pass the image files in it.")
+    try:
+        with Image.open(path) as image:
+            return _from_pil(image, f"{where}'{path}' ")
+    except ImageReadError:
+        raise
+    except UnidentifiedImageError as exc:
+        raise ImageReadError(
+            f"{where}'{path}' is no image that Pillow can read ({path.stat().st_size} bytes). "
+            "Fix: remove or replace it."
+        ) from exc
+    except Image.DecompressionBombError as exc:
+        raise ImageReadError(f"{where}'{path}' is too large to be one cell: {exc} Fix: crop it.") from exc
+    except (OSError, SyntaxError, ValueError, EOFError) as exc:
+        raise ImageReadError(f"{where}'{path}' cannot be read: {exc}. Fix: copy it again or remove it.") from exc
+
+
+def _from_pil(image: Image.Image, where: str) -> RGB:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return _from_array(_as_uint16(np.asarray(image), where), where)
+    if image.mode == "F":
+        return _from_array(np.asarray(image), where)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _as_uint16(values: NDArray, where: str) -> NDArray[np.uint16]:
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageReadError(f"{where}holds 32-bit integers beyond 65535. Fix: save it as 8 or 16 bit.")
+    return values.astype(np.uint16)
+
+
+def _from_array(values: NDArray, where: str) -> RGB:
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)) or 0 in values.shape:
+        raise ImageReadError(
+            f"{where}Got an array of shape {values.shape} but expected (H, W), (H, W, 3) or (H, W, 4). "
+            "Fix: put the colour channel last."
+        )
+    values = _to_uint8(values, where)
+    if values.ndim == 2:
+        return np.repeat(values[:, :, None], 3, axis=2)
+    if values.shape[2] == 4:
+        return _from_pil(Image.fromarray(values), where)
+    return np.ascontiguousarray(values)
+
+
+def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype == np.uint16:
+        return np.round(values / 257).astype(np.uint8)
+    if values.dtype.kind == "f":
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):  # also catches NaN
+            raise ImageReadError(
+                f"{where}Got float values from {low:g} to {high:g} but expected 0 to 1. "
+                "Fix: divide 0-255 values by 255, and replace NaN."
+            )
+        return np.round(values * 255).astype(np.uint8)
+    raise ImageReadError(
+        f"{where}Got an array of type {values.dtype} but expected bool, uint8, uint16 or float in [0, 1]. "
+        "Fix: convert it with .astype('uint8') if its values are 0 to 255."
+    )
+
+
+def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
+    """Read one cell mask: True wherever the image is not 0 (so nucleus and cytoplasm codes both count).
+
+    Parameters
+    ----------
+    mask : path, PIL image, or (H, W) array
+    row : int, optional
+        Position in the caller's data, for errors.
+
+    Returns
+    -------
+    mask : bool array of shape (H, W)
+
+    Raises
+    ------
+    ImageReadError
+        As `load_rgb`; also if the mask is empty.
+    """
+    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype.kind in "biuf":
+        inside = mask != 0
+    else:
+        inside = load_rgb(mask, row).any(axis=2)
+    if not inside.any():
+        where = "" if row is None else f"Row {row}: "
+        file = f"'{mask}' " if isinstance(mask, str | os.PathLike) else ""
+        raise ImageReadError(f"{where}The mask {file}is empty. Fix: remove the cell or draw its mask.")
+    return inside

@@ -1,0 +1,178 @@
+"""LoRA on the query and value projections of SAM's encoder, with stock PEFT.
+
+SAM fuses query, key and value into one linear layer, which PEFT cannot adapt in part. `split_qkv` takes the layer
+apart for training, `fuse_qkv` puts it together again for inference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .sam import SAM
+
+_DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.")
+
+
+@dataclass
+class Adapter:
+    """What segmentation training leaves behind: everything but the frozen base weights.
+
+    Attributes
+    ----------
+    lora : dict of str to Tensor
+        PEFT's own adapter state; empty when no LoRA was trained.
+    lora_config : dict
+        PEFT's ``LoraConfig`` as JSON-ready values.
+    decoder : dict of str to Tensor
+        Prompt encoder and mask decoder, in segment-anything's names.
+    pixel_stats : tuple
+        ((mean R, G, B), (std R, G, B)) in 0-255 units.
+    image_size : int
+        Side in pixels that it was trained at.
+    """
+
+    lora: dict[str, Tensor]
+    lora_config: dict[str, Any]
+    decoder: dict[str, Tensor]
+    pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]
+    image_size: int
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class SplitQKV(nn.Module):
+    """Drop-in for SAM's fused projection: three linear layers, outputs side by side."""
+
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+
+    def __init__(self, fused: nn.Linear) -> None:
+        super().__init__()
+        for name, weight, bias in zip("qkv", fused.weight.chunk(3), fused.bias.chunk(3), strict=True):
+            part = nn.Linear(fused.in_features, fused.out_features // 3, device="meta")
+            part.weight = nn.Parameter(weight.detach().clone())
+            part.bias = nn.Parameter(bias.detach().clone())
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project ...xC to ...x3C, query first."""
+        return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
+
+    def fused(self) -> nn.Linear:
+        """Return the one linear layer that does the same."""
+        parts = [self.q, self.k, self.v]
+        layer = nn.Linear(self.q.in_features, 3 * self.q.out_features, device="meta")
+        layer.weight = nn.Parameter(torch.cat([part.weight.detach() for part in parts]))
+        layer.bias = nn.Parameter(torch.cat([part.bias.detach() for part in parts]))
+        return layer
+
+
+def split_qkv(encoder: Any) -> None:
+    """Take every block's fused projection apart, in place."""
+    for block in encoder.blocks:
+        block.attn.qkv = SplitQKV(block.attn.qkv)
+
+
+def fuse_qkv(encoder: Any) -> None:
+    """Put every block's projection together again, in place."""
+    for block in encoder.blocks:
+        block.attn.qkv = block.attn.qkv.fused()
+
+
+def add_lora(
+    sam: SAM,
+    rank: int = 4,
+    *,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    blocks: Sequence[int] | None = None,
+) -> Any:
+    """Freeze the encoder and put trainable LoRA factors on q and v; the decoder stays trainable.
+
+    Parameters
+    ----------
+    sam : SAM
+        Changed in place: its encoder's projections are split and wrapped.
+    rank : int
+    alpha : float, optional
+        The factors' product is scaled by alpha / rank; default `rank`, the papers' scaling of 1.
+    dropout : float
+    blocks : sequence of int, optional
+        Blocks to adapt; default all.
+
+    Returns
+    -------
+    peft.PeftModel
+        Wraps the encoder. A starts Kaiming-uniform, B zero.
+    """
+    import peft
+
+    adapted = r"\d+" if blocks is None else "|".join(str(block) for block in blocks)
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # PEFT divides it by r, floats are fine
+        lora_dropout=dropout,
+        target_modules=rf".*blocks\.({adapted})\.attn\.qkv\.(q|v)",
+        bias="none",
+    )
+    split_qkv(sam.image_encoder)
+    return peft.get_peft_model(sam.image_encoder, config)
+
+
+def extract_adapter(sam: SAM, peft_model: Any, pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]) -> Adapter:
+    """Copy the trained parts out, to CPU."""
+    import peft
+
+    config = peft_model.peft_config["default"].to_dict()
+    return Adapter(
+        lora=_on_cpu(peft.get_peft_model_state_dict(peft_model)),
+        lora_config={key: sorted(v) if isinstance(v, set) else v for key, v in config.items()},
+        decoder=_on_cpu({key: value for key, value in sam.state_dict().items() if key.startswith(_DECODER_PREFIXES)}),
+        pixel_stats=pixel_stats,
+        image_size=sam.image_size,
+    )
+
+
+def resume_adapter(sam: SAM, peft_model: Any, adapter: Adapter) -> None:
+    """Start training from an adapter: its decoder, and its LoRA factors if they are of the same rank."""
+    import peft
+
+    sam.load_state_dict(adapter.decoder, strict=False)
+    if adapter.lora and adapter.lora_config["r"] == peft_model.peft_config["default"].r:
+        peft.set_peft_model_state_dict(peft_model, adapter.lora)
+
+
+def apply_adapter(sam: SAM, adapter: Adapter) -> None:
+    """Merge an adapter into plain SAM, in place; the result runs as fast as plain SAM.
+
+    Raises
+    ------
+    ValueError
+        If the adapter was made for another encoder size.
+    """
+    sam.load_state_dict(adapter.decoder, strict=False)
+    if not adapter.lora:
+        return
+    import peft
+
+    split_qkv(sam.image_encoder)
+    config = peft.LoraConfig(**adapter.lora_config | {"base_model_name_or_path": None})
+    model = peft.get_peft_model(sam.image_encoder, config)
+    try:
+        result: Any = peft.set_peft_model_state_dict(model, adapter.lora)
+    except RuntimeError as exc:
+        raise ValueError(
+            f"The LoRA adapter does not fit an encoder {sam.size.width} wide with {sam.size.depth} blocks. "
+            "Fix: pass the backbone that it was trained on."
+        ) from exc
+    if result.unexpected_keys:
+        raise ValueError(f"The LoRA adapter has keys that this encoder lacks: {result.unexpected_keys[:5]}.")
+    sam.image_encoder = model.merge_and_unload()
+    fuse_qkv(sam.image_encoder)
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().clone() for key, value in state.items()}

@@ -1,0 +1,88 @@
+"""The papers' losses, as pure functions of tensors."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
+    """Mean over classes of 1 - Dice between softmax probabilities and labels.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K, H, W)
+    target : int Tensor of shape (B, H, W), values in 0 .. K - 1
+    smooth : float
+        Keeps a class that is absent from both at Dice 1.
+    """
+    probability = logits.softmax(1)
+    one_hot = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(probability.dtype)
+    dims = (0, 2, 3)
+    overlap = (probability * one_hot).sum(dims)
+    total = probability.square().sum(dims) + one_hot.sum(dims)
+    return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float = 0.8) -> dict[str, Tensor]:
+    """BC-SAM's 0.8 Dice + 0.2 cross-entropy, with its terms.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, 2, H, W), background first
+    target : int Tensor of shape (B, H, W), 1 inside the cell
+    """
+    dice = dice_loss(logits, target)
+    cross_entropy = F.cross_entropy(logits, target)
+    loss = dice_weight * dice + (1 - dice_weight) * cross_entropy
+    return {"loss": loss, "dice_loss": dice, "cross_entropy": cross_entropy}
+
+
+def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Mean structural similarity of images in [0, 1] (Wang et al., IEEE TIP 2004), a scalar in [-1, 1].
+
+    Parameters
+    ----------
+    a, b : Tensor of shape (B, C, H, W), H and W at least `window`
+    window : int
+        Side of the Gaussian window in pixels.
+    """
+    if min(a.shape[-2:]) < window:
+        raise ValueError(f"Got images of {tuple(a.shape[-2:])} px but expected at least window={window} px a side.")
+    offsets = torch.arange(window, device=a.device, dtype=a.dtype) - (window - 1) / 2
+    bell = torch.exp(-offsets.square() / (2 * sigma**2))
+    bell = bell / bell.sum()
+    channels = a.shape[1]
+    rows = bell.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    columns = bell.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+
+    def blur(x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, rows, groups=channels), columns, groups=channels)
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a = blur(a * a) - mean_a.square()
+    var_b = blur(b * b) - mean_b.square()
+    covariance = blur(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+    structure = (2 * covariance + c2) / (var_a + var_b + c2)
+    return (luminance * structure).mean()
+
+
+def mean_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
+    """Squared distance between domain means, averaged over features and over all pairs of domains present.
+
+    The published code compares every domain with the first alone and divides by zero when one is missing from a
+    batch; here every pair counts once and absent domains are simply not there. One domain gives 0.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, F)
+    domain : int Tensor of shape (B,)
+        Any codes; negative ones mean "unknown" and take no part.
+    """
+    codes = domain[domain >= 0].unique()
+    if len(codes) < 2:
+        return features.sum() * 0.0
+    means = torch.stack([features[domain == code].mean(0) for code in codes])  # DxF
+    first, second = torch.triu_indices(len(codes), len(codes), offset=1, device=features.device)
+    return (means[first] - means[second]).square().mean()

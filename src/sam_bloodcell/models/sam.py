@@ -1,0 +1,235 @@
+"""Segment Anything for one cell: image -> tokens -> mask logits, at any image size.
+
+The modules and their parameter names are segment-anything's own, so its checkpoints load by name. Only the way
+through them is ours: the tokens are taken before the neck, and the mask decoder runs on batches of images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._segment_anything import modeling
+
+PATCH = 16
+WINDOW = 14
+PROMPT_DIM = 256
+
+# Mask tokens: plain SAM predicts one mask and three alternatives; the papers keep two, in this order.
+SAM_MASK_TOKENS = 4
+CELL_MASK_TOKENS = 2
+BACKGROUND, CELL = 0, 1
+
+# Channel mean and standard deviation of plain SAM, R G B, in 0-255 units.
+SAM_PIXEL_STATS = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """Shape of a SAM image encoder."""
+
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+
+
+SIZES = {
+    "vit_tiny": EncoderSize(192, 12, 3, (2, 5, 8, 11)),
+    "vit_b": EncoderSize(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": EncoderSize(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": EncoderSize(1280, 32, 16, (7, 15, 23, 31)),
+}
+
+
+class SAM(nn.Module):
+    """Image encoder, prompt encoder and mask decoder of Segment Anything.
+
+    Parameters
+    ----------
+    size : EncoderSize
+    image_size : int
+        Height and width of the input in pixels, a multiple of 16.
+    mask_tokens : int
+        4 for plain SAM, 2 (background, cell) for the papers' decoder.
+
+    References
+    ----------
+    Kirillov et al., "Segment Anything", ICCV 2023.
+    """
+
+    def __init__(self, size: EncoderSize, image_size: int = 224, mask_tokens: int = CELL_MASK_TOKENS) -> None:
+        super().__init__()
+        if image_size < PATCH or image_size % PATCH:
+            raise ValueError(
+                f"Got image_size={image_size} but expected a positive multiple of {PATCH}. "
+                f"Fix: use {max(PATCH, round(image_size / PATCH) * PATCH)}."
+            )
+        parts = modeling()
+        grid = image_size // PATCH
+        self.size = size
+        self.image_size = image_size
+        self.image_encoder = parts.ImageEncoderViT(
+            img_size=image_size,
+            patch_size=PATCH,
+            embed_dim=size.width,
+            depth=size.depth,
+            num_heads=size.heads,
+            mlp_ratio=4,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            qkv_bias=True,
+            use_rel_pos=True,
+            window_size=WINDOW,
+            global_attn_indexes=size.global_blocks,
+            out_chans=PROMPT_DIM,
+        )
+        self.prompt_encoder = parts.PromptEncoder(
+            embed_dim=PROMPT_DIM,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = parts.MaskDecoder(
+            num_multimask_outputs=mask_tokens - 1,
+            transformer=parts.TwoWayTransformer(depth=2, embedding_dim=PROMPT_DIM, mlp_dim=2048, num_heads=8),
+            transformer_dim=PROMPT_DIM,
+            iou_head_depth=3,
+            iou_head_hidden_dim=PROMPT_DIM,
+        )
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Encode normalised pixels Bx3xHxW to the pre-neck token map BxCxhxw, h = H / 16."""
+        encoder = self.image_encoder
+        x = encoder.patch_embed(pixels) + encoder.pos_embed  # BxhxwxC
+        for block in encoder.blocks:
+            x = block(x)
+        return x.permute(0, 3, 1, 2)
+
+    def mask_logits(self, tokens: Tensor, center_prompt: bool = False) -> tuple[Tensor, Tensor]:
+        """Decode tokens BxCxhxw to mask logits BxMx4hx4w and predicted IoU BxM, M = mask tokens.
+
+        This is segment-anything's ``MaskDecoder.predict_masks`` for a batch of *images* with one prompt each; the
+        original repeats one image over a batch of prompts.
+        """
+        decoder = self.mask_decoder
+        features = self.image_encoder.neck(tokens.float())  # Bx256xhxw
+        batch, channels, height, width = features.shape
+        sparse, dense = self._prompts(batch, center_prompt)
+        queries = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        queries = torch.cat([queries.expand(batch, -1, -1), sparse], dim=1)
+        position = self.prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
+
+        out, image = decoder.transformer(features + dense, position, queries)
+        image = decoder.output_upscaling(image.transpose(1, 2).reshape(batch, channels, height, width))
+        weights = torch.stack(
+            [mlp(out[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
+        )  # BxMx32
+        logits = torch.einsum("bmc,bchw->bmhw", weights, image)
+        return logits, decoder.iou_prediction_head(out[:, 0])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Prompt-free mask logits BxMx4hx4w of normalised pixels Bx3xHxW."""
+        return self.mask_logits(self.tokens(pixels))[0]
+
+    def set_encoder_dtype(self, dtype: torch.dtype) -> "SAM":
+        """Run the blocks in `dtype`; neck and decoder stay float32, where they cost little and decide edges."""
+        self.image_encoder.to(dtype)
+        self.image_encoder.neck.float()
+        return self
+
+    def _prompts(self, batch: int, center: bool) -> tuple[Tensor, Tensor]:
+        """Sparse BxPx256 and dense Bx256xhxw prompt embeddings: none, or one foreground point in the middle."""
+        points = None
+        if center:
+            device = self.prompt_encoder.no_mask_embed.weight.device
+            middle = torch.full((batch, 1, 2), self.image_size / 2, device=device)
+            points = (middle, torch.ones(batch, 1, device=device))
+        sparse, dense = self.prompt_encoder(points=points, boxes=None, masks=None)
+        return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1)
+
+
+def size_of(state: Mapping[str, Tensor]) -> EncoderSize:
+    """Recognise the encoder size from a checkpoint's shapes.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is not one of the known sizes.
+    """
+    try:
+        width = state["image_encoder.pos_embed"].shape[-1]
+    except KeyError:
+        raise ValueError(
+            "This checkpoint has no key 'image_encoder.pos_embed', so it is not a SAM checkpoint. "
+            f"Its first keys are {sorted(state)[:3]}."
+        ) from None
+    depth = len({key.split(".")[2] for key in state if key.startswith("image_encoder.blocks.")})
+    for size in SIZES.values():
+        if (size.width, size.depth) == (width, depth):
+            return size
+    known = ", ".join(f"{name} ({s.width} wide, {s.depth} blocks)" for name, s in SIZES.items())
+    raise ValueError(f"Got an encoder {width} wide with {depth} blocks but expected one of {known}.")
+
+
+def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
+    """Load a checkpoint with segment-anything's names, resizing position tables to the network's grid.
+
+    Tables are matched by shape, so that every size works whatever its block numbers. Parts of the decoder whose
+    shape depends on the number of mask tokens keep their fresh initialisation when the numbers differ.
+
+    Returns
+    -------
+    fresh : list of str
+        The parameters that started fresh.
+
+    Raises
+    ------
+    ValueError
+        If keys are unknown, missing or of a wrong shape; the message lists them all.
+    """
+    target = sam.state_dict()
+    decoder_tokens = len(target["mask_decoder.mask_tokens.weight"])
+    resized = state.get("mask_decoder.mask_tokens.weight")
+    other_tokens = resized is None or len(resized) != decoder_tokens
+    loaded: dict[str, Tensor] = {}
+    wrong = []
+    for key, value in state.items():
+        if key in target:
+            value = _resize_positions(key, value, target[key].shape)
+            if value.shape == target[key].shape:
+                loaded[key] = value
+            elif not (other_tokens and _depends_on_mask_tokens(key)):
+                wrong.append(f"{key}: {tuple(value.shape)} instead of {tuple(target[key].shape)}")
+        elif key not in ("pixel_mean", "pixel_std") and not (other_tokens and _depends_on_mask_tokens(key)):
+            wrong.append(f"{key}: unknown")
+    fresh = [key for key in target if key not in loaded]
+    wrong += [f"{key}: missing" for key in fresh if not (other_tokens and _depends_on_mask_tokens(key))]
+    if wrong:
+        raise ValueError("The checkpoint does not fit this SAM:\n  " + "\n  ".join(wrong))
+    sam.load_state_dict(loaded, strict=False)
+    return fresh
+
+
+def _depends_on_mask_tokens(key: str) -> bool:
+    return key.startswith(
+        (
+            "mask_decoder.mask_tokens",
+            "mask_decoder.output_hypernetworks_mlps",
+            "mask_decoder.iou_prediction_head",
+        )
+    )
+
+
+def _resize_positions(key: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Interpolate an absolute (1xhxwxC) or relative ((2h-1)xC) position table to `shape`, linearly."""
+    if value.shape == shape:
+        return value
+    if key.endswith(".pos_embed") and value.shape[-1] == shape[-1]:
+        grid = value.float().permute(0, 3, 1, 2)
+        return F.interpolate(grid, shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+    if key.endswith((".rel_pos_h", ".rel_pos_w")) and value.shape[-1] == shape[-1]:
+        return F.interpolate(value.float().T[None], shape[0], mode="linear")[0].T
+    return value

@@ -1,0 +1,142 @@
+import html
+import re
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils import Bunch
+
+from sam_bloodcell.evaluation import run_benchmark
+from sam_bloodcell.report import write_report
+
+
+class Embeddings:
+    """What the package's CellEmbeddings promises: an array that also carries masks and crops."""
+
+    def __init__(self, pooled, masks, crops):
+        self.pooled, self.masks, self.crops, self.shape = pooled, masks, crops, pooled.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return self.pooled.astype(dtype or self.pooled.dtype)
+
+    def __len__(self):
+        return len(self.pooled)
+
+    def __getitem__(self, rows):
+        return Embeddings(self.pooled[rows], self.masks[rows], self.crops[rows])
+
+
+class Embedder(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        pooled = np.stack([image[:2, :2].ravel() for image in X]).astype(np.float32)
+        return Embeddings(pooled, np.ones((len(X), 7, 7), bool), np.zeros((len(X), 16, 16, 3), np.uint8))
+
+
+class Autoencoder(BaseEstimator):
+    def fit(self, X, y=None, *, domain=None):
+        self.domain_ = domain
+        self.history_ = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5]})
+        return self
+
+    def transform(self, X):
+        return np.asarray(X)[:, :6]
+
+    def reconstruct(self, X):
+        return X.crops[:, ::2, ::2]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    rng = np.random.default_rng(0)
+    target = np.tile([0, 1], 12)
+    images = (
+        rng.integers(0, 60, size=(24, 12, 10, 3), dtype=np.uint8)
+        + (target * 150).astype(np.uint8)[:, None, None, None]
+    )
+    target[0] = 2
+    names = ["<b>bold</b>", "monocyte", "basophil"]
+    return Bunch(images=images, target=target, target_names=names, domain=np.repeat(["a", "b"], 12))
+
+
+@pytest.fixture(scope="module")
+def result(cells):
+    with pytest.warns(UserWarning, match="'basophil' of domain 'a'") as caught:
+        result = run_benchmark(cells, Embedder(), Autoencoder(), LogisticRegression(), random_state=3)
+    assert len(caught) == 1  # once, not once per feature set
+    return result
+
+
+@pytest.fixture(scope="module")
+def page(result, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "new" / "page.html"
+    settings = {"command": "sam-bloodcell <demo>", "cv": "five"}
+    assert write_report(result, path, title="A & B", settings=settings) == path
+    assert [file.name for file in path.parent.iterdir()] == ["page.html"]
+    return path.read_text("utf-8")
+
+
+def test_benchmark_scores_both_feature_sets(result):
+    assert result.scores.columns[0] == "features"
+    assert result.scores["features"].unique().tolist() == ["embeddings", "autoencoder"]
+    assert result.features["autoencoder"].shape == (24, 6)
+    assert result.autoencoder.domain_.tolist() == ["a"] * 12 + ["b"] * 12
+    assert result.reconstructions.shape == (len(result.shown), 8, 8, 3)
+    assert result.scores["accuracy"].min() > 0.9
+
+
+def test_benchmark_without_autoencoder(cells, tmp_path):
+    with pytest.warns(UserWarning, match="Left out"):
+        result = run_benchmark(cells, Embedder(), None, LogisticRegression(), random_state=3)
+    assert list(result.features) == ["embeddings"]
+    assert result.reconstructions is None
+    page = write_report(result, tmp_path).read_text("utf-8")
+    assert "transductive" not in page
+    assert "Training of the autoencoder" not in page
+
+
+def test_page_stands_alone(page):
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == 5  # two heat maps, cells, losses, maps
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"https?://|url\(|@import|<script|<link", page)
+    assert len(re.findall(r'<img [^>]*alt="[^"]+', page)) == 5
+
+
+def test_page_escapes_what_users_name(page):
+    assert "<b>bold</b>" not in page
+    assert html.escape("<b>bold</b>") in page
+    assert "<h1>A &amp; B</h1>" in page
+    assert "sam-bloodcell &lt;demo&gt;" in page
+
+
+def test_page_says_what_was_done(page):
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "chance level, always answering one class, is 0.50" in text
+    assert "transductive" in text
+    assert "fewer than 5 cells in a laboratory is left out" in text
+    assert "basophil 1* 0 1" in text
+    assert "cv five random_state 3" in text
+    for package in ("python", "sam-bloodcell", "torch", "scikit-learn", "numpy"):
+        assert f"<dt>{package}</dt>" in page
+
+
+def test_failed_write_leaves_the_old_report(result, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_report(result, tmp_path)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_missing_jinja_names_the_install(result, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match=r'pip install "sam-bloodcell\[report\]"'):
+        write_report(result, tmp_path)
