@@ -92,7 +92,7 @@ def main() -> None:
 
     shutil.copy(args.encoder / "encoder.safetensors", args.package)
     write_adapter(embedder.adapter_, args.package / "adapter", Backbone("vit_tiny"), dtype=torch.float16)
-    packaged = SAMLoRAEmbedder("vit_tiny").fit(images[:1])
+    packaged = SAMLoRAEmbedder(str(base), args.package / "adapter").fit(images[:1])
     log = {
         "encoder": encoder_log,
         "adapter": {

@@ -245,7 +245,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _loss(self, network: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
         tokens, crops, codes = batch
         features, painted = network(tokens)
-        reconstruction = 1 - ssim(painted.float(), crops)
+        reconstruction = 1 - ssim(painted, crops)
         weight = self.alignment_weight if self.alignment else 0.0
         alignment = mean_discrepancy(features.float(), codes)
         return {

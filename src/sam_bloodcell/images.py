@@ -1,7 +1,8 @@
 """Anything -> uint8 RGB: the only gate for pixels."""
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 RGB = NDArray[np.uint8]
+
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises on damaged files
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 class ImageReadError(OSError, ValueError):
@@ -37,12 +41,12 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
             raise ValueError(
                 f"Got {name} with {X.shape[1]} columns but expected one column of paths. Fix: pass {name}['path']."
             )
-        X = X.iloc[:, 0]
+        X = X[X.columns[0]]
     if hasattr(X, "to_numpy"):
         X = X.to_numpy()
     if isinstance(X, np.ndarray):
         if X.dtype.kind in "OUS":
-            X = X.reshape(len(X), -1)[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
+            X = _one_column(X, name)
         elif X.ndim not in (3, 4) or (X.ndim == 3 and X.shape[-1] in (3, 4)):
             raise ValueError(
                 f"Got {name} as an array of shape {X.shape} but expected (n, H, W, 3). "
@@ -55,10 +59,20 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
     return X
 
 
+def _one_column(paths: NDArray, name: str) -> NDArray:
+    if paths.ndim == 0 or (paths.ndim == 2 and paths.shape[1] != 1):
+        raise ValueError(
+            f"Got {name} as an array of shape {paths.shape} but expected one path an image. "
+            "Fix: pass one column of paths."
+        )
+    return paths[:, 0] if paths.ndim == 2 else paths
+
+
 def load_rgb(image: Any, row: int | None = None) -> RGB:
     """Read one image as uint8 RGB.
 
     Transparent images are composited on white, EXIF rotation is applied, 16-bit values are scaled by their range.
+    Of a file with several pages or frames, the first is taken.
 
     Parameters
     ----------
@@ -84,9 +98,9 @@ def load_rgb(image: Any, row: int | None = None) -> RGB:
     """
     where = "" if row is None else f"Row {row}: "
     if isinstance(image, str | os.PathLike):
-        return _read_file(Path(image), where)
+        return _read_file(Path(image), where, _from_pil)
     if isinstance(image, Image.Image):
-        return _from_pil(image, where)
+        return _read_pil(image, where, _from_pil)
     return _from_array(np.asarray(image), where)
 
 
@@ -114,25 +128,42 @@ def load_square(image: Any, size: int, row: int | None = None) -> RGB:
     return resize(pad_to_square(load_rgb(image, row)), size)
 
 
-def _read_file(path: Path, where: str) -> RGB:
-    if not path.exists():
-        raise ImageReadError(f"{where}'{path}' does not exist. Fix: check the path and the working folder.")
-    if path.is_dir():
-        raise ImageReadError(f"{where}'{path}' is a folder. Fix: pass the image files in it.")
+def _read_file(path: Path, where: str, convert: Callable[[Image.Image, str], NDArray]) -> NDArray:
     try:
-        with Image.open(path) as image:
-            return _from_pil(image, f"{where}'{path}' ")
+        if path.is_dir():
+            raise ImageReadError(f"{where}'{path}' is a folder. Fix: pass the image files in it.")
+        # Pillow only warns up to twice its limit; no cell is that large.
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return convert(image, f"{where}'{path}' ")
     except ImageReadError:
         raise
+    except FileNotFoundError as exc:
+        raise ImageReadError(f"{where}'{path}' does not exist. Fix: check the path and the working folder.") from exc
     except UnidentifiedImageError as exc:
         raise ImageReadError(
             f"{where}'{path}' is no image that Pillow can read ({path.stat().st_size} bytes). "
             "Fix: remove or replace it."
         ) from exc
-    except Image.DecompressionBombError as exc:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ImageReadError(f"{where}'{path}' is too large to be one cell: {exc} Fix: crop it.") from exc
-    except (OSError, SyntaxError, ValueError, EOFError) as exc:
+    except _DAMAGE as exc:
         raise ImageReadError(f"{where}'{path}' cannot be read: {exc}. Fix: copy it again or remove it.") from exc
+
+
+def _read_pil(image: Image.Image, where: str, convert: Callable[[Image.Image, str], NDArray]) -> NDArray:
+    """Convert an image that the caller opened: Pillow is lazy, so its damage may show only now."""
+    file = getattr(image, "filename", "")
+    name = f"'{file}' " if file else ""
+    try:
+        return convert(image, where + name)
+    except ImageReadError:
+        raise
+    except _DAMAGE as exc:
+        raise ImageReadError(
+            f"{where}{name or 'The image '}cannot be read: {exc}. Fix: copy it again or remove it."
+        ) from exc
 
 
 def _from_pil(image: Image.Image, where: str) -> RGB:
@@ -141,7 +172,7 @@ def _from_pil(image: Image.Image, where: str) -> RGB:
         return _from_array(_as_uint16(np.asarray(image), where), where)
     if image.mode == "F":
         return _from_array(np.asarray(image), where)
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
@@ -175,7 +206,7 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
         return values
     if values.dtype == bool:
         return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype == np.uint16:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
         return np.round(values / 257).astype(np.uint8)
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
@@ -194,6 +225,8 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
 def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
     """Read one cell mask: True wherever the image is not 0 (so nucleus and cytoplasm codes both count).
 
+    Transparent pixels are 0.
+
     Parameters
     ----------
     mask : path, PIL image, or (H, W) array
@@ -209,12 +242,27 @@ def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
     ImageReadError
         As `load_rgb`; also if the mask is empty.
     """
-    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype.kind in "biuf":
-        inside = mask != 0
+    where = "" if row is None else f"Row {row}: "
+    if isinstance(mask, str | os.PathLike):
+        inside = _read_file(Path(mask), where, _inside)
+    elif isinstance(mask, Image.Image):
+        inside = _read_pil(mask, where, _inside)
+    elif isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype.kind in "biuf":
+        inside = mask.astype(bool)
     else:
         inside = load_rgb(mask, row).any(axis=2)
     if not inside.any():
-        where = "" if row is None else f"Row {row}: "
         file = f"'{mask}' " if isinstance(mask, str | os.PathLike) else ""
         raise ImageReadError(f"{where}The mask {file}is empty. Fix: remove the cell or draw its mask.")
     return inside
+
+
+def _inside(image: Image.Image, where: str) -> NDArray[np.bool_]:
+    # Not by way of `_from_pil`: its 16-bit scaling would round the code 128 to 0, its white ground would be cell.
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image).astype(bool)
+    if "transparency" in image.info or image.mode in _ALPHA_MODES:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.asarray(image.convert("RGB")).any(axis=2)

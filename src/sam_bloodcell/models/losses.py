@@ -48,7 +48,7 @@ def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """
     if min(a.shape[-2:]) < window:
         raise ValueError(f"Got images of {tuple(a.shape[-2:])} px but expected at least window={window} px a side.")
-    offsets = torch.arange(window, device=a.device, dtype=a.dtype) - (window - 1) / 2
+    offsets = torch.arange(window, device=a.device, dtype=torch.float32) - (window - 1) / 2
     bell = torch.exp(-offsets.square() / (2 * sigma**2))
     bell = bell / bell.sum()
     channels = a.shape[1]
@@ -58,14 +58,17 @@ def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     def blur(x: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(x, rows, groups=channels), columns, groups=channels)
 
-    mean_a, mean_b = blur(a), blur(b)
-    var_a = blur(a * a) - mean_a.square()
-    var_b = blur(b * b) - mean_b.square()
-    covariance = blur(a * b) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
-    structure = (2 * covariance + c2) / (var_a + var_b + c2)
-    return (luminance * structure).mean()
+    # The variances are small differences of large numbers: half precision would make them negative.
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = a.float(), b.float()
+        mean_a, mean_b = blur(a), blur(b)
+        var_a = blur(a * a) - mean_a.square()
+        var_b = blur(b * b) - mean_b.square()
+        covariance = blur(a * b) - mean_a * mean_b
+        c1, c2 = 0.01**2, 0.03**2
+        luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+        structure = (2 * covariance + c2) / (var_a + var_b + c2)
+        return (luminance * structure).mean()
 
 
 def mean_discrepancy(features: Tensor, domain: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+"""The command line, run as a user would."""
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from sam_bloodcell.cli import app
+from sam_bloodcell.datasets import make_blood_cells, save_cells
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_demo_writes_table_and_report(tmp_path):
+    result = run("demo", "--out", tmp_path, "--cells-per-class", 6, "--epochs", 1, "--cv", 2, "--quiet")
+    assert result.exit_code == 0, result.output
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert set(scores["features"]) == {"embeddings", "autoencoder"}
+    assert set(scores["train_domain"]) == set(scores["test_domain"]) == {"lab_a", "lab_b"}
+    assert {"RF", "SVM rbf", "MLP", "XGBoost"} <= set(scores["classifier"])
+    assert "<img" in (tmp_path / "report.html").read_text()
+    assert "report.html" in result.output
+
+
+def test_benchmark_keeps_the_classes_asked_for(tmp_path):
+    table = save_cells(make_blood_cells(6, random_state=0), tmp_path / "cells")
+    args = ("--classes", "lymphocyte,monocyte", "--cv", 2, "--epochs", 1, "--quiet")
+    result = run("benchmark", table, "--out", tmp_path / "out", *args)
+    assert result.exit_code == 0, result.output
+    assert "left out: 12 cells of class neutrophil" in result.output
+    assert (pd.read_csv(tmp_path / "out" / "scores.csv")["n_classes"] == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("benchmark", "nowhere.csv"), "'nowhere.csv' does not exist. Fix:"),
+        (("download", "--backbone", "vit_x"), "Got backbone='vit_x' but expected one of vit_tiny, vit_b"),
+    ],
+)
+def test_errors_are_one_line_and_exit_1(args, message):
+    result = run(*args)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_help_shows_an_example_of_every_command():
+    assert run("--help").exit_code == 0
+    for command in ("demo", "benchmark", "download"):
+        assert f"Example: sam-bloodcell {command}" in run(command, "--help").output

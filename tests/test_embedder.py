@@ -1,0 +1,226 @@
+"""The embedder's contract: any image in, cells out, bad input named."""
+
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from sam_bloodcell import CellEmbeddings, ImageReadError, SAMLoRAEmbedder, WeightsUnavailableError
+from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+from sam_bloodcell.images import load_mask
+from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return make_blood_cells(1, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def embedder(cells):
+    return SAMLoRAEmbedder("vit_tiny").fit(cells.images)
+
+
+@pytest.fixture(scope="module")
+def embeddings(embedder, cells):
+    return embedder.transform(cells.images)
+
+
+@pytest.fixture(scope="module")
+def plain_sam(tmp_path_factory):
+    """A plain SAM checkpoint (four mask tokens) of random weights, tiny so that it is quick."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("plain") / "sam.safetensors"
+    save_file(SAM(SIZES["vit_tiny"], 224, SAM_MASK_TOKENS).state_dict(), path)
+    return path
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def test_embeddings_have_the_documented_shapes(embeddings):
+    assert isinstance(embeddings, CellEmbeddings)
+    assert embeddings.shape == (10, 192)
+    assert np.asarray(embeddings).dtype == np.float32
+    assert embeddings.tokens.shape == (10, 192, 14, 14)
+    assert embeddings.masks.shape == (10, 224, 224)
+    assert embeddings.crops.shape == (10, 128, 128, 3)
+    assert embeddings.crops.dtype == np.uint8
+
+
+def test_pooled_is_the_mean_of_the_tokens_under_the_mask(embeddings):
+    share = embeddings.masks[0].reshape(14, 16, 14, 16).mean((1, 3))
+    by_hand = (embeddings.tokens[0].astype(np.float32) * share).sum((1, 2)) / share.sum()
+    np.testing.assert_allclose(embeddings.pooled[0], by_hand, atol=2e-3)
+
+
+def test_every_kind_of_input_gives_the_same_embedding(embedder, cells, tmp_path):
+    paths = []
+    for row in range(3):
+        paths.append(tmp_path / f"cell {row}ä.png")
+        Image.fromarray(cells.images[row]).save(paths[-1])
+    expected = np.asarray(embedder.transform(cells.images[:3]))
+    for kind in (
+        [str(path) for path in paths],
+        pd.Series(paths),
+        pd.DataFrame({"path": [str(path) for path in paths]}),
+        [Image.fromarray(image) for image in cells.images[:3]],
+        list(cells.images[:3]),
+    ):
+        np.testing.assert_array_equal(np.asarray(embedder.transform(kind)), expected)
+
+
+def test_rows_do_not_depend_on_the_batch(cells):
+    one = SAMLoRAEmbedder("vit_tiny", dtype="float32", batch_size=1).fit_transform(cells.images)
+    many = SAMLoRAEmbedder("vit_tiny", dtype="float32", batch_size=7).fit_transform(cells.images)
+    np.testing.assert_allclose(np.asarray(one), np.asarray(many), atol=1e-4)
+
+
+def test_bfloat16_stays_close_to_float32(cells):
+    low = np.asarray(SAMLoRAEmbedder("vit_tiny", dtype="bfloat16").fit_transform(cells.images))
+    high = np.asarray(SAMLoRAEmbedder("vit_tiny", dtype="float32").fit_transform(cells.images))
+    cosine = (low * high).sum(1) / np.linalg.norm(low, axis=1) / np.linalg.norm(high, axis=1)
+    assert cosine.min() > 0.998
+
+
+def test_masks_find_the_synthetic_cells(embedder):
+    cells = make_blood_cells(4, random_state=1)
+    scores = [dice(a, b > 0) for a, b in zip(embedder.predict_masks(cells.images), cells.masks, strict=True)]
+    assert np.mean(scores) > 0.9
+
+
+def test_masks_have_each_images_own_size(embedder, cells):
+    wide, tall = cells.images[0][40:180], cells.images[1][:, 50:170]
+    masks = embedder.predict_masks([wide, tall])
+    assert [mask.shape for mask in masks] == [(140, 224), (224, 120)]
+    assert masks[0].any()
+
+
+def test_another_image_size_gives_another_grid(cells):
+    embeddings = SAMLoRAEmbedder("vit_tiny", image_size=112).fit_transform(cells.images[:2])
+    assert embeddings.tokens.shape == (2, 192, 7, 7)
+    with pytest.raises(ValueError, match=r"image_size=100 but expected a positive multiple of 16. Fix: use 96"):
+        SAMLoRAEmbedder("vit_tiny", image_size=100).fit(cells.images)
+
+
+def test_fine_tuning_trains_lora_and_the_decoder_alone(cells):
+    plain = SAMLoRAEmbedder("vit_tiny").fit(cells.images)
+    tuned = SAMLoRAEmbedder("vit_tiny", epochs=2, learning_rate=1e-3, random_state=0)
+    tuned.fit(cells.images, masks=cells.masks)
+    assert len(tuned.history_) == 2
+    assert set(tuned.history_) == {"epoch", "learning_rate", "loss", "dice_loss", "cross_entropy"}
+    assert set(plain.adapter_.lora) == set(tuned.adapter_.lora)
+    changed = [key for key, value in tuned.adapter_.lora.items() if not torch.equal(value, plain.adapter_.lora[key])]
+    assert len(changed) == len(tuned.adapter_.lora)
+    again = SAMLoRAEmbedder("vit_tiny", epochs=2, learning_rate=1e-3, random_state=0)
+    again.fit(cells.images, masks=cells.masks)
+    for key, value in tuned.adapter_.lora.items():
+        assert torch.equal(value, again.adapter_.lora[key])
+
+
+def test_fine_tuning_plain_sam_learns_to_segment(plain_sam):
+    cells = make_blood_cells(2, domains=["lab_a"], random_state=0)
+    embedder = SAMLoRAEmbedder(str(plain_sam), epochs=15, learning_rate=3e-3, random_state=0)
+    embedder.fit(cells.images, masks=cells.masks)
+    assert embedder.prompt_ == "none"
+    assert embedder.history_["loss"].iloc[-1] < 0.7 * embedder.history_["loss"].iloc[0]
+    np.testing.assert_allclose(embedder.pixel_stats_[0], cells.images.mean((0, 1, 2)), rtol=1e-6)
+
+
+def test_plain_sam_is_prompted_in_the_middle(plain_sam, cells):
+    embedder = SAMLoRAEmbedder(str(plain_sam)).fit(cells.images)
+    assert embedder.prompt_ == "center"
+    assert embedder.pixel_stats_ == SAM_PIXEL_STATS
+    assert embedder.transform(cells.images[:1]).shape == (1, 192)
+    with pytest.raises(ValueError, match="plain SAM's decoder needs a prompt. Fix: prompt='center'"):
+        SAMLoRAEmbedder(str(plain_sam), prompt="none").fit(cells.images)
+
+
+def test_saved_adapter_comes_back(embedder, embeddings, cells, tmp_path):
+    embedder.save_pretrained(tmp_path / "adapter")
+    back = SAMLoRAEmbedder.from_pretrained(tmp_path / "adapter")
+    assert back.backbone == "vit_tiny"
+    np.testing.assert_array_equal(np.asarray(back.transform(cells.images)), np.asarray(embeddings))
+
+
+def test_plain_sam_has_no_adapter_to_save(plain_sam, cells, tmp_path):
+    with pytest.raises(ValueError, match="There is no adapter to save"):
+        SAMLoRAEmbedder(str(plain_sam)).fit(cells.images).save_pretrained(tmp_path)
+
+
+def test_pickle_is_small_and_gives_the_same(embedder, embeddings, cells, tmp_path):
+    joblib.dump(embedder, tmp_path / "embedder.joblib")
+    assert (tmp_path / "embedder.joblib").stat().st_size < 20e6
+    for back in (joblib.load(tmp_path / "embedder.joblib"), pickle.loads(pickle.dumps(embedder))):
+        np.testing.assert_array_equal(np.asarray(back.transform(cells.images)), np.asarray(embeddings))
+
+
+def test_clone_forgets_the_fit(embedder, cells):
+    copy = clone(embedder)
+    assert copy.get_params() == embedder.get_params()
+    with pytest.raises(NotFittedError):
+        copy.transform(cells.images)
+
+
+def test_feature_names_and_pandas_output(cells):
+    embedder = SAMLoRAEmbedder("vit_tiny").set_output(transform="pandas").fit(cells.images)
+    table = embedder.transform(cells.images[:2])
+    assert table.shape == (2, 192)
+    assert table.columns[0] == "samloraembedder0"
+
+
+def test_bad_input_is_named(embedder, cells, tmp_path):
+    good = tmp_path / "good.png"
+    Image.fromarray(cells.images[0]).save(good)
+    cut = tmp_path / "cut.jpg"
+    Image.fromarray(cells.images[0]).save(cut)
+    cut.write_bytes(cut.read_bytes()[:900])
+    with pytest.raises(ImageReadError, match=r"Row 1: '.*missing.png' does not exist. Fix:"):
+        embedder.transform([good, tmp_path / "missing.png"])
+    with pytest.raises(ImageReadError, match=r"Row 1: '.*cut.jpg' cannot be read: .*Fix:"):
+        embedder.transform([good, cut])
+    with pytest.raises(ValueError, match=r"Got an empty X but expected at least one image. Fix:"):
+        embedder.transform([])
+    with pytest.raises(ValueError, match=r"Got 9 masks for 10 images .* Fix:"):
+        SAMLoRAEmbedder("vit_tiny").fit(cells.images, masks=cells.masks[:9])
+    with pytest.raises(ImageReadError, match=r"Row 0: the mask is .* Fix:"):
+        SAMLoRAEmbedder("vit_tiny").fit(cells.images[:1], masks=[cells.masks[0][:50]])
+
+
+def test_bad_parameters_are_named(cells):
+    with pytest.raises(ValueError, match="Got backbone='vit_x' but expected one of vit_tiny, vit_b"):
+        SAMLoRAEmbedder("vit_x").fit(cells.images)
+    with pytest.raises(ValueError, match=r"Got pixel_stats=\(1, 2\) but expected"):
+        SAMLoRAEmbedder("vit_tiny", pixel_stats=(1, 2)).fit(cells.images)
+    with pytest.raises(ValueError, match="'prompt' parameter"):
+        SAMLoRAEmbedder("vit_tiny", prompt="box").fit(cells.images)
+    with pytest.raises(WeightsUnavailableError, match="is no adapter folder: it lacks adapter_config.json"):
+        SAMLoRAEmbedder("vit_tiny", adapter="tests").fit(cells.images)
+
+
+def test_saved_cells_are_segmented_from_files(embedder, tmp_path):
+    cells = load_cells(save_cells(make_blood_cells(1, domains=["lab_b"], random_state=3), tmp_path))
+    masks = embedder.predict_masks(cells.paths)
+    assert np.mean([dice(mask, load_mask(path)) for mask, path in zip(masks, cells.masks, strict=True)]) > 0.85
+
+
+@pytest.mark.cells
+def test_dice_on_cells_that_training_never_saw(embedder, cells_root):
+    """The split is the training scripts': one cell in five, by the SHA-1 of its path."""
+    from training.cells import is_held_out
+
+    table = pd.read_csv(cells_root / "cells.csv", keep_default_na=False)
+    table = table[(table["mask"] != "") & table["path"].map(is_held_out)]
+    masks = embedder.predict_masks([cells_root / path for path in table["path"]])
+    truth = [load_mask(cells_root / path) for path in table["mask"]]
+    scores = pd.Series([dice(a, b) for a, b in zip(masks, truth, strict=True)]).groupby(table["domain"].to_numpy())
+    assert scores.count().to_dict() == {"cellavision": 17, "tecom": 52}
+    assert (scores.mean() >= 0.90).all(), scores.mean()
