@@ -26,7 +26,9 @@ def cells():
 
 
 def small(**params):
-    return CrossDomainAutoencoder(8, **{"epochs": 6, "batch_size": 16, "learning_rate": 5e-3, "random_state": 0} | params)
+    return CrossDomainAutoencoder(
+        8, **{"epochs": 6, "batch_size": 16, "learning_rate": 5e-3, "random_state": 0} | params
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,9 @@ def test_errors_name_the_fix(cells, fitted):
         small().fit(X, domain=lab[:-1])
     with pytest.raises(ValueError, match=r"Row 3: domain is missing. Fix:"):
         small().fit(X, domain=[None if row == 3 else "a" for row in range(48)])
-    with pytest.raises(TypeError, match=r"Got X of type ndarray but expected CellEmbeddings .* Fix: put SAMLoRAEmbedder"):
+    with pytest.raises(
+        TypeError, match=r"Got X of type ndarray but expected CellEmbeddings .* Fix: put SAMLoRAEmbedder"
+    ):
         small().fit(np.asarray(X))
     with pytest.raises(ValueError, match="Got crop_size=100 but expected one of"):
         small(crop_size=100).fit(X)

@@ -50,3 +50,25 @@ def test_help_shows_an_example_of_every_command():
     assert run("--help").exit_code == 0
     for command in ("demo", "benchmark", "download"):
         assert f"Example: sam-bloodcell {command}" in run(command, "--help").output
+
+
+@pytest.mark.cells
+def test_benchmark_on_real_cells(cells_root, tmp_path):
+    """A few cells of each class from the three real laboratories: the 3x3 table, and rare classes said."""
+    table = pd.read_csv(cells_root / "cells.csv", keep_default_na=False)
+    table["path"] = [str(cells_root / path) for path in table["path"]]
+    table["mask"] = ""
+    few = table.groupby(["domain", "label"], sort=False).head(12)
+    few.to_csv(tmp_path / "cells.csv", index=False)
+    classes = "neutrophil,lymphocyte,monocyte,eosinophil,basophil"
+    args = ("--classes", classes, "--out", tmp_path / "out", "--epochs", 1, "--quiet")
+    result = run("benchmark", tmp_path / "cells.csv", *args)
+    assert result.exit_code == 0, result.output
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    labs = {"acevedo", "cellavision", "tecom"}
+    assert set(zip(scores["train_domain"], scores["test_domain"], strict=True)) == {(a, b) for a in labs for b in labs}
+    assert (scores.groupby(["features", "classifier", "train_domain", "test_domain"]).size() == 5).all()
+    # tecom has one basophil, cellavision three: too few for five folds.
+    trained_on_tecom = scores[(scores["train_domain"] == "tecom") & (scores["test_domain"] == "acevedo")]
+    assert (trained_on_tecom["n_left_out"] == 12).all()
+    assert (tmp_path / "out" / "report.html").stat().st_size > 100_000

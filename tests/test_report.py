@@ -56,8 +56,7 @@ def cells():
     rng = np.random.default_rng(0)
     target = np.tile([0, 1], 12)
     images = (
-        rng.integers(0, 60, size=(24, 12, 10, 3), dtype=np.uint8)
-        + (target * 150).astype(np.uint8)[:, None, None, None]
+        rng.integers(0, 60, size=(24, 12, 10, 3), dtype=np.uint8) + (target * 150).astype(np.uint8)[:, None, None, None]
     )
     target[0] = 2
     names = ["<b>bold</b>", "monocyte", "basophil"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sam_bloodcell.datasets._synthetic import COMMON_CLASSES, Laboratory, draw_cell
+from sam_bloodcell.datasets import COMMON_CLASSES, Laboratory, draw_cell
 from sam_bloodcell.images import load_mask, load_rgb, pad_to_square, resize
 
 SHARED_DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_bloodcell.datasets._synthetic import COMMON_CLASSES
+from sam_bloodcell.datasets import COMMON_CLASSES
 from sam_bloodcell.models.losses import segmentation_loss
 from sam_bloodcell.models.sam import SAM, SIZES
 from sam_bloodcell.training import TrainingPlan, train

@@ -250,7 +250,7 @@ def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
     elif isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype.kind in "biuf":
         inside = mask.astype(bool)
     else:
-        inside = load_rgb(mask, row).any(axis=2)
+        inside = load_rgb(mask, row).max(axis=2) > 0
     if not inside.any():
         file = f"'{mask}' " if isinstance(mask, str | os.PathLike) else ""
         raise ImageReadError(f"{where}The mask {file}is empty. Fix: remove the cell or draw its mask.")
@@ -265,4 +265,4 @@ def _inside(image: Image.Image, where: str) -> NDArray[np.bool_]:
     if "transparency" in image.info or image.mode in _ALPHA_MODES:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.asarray(image.convert("RGB")).any(axis=2)
+    return np.asarray(image.convert("RGB")).max(axis=2) > 0

@@ -70,9 +70,7 @@ def test_generator_and_none_are_accepted():
     first = make_blood_cells(1, image_size=32, random_state=np.random.default_rng(5))
     again = make_blood_cells(1, image_size=32, random_state=np.random.default_rng(5))
     np.testing.assert_array_equal(first.images, again.images)
-    assert not np.array_equal(
-        make_blood_cells(1, image_size=32).images, make_blood_cells(1, image_size=32).images
-    )
+    assert not np.array_equal(make_blood_cells(1, image_size=32).images, make_blood_cells(1, image_size=32).images)
 
 
 def test_a_cell_does_not_depend_on_the_others():

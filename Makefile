@@ -1,0 +1,24 @@
+.PHONY: install lint format types test docs demo
+
+install:
+	pip install -c constraints.txt -e ".[dev]"
+
+lint:
+	ruff check .
+	ruff format --check .
+
+format:
+	ruff check --fix .
+	ruff format .
+
+types:
+	mypy
+
+test:
+	python -m pytest
+
+docs:
+	sphinx-build -W --keep-going -q docs docs/_build
+
+demo:
+	sam-bloodcell demo --out demo

@@ -1,0 +1,53 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam_bloodcell.models.sam import SAM, EncoderSize
+
+TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
+
+torch.set_num_threads(2)
+
+
+def _randomise(module, seed=0):
+    """Seeded values everywhere: SAM's own start leaves position tables and biases at zero, hiding mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_gain = parameter.ndim == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.1 * noise if is_gain else 0.1 * noise)
+    return module.eval()
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_sam():
+    """Return a maker of random SAMs, 32 wide with two blocks, at 64 px unless told."""
+
+    def make(image_size=64, mask_tokens=2, seed=0, size=TINY):
+        return _randomise(SAM(size, image_size, mask_tokens), seed)
+
+    return make
+
+
+@pytest.fixture
+def randomise():
+    """Return a filler of any module's parameters with seeded values, in place."""
+    return _randomise
+
+
+@pytest.fixture
+def cells_root():
+    """Return the folder of the real cells, or skip."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("SAM_BLOODCELL_DATA", beside))
+    if not (root / "cells.csv").is_file():
+        pytest.skip(f"no real cells: '{root}/cells.csv' does not exist; set SAM_BLOODCELL_DATA to their folder")
+    return root

@@ -1,0 +1,195 @@
+import json
+
+import pytest
+import torch
+
+from sam_bloodcell import hub
+from sam_bloodcell.models.lora import (
+    add_lora,
+    apply_adapter,
+    extract_adapter,
+    fuse_qkv,
+    resume_adapter,
+    split_qkv,
+)
+from sam_bloodcell.models.sam import SAM, SIZES, EncoderSize
+
+STATS = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+DECODER = ("prompt_encoder.", "mask_decoder.")
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def trained(tiny_sam):
+    """Return (SAM with LoRA, its PEFT model) with every trainable parameter moved."""
+    sam = tiny_sam()
+    model = add_lora(sam, rank=4)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return sam.eval(), model
+
+
+def _trainable(sam):
+    return {name for name, parameter in sam.named_parameters() if parameter.requires_grad}
+
+
+def _assert_same_masks(logits, expected):
+    """Equal to 1e-5 of the logits' range: the random decoder makes them large."""
+    assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_split_and_fuse_change_nothing(tiny_sam, pixels):
+    sam = tiny_sam()
+    before = {key: value.clone() for key, value in sam.state_dict().items()}
+    tokens = sam.tokens(pixels)
+    split_qkv(sam.image_encoder)
+    torch.testing.assert_close(sam.tokens(pixels), tokens, rtol=1e-6, atol=1e-6)
+    fuse_qkv(sam.image_encoder)
+    after = sam.state_dict()
+    assert list(after) == list(before)
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, rtol=0, atol=0)
+
+
+def test_only_q_v_factors_and_the_decoder_are_trainable(tiny_sam):
+    sam = tiny_sam()
+    decoder = {name for name in _trainable(sam) if name.startswith(DECODER)}
+    add_lora(sam)
+    factors = {
+        f"image_encoder.blocks.{block}.attn.qkv.{part}.lora_{factor}.default.weight"
+        for block in range(2)
+        for part in "qv"
+        for factor in "AB"
+    }
+    assert _trainable(sam) == factors | decoder
+
+
+def test_rank_4_on_vit_b_has_147456_parameters():
+    with torch.device("meta"):
+        sam = SAM(SIZES["vit_b"])
+        add_lora(sam, rank=4)
+    trainable = [p for p in sam.image_encoder.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trainable) == 147_456
+
+
+@torch.no_grad()
+def test_fresh_lora_is_kaiming_a_zero_b_and_invisible(tiny_sam, pixels):
+    sam = tiny_sam()
+    tokens = sam.tokens(pixels)
+    add_lora(sam)
+    torch.testing.assert_close(sam.tokens(pixels), tokens, rtol=1e-6, atol=1e-6)
+    bound = 1 / 32**0.5  # Kaiming-uniform with a = sqrt(5): +-1/sqrt(width)
+    for name, parameter in sam.named_parameters():
+        if "lora_A" in name:
+            assert 0.8 * bound < parameter.abs().max() <= bound
+        elif "lora_B" in name:
+            assert not parameter.any()
+
+
+@pytest.mark.parametrize(("alpha", "scaling"), [(None, 1.0), (8, 2.0)])
+def test_scaling_is_alpha_over_rank(tiny_sam, alpha, scaling):
+    sam = tiny_sam()
+    add_lora(sam, rank=4, alpha=alpha)
+    assert sam.image_encoder.blocks[0].attn.qkv.q.scaling["default"] == scaling
+
+
+def test_blocks_adapts_those_alone(tiny_sam):
+    sam = tiny_sam(size=EncoderSize(32, 12, 2, (1,)))
+    add_lora(sam, blocks=[1])
+    adapted = {name.split(".")[2] for name in _trainable(sam) if "lora" in name}
+    assert adapted == {"1"}
+
+
+@torch.no_grad()
+def test_an_applied_adapter_equals_the_trained_network(tiny_sam, trained, pixels):
+    sam, model = trained
+    plain = tiny_sam()
+    assert (plain.tokens(pixels) - sam.tokens(pixels)).abs().max() > 1e-3
+    names = list(plain.state_dict())
+    apply_adapter(plain, extract_adapter(sam, model, STATS))
+    torch.testing.assert_close(plain.tokens(pixels), sam.tokens(pixels), rtol=1e-5, atol=1e-5)
+    _assert_same_masks(plain(pixels), sam(pixels))
+    assert list(plain.state_dict()) == names
+
+
+def test_extracted_parts_are_copies(trained):
+    sam, model = trained
+    adapter = extract_adapter(sam, model, STATS)
+    assert (adapter.pixel_stats, adapter.image_size) == (STATS, 64)
+    assert json.loads(json.dumps(adapter.lora_config))["r"] == 4
+    kept = {key: value.clone() for key, value in (adapter.lora | adapter.decoder).items()}
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            parameter.zero_()
+    for key, value in (adapter.lora | adapter.decoder).items():
+        torch.testing.assert_close(value, kept[key], rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_resume_starts_where_training_stopped(tiny_sam, trained, pixels):
+    sam, model = trained
+    again = tiny_sam()
+    resumed = add_lora(again, rank=4)
+    resume_adapter(again, resumed, extract_adapter(sam, model, STATS))
+    torch.testing.assert_close(again.eval()(pixels), sam(pixels), rtol=1e-6, atol=1e-6)
+    assert any("lora" in name for name in _trainable(again))
+
+
+@torch.no_grad()
+def test_resume_at_another_rank_takes_the_decoder_alone(tiny_sam, trained, pixels):
+    sam, model = trained
+    again = tiny_sam()
+    plain_tokens = again.tokens(pixels)
+    resume_adapter(again, add_lora(again, rank=2), extract_adapter(sam, model, STATS))
+    torch.testing.assert_close(again.eval().tokens(pixels), plain_tokens, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(again.mask_decoder.iou_token.weight, sam.mask_decoder.iou_token.weight)
+
+
+def test_an_adapter_of_another_width_is_refused(tiny_sam, trained):
+    adapter = extract_adapter(*trained, STATS)
+    wider = tiny_sam(size=EncoderSize(64, 2, 2, (1,)))
+    with pytest.raises(ValueError, match=r"does not fit an encoder 64 wide with 2 blocks\. Fix: pass the backbone"):
+        apply_adapter(wider, adapter)
+
+
+def test_an_adapter_of_more_blocks_is_refused(tiny_sam, trained):
+    adapter = extract_adapter(*trained, STATS)
+    with pytest.raises(ValueError, match="keys that this encoder lacks"):
+        apply_adapter(tiny_sam(size=EncoderSize(32, 1, 2, (0,))), adapter)
+
+
+@torch.no_grad()
+def test_folder_round_trip(tiny_sam, trained, pixels, tmp_path):
+    sam, model = trained
+    adapter = extract_adapter(sam, model, STATS)
+    folder = hub.write_adapter(adapter, tmp_path / "new" / "adapter", hub.Backbone("vit_b"))
+    read = hub.read_adapter(folder)
+    for mine, theirs in ((adapter.lora, read.lora), (adapter.decoder, read.decoder)):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            torch.testing.assert_close(theirs[key], value, rtol=0, atol=0)
+    assert (read.pixel_stats, read.image_size) == (STATS, 64)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == hub.HUB_BACKBONES["vit_b"]
+    plain = tiny_sam()
+    apply_adapter(plain, read)
+    _assert_same_masks(plain(pixels), sam(pixels))
+
+
+@torch.no_grad()
+def test_stock_peft_reads_the_folder(tiny_sam, trained, pixels, tmp_path):
+    peft = pytest.importorskip("peft")
+    sam, model = trained
+    folder = hub.write_adapter(extract_adapter(sam, model, STATS), tmp_path, hub.Backbone("vit_b"))
+    plain = tiny_sam()
+    split_qkv(plain.image_encoder)
+    peft.PeftModel.from_pretrained(plain.image_encoder, str(folder)).eval()
+    torch.testing.assert_close(plain.tokens(pixels), sam.tokens(pixels), rtol=1e-6, atol=1e-6)

@@ -1,0 +1,106 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sam_bloodcell.models.losses import dice_loss, mean_discrepancy, segmentation_loss, ssim
+
+
+def _certain(target, strength=50.0):
+    """Logits of a network that is sure of `target`."""
+    return strength * F.one_hot(target, 2).movedim(-1, 1).float()
+
+
+def test_dice_by_hand():
+    target = torch.tensor([[[1, 0], [0, 0]]])
+    # p = 1/2 everywhere: cell 2*0.5/(4*0.25+1) = 1/2; background 2*1.5/(1+3) = 3/4
+    assert dice_loss(torch.zeros(1, 2, 2, 2), target).item() == pytest.approx(1 - (0.5 + 0.75) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("fill", [0, 1])
+def test_a_perfect_prediction_costs_nothing_even_when_a_class_is_absent(fill):
+    target = torch.full((2, 4, 4), fill)
+    logits = _certain(target).requires_grad_()
+    terms = segmentation_loss(logits, target)
+    terms["loss"].backward()
+    assert terms["loss"].item() == pytest.approx(0, abs=1e-5)
+    assert logits.grad.isfinite().all()
+
+
+def test_the_opposite_prediction_costs_one_dice():
+    target = torch.zeros(1, 4, 4, dtype=torch.long)
+    target[:, 1:3, 1:3] = 1
+    assert dice_loss(_certain(1 - target), target).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_segmentation_loss_is_the_papers_mixture():
+    logits, target = torch.randn(2, 2, 4, 4), torch.randint(0, 2, (2, 4, 4))
+    terms = segmentation_loss(logits, target)
+    assert set(terms) == {"loss", "dice_loss", "cross_entropy"}
+    probability = logits.softmax(1).gather(1, target[:, None])
+    assert terms["cross_entropy"].item() == pytest.approx(-probability.log().mean().item(), abs=1e-5)
+    expected = 0.8 * terms["dice_loss"] + 0.2 * terms["cross_entropy"]
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_an_image_is_like_itself():
+    image = torch.rand(2, 3, 32, 32)
+    assert ssim(image, image).item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(32, 40), (11, 11)])
+def test_ssim_is_scikit_images(shape):
+    metrics = pytest.importorskip("skimage.metrics")
+    rng = np.random.default_rng(0)
+    a = rng.random((3, *shape))
+    b = np.clip(a + 0.2 * rng.standard_normal(a.shape), 0, 1)
+    expected = []
+    for first, second in zip(a, b, strict=True):
+        settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "win_size": 11}
+        _, full = metrics.structural_similarity(first, second, data_range=1, full=True, **settings)
+        expected.append(full[5 : shape[0] - 5, 5 : shape[1] - 5].mean())
+    ours = ssim(torch.from_numpy(a)[None], torch.from_numpy(b)[None]).item()
+    assert ours == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_ssim_needs_room_for_its_window():
+    image = torch.rand(1, 3, 10, 32)
+    with pytest.raises(ValueError, match=r"Got images of \(10, 32\) px but expected at least window=11"):
+        ssim(image, image)
+
+
+def test_discrepancy_of_two_domains_by_hand():
+    features = torch.tensor([[0.0, 0.0], [2.0, 4.0], [3.0, 5.0]])
+    # means (1, 2) and (3, 5): (4 + 9) / 2
+    assert mean_discrepancy(features, torch.tensor([0, 0, 1])).item() == pytest.approx(6.5)
+
+
+@pytest.mark.parametrize("codes", [[0, 1, 2], [7, 3, 0]])
+def test_discrepancy_counts_every_pair_once_whatever_the_codes(codes):
+    features = torch.tensor([[0.0], [1.0], [3.0]])
+    # pairs 1, 9, 4
+    assert mean_discrepancy(features, torch.tensor(codes)).item() == pytest.approx(14 / 3)
+
+
+def test_unknown_domains_take_no_part():
+    features = torch.tensor([[0.0], [1.0], [100.0]], requires_grad=True)
+    value = mean_discrepancy(features, torch.tensor([0, 1, -1]))
+    value.backward()
+    assert value.item() == pytest.approx(1)
+    assert features.grad[:, 0].tolist() == pytest.approx([-2, 2, 0])
+
+
+@pytest.mark.parametrize("domain", [[0, 0, 0], [2, 2, 2], [-1, -1, -1], [1, -1, -1]])
+def test_one_domain_or_none_gives_zero_and_a_gradient(domain):
+    features = torch.randn(3, 4, requires_grad=True)
+    value = mean_discrepancy(features, torch.tensor(domain))
+    value.backward()
+    assert value.item() == 0
+    assert not math.isnan(value.item())
+    assert (features.grad == 0).all()
+
+
+def test_a_single_sample_gives_zero():
+    assert mean_discrepancy(torch.randn(1, 4), torch.tensor([0])).item() == 0
