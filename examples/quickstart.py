@@ -1,4 +1,4 @@
-"""Two synthetic laboratories, three pipelines: what does the autoencoder add?
+"""Show what the autoencoder adds, on two synthetic laboratories.
 
 Run from anywhere; it needs no data and no network:
 

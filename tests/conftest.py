@@ -18,7 +18,8 @@ def _randomise(module, seed=0):
         for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             is_gain = parameter.ndim == 1 and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if is_gain else 0.1 * noise)
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
+            parameter.copy_(1 + 0.1 * noise if is_gain else noise / fan_in**0.5)
     return module.eval()
 
 

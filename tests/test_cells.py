@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sam_bloodcell.cells import CROP_BORDER, CROP_SIZE, GREY, cell_crop, cell_mask, token_weights
+from sam_bloodcell.cells import CROP_BORDER, CROP_SIZE, GREY, cell_crop, cell_mask, token_weights, unframe
+from sam_bloodcell.images import pad_to_square, resize
 
 
 class TestCellMask:
@@ -106,3 +107,14 @@ class TestTokenWeights:
         weights = token_weights(np.zeros((32, 48), bool), (2, 3))
         assert weights.dtype == np.float32
         np.testing.assert_allclose(weights, np.full((2, 3), 1 / 6), rtol=1e-6)
+
+
+class TestUnframe:
+    @pytest.mark.parametrize("shape", [(40, 100), (100, 40), (80, 80)])
+    def test_undoes_the_square_frame(self, shape):
+        mask = np.zeros(shape, np.uint8)
+        mask[10:30, 12:28] = 255
+        framed = resize(pad_to_square(mask), 64) / 255
+        back = unframe(framed, shape)
+        assert back.shape == shape
+        assert ((back > 0.5) == (mask > 0)).mean() > 0.97

@@ -141,7 +141,7 @@ def test_plain_sam_is_prompted_in_the_middle(plain_sam, cells, tmp_path):
     assert embedder.prompt_ == "center"
     assert embedder.pixel_stats_ == SAM_PIXEL_STATS
     assert embedder.transform(cells.images[:1]).shape == (1, 32)
-    with pytest.raises(ValueError, match="plain SAM's decoder needs a prompt. Fix: prompt='center'"):
+    with pytest.raises(ValueError, match=r"plain SAM's decoder needs a prompt\. Fix: prompt='center'"):
         SAMLoRAEmbedder(str(plain_sam), prompt="none").fit(cells.images)
     with pytest.raises(ValueError, match="There is no adapter to save"):
         embedder.save_pretrained(tmp_path / "adapter")
@@ -200,7 +200,7 @@ def test_bad_parameters_are_named(cells):
         SAMLoRAEmbedder("vit_tiny", pixel_stats=(1, 2)).fit(cells.images)
     with pytest.raises(ValueError, match="'prompt' parameter"):
         SAMLoRAEmbedder("vit_tiny", prompt="box").fit(cells.images)
-    with pytest.raises(WeightsUnavailableError, match="is no adapter folder: it lacks adapter_config.json"):
+    with pytest.raises(WeightsUnavailableError, match=r"is no adapter folder: it lacks adapter_config.json"):
         SAMLoRAEmbedder("vit_tiny", adapter="tests").fit(cells.images)
 
 

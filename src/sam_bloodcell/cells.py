@@ -32,6 +32,26 @@ def cell_mask(probability: NDArray[np.floating], threshold: float = 0.5) -> NDAr
     return ndimage.binary_fill_holes(labels == largest)
 
 
+def unframe(probability: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Bring probabilities from the square frame (`images.load_square`) back to an image's own shape.
+
+    Parameters
+    ----------
+    probability : array of shape (S, S), in [0, 1]
+    shape : tuple of int
+        (H, W) of the image.
+
+    Returns
+    -------
+    probability : array of shape (H, W), in steps of 1 / 255
+    """
+    height, width = shape
+    side = max(shape)
+    square = resize((probability * 255).round().astype(np.uint8), side)
+    top, left = (side - height) // 2, (side - width) // 2
+    return square[top : top + height, left : left + width] / 255
+
+
 def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
     """Cut the cell out: everything outside the mask grey, bounding box, 10 px grey border, 128 x 128 px.
 

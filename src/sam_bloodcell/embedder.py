@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from . import devices, hub
-from .cells import cell_crop, cell_mask, token_weights
+from .cells import cell_crop, cell_mask, token_weights, unframe
 from .embeddings import CellEmbeddings
-from .images import as_image_list, load_rgb, load_square, resize
+from .images import as_image_list, load_rgb, load_square
 from .models.lora import add_lora, apply_adapter, extract_adapter, resume_adapter
 from .models.sam import CELL, CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, load_weights, size_of
 from .segmentation import PixelStats, channel_stats, fit_segmentation, normalise, read_pairs
@@ -248,7 +248,7 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         for _, _, probability in self._forward(images, "segmenting"):
             for cell in probability:
                 row = len(masks)
-                masks.append(_unframe(cell, load_rgb(images[row], row).shape[:2]))
+                masks.append(cell_mask(unframe(cell, load_rgb(images[row], row).shape[:2])))
         return masks
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -396,12 +396,3 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask in masks])
         pooled = np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
         return CellEmbeddings(pooled, tokens.astype(np.float16), masks, crops)
-
-
-def _unframe(probability: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Bring the cell's probability from the square frame back to an image of `shape`, as a mask."""
-    height, width = shape
-    side = max(shape)
-    square = resize((probability * 255).round().astype(np.uint8), side)
-    top, left = (side - height) // 2, (side - width) // 2
-    return cell_mask(square[top : top + height, left : left + width] / 255)

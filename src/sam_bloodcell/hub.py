@@ -216,6 +216,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
         raise WeightsUnavailableError(f"'{path}' is no readable weights file: {exc}. Fix: fetch it again.") from exc
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsUnavailableError(
+            f"'{path}' is no readable weights file: it holds no flat table of tensors. Fix: save the network's "
+            "state_dict() alone."
+        )
     return {key: value.float() for key, value in state.items()}
 
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -21,16 +22,16 @@ add_lora(sam)
 assert sam(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 16, 16)
 print("built")
 """
-FAKES = {
-    "broken": 'raise RuntimeError("operator torchvision::nms does not exist")',
-    "absent": "raise ModuleNotFoundError(\"No module named 'torchvision'\", name='torchvision')",
-}
+BROKEN = 'raise RuntimeError("operator torchvision::nms does not exist")'
 
 
-@pytest.mark.parametrize("state", FAKES)
+@pytest.mark.parametrize("state", ["broken", "absent"])
 def test_sam_works_whatever_torchvision_does(state, tmp_path):
-    (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text(FAKES[state])
+    if state == "broken":
+        (tmp_path / "torchvision").mkdir()
+        (tmp_path / "torchvision" / "__init__.py").write_text(BROKEN)
+    elif find_spec("torchvision") is not None:
+        pytest.skip("torchvision is installed here")
     result = subprocess.run(
         [sys.executable, "-c", USE_SAM],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},

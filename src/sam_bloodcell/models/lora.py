@@ -4,8 +4,12 @@ SAM fuses query, key and value into one linear layer, which PEFT cannot adapt in
 apart for training, `fuse_qkv` puts it together again for inference.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -108,7 +112,7 @@ def add_lora(
     peft.PeftModel
         Wraps the encoder. A starts Kaiming-uniform, B zero.
     """
-    import peft
+    peft = _peft()
 
     adapted = r"\d+" if blocks is None else "|".join(str(block) for block in blocks)
     config = peft.LoraConfig(
@@ -124,7 +128,7 @@ def add_lora(
 
 def extract_adapter(sam: SAM, peft_model: Any, pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]) -> Adapter:
     """Copy the trained parts out, to CPU."""
-    import peft
+    peft = _peft()
 
     config = peft_model.peft_config["default"].to_dict()
     return Adapter(
@@ -138,7 +142,7 @@ def extract_adapter(sam: SAM, peft_model: Any, pixel_stats: tuple[tuple[float, .
 
 def resume_adapter(sam: SAM, peft_model: Any, adapter: Adapter) -> None:
     """Start training from an adapter: its decoder, and its LoRA factors if they are of the same rank."""
-    import peft
+    peft = _peft()
 
     sam.load_state_dict(adapter.decoder, strict=False)
     if adapter.lora and adapter.lora_config["r"] == peft_model.peft_config["default"].r:
@@ -156,7 +160,7 @@ def apply_adapter(sam: SAM, adapter: Adapter) -> None:
     sam.load_state_dict(adapter.decoder, strict=False)
     if not adapter.lora:
         return
-    import peft
+    peft = _peft()
 
     split_qkv(sam.image_encoder)
     config = peft.LoraConfig(**adapter.lora_config | {"base_model_name_or_path": None})
@@ -172,6 +176,24 @@ def apply_adapter(sam: SAM, adapter: Adapter) -> None:
         raise ValueError(f"The LoRA adapter has keys that this encoder lacks: {result.unexpected_keys[:5]}.")
     sam.image_encoder = model.merge_and_unload()
     fuse_qkv(sam.image_encoder)
+
+
+@cache
+def _peft() -> ModuleType:
+    """Import PEFT; a torchvision that cannot be imported is hidden meanwhile, or PEFT's own imports fail with it."""
+    broken = False
+    if "peft" not in sys.modules and find_spec("torchvision") is not None:
+        try:
+            import torchvision  # noqa: F401
+        except Exception:  # whatever a mismatched build raises
+            broken = True
+            sys.modules["torchvision"] = None  # type: ignore[assignment]
+    try:
+        import peft
+    finally:
+        if broken:
+            del sys.modules["torchvision"]
+    return peft
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -206,7 +206,8 @@ def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
         elif key not in ("pixel_mean", "pixel_std") and not (other_tokens and _depends_on_mask_tokens(key)):
             wrong.append(f"{key}: unknown")
     fresh = [key for key in target if key not in loaded]
-    wrong += [f"{key}: missing" for key in fresh if not (other_tokens and _depends_on_mask_tokens(key))]
+    missing = [key for key in fresh if key not in state]
+    wrong += [f"{key}: missing" for key in missing if not (other_tokens and _depends_on_mask_tokens(key))]
     if wrong:
         raise ValueError("The checkpoint does not fit this SAM:\n  " + "\n  ".join(wrong))
     sam.load_state_dict(loaded, strict=False)

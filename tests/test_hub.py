@@ -1,0 +1,243 @@
+import hashlib
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sam_bloodcell import hub
+from sam_bloodcell.hub import Backbone, WeightsUnavailableError
+from sam_bloodcell.models.lora import Adapter
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+STATE = {"image_encoder.pos_embed": torch.arange(8.0).view(1, 2, 2, 2)}
+ADAPTER = Adapter(
+    lora={"base_model.q.lora_A.weight": torch.ones(4, 2)},
+    lora_config={"r": 4},
+    decoder={"mask_decoder.iou_token.weight": torch.ones(1, 2)},
+    pixel_stats=((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
+    image_size=64,
+)
+
+
+class _TouchesAFile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+def _in_subprocess(code, home, **env):
+    """Run with a cache of its own: huggingface_hub reads its settings once, at import."""
+    settings = {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=inherited | settings | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", ["vit_x", "no/such/folder", "missing.pth", "owner/missing.safetensors"])
+def test_an_unknown_backbone_lists_the_known_ones(name):
+    expected = rf"Got backbone='{re.escape(name)}' but expected one of vit_tiny, vit_b, vit_l, vit_h, a Hub repo id"
+    with pytest.raises(ValueError, match=expected):
+        hub.load_backbone(Backbone(name))
+
+
+def test_the_packaged_backbone_is_whole_and_float32():
+    state = hub.load_backbone(Backbone("vit_tiny"))
+    assert {key.split(".")[0] for key in state} == {"image_encoder", "prompt_encoder", "mask_decoder"}
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert hub.locate_backbone(Backbone("vit_tiny")).is_file()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_local_file_loads_as_float32(suffix, tmp_path):
+    path = tmp_path / f"sam{suffix}"
+    half = {key: value.half() for key, value in STATE.items()}
+    torch.save(half, path) if suffix == ".pth" else save_file(half, path)
+    state = hub.load_backbone(Backbone(str(path)))
+    assert state.keys() == STATE.keys()
+    torch.testing.assert_close(state["image_encoder.pos_embed"], STATE["image_encoder.pos_embed"])
+
+
+@pytest.mark.parametrize("form", ["torch.save", "bare pickle"])
+def test_a_malicious_pth_is_refused_and_runs_nothing(form, tmp_path):
+    marker, path = tmp_path / "executed", tmp_path / "sam.pth"
+    payload = {"image_encoder.pos_embed": _TouchesAFile(marker)}
+    if form == "torch.save":
+        torch.save(payload, path)
+    else:
+        path.write_bytes(pickle.dumps(payload, protocol=2))
+    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
+        hub.load_backbone(Backbone(str(path)))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_file_says_so(suffix, kept, tmp_path):
+    path = tmp_path / f"sam{suffix}"
+    torch.save(STATE, path) if suffix == ".pth" else save_file(STATE, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(WeightsUnavailableError, match=r"no readable weights file: .*Fix: fetch it again"):
+        hub.load_backbone(Backbone(str(path)))
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), {"model": STATE, "epoch": 3}], ids=["tensor", "nested"])
+def test_a_pth_that_holds_no_state_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "sam.pth")
+    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
+        hub.load_backbone(Backbone(str(tmp_path / "sam.pth")))
+
+
+UNAVAILABLE = """
+import time
+from sam_bloodcell.hub import Backbone, load_backbone
+start = time.monotonic()
+try:
+    load_backbone(Backbone("vit_b"))
+except OSError as error:
+    print(type(error).__name__, time.monotonic() - start, error)
+"""
+
+
+@pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, {}], ids=["offline", "unreachable"])
+def test_without_network_the_error_is_quick_and_names_the_way_out(env, tmp_path):
+    output = _in_subprocess(UNAVAILABLE, tmp_path, HF_ENDPOINT="http://127.0.0.1:9", **env)
+    name, seconds, message = output.split(" ", 2)
+    assert name == "WeightsUnavailableError"
+    assert float(seconds) < 30
+    assert "model.safetensors of 'facebook/sam-vit-base'" in message
+    assert "revision 70c1a07f894ebb5b307fd9eaaee97b9dfc16068f" in message
+    assert "use backbone='vit_tiny', which is packaged" in message
+
+
+def test_revisions_are_pinned_unless_asked_otherwise():
+    assert Backbone("vit_b").resolved() == hub.HUB_BACKBONES["vit_b"]
+    assert Backbone("vit_b", "main").resolved() == ("facebook/sam-vit-base", "main")
+    assert Backbone("someone/sam").resolved() == ("someone/sam", None)
+
+
+@pytest.mark.parametrize("name", hub._ADAPTER_FILES)
+def test_an_adapter_folder_names_the_file_it_lacks(name, tmp_path):
+    hub.write_adapter(ADAPTER, tmp_path, Backbone("vit_tiny"))
+    (tmp_path / name).unlink()
+    with pytest.raises(WeightsUnavailableError, match=rf"it lacks {re.escape(name)}\. Fix: pass a folder made by"):
+        hub.read_adapter(tmp_path)
+
+
+def test_an_adapter_folder_notes_its_settings(tmp_path):
+    hub.write_adapter(ADAPTER, tmp_path, Backbone("vit_b"), dtype=torch.float16)
+    assert hub.adapter_settings(tmp_path) == {
+        "backbone": "vit_b",
+        "revision": hub.HUB_BACKBONES["vit_b"][1],
+        "image_size": 64,
+        "pixel_stats": [[1, 2, 3], [4, 5, 6]],
+    }
+
+
+def test_only_vit_tiny_ships_with_an_adapter():
+    assert hub.packaged_adapter("vit_tiny").image_size == 224
+    assert hub.packaged_adapter("vit_b") is None
+
+
+@pytest.fixture
+def hub_server(tmp_path):
+    """Serve tmp_path/served/{owner}/{name}/{file} as the Hub does; yields (URL, requested paths)."""
+    root, asked = tmp_path / "served", []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self._answer(body=False)
+
+        def do_GET(self):
+            self._answer(body=True)
+
+        def _answer(self, body):
+            asked.append(self.path)
+            match = re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/([\w.-]+)/(.+)", self.path)
+            file = root / match[1] / match[3] if match else None
+            if file is None or not file.is_file():
+                self.send_response(404)
+                self.send_header("X-Error-Code", "RepoNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            content = file.read_bytes()
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+FETCH = """
+import json
+from sam_bloodcell.hub import Backbone, WeightsUnavailableError, load_backbone, read_adapter
+state = load_backbone(Backbone("lab/small", "v1"))
+adapter = read_adapter("lab/adapter")
+try:
+    load_backbone(Backbone("lab/absent"))
+    error = None
+except WeightsUnavailableError as exc:
+    error = str(exc)
+print(json.dumps({
+    "state": {key: value.tolist() for key, value in state.items()},
+    "lora": {key: value.tolist() for key, value in adapter.lora.items()},
+    "image_size": adapter.image_size,
+    "error": error,
+}))
+"""
+FROM_CACHE = """
+from sam_bloodcell.hub import Backbone, load_backbone
+print(*load_backbone(Backbone("lab/small", "v1")))
+"""
+
+
+def test_weights_and_adapters_come_from_the_hub_and_stay_cached(hub_server, tmp_path):
+    endpoint, asked = hub_server
+    small = tmp_path / "served" / "lab" / "small"
+    small.mkdir(parents=True)
+    save_file(STATE, small / "model.safetensors")
+    hub.write_adapter(ADAPTER, tmp_path / "served" / "lab" / "adapter", Backbone("vit_tiny"))
+
+    got = json.loads(_in_subprocess(FETCH, tmp_path / "home", HF_ENDPOINT=endpoint))
+    assert got["state"] == {key: value.tolist() for key, value in STATE.items()}
+    assert got["lora"] == {key: value.tolist() for key, value in ADAPTER.lora.items()}
+    assert got["image_size"] == 64
+    assert "model.safetensors of 'lab/absent' (its newest revision)" in got["error"]
+    assert "/lab/small/resolve/v1/model.safetensors" in asked
+
+    before = len(asked)
+    output = _in_subprocess(FROM_CACHE, tmp_path / "home", HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
+    assert output.split() == list(STATE)
+    assert len(asked) == before

@@ -1,0 +1,153 @@
+import math
+import re
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from sam_bloodcell.training import TrainingPlan, train
+
+PLAN = TrainingPlan(epochs=4, steps_per_epoch=5, learning_rate=0.05, warmup_steps=2, weight_decay=0.01)
+
+
+def _network():
+    torch.manual_seed(1)
+    # dropout makes a resumed run depend on the state of the random numbers too
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
+
+
+def _batches(epoch):
+    generator = torch.Generator().manual_seed(epoch)
+    for _ in range(5):
+        x = torch.randn(16, 3, generator=generator)
+        yield x, x.sum(1, keepdim=True)
+
+
+def _loss(module, batch):
+    x, y = batch
+    error = module(x) - y
+    return {"loss": error.square().mean(), "absolute": error.abs().mean()}
+
+
+def _killed_at_epoch_2(epoch):
+    if epoch == 2:
+        raise KeyboardInterrupt
+    return _batches(epoch)
+
+
+def _assert_same(module, other):
+    for key, value in module.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_the_loss_goes_down_and_the_history_tells():
+    network = _network()
+    plan = TrainingPlan(epochs=20, steps_per_epoch=5, learning_rate=0.05, warmup_steps=2)
+    history = train(network, _loss, _batches, plan)
+    assert list(history.columns) == ["epoch", "learning_rate", "loss", "absolute"]
+    assert history["epoch"].tolist() == list(range(20))
+    assert history["loss"].iloc[-1] < 0.3 * history["loss"].iloc[0]
+    assert history["learning_rate"].tolist() == pytest.approx([0.05 * plan.rate_at(5 * e) for e in range(20)])
+    assert not network.training
+
+
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
+    unbroken = _network()
+    expected = train(unbroken, _loss, _batches, PLAN)
+    checkpoint = tmp_path / "run.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        train(_network(), _loss, _killed_at_epoch_2, PLAN, checkpoint=checkpoint)
+    torch.manual_seed(99)
+    resumed = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
+    seen = []
+    history = train(
+        resumed, _loss, lambda epoch: seen.append(epoch) or _batches(epoch), PLAN, checkpoint=checkpoint
+    )
+    assert seen == [2, 3]
+    _assert_same(unbroken, resumed)
+    pd.testing.assert_frame_equal(history, expected, check_exact=True)
+
+
+def test_a_finished_checkpoint_trains_no_more(tmp_path):
+    network = _network()
+    expected = train(network, _loss, _batches, PLAN, checkpoint=tmp_path / "run.ckpt")
+    again = _network()
+    history = train(again, _loss, lambda epoch: pytest.fail("trained"), PLAN, checkpoint=tmp_path / "run.ckpt")
+    pd.testing.assert_frame_equal(history, expected, check_exact=True)
+    _assert_same(network, again)
+
+
+def test_a_write_that_dies_halfway_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "run.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        train(_network(), _loss, _killed_at_epoch_2, PLAN, checkpoint=checkpoint)
+    whole = checkpoint.read_bytes()
+
+    def dies_halfway(state, path):
+        path.write_bytes(whole[: len(whole) // 2])
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", dies_halfway)
+        with pytest.raises(OSError, match="No space left"):
+            train(_network(), _loss, _batches, PLAN, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == whole
+    unbroken, resumed = _network(), _network()
+    train(resumed, _loss, _batches, PLAN, checkpoint=checkpoint)
+    torch.manual_seed(1)
+    unbroken = _network()
+    train(unbroken, _loss, _batches, PLAN)
+    _assert_same(unbroken, resumed)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.ckpt"]
+
+
+def test_the_rate_warms_up_then_follows_a_cosine_to_zero():
+    plan = TrainingPlan(epochs=10, steps_per_epoch=10, learning_rate=1, warmup_steps=5)
+    assert [plan.rate_at(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+    assert plan.rate_at(5 + 95 // 2) == pytest.approx(0.5 * (1 + math.cos(math.pi * 47 / 95)))
+    assert plan.rate_at(100) == pytest.approx(0)
+
+
+def test_a_long_warm_up_is_cut_to_a_tenth():
+    plan = TrainingPlan(epochs=10, steps_per_epoch=10, learning_rate=1, warmup_steps=500)
+    assert plan.rate_at(8) == pytest.approx(0.9)
+    assert plan.rate_at(9) == plan.rate_at(10) == 1
+
+
+def test_frozen_parameters_stay_and_the_others_move():
+    network = _network()
+    network[0].requires_grad_(False)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    train(network, _loss, _batches, PLAN)
+    after = network.state_dict()
+    for key in ("0.weight", "0.bias"):
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
+    for key in ("3.weight", "3.bias"):
+        assert (after[key] != before[key]).any()
+
+
+def test_weight_decay_spares_biases():
+    network = nn.Linear(2, 2)
+    nn.init.ones_(network.weight)
+    nn.init.ones_(network.bias)
+    plan = TrainingPlan(epochs=1, steps_per_epoch=1, learning_rate=0.1, weight_decay=0.5)
+    train(network, lambda module, _: {"loss": 0 * sum(p.sum() for p in module.parameters())}, lambda _: [0], plan)
+    assert network.weight.flatten().tolist() == pytest.approx([0.95] * 4)
+    assert network.bias.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_step(value):
+    network = _network()
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+
+    def loss(module, batch):
+        terms = _loss(module, batch)
+        return terms | {"loss": terms["loss"] * value}
+
+    message = re.escape("The loss is not finite: {'loss': ") + ".*Fix: lower the learning rate"
+    with pytest.raises(FloatingPointError, match=message):
+        train(network, loss, _batches, PLAN)
+    for key, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, before[key], rtol=0, atol=0)
