@@ -91,9 +91,7 @@ def test_augmentation_is_decided_by_its_generator():
 
 def test_half_are_turned_and_a_quarter_tilted():
     images, turned, _ = _augmented(0, n=400)
-    quarter_turns = {
-        (k, axis): torch.rot90(images, k, (2, 3)).flip(axis) for k in range(4) for axis in (2, 3)
-    }
+    quarter_turns = {(k, axis): torch.rot90(images, k, (2, 3)).flip(axis) for k in range(4) for axis in (2, 3)}
     exact = torch.stack([(turned == way).flatten(1).all(1) for way in quarter_turns.values()])
     untouched = (turned == images).flatten(1).all(1)
     tilted = ~exact.any(0) & ~untouched

@@ -61,9 +61,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
     torch.manual_seed(99)
     resumed = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
     seen = []
-    history = train(
-        resumed, _loss, lambda epoch: seen.append(epoch) or _batches(epoch), PLAN, checkpoint=checkpoint
-    )
+    history = train(resumed, _loss, lambda epoch: seen.append(epoch) or _batches(epoch), PLAN, checkpoint=checkpoint)
     assert seen == [2, 3]
     _assert_same(unbroken, resumed)
     pd.testing.assert_frame_equal(history, expected, check_exact=True)

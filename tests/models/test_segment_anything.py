@@ -55,7 +55,7 @@ def test_missing_package_names_the_install_command(monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     _segment_anything.modeling.cache_clear()
     try:
-        with pytest.raises(ImportError, match='Fix: pip install "segment-anything>=1.0"'):
+        with pytest.raises(ImportError, match=r'Fix: pip install "segment-anything>=1.0"'):
             _segment_anything.modeling()
     finally:
         monkeypatch.undo()
