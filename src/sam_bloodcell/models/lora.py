@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -117,7 +118,7 @@ def add_lora(
     adapted = r"\d+" if blocks is None else "|".join(str(block) for block in blocks)
     config = peft.LoraConfig(
         r=rank,
-        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # PEFT divides it by r, floats are fine
+        lora_alpha=rank if alpha is None else alpha,
         lora_dropout=dropout,
         target_modules=rf".*blocks\.({adapted})\.attn\.qkv\.(q|v)",
         bias="none",
@@ -184,7 +185,7 @@ def _peft() -> ModuleType:
     broken = False
     if "peft" not in sys.modules and find_spec("torchvision") is not None:
         try:
-            import torchvision  # noqa: F401
+            import_module("torchvision")
         except Exception:  # whatever a mismatched build raises
             broken = True
             sys.modules["torchvision"] = None  # type: ignore[assignment]
