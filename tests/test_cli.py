@@ -53,6 +53,7 @@ def test_help_shows_an_example_of_every_command():
 
 
 @pytest.mark.cells
+@pytest.mark.filterwarnings("default:Left out classes")
 def test_benchmark_on_real_cells(cells_root, tmp_path):
     """A few cells of each class from the three real laboratories: the 3x3 table, and rare classes said."""
     table = pd.read_csv(cells_root / "cells.csv", keep_default_na=False)
@@ -64,6 +65,8 @@ def test_benchmark_on_real_cells(cells_root, tmp_path):
     args = ("--classes", classes, "--out", tmp_path / "out", "--epochs", 1, "--quiet")
     result = run("benchmark", tmp_path / "cells.csv", *args)
     assert result.exit_code == 0, result.output
+    assert "Warning: Left out classes with fewer than cv=5 cells" in result.output
+    assert "'basophil' of domain 'tecom' (1 cell)" in result.output
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     labs = {"acevedo", "cellavision", "tecom"}
     assert set(zip(scores["train_domain"], scores["test_domain"], strict=True)) == {(a, b) for a in labs for b in labs}

@@ -1,6 +1,6 @@
 """The command line; it parses, calls and prints, and has no logic of its own."""
 
-import logging
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -105,8 +105,10 @@ def download(
 
 @app.callback()
 def _setup() -> None:
-    logging.captureWarnings(True)
-    logging.basicConfig(format="%(message)s")
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        typer.secho(f"Warning: {message}", err=True, fg=typer.colors.YELLOW)
+
+    warnings.showwarning = show
 
 
 def _fail(exc: Exception) -> None:
