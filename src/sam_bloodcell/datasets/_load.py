@@ -46,7 +46,13 @@ def load_cells(
 
     Examples
     --------
-    >>> cells = load_cells("cells.csv", classes=["lymphocyte", "monocyte"])  # doctest: +SKIP
+    >>> import tempfile
+    >>> from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     csv = save_cells(make_blood_cells(1, image_size=32), folder)
+    ...     cells = load_cells(csv, classes=["lymphocyte", "monocyte"])
+    >>> len(cells.paths), cells.dropped["neutrophil"]
+    (4, 2)
     """
     source = Path(csv_or_folder)
     if source.is_dir():
