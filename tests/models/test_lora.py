@@ -186,7 +186,8 @@ def test_folder_round_trip(tiny_sam, trained, pixels, tmp_path):
 
 @torch.no_grad()
 def test_stock_peft_reads_the_folder(tiny_sam, trained, pixels, tmp_path):
-    peft = pytest.importorskip("peft")
+    import peft
+
     sam, model = trained
     folder = hub.write_adapter(extract_adapter(sam, model, STATS), tmp_path, hub.Backbone("vit_b"))
     plain = tiny_sam()
