@@ -40,7 +40,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     alignment_weight : float, default=5.0
         Weight of the alignment against the reconstruction.
     crop_size : {32, 64, 128}, default=32
-        Side in pixels of the reconstruction. The papers' 128 costs about ten times as much per step as 32.
+        Side in pixels of the reconstruction. The papers' 128 costs about nine times as much per step as 32
+        (``benchmarks/autoencoder_step.py``).
     epochs : int, default=10
     learning_rate : float, default=5e-4
     weight_decay : float, default=0.05
