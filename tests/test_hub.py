@@ -244,3 +244,18 @@ def test_weights_and_adapters_come_from_the_hub_and_stay_cached(hub_server, tmp_
     output = _in_subprocess(FROM_CACHE, tmp_path / "home", HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
     assert output.split() == list(STATE)
     assert len(asked) == before
+
+
+FROM_REVISION = """
+from sam_bloodcell import SAMLoRAEmbedder
+print(SAMLoRAEmbedder.from_pretrained("lab/adapter", revision="v2").adapter_.image_size)
+"""
+
+
+def test_an_adapter_comes_whole_from_the_revision_asked_for(hub_server, tmp_path):
+    endpoint, asked = hub_server
+    packaged = hub.packaged_adapter("vit_tiny")
+    hub.write_adapter(packaged, tmp_path / "served" / "lab" / "adapter", Backbone("vit_tiny"))
+    output = _in_subprocess(FROM_REVISION, tmp_path / "home", HF_ENDPOINT=endpoint)
+    assert output.strip() == "224"
+    assert {path.split("/")[4] for path in asked} == {"v2"}

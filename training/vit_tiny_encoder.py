@@ -144,7 +144,7 @@ class Batches:
 
 
 def main() -> None:
-    """Train, then write encoder.safetensors (fp16), start.safetensors (decoder) and log.json."""
+    """Train, then write encoder.safetensors (fp16), decoder.safetensors and log.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/encoder"))
     parser.add_argument("--epochs", type=int, default=40)

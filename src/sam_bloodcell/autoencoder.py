@@ -46,7 +46,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     learning_rate : float, default=5e-4
     weight_decay : float, default=0.05
     batch_size : int, default=128
-        Also the size below which a data set is one batch.
+        Least cells in a training step; what is left over is spread over the batches of an epoch.
     warmup_steps : int, default=500
         Steps of linear warm-up, at most a tenth of the training.
     device : str, default="auto"

@@ -270,10 +270,25 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def from_pretrained(
         cls, folder_or_repo: str | os.PathLike, revision: str | None = None, **params: Any
     ) -> "SAMLoRAEmbedder":
-        """Return a fitted embedder from an adapter folder or Hub repo; `params` override its settings."""
-        settings = hub.adapter_settings(folder_or_repo, revision)
+        """Return a fitted embedder from an adapter folder or Hub repo.
+
+        Parameters
+        ----------
+        folder_or_repo : str or path
+        revision : str, optional
+            Commit, tag or branch of the adapter's repo; that of its backbone is noted in the adapter.
+        **params
+            Override the adapter's settings.
+
+        Raises
+        ------
+        WeightsUnavailableError
+            If weights can neither be found nor fetched.
+        """
+        folder = hub.locate_adapter(folder_or_repo, revision)
+        settings = hub.adapter_settings(folder)
         params = {name: settings[name] for name in ("backbone", "revision", "image_size")} | params
-        embedder = cls(adapter=folder_or_repo, **params)
+        embedder = cls(adapter=folder, **params)
         # Without masks, fit looks at no pixel: one blank image stands for the collection.
         return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
 

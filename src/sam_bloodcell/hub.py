@@ -131,13 +131,13 @@ def locate_backbone(backbone: Backbone) -> Path:
     return _fetch(repo, _MODEL_FILE, revision)
 
 
-def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adapter:
-    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub.
+def locate_adapter(source: str | os.PathLike, revision: str | None = None) -> Path:
+    """Return the local folder of an adapter, fetched from the Hub at `revision` if need be.
 
     Raises
     ------
     WeightsUnavailableError
-        If a file is missing, damaged or cannot be fetched.
+        If a file is missing or cannot be fetched.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -149,7 +149,19 @@ def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adap
             f"'{folder}' is no adapter folder: it lacks {', '.join(missing)}. "
             "Fix: pass a folder made by save_pretrained."
         )
-    ours = json.loads((folder / "sam_bloodcell.json").read_text())
+    return folder
+
+
+def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adapter:
+    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If a file is missing, damaged or cannot be fetched.
+    """
+    folder = locate_adapter(source, revision)
+    ours = adapter_settings(folder)
     mean, std = ours["pixel_stats"]
     return Adapter(
         lora=_read_tensors(folder / "adapter_model.safetensors"),
@@ -202,12 +214,9 @@ def packaged_adapter(name: str) -> Adapter | None:
     return read_adapter(folder) if name == "vit_tiny" else None
 
 
-def adapter_settings(source: str | os.PathLike, revision: str | None = None) -> dict[str, Any]:
-    """Return the backbone, revision, image size and pixel statistics noted in an adapter folder or repo."""
-    path = Path(source) / "sam_bloodcell.json"
-    if not path.is_file():
-        path = _fetch(str(source), "sam_bloodcell.json", revision)
-    return json.loads(path.read_text())
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """Return the backbone, its revision, the image size and pixel statistics noted in an adapter folder."""
+    return json.loads((folder / "sam_bloodcell.json").read_text())
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

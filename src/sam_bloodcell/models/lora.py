@@ -6,7 +6,7 @@ apart for training, `fuse_qkv` puts it together again for inference.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -44,7 +44,6 @@ class Adapter:
     decoder: dict[str, Tensor]
     pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]
     image_size: int
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class SplitQKV(nn.Module):
