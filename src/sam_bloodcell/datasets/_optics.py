@@ -60,7 +60,7 @@ class Laboratory:
     Examples
     --------
     >>> import numpy as np
-    >>> from sam_bloodcell.datasets._optics import Laboratory
+    >>> from sam_bloodcell.datasets import Laboratory
     >>> Laboratory.random(np.random.default_rng(0)).name
     'random'
     """

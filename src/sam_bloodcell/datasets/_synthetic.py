@@ -72,7 +72,7 @@ def make_blood_cells(
 
     Examples
     --------
-    >>> from sam_bloodcell.datasets._synthetic import make_blood_cells
+    >>> from sam_bloodcell.datasets import make_blood_cells
     >>> cells = make_blood_cells(2, image_size=64, random_state=0)
     >>> cells.images.shape, cells.masks.shape
     ((20, 64, 64, 3), (20, 64, 64))
@@ -143,7 +143,7 @@ def draw_cell(
     Examples
     --------
     >>> import numpy as np
-    >>> from sam_bloodcell.datasets._synthetic import draw_cell
+    >>> from sam_bloodcell.datasets import draw_cell
     >>> image, mask = draw_cell("monocyte", "lab_a", 96, np.random.default_rng(0))
     >>> sorted(np.unique(mask).tolist())
     [0, 128, 255]
