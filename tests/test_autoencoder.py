@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder
+from sam_bloodcell.cells import QUALITY
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def cells():
     crops = np.full((48, 128, 128, 3), 128, np.uint8)
     disc = np.hypot(*(np.mgrid[:128, :128] - 63.5)) < 40
     crops[:, disc] = np.where(kind[:, None, None] == 1, (200, 40, 40), (40, 40, 200))
-    return CellEmbeddings(tokens.mean((2, 3)), tokens, np.ones((48, 8, 8), bool), crops), lab
+    return CellEmbeddings(tokens.mean((2, 3)), tokens, np.ones((48, 8, 8), bool), crops, np.zeros(48, QUALITY)), lab
 
 
 def small(**params):
@@ -115,7 +116,7 @@ def test_errors_name_the_fix(cells, fitted):
         CrossDomainAutoencoder(0).fit(X)
     with pytest.raises(ValueError, match="Got 1 cell but expected at least 2"):
         small().fit(X[:1])
-    narrow = CellEmbeddings(X.pooled[:, :4], X.tokens[:, :4], X.masks, X.crops)
+    narrow = CellEmbeddings(X.pooled[:, :4], X.tokens[:, :4], X.masks, X.crops, X.quality)
     with pytest.raises(ValueError, match=r"Got embeddings 4 wide but expected 12. Fix:"):
         fitted.transform(narrow)
     with pytest.raises(NotFittedError):

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from sam_bloodcell.cells import CROP_BORDER, CROP_SIZE, GREY, cell_crop, cell_mask, token_weights, unframe
+from sam_bloodcell.cells import (
+    CROP_BORDER,
+    CROP_SIZE,
+    GREY,
+    QUALITY,
+    cell_crop,
+    cell_mask,
+    find_cell,
+    token_weights,
+    unframe,
+)
 from sam_bloodcell.images import pad_to_square, resize
 
 
@@ -30,13 +40,37 @@ class TestCellMask:
 
     def test_threshold_is_exclusive(self):
         assert not cell_mask(np.full((4, 4), 0.5)).any()
-        assert cell_mask(np.full((4, 4), 0.5), threshold=0.4).all()
 
     def test_empty(self):
         mask = cell_mask(np.zeros((4, 5), np.float32))
         assert mask.dtype == bool
         assert mask.shape == (4, 5)
         assert not mask.any()
+
+
+class TestFindCell:
+    def test_quality_by_hand(self):
+        probability = np.zeros((10, 20))
+        probability[0:4, 2:7] = 0.8  # 20 px, 5 of them on the border's 56
+        probability[7:9, 15:17] = 0.9
+        mask, quality = find_cell(probability)
+        np.testing.assert_array_equal(mask, cell_mask(probability))
+        assert quality.dtype == QUALITY
+        assert quality["area"] == pytest.approx(20 / 200)
+        assert quality["components"] == 2
+        assert quality["border"] == pytest.approx(5 / 56)
+        assert quality["confidence"] == pytest.approx(0.8)
+        assert not quality["fallback"]
+
+    @pytest.mark.parametrize("pixels", [0, 1])
+    def test_the_whole_image_stands_in_for_nothing_and_for_a_speck(self, pixels):
+        probability = np.zeros((40, 40))
+        probability.flat[810 : 810 + pixels] = 0.75
+        mask, quality = find_cell(probability)
+        assert mask.all()
+        assert quality["fallback"]
+        assert (quality["area"] * 1600, quality["components"], quality["border"]) == (pixels, pixels, 0)
+        assert quality["confidence"] == 0.75 * pixels
 
 
 class TestCellCrop:
@@ -70,17 +104,17 @@ class TestCellCrop:
         assert rows.mean() == pytest.approx(63.5, abs=scale)
         assert columns.mean() == pytest.approx(63.5, abs=scale)
 
-    def test_empty_mask_keeps_the_image(self):
+    def test_a_full_mask_keeps_the_image(self):
         image = np.random.default_rng(0).integers(0, 256, (108, 108, 3), dtype=np.uint8)
-        crop = cell_crop(image, np.zeros((108, 108), bool))
+        crop = cell_crop(image, np.ones((108, 108), bool))
         np.testing.assert_array_equal(crop[10:-10, 10:-10], image)
         assert (crop[:10] == GREY).all()
 
     def test_inputs_are_left_alone(self):
-        image, mask = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), bool)
+        image, mask = np.zeros((9, 9, 3), np.uint8), np.eye(9, dtype=bool)
         cell_crop(image, mask)
         assert not image.any()
-        assert not mask.any()
+        np.testing.assert_array_equal(mask, np.eye(9, dtype=bool))
 
 
 class TestTokenWeights:
@@ -103,8 +137,8 @@ class TestTokenWeights:
         )
         np.testing.assert_allclose(weights, by_hand / mask.sum(), rtol=1e-5)
 
-    def test_uniform_for_an_empty_mask(self):
-        weights = token_weights(np.zeros((32, 48), bool), (2, 3))
+    def test_uniform_for_a_full_mask(self):
+        weights = token_weights(np.ones((32, 48), bool), (2, 3))
         assert weights.dtype == np.float32
         np.testing.assert_allclose(weights, np.full((2, 3), 1 / 6), rtol=1e-6)
 

@@ -1,6 +1,9 @@
 """The embedder's contract: any image in, cells out, bad input named."""
 
 import pickle
+import signal
+import subprocess
+import sys
 
 import joblib
 import numpy as np
@@ -116,7 +119,7 @@ def test_fine_tuning_goes_on_from_the_packaged_adapter(embedder, cells):
     images, masks = cells.images[:4], cells.masks[:4]
     params = {"epochs": 1, "learning_rate": 1e-3, "random_state": 0}
     tuned = SAMLoRAEmbedder("vit_tiny", **params).fit(images, masks=masks)
-    assert set(tuned.history_) == {"epoch", "learning_rate", "loss", "dice_loss", "cross_entropy"}
+    assert set(tuned.history_) == {"epoch", "learning_rate", "loss", "dice_loss", "cross_entropy", "dice"}
     before, after = embedder.adapter_.lora, tuned.adapter_.lora
     assert set(before) == set(after)
     assert all(0 < (after[key] - before[key]).abs().max() < 0.1 for key in after)
@@ -134,6 +137,99 @@ def test_fine_tuning_plain_sam_learns_to_segment(plain_sam):
     np.testing.assert_allclose(embedder.pixel_stats_[0], cells.images.mean((0, 1, 2)), rtol=1e-6)
     scores = [dice(a, b > 0) for a, b in zip(embedder.predict_masks(cells.images), cells.masks, strict=True)]
     assert np.mean(scores) > 0.6
+
+
+def test_validation_stops_early_and_keeps_the_best_epoch(cells):
+    embedder = SAMLoRAEmbedder(
+        "vit_tiny", image_size=64, epochs=12, patience=2, learning_rate=3e-2, validation_fraction=0.4, random_state=0
+    )
+    embedder.fit(cells.images, masks=cells.masks)
+    dice_by_epoch = embedder.history_["dice"]
+    assert embedder.best_epoch_ == dice_by_epoch.argmax()
+    assert len(dice_by_epoch) == min(12, embedder.best_epoch_ + 3)
+
+
+def test_papers_training_has_no_validation(cells):
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, epochs=2, validation_fraction=0, random_state=0)
+    embedder.fit(cells.images[:1], masks=cells.masks[:1])
+    assert "dice" not in embedder.history_
+    assert embedder.best_epoch_ == 1
+
+
+def test_lora_blocks_limits_the_adapter(cells):
+    params = {"image_size": 64, "epochs": 1, "lora_rank": 2, "random_state": 0}
+    embedder = SAMLoRAEmbedder("vit_tiny", lora_blocks=[0, 11], **params).fit(cells.images, masks=cells.masks)
+    assert {key.split(".blocks.")[1].split(".")[0] for key in embedder.adapter_.lora} == {"0", "11"}
+    with pytest.raises(ValueError, match="12"):
+        SAMLoRAEmbedder("vit_tiny", lora_blocks=[12], **params).fit(cells.images, masks=cells.masks)
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np, torch
+from sam_bloodcell import SAMLoRAEmbedder, training
+
+torch.set_num_threads(2)
+save, saved = training._Run.save, []
+
+def save_and_die(*args):
+    save(*args)
+    saved.append(args)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+training._Run.save = save_and_die
+cells = np.load(sys.argv[1])
+SAMLoRAEmbedder("vit_tiny", checkpoint=sys.argv[2], **eval(sys.argv[3])).fit(cells["images"], masks=cells["masks"])
+"""
+
+
+def test_a_killed_fit_goes_on_to_the_same_bits(cells, tmp_path):
+    params = {"image_size": 64, "epochs": 4, "lora_dropout": 0.1, "validation_fraction": 0.3, "random_state": 0}
+    data, checkpoint = tmp_path / "cells.npz", tmp_path / "run.ckpt"
+    np.savez(data, images=cells.images, masks=cells.masks)
+    command = [sys.executable, "-c", KILLED, data, checkpoint, repr(params)]
+    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    assert len(torch.load(checkpoint, weights_only=True)["history"]) == 2
+
+    unbroken = SAMLoRAEmbedder("vit_tiny", **params).fit(cells.images, masks=cells.masks)
+    resumed = SAMLoRAEmbedder("vit_tiny", checkpoint=checkpoint, **params).fit(cells.images, masks=cells.masks)
+    pd.testing.assert_frame_equal(resumed.history_, unbroken.history_, check_exact=True)
+    for kind in ("lora", "decoder"):
+        for key, value in getattr(unbroken.adapter_, kind).items():
+            assert torch.equal(getattr(resumed.adapter_, kind)[key], value), key
+
+    other = SAMLoRAEmbedder("vit_tiny", checkpoint=checkpoint, **params)
+    with pytest.raises(ValueError, match="belongs to a training with other data or settings"):
+        other.fit(cells.images[:8], masks=cells.masks[:8])
+    with pytest.raises(ValueError, match=r"Got random_state=None with a checkpoint .* Fix: random_state=0"):
+        other.set_params(random_state=None).fit(cells.images, masks=cells.masks)
+
+
+def test_masks_from_the_stain_train_too(cells):
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, epochs=1, random_state=0).fit(cells.images, masks="auto")
+    assert len(embedder.history_) == 1
+
+
+def test_cells_have_a_quality(embeddings):
+    table = pd.DataFrame(embeddings.quality)
+    assert table.columns.tolist() == ["area", "components", "border", "confidence", "fallback"]
+    np.testing.assert_allclose(table["area"], embeddings.masks.mean((1, 2)), rtol=1e-5)
+    assert (table["components"] >= 1).all()
+    assert table["confidence"].between(0.5, 1).all()
+    assert not table["fallback"].any()
+
+
+def test_where_no_cell_is_found_the_whole_image_stands_in(embedder, cells, monkeypatch):
+    nothing = torch.zeros(3, 224, 224)
+    monkeypatch.setattr(SAMLoRAEmbedder, "_cell_probability", lambda self, sam, tokens: nothing)
+    with pytest.warns(UserWarning, match=r"No plausible cell was found in 3 of 3 images \(rows 0, 1, 2\)"):
+        embeddings = embedder.transform(cells.images[:3])
+    assert embeddings.quality["fallback"].all()
+    assert embeddings.masks.all()
+    everywhere = embeddings.tokens.astype(np.float32).mean((2, 3))
+    np.testing.assert_allclose(embeddings.pooled, everywhere, atol=2e-3)
+    assert not any(mask.any() for mask in embedder.predict_masks(cells.images[:3]))
 
 
 def test_plain_sam_is_prompted_in_the_middle(plain_sam, cells, tmp_path):
@@ -193,7 +289,7 @@ def test_bad_input_is_named(embedder, cells, tmp_path):
         SAMLoRAEmbedder("vit_tiny").fit(cells.images[:1], masks=[cells.masks[0][:150]])
 
 
-def test_bad_parameters_are_named(cells):
+def test_bad_parameters_are_named(cells, tmp_path):
     with pytest.raises(ValueError, match="Got backbone='vit_x' but expected one of vit_tiny, vit_b"):
         SAMLoRAEmbedder("vit_x").fit(cells.images)
     with pytest.raises(ValueError, match=r"Got pixel_stats=\(1, 2\) but expected"):
@@ -201,7 +297,7 @@ def test_bad_parameters_are_named(cells):
     with pytest.raises(ValueError, match="'prompt' parameter"):
         SAMLoRAEmbedder("vit_tiny", prompt="box").fit(cells.images)
     with pytest.raises(WeightsUnavailableError, match=r"is no adapter folder: it lacks adapter_config.json"):
-        SAMLoRAEmbedder("vit_tiny", adapter="tests").fit(cells.images)
+        SAMLoRAEmbedder("vit_tiny", adapter=tmp_path).fit(cells.images)
 
 
 def test_saved_cells_are_segmented_from_files(embedder, tmp_path):

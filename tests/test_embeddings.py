@@ -14,10 +14,11 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
+from sam_bloodcell.cells import QUALITY
 from sam_bloodcell.embeddings import CellEmbeddings
 
 N, C = 60, 5
-PARTS = ("pooled", "tokens", "masks", "crops")
+PARTS = ("pooled", "tokens", "masks", "crops", "quality")
 
 
 def _cells(rows=range(N)):
@@ -28,7 +29,9 @@ def _cells(rows=range(N)):
     tokens = np.broadcast_to(rows[:, None, None, None], (len(rows), C, 2, 2)).astype(np.float16)
     masks = (rows[:, None, None] >> np.arange(8).reshape(2, 4)) & 1 == 1
     crops = np.broadcast_to(rows[:, None, None, None], (len(rows), 4, 4, 3)).astype(np.uint8)
-    return CellEmbeddings(pooled, tokens, masks, crops)
+    quality = np.zeros(len(rows), QUALITY)
+    quality["components"] = rows
+    return CellEmbeddings(pooled, tokens, masks, crops, quality)
 
 
 def _assert_rows(cells, rows):
@@ -104,9 +107,9 @@ class TestAsArray:
         np.testing.assert_array_equal(frame.to_numpy(), cells.pooled)
 
     def test_unequal_lengths(self):
-        message = "Got pooled, tokens, masks and crops of lengths [2, 3, 2, 2] but expected equal lengths."
+        message = "Got pooled, tokens, masks, crops, quality of lengths [2, 3, 2, 2, 2] but expected equal lengths."
         with pytest.raises(ValueError, match=re.escape(message)):
-            CellEmbeddings(*(np.zeros((n, 1)) for n in (2, 3, 2, 2)))
+            CellEmbeddings(*(np.zeros((n, 1)) for n in (2, 3, 2, 2, 2)))
 
 
 class TestRows:
@@ -155,7 +158,7 @@ class TestRows:
     def test_memory_mapped_tokens_stay_mapped(self, cells, tmp_path):
         np.save(tmp_path / "tokens.npy", cells.tokens)
         mapped = np.load(tmp_path / "tokens.npy", mmap_mode="r")
-        cells = CellEmbeddings(cells.pooled, mapped, cells.masks, cells.crops)
+        cells = CellEmbeddings(cells.pooled, mapped, cells.masks, cells.crops, cells.quality)
         part = cells[10:20]
         assert isinstance(part.tokens, np.memmap)
         assert np.shares_memory(part.tokens, mapped)
@@ -187,6 +190,7 @@ class TestStorage:
     def test_every_part_counts_in_the_hash(self, cells, name):
         before = joblib.hash(cells)
         part = getattr(cells, name)
+        part = part["area"] if name == "quality" else part
         part[3] = ~part[3] if part.dtype == bool else part[3] + 1
         assert joblib.hash(cells) != before
 

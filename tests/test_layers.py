@@ -14,7 +14,7 @@ LAYERS = (
     {"cli"},
     {"report", "plotting", "evaluation", "_protocol", "_classifiers"},
     {"embedder", "autoencoder"},
-    {"embeddings", "cells", "segmentation", "hub", "training", "devices"},
+    {"embeddings", "cells", "segmentation", "pseudo_masks", "hub", "training", "devices"},
     {"models"},
     {"datasets"},
     {"images"},

@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.images import ImageReadError
 from sam_bloodcell.models.lora import add_lora
-from sam_bloodcell.segmentation import augment, channel_stats, fit_segmentation, normalise, read_pairs
-from sam_bloodcell.training import TrainingPlan
+from sam_bloodcell.segmentation import (
+    SegmentationPlan,
+    augment,
+    channel_stats,
+    fit_segmentation,
+    normalise,
+    read_pairs,
+    read_with_stain_masks,
+)
 
 
 def _discs(n=8, size=64):
@@ -103,14 +111,19 @@ def test_half_are_turned_and_a_quarter_tilted():
     assert (turned <= 1).all()
 
 
+def _plan(**changes):
+    return SegmentationPlan(
+        **{"epochs": 6, "warmup_epochs": 1, "learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 4, "seed": 0}
+        | changes
+    )
+
+
 def _fitted(tiny_sam, seed=0):
     sam = tiny_sam()
     add_lora(sam)
     frozen = {name: p.clone() for name, p in sam.named_parameters() if not p.requires_grad}
     pixels, inside = _discs()
-    plan = TrainingPlan(epochs=6, steps_per_epoch=2, learning_rate=1e-3, warmup_steps=1)
-    stats = channel_stats(pixels)
-    history = fit_segmentation(sam, pixels, inside, stats, plan, batch_size=4, seed=seed)
+    history = fit_segmentation(sam, pixels, inside, channel_stats(pixels), _plan(seed=seed))
     return sam, frozen, history
 
 
@@ -121,6 +134,47 @@ def test_training_learns_the_discs_and_leaves_the_encoder(tiny_sam):
     for name, parameter in sam.named_parameters():
         if name in frozen:
             torch.testing.assert_close(parameter, frozen[name], rtol=0, atol=0)
+
+
+def test_the_split_sets_a_share_aside():
+    trained, aside = _plan(validation_fraction=0.25).split(16)
+    assert len(aside) == 4
+    assert sorted([*trained, *aside]) == list(range(16))
+    _, other = _plan(validation_fraction=0.25, seed=1).split(16)
+    assert aside.tolist() != other.tolist()
+    assert [len(part) for part in _plan(validation_fraction=0.1).split(4)] == [3, 1]
+    assert [len(part) for part in _plan().split(4)] == [4, 0]
+    with pytest.raises(ValueError, match=r"Got 1 image with masks but validation_fraction=0.1 sets 1 aside\. Fix: add"):
+        _plan(validation_fraction=0.1).split(1)
+
+
+def test_what_is_set_aside_is_validated_on_and_not_trained_on(tiny_sam):
+    plan = _plan(epochs=2, validation_fraction=0.25)
+    aside = plan.split(8)[1]
+    pixels, inside = _discs()
+    stats = channel_stats(pixels)
+    histories = []
+    for rows in (slice(None), aside):  # the same training whatever the cells set aside show
+        changed = pixels.copy()
+        if isinstance(rows, np.ndarray):
+            changed[rows] = 255 - changed[rows]
+        torch.manual_seed(0)
+        sam = tiny_sam()
+        add_lora(sam)
+        histories.append(fit_segmentation(sam, changed, inside, stats, plan))
+    assert histories[0]["loss"].tolist() == histories[1]["loss"].tolist()
+    assert histories[0]["dice"].tolist() != histories[1]["dice"].tolist()
+    assert histories[0]["dice"].between(0, 1).all()
+
+
+def test_stain_masks_leave_out_what_shows_no_cell():
+    cells = make_blood_cells(1, domains=["lab_a"], random_state=0)
+    images = [*cells.images[:2], np.full((50, 60, 3), 230, np.uint8)]
+    with pytest.warns(UserWarning, match=r"no plausible cell in 1 of 3 images, .*: rows 2\."):
+        pixels, inside = read_with_stain_masks(images, 64)
+    assert (pixels.shape, inside.shape) == ((2, 64, 64, 3), (2, 64, 64))
+    with pytest.raises(ValueError, match=r"No stained cell was found in any image\. Fix: check the images"):
+        read_with_stain_masks(images[2:], 64)
 
 
 @pytest.mark.cells

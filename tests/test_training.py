@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sam_bloodcell.training import TrainingPlan, train
+from sam_bloodcell.training import TrainingPlan, Validation, best_epoch, train, trained_state
 
 PLAN = TrainingPlan(epochs=4, steps_per_epoch=5, learning_rate=0.05, warmup_steps=2, weight_decay=0.01)
 
@@ -30,10 +30,38 @@ def _loss(module, batch):
     return {"loss": error.square().mean(), "absolute": error.abs().mean()}
 
 
+class _KilledError(Exception):
+    """Stands for any death that is not Ctrl-C."""
+
+
 def _killed_at_epoch_2(epoch):
     if epoch == 2:
-        raise KeyboardInterrupt
+        raise _KilledError
     return _batches(epoch)
+
+
+def _interrupted_in_epoch(index):
+    """Batches that press Ctrl-C after the third step of an epoch."""
+
+    def batches(epoch):
+        for step, batch in enumerate(_batches(epoch)):
+            if (epoch, step) == (index, 3):
+                raise KeyboardInterrupt
+            yield batch
+
+    return batches
+
+
+class _Scripted:
+    """A validation whose Dice is written beforehand; remembers the weights that it saw."""
+
+    def __init__(self, *dice):
+        self.dice, self.seen = dice, []
+
+    def __call__(self, module):
+        assert not module.training
+        self.seen.append(trained_state(module))
+        return {"dice": self.dice[len(self.seen) - 1]}
 
 
 def _assert_same(module, other):
@@ -56,7 +84,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
     unbroken = _network()
     expected = train(unbroken, _loss, _batches, PLAN)
     checkpoint = tmp_path / "run.ckpt"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(_KilledError):
         train(_network(), _loss, _killed_at_epoch_2, PLAN, checkpoint=checkpoint)
     torch.manual_seed(99)
     resumed = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 1))
@@ -78,7 +106,7 @@ def test_a_finished_checkpoint_trains_no_more(tmp_path):
 
 def test_a_write_that_dies_halfway_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
     checkpoint = tmp_path / "run.ckpt"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(_KilledError):
         train(_network(), _loss, _killed_at_epoch_2, PLAN, checkpoint=checkpoint)
     whole = checkpoint.read_bytes()
 
@@ -149,3 +177,76 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value):
         train(network, loss, _batches, PLAN)
     for key, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, before[key], rtol=0, atol=0)
+
+
+def test_ctrl_c_keeps_the_last_full_epoch(tmp_path):
+    checkpoint = tmp_path / "run.ckpt"
+    network = _network()
+    with pytest.warns(UserWarning, match="Interrupted: keeping what 2 full epochs of 4 arrived at"):
+        history = train(network, _loss, _interrupted_in_epoch(2), PLAN, checkpoint=checkpoint)
+    assert history["epoch"].tolist() == [0, 1]
+    expected = _network()
+    with pytest.raises(_KilledError):
+        train(expected, _loss, _killed_at_epoch_2, PLAN)
+    _assert_same(expected, network)
+    assert not network.training
+
+    train(network, _loss, _batches, PLAN, checkpoint=checkpoint)
+    unbroken = _network()
+    train(unbroken, _loss, _batches, PLAN)
+    _assert_same(unbroken, network)
+
+
+def test_ctrl_c_in_the_first_epoch_interrupts():
+    with pytest.raises(KeyboardInterrupt):
+        train(_network(), _loss, _interrupted_in_epoch(0), PLAN)
+
+
+def test_the_best_epochs_weights_are_kept():
+    network, score = _network(), _Scripted(0.2, 0.9, 0.9, 0.3)
+    history = train(network, _loss, _batches, PLAN, validation=Validation(score, "dice"))
+    assert history["dice"].tolist() == [0.2, 0.9, 0.9, 0.3]
+    for key, value in score.seen[1].items():
+        torch.testing.assert_close(network.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_training_stops_when_patience_is_out():
+    score = _Scripted(0.5, 0.4, math.nan, 0.9)
+    history = train(_network(), _loss, _batches, PLAN, validation=Validation(score, "dice", patience=2))
+    assert len(history) == 3
+
+
+def test_a_resumed_run_remembers_its_best_epoch(tmp_path):
+    dice = (0.9, 0.1, 0.2, 0.3)
+    unbroken, resumed = _network(), _network()
+    train(unbroken, _loss, _batches, PLAN, validation=Validation(_Scripted(*dice), "dice"))
+    torch.manual_seed(1)
+    checkpoint = tmp_path / "run.ckpt"
+    validation = Validation(_Scripted(*dice), "dice")
+    with pytest.raises(_KilledError):
+        train(_network(), _loss, _killed_at_epoch_2, PLAN, validation=validation, checkpoint=checkpoint)
+    validation = Validation(_Scripted(*dice[2:]), "dice")
+    history = train(resumed, _loss, _batches, PLAN, validation=validation, checkpoint=checkpoint)
+    assert history["dice"].tolist() == list(dice)
+    _assert_same(unbroken, resumed)
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path):
+    checkpoint = tmp_path / "run.ckpt"
+    train(_network(), _loss, _batches, PLAN, checkpoint=checkpoint, fingerprint="one")
+    with pytest.raises(ValueError, match=r"belongs to a training with other data or settings\. Fix: delete it"):
+        train(_network(), _loss, _batches, PLAN, checkpoint=checkpoint, fingerprint="other")
+
+
+def test_a_checkpoint_leaves_out_what_is_frozen(tmp_path):
+    network = _network()
+    network[0].requires_grad_(False)
+    train(network, _loss, _batches, PLAN, checkpoint=tmp_path / "run.ckpt")
+    state = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    assert set(state["trained"]) == {"3.weight", "3.bias"}
+
+
+def test_best_epoch_is_the_first_highest_and_never_nan():
+    assert best_epoch([0.1, 0.5, 0.5, 0.2]) == 1
+    assert best_epoch([math.nan, 0.0]) == 1
+    assert best_epoch([math.nan, math.nan]) == 0

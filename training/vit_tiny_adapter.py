@@ -79,6 +79,7 @@ def main() -> None:
         pixel_stats=encoder_log["pixel_stats"],
         epochs=args.epochs,
         warmup_epochs=2,
+        validation_fraction=0,
         learning_rate=args.learning_rate,
         random_state=args.seed,
         verbose=1,

@@ -27,9 +27,9 @@ from sam_bloodcell.training import TrainingPlan, train
 
 SIZE = 224
 # Side in pixels and pairs in a batch of the contrastive views: small views see many cells, large ones fine detail.
-VIEWS = ((112, 80), (112, 80), (224, 24))
-SEGMENTED = 14
-TEMPERATURE = 0.2
+VIEWS = ((112, 96), (224, 40))
+SEGMENTED = 8
+TEMPERATURE = 0.1
 
 
 class Pretraining(nn.Module):
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--synthetic", type=int, default=3000, help="synthetic cells")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--init", type=Path, help="checkpoint of an earlier run whose weights to go on from")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
@@ -160,6 +161,8 @@ def main() -> None:
     sample = real.pixels[:: max(1, len(real.pixels) // 500)].reshape(-1, 3).astype(np.float64)
     pixel_stats = (sample.mean(0).round(2).tolist(), sample.std(0).round(2).tolist())
     module = Pretraining(pixel_stats)
+    if args.init:
+        module.load_state_dict(torch.load(args.init, map_location="cpu", weights_only=True)["module"])
     plan = TrainingPlan(
         epochs=args.epochs,
         steps_per_epoch=args.steps,
@@ -185,7 +188,7 @@ def main() -> None:
     decoder = {key: value.contiguous() for key, value in state.items() if key not in encoder}
     save_file(decoder, args.out / "decoder.safetensors")
     log = {
-        **vars(args) | {"out": str(args.out)},
+        **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         "pixel_stats": pixel_stats,
         "real_cells": len(real.pixels),
         "masked_cells": int((real.masks[:, 0, 0] >= 0).sum()),

@@ -1,4 +1,4 @@
-"""From a mask's probabilities to the cell: its mask, its crop, its share of every token."""
+"""From a mask's probabilities to the cell: its mask and quality, its crop, its share of every token."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,25 +11,58 @@ CROP_BORDER = 10
 GREY = 128
 
 
-def cell_mask(probability: NDArray[np.floating], threshold: float = 0.5) -> NDArray[np.bool_]:
-    """Keep the largest connected component above the threshold, holes filled.
+# What `find_cell` notes about each mask.
+QUALITY = np.dtype([("area", "f4"), ("components", "i4"), ("border", "f4"), ("confidence", "f4"), ("fallback", "?")])
+# Smaller than any platelet that one could still classify, as a share of the image.
+_LEAST_AREA = 0.002
+_THRESHOLD = 0.5
+
+
+def cell_mask(probability: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Keep the largest connected component above probability 0.5, holes filled.
 
     Parameters
     ----------
     probability : array of shape (H, W), in [0, 1]
-    threshold : float
 
     Returns
     -------
     mask : bool array of shape (H, W)
         All False where nothing exceeds the threshold.
     """
-    above = probability > threshold
-    labels, n = ndimage.label(above)
-    if n == 0:
-        return above
-    largest = 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    return ndimage.binary_fill_holes(labels == largest)
+    return ndimage.binary_fill_holes(largest_component(probability > _THRESHOLD))
+
+
+def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep the largest 4-connected component of a mask; an empty one stays empty."""
+    labels, n = ndimage.label(mask)
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else mask
+
+
+def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.void]:
+    """Find the cell to embed, and note how far it can be trusted.
+
+    Parameters
+    ----------
+    probability : array of shape (H, W), in [0, 1]
+
+    Returns
+    -------
+    mask : bool array of shape (H, W)
+        `cell_mask`; the whole image where that is empty or smaller than 0.2% of the image.
+    quality : record of dtype `QUALITY`
+        About the mask as found: "area", its share of the image; "components", how many pieces were found, of which
+        the largest was taken; "border", the share of the image's border inside it (a cut-off cell has some);
+        "confidence", its mean probability, 0 for none; "fallback", whether the whole image stands in for it.
+    """
+    mask = cell_mask(probability)
+    area = mask.mean()
+    edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    confidence = probability[mask].mean() if mask.any() else 0.0
+    components = ndimage.label(probability > _THRESHOLD)[1]
+    fallback = area < _LEAST_AREA
+    quality = np.array((area, components, edge.mean(), confidence, fallback), QUALITY)[()]
+    return np.ones_like(mask) if fallback else mask, quality
 
 
 def unframe(probability: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -58,15 +91,12 @@ def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
     Parameters
     ----------
     image : uint8 array of shape (H, W, 3)
-    mask : bool array of shape (H, W)
-        An empty mask keeps the whole image.
+    mask : bool array of shape (H, W), not empty
 
     References
     ----------
     BC-SAM (ISBI 2024), the autoencoder's reconstruction target.
     """
-    if not mask.any():
-        mask = np.ones_like(mask)
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     cell = np.where(mask[box][..., None], image[box], np.uint8(GREY))
@@ -80,16 +110,15 @@ def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
 
 
 def token_weights(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of the cell under every token, summing to 1; uniform for an empty mask.
+    """Share of the cell under every token, summing to 1.
 
     Parameters
     ----------
-    mask : bool array of shape (H, W), H and W multiples of the grid
+    mask : bool array of shape (H, W), not empty, H and W multiples of the grid
     grid : tuple of int
         (h, w) of the token map.
     """
     height, width = grid
     blocks = mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width)
     share = blocks.mean(axis=(1, 3), dtype=np.float32)
-    total = share.sum()
-    return share / total if total > 0 else np.full(grid, 1 / share.size, np.float32)
+    return share / share.sum()

@@ -1,11 +1,12 @@
 """`SAMLoRAEmbedder`: Segment Anything's tokens, pooled over the cell, as a scikit-learn transformer."""
 
-import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,16 +18,26 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from . import devices, hub
-from .cells import cell_crop, cell_mask, token_weights, unframe
+from .cells import cell_crop, cell_mask, find_cell, token_weights, unframe
 from .embeddings import CellEmbeddings
-from .images import as_image_list, load_rgb, load_square
+from .images import as_image_list, load_rgb, load_square, name_rows
 from .models.lora import add_lora, apply_adapter, extract_adapter, resume_adapter
 from .models.sam import CELL, CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, load_weights, size_of
-from .segmentation import PixelStats, channel_stats, fit_segmentation, normalise, read_pairs
-from .training import TrainingPlan
+from .segmentation import (
+    PixelStats,
+    SegmentationPlan,
+    channel_stats,
+    fit_segmentation,
+    normalise,
+    read_pairs,
+    read_with_stain_masks,
+)
+from .training import best_epoch
 
 # Images in a forward pass by default, without and with CUDA.
 _AUTO_BATCH = (16, 64)
+# Parameters that do not change what `fit` with masks arrives at.
+_NOT_OF_THE_TRAINING = ("batch_size", "checkpoint", "device", "dtype", "prompt", "verbose")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -59,12 +70,22 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     lora_alpha : float, optional
         The factors are scaled by alpha / rank; default `lora_rank`.
     lora_dropout : float, default=0.0
+    lora_blocks : sequence of int, optional
+        Numbers of the encoder blocks that get LoRA factors, from 0; default all.
     epochs : int, default=150
-        Of `fit` with masks, as are the parameters up to `train_batch_size`.
+        Of `fit` with masks, as are the parameters up to `checkpoint`.
     warmup_epochs : int, default=10
     learning_rate : float, default=1e-4
     weight_decay : float, default=0.1
     train_batch_size : int, default=32
+    validation_fraction : float, default=0.1
+        Share of the masked cells set aside (at least one): after every epoch their Dice is measured, and the weights
+        of the best epoch are kept. 0 trains on all cells for all epochs, as the papers did.
+    patience : int or None, default=30
+        Epochs without a better Dice on the cells set aside after which training stops; None never stops early.
+    checkpoint : str or path, optional
+        File that training writes after every epoch and goes on from after a kill. On CPU the result is the same to
+        the bit. Needs an int `random_state`.
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
@@ -86,7 +107,10 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     n_features_out_ : int
         Width C of the embeddings: 192 for vit_tiny, 768, 1024, 1280 for vit_b, vit_l, vit_h.
     history_ : DataFrame
-        Only after `fit` with masks: one row an epoch.
+        Only after `fit` with masks: one row an epoch, with the columns epoch, learning_rate, loss, dice_loss and
+        cross_entropy of the training, and dice on the cells set aside.
+    best_epoch_ : int
+        Only after `fit` with masks: the epoch whose weights were kept.
 
     See Also
     --------
@@ -118,11 +142,15 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "lora_rank": [Interval(Integral, 1, None, closed="left")],
         "lora_alpha": [Interval(Real, 0, None, closed="neither"), None],
         "lora_dropout": [Interval(Real, 0, 1, closed="left")],
+        "lora_blocks": ["array-like", None],
         "epochs": [Interval(Integral, 1, None, closed="left")],
         "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "train_batch_size": [Interval(Integral, 1, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "checkpoint": [str, os.PathLike, None],
         "device": [str],
         "dtype": [StrOptions({"auto", *_DTYPES})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
@@ -142,11 +170,15 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         lora_rank: int = 4,
         lora_alpha: float | None = None,
         lora_dropout: float = 0.0,
+        lora_blocks: Sequence[int] | None = None,
         epochs: int = 150,
         warmup_epochs: int = 10,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.1,
         train_batch_size: int = 32,
+        validation_fraction: float = 0.1,
+        patience: int | None = 30,
+        checkpoint: str | os.PathLike | None = None,
         device: str = "auto",
         dtype: str = "auto",
         batch_size: int | str = "auto",
@@ -162,18 +194,22 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
         self.lora_dropout = lora_dropout
+        self.lora_blocks = lora_blocks
         self.epochs = epochs
         self.warmup_epochs = warmup_epochs
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.train_batch_size = train_batch_size
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
         self.batch_size = batch_size
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any = None, *, masks: Sequence[Any] | None = None) -> "SAMLoRAEmbedder":
+    def fit(self, X: Any, y: Any = None, *, masks: Sequence[Any] | str | None = None) -> "SAMLoRAEmbedder":
         """Load the weights and, with masks, fine-tune them by segmentation.
 
         Parameters
@@ -181,8 +217,9 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         X : n images
             Paths, PIL images, arrays, an (n, H, W, 3) array, or a Series or one-column DataFrame of paths.
         y : ignored
-        masks : sequence of n masks, optional
-            Paths or (H, W) arrays of the images' sizes, non-zero inside the cell.
+        masks : sequence of n masks or "auto", optional
+            Paths or (H, W) arrays of the images' sizes, non-zero inside the cell. "auto" makes them from the stain
+            (`pseudo_masks.stain_mask`): worse than annotated ones, see docs/results.md.
 
         Returns
         -------
@@ -191,7 +228,10 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Raises
         ------
         ValueError
-            If a parameter is out of range, X is empty, or the masks do not fit the images.
+            If a parameter is out of range, X is empty, the masks do not fit the images, or `checkpoint` is of a
+            training with other data or settings.
+        ImportError
+            If masks="auto" and scikit-image is not installed.
         ImageReadError
             If an image or a mask cannot be read; it names the row and the file.
         WeightsUnavailableError
@@ -204,7 +244,7 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             hub.packaged_adapter(self.backbone_.name) if self.adapter is None else hub.read_adapter(self.adapter)
         )
         if masks is not None:
-            self._fine_tune(images, as_image_list(masks, "masks"))
+            self._fine_tune(images, masks)
         self.pixel_stats_ = self._choose_pixel_stats()
         self._sam = self._build()
         self.n_features_out_ = self._sam.size.width
@@ -221,7 +261,8 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Returns
         -------
         CellEmbeddings
-            To numpy an (n, C) float32 array; also tokens, masks and crops.
+            To numpy an (n, C) float32 array; also tokens, masks, crops, and each mask's quality. Where no plausible
+            cell is found, the whole image is embedded, flagged in the quality, and a warning names the rows.
 
         Raises
         ------
@@ -232,7 +273,9 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         check_is_fitted(self)
         images = as_image_list(X)
-        return CellEmbeddings.concatenate([self._embed(*batch) for batch in self._forward(images, "embedding")])
+        embedded = CellEmbeddings.concatenate([self._embed(*batch) for batch in self._forward(images, "embedding")])
+        _warn_of_fallbacks(embedded.quality["fallback"])
+        return embedded
 
     def predict_masks(self, X: Any) -> list[NDArray[np.bool_]]:
         """Find the cell in each image: n bool arrays (H, W), each of its image's own size.
@@ -322,32 +365,53 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             self._sam = self._build()
         return self._sam
 
-    def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any]) -> None:
-        pixels, inside = read_pairs(images, masks, self.image_size)
+    def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any] | str) -> None:
+        if isinstance(masks, str) and masks == "auto":
+            pixels, inside = read_with_stain_masks(images, self.image_size, self.verbose)
+        else:
+            pixels, inside = read_pairs(images, as_image_list(masks, "masks"), self.image_size)
         measure = self._stats_are("auto") and self.adapter_ is None
         stats = channel_stats(pixels) if measure else self._choose_pixel_stats()
-        seed = int(check_random_state(self.random_state).randint(2**31))
         device = devices.choose(self.device)
+        plan = self._segmentation_plan(device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(plan.seed)
             sam = self._base_network(trainable=True)
-            adapted = add_lora(sam, self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout)
+            adapted = add_lora(
+                sam, self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout, blocks=self.lora_blocks
+            )
             if self.adapter_ is not None:
                 resume_adapter(sam, adapted, self.adapter_)
-            steps = math.ceil(len(pixels) / self.train_batch_size)
-            plan = TrainingPlan(
-                epochs=self.epochs,
-                steps_per_epoch=steps,
-                learning_rate=self.learning_rate,
-                warmup_steps=self.warmup_epochs * steps,
-                weight_decay=self.weight_decay,
-                amp_dtype=devices.half_dtype(device),
-            )
             self.history_ = fit_segmentation(
                 sam.to(device), pixels, inside, stats, plan,
-                batch_size=self.train_batch_size, seed=seed, verbose=self.verbose,
+                checkpoint=self.checkpoint, fingerprint=self._fingerprint(pixels, inside), verbose=self.verbose,
             )  # fmt: skip
+        scores = self.history_.get("dice")
+        self.best_epoch_ = len(self.history_) - 1 if scores is None else best_epoch(scores)
         self.adapter_ = extract_adapter(sam, adapted, stats)
+
+    def _segmentation_plan(self, device: torch.device) -> SegmentationPlan:
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"Got random_state={self.random_state!r} with a checkpoint but expected an int: a training can "
+                "only go on with the random numbers that it began with. Fix: random_state=0."
+            )
+        return SegmentationPlan(
+            epochs=self.epochs,
+            warmup_epochs=self.warmup_epochs,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            batch_size=self.train_batch_size,
+            seed=int(check_random_state(self.random_state).randint(2**31)),
+            validation_fraction=self.validation_fraction,
+            patience=self.patience,
+            amp_dtype=devices.half_dtype(device),
+        )
+
+    def _fingerprint(self, pixels: NDArray, inside: NDArray) -> str:
+        """Name a training by its data and by the settings that decide its course."""
+        settings = {k: str(v) for k, v in self.get_params().items() if k not in _NOT_OF_THE_TRAINING}
+        return joblib.hash((pixels, inside, sorted(settings.items())))
 
     def _stats_are(self, name: str) -> bool:
         return isinstance(self.pixel_stats, str) and self.pixel_stats == name
@@ -406,8 +470,18 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return logits[torch.arange(len(logits)), best].sigmoid()
 
     def _embed(self, pixels: NDArray, tokens: NDArray, probability: NDArray) -> CellEmbeddings:
-        masks = np.stack([cell_mask(cell) for cell in probability])
+        masks, quality = (np.stack(parts) for parts in zip(*map(find_cell, probability), strict=True))
         crops = np.stack([cell_crop(image, mask) for image, mask in zip(pixels, masks, strict=True)])
         weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask in masks])
         pooled = np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
-        return CellEmbeddings(pooled, tokens.astype(np.float16), masks, crops)
+        return CellEmbeddings(pooled, tokens.astype(np.float16), masks, crops, quality)
+
+
+def _warn_of_fallbacks(fallback: NDArray[np.bool_]) -> None:
+    rows = np.flatnonzero(fallback)
+    if len(rows):
+        warnings.warn(
+            f"No plausible cell was found in {len(rows)} of {len(fallback)} images ({name_rows(rows)}); they are "
+            "embedded as whole images and flagged in .quality['fallback'].",
+            stacklevel=3,
+        )

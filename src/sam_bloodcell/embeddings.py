@@ -24,27 +24,33 @@ class CellEmbeddings:
         Cell masks in the square frame that the network saw.
     crops : uint8 array of shape (n, 128, 128, 3)
         Cells on grey.
+    quality : structured array of shape (n,)
+        How far each mask can be trusted; `pandas.DataFrame(quality)` shows it as a table. Fields: "area" of the mask
+        and "border" of the image inside it, as shares; "components" found, of which the largest was taken;
+        "confidence", the mask's mean probability; "fallback", whether no plausible cell was found and the whole
+        image stands in for it.
 
     Examples
     --------
-    >>> cells = CellEmbeddings(np.ones((3, 2)), *(np.zeros((3, 1)) for _ in range(3)))
+    >>> cells = CellEmbeddings(np.ones((3, 2)), *(np.zeros((3, 1)) for _ in range(4)))
     >>> cells[[0, 2]].shape, np.asarray(cells).sum()
     ((2, 2), np.float32(6.0))
     """
 
-    __slots__ = ("crops", "masks", "pooled", "tokens")
+    __slots__ = ("crops", "masks", "pooled", "quality", "tokens")
 
     ndim = 2
     dtype = np.dtype(np.float32)
 
-    def __init__(self, pooled: NDArray, tokens: NDArray, masks: NDArray, crops: NDArray) -> None:
-        lengths = [len(part) for part in (pooled, tokens, masks, crops)]
+    def __init__(self, pooled: NDArray, tokens: NDArray, masks: NDArray, crops: NDArray, quality: NDArray) -> None:
+        lengths = [len(part) for part in (pooled, tokens, masks, crops, quality)]
         if len(set(lengths)) != 1:
-            raise ValueError(f"Got pooled, tokens, masks and crops of lengths {lengths} but expected equal lengths.")
+            raise ValueError(f"Got {', '.join(_FIELDS)} of lengths {lengths} but expected equal lengths.")
         self.pooled = np.asarray(pooled, dtype=np.float32)
         self.tokens = tokens
         self.masks = masks
         self.crops = crops
+        self.quality = quality
 
     @classmethod
     def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
@@ -99,7 +105,7 @@ class CellEmbeddings:
         return f"CellEmbeddings(n={n}, width={width}, grid={self.tokens.shape[2:]})"
 
 
-_FIELDS = ("pooled", "tokens", "masks", "crops")
+_FIELDS = ("pooled", "tokens", "masks", "crops", "quality")
 
 
 def _is_everything(key: Any) -> bool:

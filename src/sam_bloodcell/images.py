@@ -59,6 +59,11 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
     return X
 
 
+def name_rows(rows: Sequence[int] | NDArray) -> str:
+    """Name rows in a message, the first ten of many: "rows 3, 5, 8"."""
+    return f"rows {', '.join(map(str, rows[:10]))}{' ...' * (len(rows) > 10)}"
+
+
 def _one_column(paths: NDArray, name: str) -> NDArray:
     if paths.ndim == 0 or (paths.ndim == 2 and paths.shape[1] != 1):
         raise ValueError(

@@ -1,6 +1,10 @@
 """Stage 1: teach SAM to segment cells, by LoRA on the encoder and the decoder in full."""
 
+import math
+import os
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,13 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
-from .images import ImageReadError, load_mask, load_rgb, pad_to_square, resize
+from .images import ImageReadError, load_mask, load_rgb, load_square, name_rows, pad_to_square, resize
 from .models.losses import segmentation_loss
-from .models.sam import SAM
-from .training import TrainingPlan, train
+from .models.sam import CELL, SAM
+from .pseudo_masks import stain_mask
+from .training import TrainingPlan, Validation, train
 
 PixelStats = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Share of the image that a cell found by its stain covers.
+_PLAUSIBLE_AREA = (0.01, 0.9)
 
 # The decoder's logits are a quarter of the image's side.
 _LOGIT_STRIDE = 4
@@ -48,6 +57,38 @@ def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[
     return pixels, inside
 
 
+def read_with_stain_masks(images: Sequence[Any], size: int, verbose: int = 0) -> tuple[NDArray, NDArray]:
+    """Read images as squares and mask their cells by the stain (`pseudo_masks.stain_mask`).
+
+    Images in which no plausible cell is found are left out, with a warning that names their rows.
+
+    Returns
+    -------
+    pixels : uint8 array of shape (m, size, size, 3), m <= n
+    inside : bool array of shape (m, size, size)
+
+    Raises
+    ------
+    ValueError
+        If no image has a plausible cell.
+    """
+    rows = tqdm(range(len(images)), desc="masking by stain", unit="cell", disable=verbose < 1)
+    pixels = np.stack([load_square(images[row], size, row) for row in rows])
+    inside = np.stack([stain_mask(image) for image in pixels])
+    area = inside.mean((1, 2))
+    plausible = (area > _PLAUSIBLE_AREA[0]) & (area < _PLAUSIBLE_AREA[1])
+    if not plausible.any():
+        raise ValueError("No stained cell was found in any image. Fix: check the images, or pass masks of your own.")
+    if not plausible.all():
+        left_out = np.flatnonzero(~plausible)
+        warnings.warn(
+            f"masks='auto' found no plausible cell in {len(left_out)} of {len(images)} images, which are left out of "
+            f"the training: {name_rows(left_out)}.",
+            stacklevel=2,
+        )
+    return pixels[plausible], inside[plausible]
+
+
 def channel_stats(pixels: NDArray[np.uint8]) -> PixelStats:
     """Mean and standard deviation of each channel over all pixels, in 0-255 units."""
     flat = pixels.reshape(-1, 3)
@@ -60,18 +101,80 @@ def normalise(pixels: Tensor, stats: PixelStats) -> Tensor:
     return ((pixels.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
+@dataclass(frozen=True)
+class SegmentationPlan:
+    """How stage 1 trains, beyond the optimiser's settings.
+
+    Attributes
+    ----------
+    epochs, warmup_epochs : int
+    learning_rate, weight_decay : float
+    batch_size : int
+        Largest batch.
+    seed : int
+        Of the split, the order and the augmentation.
+    validation_fraction : float
+        Share of the cells that are set aside; 0 trains on all, for all epochs.
+    patience : int or None
+        Epochs without a better Dice on these after which training stops.
+    amp_dtype : torch.dtype or None
+        Autocast type.
+    """
+
+    epochs: int
+    warmup_epochs: int
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    seed: int
+    validation_fraction: float = 0.0
+    patience: int | None = None
+    amp_dtype: torch.dtype | None = None
+
+    def split(self, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows to train on and rows to validate on.
+
+        Raises
+        ------
+        ValueError
+            If nothing would be left to train on.
+        """
+        aside = max(1, round(self.validation_fraction * n)) if self.validation_fraction else 0
+        if aside >= n:
+            raise ValueError(
+                f"Got {n} image{'s' * (n != 1)} with masks but validation_fraction={self.validation_fraction} sets "
+                f"{aside} aside. Fix: add images, or validation_fraction=0 to train without validation."
+            )
+        order = np.random.default_rng([self.seed, 2**31]).permutation(n)
+        return np.sort(order[aside:]), np.sort(order[:aside])
+
+    def optimisation(self, n: int) -> TrainingPlan:
+        """Plan of the optimiser steps for n training cells."""
+        steps = math.ceil(n / self.batch_size)
+        return TrainingPlan(
+            epochs=self.epochs,
+            steps_per_epoch=steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_epochs * steps,
+            weight_decay=self.weight_decay,
+            amp_dtype=self.amp_dtype,
+        )
+
+
 def fit_segmentation(
     sam: SAM,
     pixels: NDArray[np.uint8],
     inside: NDArray[np.bool_],
     stats: PixelStats,
-    plan: TrainingPlan,
+    plan: SegmentationPlan,
     *,
-    batch_size: int,
-    seed: int,
+    checkpoint: str | os.PathLike | None = None,
+    fingerprint: str = "",
     verbose: int = 0,
 ) -> pd.DataFrame:
     """Train every parameter of `sam` that requires gradients; return the history.
+
+    With validation, `sam` ends with the weights of the epoch that had the best Dice there.
 
     Parameters
     ----------
@@ -80,21 +183,19 @@ def fit_segmentation(
     pixels : uint8 array of shape (n, S, S, 3)
     inside : bool array of shape (n, S, S)
     stats : channel means and standard deviations
-    plan : TrainingPlan
-        Its steps per epoch divide the shuffled cells into batches.
-    batch_size : int
-        Largest batch.
-    seed : int
-        Of the order and the augmentation.
+    plan : SegmentationPlan
+    checkpoint, fingerprint, verbose
+        As in `training.train`.
     """
     device = next(sam.parameters()).device
+    trained, aside = plan.split(len(pixels))
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        rng = np.random.default_rng([seed, epoch])
+        rng = np.random.default_rng([plan.seed, epoch])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        order = rng.permutation(len(pixels))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        order = rng.permutation(trained)
+        for start in range(0, len(order), plan.batch_size):
+            rows = order[start : start + plan.batch_size]
             images = normalise(torch.from_numpy(pixels[rows]), stats)
             masks = torch.from_numpy(inside[rows])[:, None].float()
             images, masks = augment(images, masks, generator)
@@ -105,7 +206,37 @@ def fit_segmentation(
         images, target = batch
         return segmentation_loss(module(images).float(), target)
 
-    return train(sam, loss, batches, plan, verbose=verbose, description="segmentation")
+    def validate(module: torch.nn.Module) -> dict[str, float]:
+        scores = [
+            _dice(module, pixels[rows], inside[rows], stats, plan.amp_dtype)
+            for rows in np.array_split(aside, math.ceil(len(aside) / plan.batch_size))
+        ]
+        return {"dice": float(torch.cat(scores).mean())}
+
+    return train(
+        sam,
+        loss,
+        batches,
+        plan.optimisation(len(trained)),
+        validation=Validation(validate, "dice", plan.patience) if len(aside) else None,
+        checkpoint=checkpoint,
+        fingerprint=fingerprint,
+        verbose=verbose,
+        description="segmentation",
+    )
+
+
+@torch.inference_mode()
+def _dice(
+    sam: torch.nn.Module, pixels: NDArray, inside: NDArray, stats: PixelStats, amp_dtype: torch.dtype | None
+) -> Tensor:
+    """Dice of each cell's thresholded probability, at the size of the images: (B,)."""
+    device = next(sam.parameters()).device
+    with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
+        logits = sam(normalise(torch.from_numpy(pixels).to(device), stats)).float()
+    found = F.interpolate(logits, pixels.shape[1], mode="bilinear").argmax(1) == CELL
+    truth = torch.from_numpy(inside).to(device)
+    return 2 * (found & truth).sum((1, 2)) / (found.sum((1, 2)) + truth.sum((1, 2)))
 
 
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

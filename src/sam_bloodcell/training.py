@@ -1,11 +1,12 @@
 """One training loop for every network here: it knows a module, a loss and batches, and no estimator.
 
-The ladder: `train` -> `_run_epoch` -> `_train_step`.
+The ladder: `train` -> `_Run.go` -> `_Run.epoch` -> `_Run.step`.
 """
 
 import math
 import os
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,41 @@ class TrainingPlan:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What to look at after every epoch, and when to stop for it.
+
+    Attributes
+    ----------
+    score : callable
+        ``score(module)`` -> dict of numbers, on cells that are not trained on.
+    monitor : str
+        Key of the number that decides; higher is better. The weights of its best epoch are kept.
+    patience : int or None
+        Epochs without a new best after which training stops; None never stops early.
+    """
+
+    score: Callable[[nn.Module], Mapping[str, float]]
+    monitor: str
+    patience: int | None = None
+
+
 def train(
     module: nn.Module,
     loss: Loss,
     batches: Batches,
     plan: TrainingPlan,
     *,
+    validation: Validation | None = None,
     checkpoint: str | os.PathLike | None = None,
+    fingerprint: str = "",
     verbose: int = 0,
     description: str = "training",
 ) -> pd.DataFrame:
     """Train `module` in place.
+
+    Ctrl-C ends the training with a warning and keeps the last full epoch; before the end of the first epoch it
+    interrupts as usual.
 
     Parameters
     ----------
@@ -80,73 +105,161 @@ def train(
         ``batches(epoch)`` -> the batches of that epoch; must depend on the epoch alone for a resumed run to equal
         an unbroken one.
     plan : TrainingPlan
+    validation : Validation, optional
+        With it the module ends with the weights of the best epoch, without it with those of the last.
     checkpoint : path, optional
-        Written atomically after every epoch; if it exists, training goes on from there.
+        Written atomically after every epoch; if it exists, training goes on from there. Holds what is trained,
+        not what is frozen.
+    fingerprint : str
+        Names the run (data and settings); a checkpoint of another run is refused.
     verbose : int
-        1 shows a progress bar with the loss terms.
+        1 shows a progress bar with the loss terms and the last validation.
 
     Returns
     -------
     history : DataFrame
-        One row an epoch: epoch, learning_rate and the mean of every loss term.
+        One row an epoch: epoch, learning_rate, the mean of every loss term and the validation's numbers.
 
     Raises
     ------
     FloatingPointError
         If the loss stops being finite.
+    ValueError
+        If the checkpoint is another run's.
     """
-    optimizer = torch.optim.AdamW(_parameter_groups(module, plan), lr=plan.learning_rate, betas=plan.betas)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.rate_at)
-    history: list[dict[str, float]] = []
+    run = _Run(module, loss, plan, validation)
     if checkpoint is not None and Path(checkpoint).exists():
-        history = _restore(checkpoint, module, optimizer, schedule)
-    module.train()
-    total = plan.epochs * plan.steps_per_epoch
-    done = len(history) * plan.steps_per_epoch
+        run.restore(checkpoint, fingerprint)
+    total, done = plan.epochs * plan.steps_per_epoch, len(run.history) * plan.steps_per_epoch
     with tqdm(total=total, initial=done, desc=description, unit="step", disable=verbose < 1) as bar:
-        for epoch in range(len(history), plan.epochs):
-            history.append(_run_epoch(epoch, module, loss, batches(epoch), plan, optimizer, schedule, bar))
-            if checkpoint is not None:
-                _save(checkpoint, module, optimizer, schedule, history)
+        try:
+            while not run.finished:
+                run.epoch(batches, bar)
+                if checkpoint is not None:
+                    run.save(checkpoint, fingerprint)
+        except KeyboardInterrupt:
+            if not run.history:
+                raise
+            warnings.warn(
+                f"Interrupted: keeping what {len(run.history)} full epochs of {plan.epochs} arrived at.", stacklevel=2
+            )
+    load_trained_state(module, run.best if validation else run.last)
     module.eval()
-    return pd.DataFrame(history)
+    return pd.DataFrame(run.history)
 
 
-def _run_epoch(
-    epoch: int,
-    module: nn.Module,
-    loss: Loss,
-    batches: Iterable[Batch],
-    plan: TrainingPlan,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    bar: Any,
-) -> dict[str, float]:
-    rate = optimizer.param_groups[0]["lr"]
-    steps = []
-    for batch in batches:
-        steps.append(_train_step(module, loss, batch, plan, optimizer))
-        schedule.step()
-        bar.update()
-        bar.set_postfix({name: f"{value:.3f}" for name, value in steps[-1].items()}, refresh=False)
-    means = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
-    return {"epoch": epoch, "learning_rate": rate, **means}
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Copy what training changes: parameters that require gradients, and buffers."""
+    kept = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: value.detach().clone() for name, value in module.state_dict().items() if name not in kept}
 
 
-def _train_step(
-    module: nn.Module, loss: Loss, batch: Batch, plan: TrainingPlan, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
-    device = next(module.parameters()).device
-    with torch.autocast(device.type, plan.amp_dtype, enabled=plan.amp_dtype is not None):
-        terms = loss(module, batch)
-    if not torch.isfinite(terms["loss"]):
-        values = {name: value.item() for name, value in terms.items()}
-        raise FloatingPointError(f"The loss is not finite: {values}. Fix: lower the learning rate.")
-    optimizer.zero_grad(set_to_none=True)
-    terms["loss"].backward()
-    nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], plan.clip_norm)
-    optimizer.step()
-    return {name: value.item() for name, value in terms.items()}
+def load_trained_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a `trained_state` back."""
+    module.load_state_dict(state, strict=False)
+
+
+class _Run:
+    """A training under way: optimiser, schedule, history and the weights worth keeping."""
+
+    def __init__(self, module: nn.Module, loss: Loss, plan: TrainingPlan, validation: Validation | None) -> None:
+        self.module, self.loss, self.plan, self.validation = module, loss, plan, validation
+        self.optimizer = torch.optim.AdamW(_parameter_groups(module, plan), lr=plan.learning_rate, betas=plan.betas)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, plan.rate_at)
+        self.history: list[dict[str, float]] = []
+        self.last: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or no new best came for too long."""
+        if len(self.history) >= self.plan.epochs:
+            return True
+        patience = self.validation.patience if self.validation else None
+        return patience is not None and len(self.history) - 1 - self.best_epoch() >= patience
+
+    def best_epoch(self) -> int:
+        """Index of the first epoch with the highest monitored number; -1 before the first."""
+        if not self.history or not self.validation:
+            return -1
+        return best_epoch(row[self.validation.monitor] for row in self.history)
+
+    def epoch(self, batches: Batches, bar: Any) -> None:
+        """Train one epoch, validate, and remember its weights."""
+        index, rate = len(self.history), self.optimizer.param_groups[0]["lr"]
+        monitor = self.validation.monitor if self.validation and self.history else None
+        validated = {monitor: self.history[-1][monitor]} if monitor else {}
+        steps = []
+        self.module.train()
+        for batch in batches(index):
+            steps.append(self.step(batch))
+            self.schedule.step()
+            bar.update()
+            shown = {name: f"{value:.3f}" for name, value in (steps[-1] | validated).items()}
+            bar.set_postfix(shown, refresh=False)
+        row = {"epoch": index, "learning_rate": rate}
+        row |= {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        if self.validation:
+            self.module.eval()
+            row |= self.validation.score(self.module)
+        # From here on nothing can fail or be interrupted for long: the epoch counts once it is in the history.
+        self.last = trained_state(self.module)
+        self.history.append(row)
+        if self.best_epoch() == index:
+            self.best = self.last
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Take one optimiser step."""
+        device = next(self.module.parameters()).device
+        with torch.autocast(device.type, self.plan.amp_dtype, enabled=self.plan.amp_dtype is not None):
+            terms = self.loss(self.module, batch)
+        if not torch.isfinite(terms["loss"]):
+            values = {name: value.item() for name, value in terms.items()}
+            raise FloatingPointError(f"The loss is not finite: {values}. Fix: lower the learning rate.")
+        self.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        nn.utils.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], self.plan.clip_norm)
+        self.optimizer.step()
+        return {name: value.item() for name, value in terms.items()}
+
+    def save(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
+        """Write everything that going on needs; a write that dies leaves the last whole checkpoint."""
+        path = Path(checkpoint)
+        half = path.with_name(path.name + ".part")
+        torch.save(
+            {
+                "fingerprint": fingerprint,
+                "trained": self.last,
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "rng": torch.get_rng_state(),
+                "history": self.history,
+            },
+            half,
+        )
+        half.replace(path)
+
+    def restore(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
+        """Go on from a checkpoint."""
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if state["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"The checkpoint '{checkpoint}' belongs to a training with other data or settings. Fix: delete it to "
+                "start anew, or name another file."
+            )
+        self.last, self.best = state["trained"], state["best"]
+        load_trained_state(self.module, self.last)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        self.history = list(state["history"])
+
+
+def best_epoch(scores: Iterable[float]) -> int:
+    """Index of the first highest score; NaN is lower than anything."""
+    values = [-math.inf if math.isnan(score) else score for score in scores]
+    return values.index(max(values))
 
 
 def _parameter_groups(module: nn.Module, plan: TrainingPlan) -> list[dict[str, Any]]:
@@ -155,39 +268,3 @@ def _parameter_groups(module: nn.Module, plan: TrainingPlan) -> list[dict[str, A
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _save(
-    checkpoint: str | os.PathLike,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    history: list[dict[str, float]],
-) -> None:
-    path = Path(checkpoint)
-    half = path.with_name(path.name + ".part")
-    torch.save(
-        {
-            "module": module.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "rng": torch.get_rng_state(),
-            "history": history,
-        },
-        half,
-    )
-    half.replace(path)
-
-
-def _restore(
-    checkpoint: str | os.PathLike,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> list[dict[str, float]]:
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    torch.set_rng_state(state["rng"])
-    return list(state["history"])

@@ -1,0 +1,42 @@
+"""How good are masks made from the stain alone? Dice against annotated masks of the shared cell data.
+
+    python benchmarks/pseudo_masks.py
+
+The settings in `sam_bloodcell.pseudo_masks` were looked at on cells that are not held out (`training/cells.py`), so the
+held-out column is the one to believe.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from sam_bloodcell.images import load_mask, load_rgb
+from sam_bloodcell.pseudo_masks import stain_mask
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "training"))
+from cells import is_held_out  # noqa: E402
+
+
+def main() -> None:
+    data = Path(os.environ.get("SAM_BLOODCELL_DATA", ROOT.parent / "shared" / "data"))
+    cells = pd.read_csv(data / "cells.csv", keep_default_na=False)
+    cells = cells[cells["mask"] != ""].copy()
+    dice = []
+    for row in tqdm(cells.itertuples(), total=len(cells)):
+        found, truth = stain_mask(load_rgb(data / row.path)), load_mask(data / row.mask)
+        dice.append(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+    cells["dice"] = dice
+    cells["split"] = np.where(cells["path"].map(is_held_out), "held out", "looked at")
+    by = cells.groupby(["domain", "split"])["dice"]
+    table = by.agg(["count", "mean", "std", "median", "min"])
+    table["share above 0.8"] = by.apply(lambda d: (d > 0.8).mean())
+    print(table.round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
