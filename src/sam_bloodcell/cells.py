@@ -61,7 +61,7 @@ def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.
     confidence = probability[mask].mean() if mask.any() else 0.0
     components = ndimage.label(probability > _THRESHOLD)[1]
     fallback = area < _LEAST_AREA
-    quality = np.array((area, components, edge.mean(), confidence, fallback), QUALITY)[()]
+    quality = np.array([(area, components, edge.mean(), confidence, fallback)], QUALITY)[0]
     return np.ones_like(mask) if fallback else mask, quality
 
 

@@ -230,7 +230,7 @@ def fit_segmentation(
 def _dice(
     sam: torch.nn.Module, pixels: NDArray, inside: NDArray, stats: PixelStats, amp_dtype: torch.dtype | None
 ) -> Tensor:
-    """Dice of each cell's thresholded probability, at the size of the images: (B,)."""
+    """Dice of each cell where its probability exceeds that of the background, at the size of the images: (B,)."""
     device = next(sam.parameters()).device
     with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
         logits = sam(normalise(torch.from_numpy(pixels).to(device), stats)).float()
