@@ -1,9 +1,15 @@
 import os
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from tests.hub_server import HubServer
 
+from sam_bloodcell.models._segment_anything import modeling
 from sam_bloodcell.models.sam import SAM, EncoderSize
 
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
@@ -44,6 +50,15 @@ def randomise():
     return _randomise
 
 
+@pytest.fixture(scope="session")
+def build_sam():
+    """Return segment-anything's own ``build_sam`` module, loaded without its package, which needs torchvision."""
+    package = ModuleType("original_segment_anything")
+    package.__path__ = [str(Path(modeling().__file__).parents[1])]
+    sys.modules[package.__name__] = package
+    return import_module(f"{package.__name__}.build_sam")
+
+
 @pytest.fixture
 def cells_root():
     """Return the folder of the real cells, or skip."""
@@ -52,3 +67,37 @@ def cells_root():
     if not (root / "cells.csv").is_file():
         pytest.skip(f"no real cells: '{root}/cells.csv' does not exist; set SAM_BLOODCELL_DATA to their folder")
     return root
+
+
+@pytest.fixture
+def hub_server(tmp_path):
+    """Run a Hub on 127.0.0.1."""
+    server = HubServer(tmp_path / "served")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def in_subprocess(tmp_path):
+    """Return a runner of Python code with a Hub cache of its own: the client reads its settings once, at import."""
+
+    def run(code, *arguments, home=tmp_path / "home", **env):
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        settings = {
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        result = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env=inherited | settings | env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run

@@ -1,7 +1,11 @@
 """The command line, run as a user would."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sam_bloodcell.cli import app
@@ -36,7 +40,7 @@ def test_benchmark_keeps_the_classes_asked_for(tmp_path):
     ("args", "message"),
     [
         (("benchmark", "nowhere.csv"), "'nowhere.csv' does not exist. Fix:"),
-        (("download", "--backbone", "vit_x"), "Got backbone='vit_x' but expected one of vit_tiny, vit_b"),
+        (("download", "vit_x"), "Got backbone='vit_x' but expected one of vit_tiny, vit_b"),
     ],
 )
 def test_errors_are_one_line_and_exit_1(args, message):
@@ -48,7 +52,7 @@ def test_errors_are_one_line_and_exit_1(args, message):
 
 def test_help_shows_an_example_of_every_command():
     assert run("--help").exit_code == 0
-    for command in ("demo", "benchmark", "download"):
+    for command in ("demo", "benchmark", "download", "convert"):
         assert f"Example: sam-bloodcell {command}" in run(command, "--help").output
 
 
@@ -75,3 +79,11 @@ def test_benchmark_on_real_cells(cells_root, tmp_path):
     trained_on_tecom = scores[(scores["train_domain"] == "tecom") & (scores["test_domain"] == "acevedo")]
     assert (trained_on_tecom["n_left_out"] == 12).all()
     assert (tmp_path / "out" / "report.html").stat().st_size > 100_000
+
+
+def test_download_fetches_for_later_offline_use(hub_server, in_subprocess):
+    save_file({"image_encoder.pos_embed": torch.zeros(1, 2, 2, 2)}, hub_server.folder("lab/sam") / "model.safetensors")
+    code = "from sam_bloodcell.cli import app; app(['download', 'lab/sam'])"
+    fetched = Path(in_subprocess(code, HF_ENDPOINT=hub_server.url).strip())
+    assert fetched.is_file()
+    assert in_subprocess(code, HF_ENDPOINT=hub_server.url, HF_HUB_OFFLINE="1").strip() == str(fetched)

@@ -1,22 +1,17 @@
-import hashlib
 import json
 import os
 import pickle
 import re
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.hub_server import COMMIT
 
 from sam_bloodcell import hub
 from sam_bloodcell.hub import Backbone, WeightsUnavailableError
 from sam_bloodcell.models.lora import Adapter
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 STATE = {"image_encoder.pos_embed": torch.arange(8.0).view(1, 2, 2, 2)}
 ADAPTER = Adapter(
     lora={"base_model.q.lora_A.weight": torch.ones(4, 2)},
@@ -33,22 +28,6 @@ class _TouchesAFile:
 
     def __reduce__(self):
         return os.system, (f"touch '{self.path}'",)
-
-
-def _in_subprocess(code, home, **env):
-    """Run with a cache of its own: huggingface_hub reads its settings once, at import."""
-    settings = {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env=inherited | settings | env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @pytest.mark.parametrize("name", ["vit_x", "no/such/folder", "missing.pth", "owner/missing.safetensors"])
@@ -121,14 +100,15 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, {}], ids=["offline", "unreachable"])
-def test_without_network_the_error_is_quick_and_names_the_way_out(env, tmp_path):
-    output = _in_subprocess(UNAVAILABLE, tmp_path, HF_ENDPOINT="http://127.0.0.1:9", **env)
+def test_without_network_the_error_is_quick_and_names_the_way_out(env, in_subprocess):
+    output = in_subprocess(UNAVAILABLE, HF_ENDPOINT="http://127.0.0.1:9", **env)
     name, seconds, message = output.split(" ", 2)
     assert name == "WeightsUnavailableError"
     assert float(seconds) < 30
     assert "model.safetensors of 'facebook/sam-vit-base'" in message
     assert "revision 70c1a07f894ebb5b307fd9eaaee97b9dfc16068f" in message
-    assert "use backbone='vit_tiny', which is packaged" in message
+    assert "sam-bloodcell download facebook/sam-vit-base" in message
+    assert "backbone='vit_tiny', which is packaged" in message
 
 
 def test_revisions_are_pinned_unless_asked_otherwise():
@@ -148,7 +128,9 @@ def test_an_adapter_folder_names_the_file_it_lacks(name, tmp_path):
 def test_an_adapter_folder_notes_its_settings(tmp_path):
     hub.write_adapter(ADAPTER, tmp_path, Backbone("vit_b"), dtype=torch.float16)
     assert hub.adapter_settings(tmp_path) == {
+        "kind": "adapter",
         "backbone": "vit_b",
+        "digest": None,
         "revision": hub.HUB_BACKBONES["vit_b"][1],
         "image_size": 64,
         "pixel_stats": [[1, 2, 3], [4, 5, 6]],
@@ -158,49 +140,6 @@ def test_an_adapter_folder_notes_its_settings(tmp_path):
 def test_only_vit_tiny_ships_with_an_adapter():
     assert hub.packaged_adapter("vit_tiny").image_size == 224
     assert hub.packaged_adapter("vit_b") is None
-
-
-@pytest.fixture
-def hub_server(tmp_path):
-    """Serve tmp_path/served/{owner}/{name}/{file} as the Hub does; yields (URL, requested paths)."""
-    root, asked = tmp_path / "served", []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self._answer(body=False)
-
-        def do_GET(self):
-            self._answer(body=True)
-
-        def _answer(self, body):
-            asked.append(self.path)
-            match = re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/([\w.-]+)/(.+)", self.path)
-            file = root / match[1] / match[3] if match else None
-            if file is None or not file.is_file():
-                self.send_response(404)
-                self.send_header("X-Error-Code", "RepoNotFound")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            content = file.read_bytes()
-            self.send_response(200)
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 FETCH = """
@@ -226,36 +165,42 @@ print(*load_backbone(Backbone("lab/small", "v1")))
 """
 
 
-def test_weights_and_adapters_come_from_the_hub_and_stay_cached(hub_server, tmp_path):
-    endpoint, asked = hub_server
-    small = tmp_path / "served" / "lab" / "small"
-    small.mkdir(parents=True)
-    save_file(STATE, small / "model.safetensors")
-    hub.write_adapter(ADAPTER, tmp_path / "served" / "lab" / "adapter", Backbone("vit_tiny"))
+def test_weights_and_adapters_come_from_the_hub_and_stay_cached(hub_server, in_subprocess):
+    save_file(STATE, hub_server.folder("lab/small") / "model.safetensors")
+    hub.write_adapter(ADAPTER, hub_server.folder("lab/adapter"), Backbone("vit_tiny"))
 
-    got = json.loads(_in_subprocess(FETCH, tmp_path / "home", HF_ENDPOINT=endpoint))
+    got = json.loads(in_subprocess(FETCH, HF_ENDPOINT=hub_server.url))
     assert got["state"] == {key: value.tolist() for key, value in STATE.items()}
     assert got["lora"] == {key: value.tolist() for key, value in ADAPTER.lora.items()}
     assert got["image_size"] == 64
     assert "model.safetensors of 'lab/absent' (its newest revision)" in got["error"]
-    assert "/lab/small/resolve/v1/model.safetensors" in asked
+    assert "GET /lab/small/resolve/v1/model.safetensors" in hub_server.asked
 
-    before = len(asked)
-    output = _in_subprocess(FROM_CACHE, tmp_path / "home", HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
+    before = len(hub_server.asked)
+    output = in_subprocess(FROM_CACHE, HF_ENDPOINT=hub_server.url, HF_HUB_OFFLINE="1")
     assert output.split() == list(STATE)
-    assert len(asked) == before
+    assert len(hub_server.asked) == before
 
 
 FROM_REVISION = """
 from sam_bloodcell import SAMLoRAEmbedder
-print(SAMLoRAEmbedder.from_pretrained("lab/adapter", revision="v2").adapter_.image_size)
+embedder = SAMLoRAEmbedder.from_pretrained("lab/adapter", revision="v2")
+print(embedder.adapter_.image_size, embedder.adapter_revision)
 """
 
 
-def test_an_adapter_comes_whole_from_the_revision_asked_for(hub_server, tmp_path):
-    endpoint, asked = hub_server
-    packaged = hub.packaged_adapter("vit_tiny")
-    hub.write_adapter(packaged, tmp_path / "served" / "lab" / "adapter", Backbone("vit_tiny"))
-    output = _in_subprocess(FROM_REVISION, tmp_path / "home", HF_ENDPOINT=endpoint)
-    assert output.strip() == "224"
-    assert {path.split("/")[4] for path in asked} == {"v2"}
+def test_an_adapter_comes_whole_from_the_revision_asked_for(hub_server, in_subprocess):
+    hub.write_adapter(hub.packaged_adapter("vit_tiny"), hub_server.folder("lab/adapter"), Backbone("vit_tiny"))
+    assert in_subprocess(FROM_REVISION, HF_ENDPOINT=hub_server.url).split() == ["224", COMMIT]
+    assert {path.split("/")[4] for path in hub_server.asked} == {"v2"}
+
+
+def test_a_backbone_is_known_by_its_digest(tmp_path):
+    path = tmp_path / "sam.safetensors"
+    save_file(STATE, path)
+    known = hub.identify(Backbone(str(path)))
+    assert len(known.digest) == 64
+    hub.load_backbone(known)
+    save_file({key: value + 1 for key, value in STATE.items()}, path)
+    with pytest.raises(WeightsUnavailableError, match=r"is not the backbone that this was fitted on: .*Fix: restore '"):
+        hub.load_backbone(known)

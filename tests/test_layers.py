@@ -12,9 +12,10 @@ PACKAGE = Path(sam_bloodcell.__file__).parent
 # From the top down; a room may import its own layer, but for the two estimators.
 LAYERS = (
     {"cli"},
-    {"report", "plotting", "evaluation", "_protocol", "_classifiers"},
+    {"pretrained", "report", "plotting", "evaluation", "_protocol", "_classifiers"},
     {"embedder", "autoencoder"},
-    {"embeddings", "cells", "segmentation", "pseudo_masks", "hub", "training", "devices"},
+    {"embeddings", "cells", "segmentation", "pseudo_masks", "training", "devices", "published", "hub"},
+    {"model_card", "remote"},
     {"models"},
     {"datasets"},
     {"images"},

@@ -8,6 +8,7 @@ from .embedder import SAMLoRAEmbedder
 from .embeddings import CellEmbeddings
 from .hub import WeightsUnavailableError
 from .images import ImageReadError
+from .pretrained import from_pretrained, push_to_hub, save_pretrained
 
 __version__ = "0.1.0"
 
@@ -18,4 +19,7 @@ __all__ = [
     "SAMLoRAEmbedder",
     "WeightsUnavailableError",
     "__version__",
+    "from_pretrained",
+    "push_to_hub",
+    "save_pretrained",
 ]

@@ -1,28 +1,34 @@
 """`CrossDomainAutoencoder`: a few features per cell that survive a change of laboratory."""
 
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from . import devices
+from . import devices, hub, remote
 from .embeddings import CellEmbeddings
+from .model_card import write_model_card
 from .models.autoencoders import ConvAutoencoder
 from .models.losses import mean_discrepancy, ssim
 from .training import TrainingPlan, train
 
 _INFERENCE_BATCH = 256
+_WEIGHTS, _SETTINGS = "autoencoder.safetensors", "sam_bloodcell.json"
 
 
-class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Compress token maps to features from which the cell, but not the laboratory, can be reconstructed.
 
     A convolutional encoder turns each token map into `n_components` features; a decoder paints the cell's crop from
@@ -210,6 +216,121 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             parts = [self.network_(tokens)[1] for tokens in self._inference_batches(cells)]
         return (torch.cat(parts).movedim(1, -1) * 255).round().to(torch.uint8).numpy()
 
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        data: str | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write the network (autoencoder.safetensors), the settings (sam_bloodcell.json) and a model card.
+
+        Parameters
+        ----------
+        folder : path
+            Made if need be.
+        metrics, data, licence
+            For the model card: numbers by name, what it was trained on, an SPDX identifier.
+
+        Returns
+        -------
+        folder : Path
+        """
+        check_is_fitted(self)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.__getstate__()
+        arrays = state.pop("network_")["weights"]
+        tensors = {key: torch.from_numpy(array).contiguous() for key, array in arrays.items()}
+        save_file(tensors, folder / _WEIGHTS)
+        settings = {"kind": "autoencoder", "network": self._shape(), "state": _as_json(state)}
+        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+        write_model_card(
+            folder,
+            title="Cross-domain autoencoder for blood cell embeddings",
+            summary=f"Turns token maps {self.n_features_in_} wide into {self.network_.n_components} features. "
+            f"Laboratories seen in training: {', '.join(map(str, self.domains_)) or 'not named'}.",
+            code="from sam_bloodcell import CrossDomainAutoencoder\n\n"
+            'autoencoder = CrossDomainAutoencoder.from_pretrained("this folder or repo")\n'
+            "features = autoencoder.transform(embeddings)",
+            metrics=metrics,
+            data=data,
+            licence=licence,
+            tags=("autoencoder", "domain-adaptation"),
+        )
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_repo: str | os.PathLike,
+        revision: str | None = None,
+        *,
+        token: str | None = None,
+        local_files_only: bool = False,
+    ) -> "CrossDomainAutoencoder":
+        """Return a fitted autoencoder from a folder or Hub repo.
+
+        Parameters
+        ----------
+        folder_or_repo : str or path
+        revision : str, optional
+            Commit, tag or branch on the Hub.
+        token : str, optional
+            Default that of ``HF_TOKEN`` or ``hf auth login``.
+        local_files_only : bool
+            Look into the Hub's local cache alone.
+
+        Raises
+        ------
+        WeightsUnavailableError
+            If a file is missing, damaged or cannot be fetched.
+        """
+        folder = Path(folder_or_repo)
+        if folder.is_dir():
+            files = [folder / name for name in (_SETTINGS, _WEIGHTS)]
+        else:
+            files = [
+                remote.fetch(str(folder_or_repo), name, revision, token=token, local_files_only=local_files_only)
+                for name in (_SETTINGS, _WEIGHTS)
+            ]
+        missing = [path.name for path in files if not path.is_file()]
+        settings = {} if missing else json.loads(files[0].read_text())
+        if settings.get("kind") != "autoencoder":
+            raise remote.WeightsUnavailableError(
+                f"'{folder_or_repo}' holds no autoencoder"
+                f"{': it lacks ' + ', '.join(missing) if missing else ''}. Fix: pass a folder made by save_pretrained."
+            )
+        weights = {key: tensor.numpy() for key, tensor in hub.read_tensors(files[1], keep_dtype=True).items()}
+        state = settings["state"] | {"network_": settings["network"] | {"weights": weights}}
+        autoencoder = cls.__new__(cls)
+        autoencoder.__setstate__(state | {"domains_": np.array(state["domains_"])})
+        return autoencoder
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold numpy arrays and plain values alone."""
+        state = dict(super().__getstate__())
+        if "network_" in state:
+            weights = {key: tensor.numpy() for key, tensor in self.network_.state_dict().items()}
+            state["network_"] = self._shape() | {"weights": weights}
+            state["history_"] = self.history_.to_dict("list")
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "network_" in state:
+            shape = dict(state["network_"])
+            weights = {key: torch.from_numpy(np.array(array)) for key, array in shape.pop("weights").items()}
+            network = ConvAutoencoder(**shape).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+            network.load_state_dict(weights)
+            state |= {"network_": network, "history_": pd.DataFrame(state["history_"])}
+        super().__setstate__(state)
+
+    def _shape(self) -> dict[str, int]:
+        network = self.network_
+        return {name: int(getattr(network, name)) for name in ("token_width", "n_components", "crop_size")}
+
     @property
     def _n_features_out(self) -> int:
         return self.n_components
@@ -273,3 +394,11 @@ def _shrink(crops: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return crops
     blocks = crops.reshape(n, size, factor, size, factor, 3)
     return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+
+
+def _as_json(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state without what JSON cannot hold: a RandomState, which only a next fit would use."""
+    state = state | {"domains_": state["domains_"].tolist()}
+    if isinstance(state["random_state"], np.random.RandomState):
+        state["random_state"] = None
+    return state

@@ -15,7 +15,7 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option(help="Folder for scores.csv and report.html; made if need be.")]
 Backbone = Annotated[str, typer.Option(help="vit_tiny (packaged), vit_b, vit_l, vit_h, a Hub repo id or a file.")]
-Adapter = Annotated[str | None, typer.Option(help="Adapter folder or Hub repo id.")]
+Adapter = Annotated[str | None, typer.Option(help="Adapter folder, Hub repo id, or published .pth.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of the autoencoder.")]
 Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -88,17 +88,42 @@ def benchmark(
 
 @app.command()
 def download(
-    backbone: Backbone = "vit_b",
+    backbone: Annotated[str, typer.Argument(help="vit_b, vit_l, vit_h or a Hub repo id.")] = "vit_b",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch; default the pinned one.")] = None,
 ) -> None:
     """Fetch a backbone from the Hugging Face Hub into its cache, for later offline use.
 
-    Example: sam-bloodcell download --backbone vit_b
+    Example: sam-bloodcell download vit_b
     """
     from . import hub
 
     try:
         typer.echo(hub.locate_backbone(hub.Backbone(backbone, revision)))
+    except (ValueError, OSError) as exc:
+        _fail(exc)
+
+
+@app.command()
+def convert(
+    published: Annotated[Path, typer.Argument(help="The .pth that the papers' published code saved.")],
+    folder: Annotated[Path, typer.Argument(help="Adapter folder to write; made if need be.")],
+    backbone: Backbone = "vit_b",
+    image_size: Annotated[int, typer.Option(help="Side in pixels that it was trained at.")] = 224,
+    mean: Annotated[str | None, typer.Option(help="R,G,B of its training pixels; default the published run's.")] = None,
+    std: Annotated[str | None, typer.Option(help="R,G,B of its training pixels; default the published run's.")] = None,
+) -> None:
+    """Turn an adapter of the papers' published code into an adapter folder.
+
+    Example: sam-bloodcell convert published.pth adapter --backbone vit_b
+    """
+    from . import hub
+    from .published import PUBLISHED_PIXEL_STATS, read_published_adapter
+
+    default_mean, default_std = PUBLISHED_PIXEL_STATS
+    try:
+        stats = (_rgb(mean) if mean else default_mean, _rgb(std) if std else default_std)
+        adapter = read_published_adapter(published, backbone=backbone, image_size=image_size, pixel_stats=stats)
+        typer.echo(hub.write_adapter(adapter, folder, hub.Backbone(backbone)))
     except (ValueError, OSError) as exc:
         _fail(exc)
 
@@ -109,6 +134,14 @@ def _setup() -> None:
         typer.secho(f"Warning: {message}", err=True, fg=typer.colors.YELLOW)
 
     warnings.showwarning = show
+
+
+def _rgb(text: str) -> tuple[float, ...]:
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"Got {text!r} but expected three numbers. Fix: write them as 215.03,187.76,200.47.") from None
+    return red, green, blue
 
 
 def _fail(exc: Exception) -> None:

@@ -2,12 +2,15 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -17,12 +20,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from . import devices, hub
+from . import devices, hub, remote
 from .cells import cell_crop, cell_mask, find_cell, token_weights, unframe
 from .embeddings import CellEmbeddings
 from .images import as_image_list, load_rgb, load_square, name_rows
-from .models.lora import add_lora, apply_adapter, extract_adapter, resume_adapter
+from .model_card import write_model_card
+from .models.lora import Adapter, add_lora, apply_adapter, extract_adapter, resume_adapter
 from .models.sam import CELL, CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, load_weights, size_of
+from .published import read_published_adapter
 from .segmentation import (
     PixelStats,
     SegmentationPlan,
@@ -41,7 +46,15 @@ _NOT_OF_THE_TRAINING = ("batch_size", "checkpoint", "device", "dtype", "prompt",
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+# Fitted attributes in a pickle: how they are packed into plain values, and back.
+_PACKED: dict[str, tuple[Callable, Callable]] = {
+    "backbone_": (asdict, lambda values: hub.Backbone(**values)),
+    "adapter_": (Adapter.packed, Adapter.unpacked),
+    "history_": (lambda table: table.to_dict("list"), pd.DataFrame),
+}
+
+
+class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Embed single cell images with Segment Anything's encoder, adapted to cells by LoRA.
 
     The encoder's token map (before its neck) is averaged over the cell that the decoder finds. `fit` with masks
@@ -54,10 +67,13 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "vit_tiny" (packaged, works offline), "vit_b", "vit_l" or "vit_h" (from the Hugging Face Hub), a Hub repo id,
         or a local ``.pth`` or ``.safetensors`` file or folder.
     adapter : str or path, optional
-        Adapter folder made by `save_pretrained`, or its Hub repo id. With "vit_tiny", default the packaged one.
-        Fitting with masks trains it further; LoRA factors of another rank than `lora_rank` start fresh.
+        Adapter folder made by `save_pretrained`, its Hub repo id, or a ``.pth`` that the papers' published code saved.
+        With "vit_tiny", default the packaged one.
+        Fitting with masks trains it further; LoRA factors of another rank or other blocks start fresh.
     revision : str, optional
         Commit, tag or branch of the backbone on the Hub; default a pinned commit where there is one.
+    adapter_revision : str, optional
+        Commit, tag or branch of the adapter on the Hub; default the newest.
     image_size : int, default=224
         Side in pixels at which the encoder sees the image, a multiple of 16.
     prompt : {"auto", "none", "center"}, default="auto"
@@ -136,6 +152,7 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "backbone": [str, os.PathLike],
         "adapter": [str, os.PathLike, None],
         "revision": [str, None],
+        "adapter_revision": [str, None],
         "image_size": [Interval(Integral, 16, None, closed="left")],
         "prompt": [StrOptions({"auto", "none", "center"})],
         "pixel_stats": [StrOptions({"auto", "sam"}), "array-like"],
@@ -164,6 +181,7 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         adapter: str | os.PathLike | None = None,
         *,
         revision: str | None = None,
+        adapter_revision: str | None = None,
         image_size: int = 224,
         prompt: str = "auto",
         pixel_stats: str | PixelStats = "auto",
@@ -188,6 +206,7 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.backbone = backbone
         self.adapter = adapter
         self.revision = revision
+        self.adapter_revision = adapter_revision
         self.image_size = image_size
         self.prompt = prompt
         self.pixel_stats = pixel_stats
@@ -239,10 +258,8 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         self._validate_params()
         images = as_image_list(X)
-        self.backbone_ = hub.Backbone(os.fspath(self.backbone), self.revision)
-        self.adapter_ = (
-            hub.packaged_adapter(self.backbone_.name) if self.adapter is None else hub.read_adapter(self.adapter)
-        )
+        self.backbone_ = hub.identify(hub.Backbone(os.fspath(self.backbone), self.revision))
+        self.adapter_ = self._read_adapter()
         if masks is not None:
             self._fine_tune(images, masks)
         self.pixel_stats_ = self._choose_pixel_stats()
@@ -294,8 +311,26 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 masks.append(cell_mask(unframe(cell, load_rgb(images[row], row).shape[:2])))
         return masks
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the adapter in PEFT's layout, with decoder and settings beside it; base weights stay where they are.
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        data: str | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write the adapter in PEFT's layout, with decoder, settings and a model card; base weights stay out of it.
+
+        Parameters
+        ----------
+        folder : path
+            Made if need be.
+        metrics, data, licence
+            For the model card: numbers by name, what it was trained on, an SPDX identifier.
+
+        Returns
+        -------
+        folder : Path
 
         Raises
         ------
@@ -307,11 +342,34 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             raise ValueError(
                 "There is no adapter to save: this embedder is plain SAM. Fix: fit(X, masks=...) or adapter=..."
             )
-        hub.write_adapter(self.adapter_, folder, self.backbone_)
+        base, revision = self.backbone_.resolved()
+        written = hub.write_adapter(self.adapter_, folder, self.backbone_)
+        write_model_card(
+            written,
+            title="LoRA adapter for blood cell images",
+            summary=f"LoRA factors and a prompt-free mask decoder for Segment Anything's encoder, trained by "
+            f"segmenting cells at {self.adapter_.image_size} px.",
+            code="from sam_bloodcell import SAMLoRAEmbedder\n\n"
+            'embedder = SAMLoRAEmbedder.from_pretrained("this folder or repo")\n'
+            'embeddings = embedder.transform(["cell.png"])',
+            base=base,
+            base_revision=revision,
+            metrics=metrics,
+            data=data,
+            licence=licence,
+            tags=("lora", "peft", "segment-anything", "image-feature-extraction"),
+        )
+        return written
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_repo: str | os.PathLike, revision: str | None = None, **params: Any
+        cls,
+        folder_or_repo: str | os.PathLike,
+        revision: str | None = None,
+        *,
+        token: str | None = None,
+        local_files_only: bool = False,
+        **params: Any,
     ) -> "SAMLoRAEmbedder":
         """Return a fitted embedder from an adapter folder or Hub repo.
 
@@ -320,6 +378,10 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         folder_or_repo : str or path
         revision : str, optional
             Commit, tag or branch of the adapter's repo; that of its backbone is noted in the adapter.
+        token : str, optional
+            Default that of ``HF_TOKEN`` or ``hf auth login``.
+        local_files_only : bool
+            Look into the Hub's local cache alone.
         **params
             Override the adapter's settings.
 
@@ -328,10 +390,14 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         WeightsUnavailableError
             If weights can neither be found nor fetched.
         """
-        folder = hub.locate_adapter(folder_or_repo, revision)
+        folder = hub.locate_adapter(folder_or_repo, revision, token=token, local_files_only=local_files_only)
         settings = hub.adapter_settings(folder)
         params = {name: settings[name] for name in ("backbone", "revision", "image_size")} | params
-        embedder = cls(adapter=folder, **params)
+        # By commit, what was just fetched is found again without network or token.
+        commit = remote.commit_of(folder / "adapter_config.json")
+        embedder = cls(adapter=os.fspath(folder_or_repo), adapter_revision=commit or revision, **params)
+        backbone = hub.Backbone(os.fspath(embedder.backbone), embedder.revision)
+        hub.identify(backbone, token=token, local_files_only=local_files_only)
         # Without masks, fit looks at no pixel: one blank image stands for the collection.
         return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
 
@@ -340,8 +406,28 @@ class SAMLoRAEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return self.n_features_out_
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the network out: it is rebuilt from the backbone's reference and the adapter."""
-        return {key: value for key, value in super().__getstate__().items() if key != "_sam"}
+        """Hold numpy arrays and plain values alone, and of the base weights a reference."""
+        state = {key: value for key, value in super().__getstate__().items() if key != "_sam"}
+        state = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in state.items()}
+        for name, (pack, _) in _PACKED.items():
+            if state.get(name) is not None:
+                state[name] = pack(state[name])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        for name, (_, unpack) in _PACKED.items():
+            if state.get(name) is not None:
+                state[name] = unpack(state[name])
+        super().__setstate__(state)
+
+    def _read_adapter(self) -> Adapter | None:
+        name = self.backbone_.name
+        if self.adapter is None:
+            return hub.packaged_adapter(name)
+        if os.fspath(self.adapter).endswith(".pth"):
+            return read_published_adapter(self.adapter, backbone=name, image_size=self.image_size)
+        return hub.read_adapter(self.adapter, self.adapter_revision)
 
     def _build(self) -> SAM:
         """Put base weights and adapter together, ready for inference."""

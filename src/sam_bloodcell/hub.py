@@ -1,4 +1,4 @@
-"""Weights in and out: the packaged backbone, local files, the Hugging Face Hub, and adapter folders.
+"""Weights in and out: the packaged backbone, local files, repos on the Hugging Face Hub, and adapter folders.
 
 Nothing here unpickles: ``.pth`` files are read with ``weights_only=True``, all else is safetensors and JSON.
 """
@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from . import remote
 from .models.lora import Adapter
+from .remote import WeightsUnavailableError
 
 PACKAGED = Path(__file__).parent / "weights"
 
@@ -63,10 +65,6 @@ _RENAMES = [
 ]
 
 
-class WeightsUnavailableError(OSError):
-    """Weights could not be fetched or read; the message says from where and what to do."""
-
-
 @dataclass(frozen=True)
 class Backbone:
     """Where base weights come from.
@@ -77,15 +75,35 @@ class Backbone:
         As the user gave it: short name, Hub repo id or path.
     revision : str or None
         Commit, tag or branch on the Hub.
+    digest : str or None
+        SHA-256 of the weights file; when it is known, no other file will do.
     """
 
     name: str
     revision: str | None = None
+    digest: str | None = None
 
     def resolved(self) -> tuple[str, str | None]:
         """Hub repo id and revision, the pinned one where none was asked for."""
         repo, pinned = HUB_BACKBONES.get(self.name, (self.name, None))
         return repo, self.revision or pinned
+
+    def described(self) -> str:
+        """Name repo and revision in a message."""
+        repo, revision = self.resolved()
+        return f"'{repo}'{f' at revision {revision}' if revision else ''}"
+
+
+def identify(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
+    """Fetch a backbone if need be, and fill in its commit on the Hub and its digest.
+
+    Raises
+    ------
+    WeightsUnavailableError, ValueError
+        As `load_backbone`.
+    """
+    path = locate_backbone(backbone, token=token, local_files_only=local_files_only)
+    return Backbone(backbone.name, remote.commit_of(path) or backbone.revision, remote.digest_of(path))
 
 
 def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
@@ -94,19 +112,24 @@ def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
     Raises
     ------
     WeightsUnavailableError
-        If a Hub file cannot be fetched, or a file is damaged or no weights file.
+        If a Hub file cannot be fetched, or a file is damaged, no weights file, or not the one of the digest.
     ValueError
         If the name is neither known, nor a path, nor a Hub repo id.
     """
+    path = locate_backbone(backbone)
+    if backbone.digest is not None and (found := remote.digest_of(path)) != backbone.digest:
+        raise WeightsUnavailableError(
+            f"'{path}' is not the backbone that this was fitted on: its SHA-256 is {found[:12]}... instead of "
+            f"{backbone.digest[:12]}.... Fix: restore {backbone.described()}, or fit again."
+        )
     if backbone.name == "vit_tiny":
-        folder = PACKAGED / "vit_tiny"
-        state = _read_tensors(folder / "encoder.safetensors") | _read_tensors(folder / "adapter/decoder.safetensors")
+        state = read_tensors(path) | read_tensors(path.parent / "adapter" / "decoder.safetensors")
     else:
-        state = _read_tensors(locate_backbone(backbone))
+        state = read_tensors(path)
     return _segment_anything_names(state)
 
 
-def locate_backbone(backbone: Backbone) -> Path:
+def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
     """Return the local weights file, fetched from the Hub into its cache if need be.
 
     Raises
@@ -128,10 +151,16 @@ def locate_backbone(backbone: Backbone) -> Path:
             f"Got backbone={backbone.name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing "
             f".pth or .safetensors file or a folder with {_MODEL_FILE}. Fix: check the spelling or the path."
         )
-    return _fetch(repo, _MODEL_FILE, revision)
+    return remote.fetch(repo, _MODEL_FILE, revision, token=token, local_files_only=local_files_only)
 
 
-def locate_adapter(source: str | os.PathLike, revision: str | None = None) -> Path:
+def locate_adapter(
+    source: str | os.PathLike,
+    revision: str | None = None,
+    *,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """Return the local folder of an adapter, fetched from the Hub at `revision` if need be.
 
     Raises
@@ -141,7 +170,10 @@ def locate_adapter(source: str | os.PathLike, revision: str | None = None) -> Pa
     """
     folder = Path(source)
     if not folder.is_dir():
-        files = [_fetch(str(source), name, revision) for name in _ADAPTER_FILES]
+        files = [
+            remote.fetch(str(source), name, revision, token=token, local_files_only=local_files_only)
+            for name in _ADAPTER_FILES
+        ]
         folder = files[0].parent
     missing = [name for name in _ADAPTER_FILES if not (folder / name).is_file()]
     if missing:
@@ -164,9 +196,9 @@ def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adap
     ours = adapter_settings(folder)
     mean, std = ours["pixel_stats"]
     return Adapter(
-        lora=_read_tensors(folder / "adapter_model.safetensors"),
+        lora=read_tensors(folder / "adapter_model.safetensors"),
         lora_config=json.loads((folder / "adapter_config.json").read_text()),
-        decoder=_read_tensors(folder / "decoder.safetensors"),
+        decoder=read_tensors(folder / "decoder.safetensors"),
         pixel_stats=(tuple(mean), tuple(std)),
         image_size=ours["image_size"],
     )
@@ -196,8 +228,10 @@ def write_adapter(
         "inference_mode": True,
     }
     ours = {
+        "kind": "adapter",
         "backbone": backbone.name,
         "revision": revision,
+        "digest": backbone.digest,
         "image_size": adapter.image_size,
         "pixel_stats": adapter.pixel_stats,
     }
@@ -219,7 +253,14 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "sam_bloodcell.json").read_text())
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
+    """Read a ``.pth`` or ``.safetensors`` file of tensors, as float32 unless they are to keep their type.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If it is absent, damaged, or holds anything but a flat table of tensors.
+    """
     try:
         pickled = path.suffix == ".pth"
         state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
@@ -230,7 +271,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"'{path}' is no readable weights file: it holds no flat table of tensors. Fix: save the network's "
             "state_dict() alone."
         )
-    return {key: value.float() for key, value in state.items()}
+    return state if keep_dtype else {key: value.float() for key, value in state.items()}
 
 
 def _segment_anything_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -242,18 +283,3 @@ def _segment_anything_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             key = re.sub(pattern, replacement, key)
         renamed[key] = value
     return renamed
-
-
-def _fetch(repo: str, filename: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repo, filename, revision=revision))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as exc:
-        at = f"revision {revision}" if revision else "its newest revision"
-        raise WeightsUnavailableError(
-            f"{filename} of '{repo}' ({at}) is neither cached nor can it be fetched from the Hub: "
-            f"{type(exc).__name__}. Fix: check the name and the connection, then fetch it once with network; or pass "
-            "a local file; or use backbone='vit_tiny', which is packaged."
-        ) from exc

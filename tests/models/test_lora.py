@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,6 +107,19 @@ def test_blocks_adapts_those_alone(tiny_sam):
     add_lora(sam, blocks=[1])
     adapted = {name.split(".")[2] for name in _trainable(sam) if "lora" in name}
     assert adapted == {"1"}
+
+
+@pytest.mark.parametrize("blocks", [[0, 2, -1], np.array([0, 2, -1])], ids=["list", "array"])
+def test_blocks_beyond_the_encoder_are_refused_before_anything_changes(tiny_sam, blocks):
+    sam = tiny_sam()
+    names = list(sam.state_dict())
+    with pytest.raises(
+        ValueError, match=r"Got 2, -1 among blocks but expected numbers from 0 to 1.*2 blocks deep\. Fix"
+    ):
+        add_lora(sam, blocks=blocks)
+    assert list(sam.state_dict()) == names
+    with pytest.raises(ValueError, match=r"Got blocks=\[\] but expected at least one.*Fix: blocks=None adapts all"):
+        add_lora(sam, blocks=[])
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ class ConvAutoencoder(nn.Module):
         super().__init__()
         if crop_size not in _STEPS:
             raise ValueError(f"Got crop_size={crop_size} but expected one of {CROP_SIZES}.")
+        self.token_width, self.n_components, self.crop_size = token_width, n_components, crop_size
         self.encoder = nn.Sequential(
             _unit(nn.Conv2d(token_width, 256, 1), 256),
             _unit(nn.Conv2d(256, 256, 3, stride=2, padding=1), 256),

@@ -4,6 +4,7 @@ SAM fuses query, key and value into one linear layer, which PEFT cannot adapt in
 apart for training, `fuse_qkv` puts it together again for inference.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,20 @@ class Adapter:
     decoder: dict[str, Tensor]
     pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]
     image_size: int
+
+    def packed(self) -> dict[str, Any]:
+        """Return it as plain values and numpy arrays."""
+        arrays = {name: {key: t.numpy() for key, t in getattr(self, name).items()} for name in ("lora", "decoder")}
+        return {**vars(self), **arrays}
+
+    @classmethod
+    def unpacked(cls, values: dict[str, Any]) -> "Adapter":
+        """Undo `packed`."""
+        tensors = {
+            name: {key: torch.from_numpy(array.copy()) for key, array in values[name].items()}
+            for name in ("lora", "decoder")
+        }
+        return cls(**values | tensors)
 
 
 class SplitQKV(nn.Module):
@@ -86,6 +101,28 @@ def fuse_qkv(encoder: Any) -> None:
         block.attn.qkv = block.attn.qkv.fused()
 
 
+def lora_config(
+    rank: int, *, alpha: float | None = None, dropout: float = 0.0, blocks: Sequence[int] | None = None
+) -> Any:
+    """Return the ``peft.LoraConfig`` of factors on q and v; parameters as in `add_lora`.
+
+    Raises
+    ------
+    ValueError
+        If `blocks` is empty.
+    """
+    if blocks is not None and not len(blocks):
+        raise ValueError("Got blocks=[] but expected at least one block number. Fix: blocks=None adapts all.")
+    adapted = r"\d+" if blocks is None else "|".join(str(int(block)) for block in blocks)
+    return _peft().LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        target_modules=rf".*blocks\.({adapted})\.attn\.qkv\.(q|v)",
+        bias="none",
+    )
+
+
 def add_lora(
     sam: SAM,
     rank: int = 4,
@@ -111,41 +148,48 @@ def add_lora(
     -------
     peft.PeftModel
         Wraps the encoder. A starts Kaiming-uniform, B zero.
-    """
-    peft = _peft()
 
-    adapted = r"\d+" if blocks is None else "|".join(str(block) for block in blocks)
-    config = peft.LoraConfig(
-        r=rank,
-        lora_alpha=rank if alpha is None else alpha,
-        lora_dropout=dropout,
-        target_modules=rf".*blocks\.({adapted})\.attn\.qkv\.(q|v)",
-        bias="none",
-    )
+    Raises
+    ------
+    ValueError
+        If `blocks` is empty or names a block that the encoder lacks.
+    """
+    outside = [] if blocks is None else [block for block in blocks if block not in range(sam.size.depth)]
+    if outside:
+        raise ValueError(
+            f"Got {', '.join(map(str, outside))} among blocks but expected numbers from 0 to {sam.size.depth - 1}: "
+            f"the encoder is {sam.size.depth} blocks deep. Fix: leave them out."
+        )
+    config = lora_config(rank, alpha=alpha, dropout=dropout, blocks=blocks)
     split_qkv(sam.image_encoder)
-    return peft.get_peft_model(sam.image_encoder, config)
+    return _peft().get_peft_model(sam.image_encoder, config)
 
 
 def extract_adapter(sam: SAM, peft_model: Any, pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]) -> Adapter:
     """Copy the trained parts out, to CPU."""
     peft = _peft()
 
-    config = peft_model.peft_config["default"].to_dict()
     return Adapter(
         lora=_on_cpu(peft.get_peft_model_state_dict(peft_model)),
-        lora_config={key: sorted(v) if isinstance(v, set) else v for key, v in config.items()},
+        lora_config=config_values(peft_model.peft_config["default"]),
         decoder=_on_cpu({key: value for key, value in sam.state_dict().items() if key.startswith(_DECODER_PREFIXES)}),
         pixel_stats=pixel_stats,
         image_size=sam.image_size,
     )
 
 
+def config_values(config: Any) -> dict[str, Any]:
+    """Return a ``peft.LoraConfig`` as JSON-ready values."""
+    return json.loads(json.dumps(config.to_dict(), default=sorted))
+
+
 def resume_adapter(sam: SAM, peft_model: Any, adapter: Adapter) -> None:
-    """Start training from an adapter: its decoder, and its LoRA factors if they are of the same rank."""
+    """Start training from an adapter: its decoder, and its LoRA factors if rank and blocks are the same."""
     peft = _peft()
 
     sam.load_state_dict(adapter.decoder, strict=False)
-    if adapter.lora and adapter.lora_config["r"] == peft_model.peft_config["default"].r:
+    config = config_values(peft_model.peft_config["default"])
+    if adapter.lora and all(adapter.lora_config[key] == config[key] for key in ("r", "target_modules")):
         peft.set_peft_model_state_dict(peft_model, adapter.lora)
 
 
