@@ -10,6 +10,8 @@ from the project's root; a killed run goes on where it stopped:
 import argparse
 import json
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,31 @@ from sam_bloodcell.models.sam import SAM, SIZES
 from sam_bloodcell.training import TrainingPlan, train
 
 SIZE = 224
-# Side in pixels and pairs in a batch of the contrastive views: small views see many cells, large ones fine detail.
-VIEWS = ((112, 96), (224, 40))
-SEGMENTED = 8
-TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step is made of.
+
+    Attributes
+    ----------
+    views : pairs of int
+        Side in pixels and pairs of the contrastive views, by turns: small views see many cells, large ones detail.
+    segmented : int
+        Cells to segment in a step.
+    temperature : float
+        Of the contrastive loss; a lower one tells more alike cells apart.
+    """
+
+    views: tuple[tuple[int, int], ...]
+    segmented: int
+    temperature: float
+
+
+RECIPES = {
+    "coarse": Recipe(((112, 80), (112, 80), (224, 24)), 14, 0.2),
+    "fine": Recipe(((112, 96), (224, 40)), 8, 0.1),
+}
 
 
 class Pretraining(nn.Module):
@@ -75,20 +98,20 @@ def centre_weight(grid: int) -> Tensor:
     return torch.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 0.22**2))[None, None]
 
 
-def contrastive_loss(a: Tensor, b: Tensor) -> Tensor:
+def contrastive_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """NT-Xent (Chen et al., SimCLR, 2020) of two views' projections (n, 128)."""
     z = F.normalize(torch.cat([a, b]).float(), dim=1)
-    similarity = (z @ z.T / TEMPERATURE).fill_diagonal_(float("-inf"))
+    similarity = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
     n = len(a)
     partner = torch.cat([torch.arange(n, 2 * n), torch.arange(n)])
     return F.cross_entropy(similarity, partner)
 
 
-def pretraining_loss(module: Pretraining, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def pretraining_loss(module: Pretraining, batch: dict[str, Tensor], temperature: float) -> dict[str, Tensor]:
     """Contrastive + segmentation + synthetic cell type."""
     tokens = module.tokens(batch["views"])
     first, second = module.projection(pool(tokens, centre_weight(tokens.shape[-1]))).chunk(2)
-    contrastive = contrastive_loss(first, second)
+    contrastive = contrastive_loss(first, second, temperature)
 
     tokens = module.tokens(batch["images"])
     logits = module.sam.mask_logits(tokens)[0].float()
@@ -103,8 +126,8 @@ def pretraining_loss(module: Pretraining, batch: dict[str, Tensor]) -> dict[str,
 class Batches:
     """Batches that depend on the seed and the epoch alone."""
 
-    def __init__(self, real: Cells, synthetic: Cells, steps: int, seed: int) -> None:
-        self.real, self.synthetic, self.steps, self.seed = real, synthetic, steps, seed
+    def __init__(self, real: Cells, synthetic: Cells, recipe: Recipe, steps: int, seed: int) -> None:
+        self.real, self.synthetic, self.recipe, self.steps, self.seed = real, synthetic, recipe, steps, seed
         self.by_domain = [np.flatnonzero(real.domain == name) for name in np.unique(real.domain)]
         self.masked = np.flatnonzero(real.masks[:, 0, 0] >= 0)
         every = np.concatenate([rows[:: max(1, len(rows) // 250)] for rows in self.by_domain])
@@ -118,7 +141,7 @@ class Batches:
         chance = np.sqrt([len(rows) for rows in self.by_domain])
         chance /= chance.sum()
         for step in range(self.steps):
-            size, pairs = VIEWS[step % len(VIEWS)]
+            size, pairs = self.recipe.views[step % len(self.recipe.views)]
             rows = self.by_domain[rng.choice(len(self.by_domain), p=chance)]
             rows = rng.choice(rows, min(pairs, len(rows)), replace=False)
             yield {"views": self.views(rows, size, generator), **self.segmented(rng, generator)}
@@ -129,8 +152,8 @@ class Batches:
         return jitter_stain(images, self.donors, generator)
 
     def segmented(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        real = rng.choice(self.masked, SEGMENTED // 2, replace=False)
-        drawn = rng.choice(len(self.synthetic.pixels), SEGMENTED - len(real), replace=False)
+        real = rng.choice(self.masked, self.recipe.segmented // 2, replace=False)
+        drawn = rng.choice(len(self.synthetic.pixels), self.recipe.segmented - len(real), replace=False)
         pixels = np.concatenate([self.real.pixels[real], self.synthetic.pixels[drawn]])
         masks = np.concatenate([self.real.masks[real], self.synthetic.masks[drawn]])
         affine = random_affine(len(pixels), generator, (0.6, 1.3))
@@ -152,6 +175,7 @@ def main() -> None:
     parser.add_argument("--synthetic", type=int, default=3000, help="synthetic cells")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--recipe", choices=RECIPES, default="coarse")
     parser.add_argument("--init", type=Path, help="checkpoint of an earlier run whose weights to go on from")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -160,9 +184,10 @@ def main() -> None:
     real, synthetic = real_cells(SIZE), synthetic_cells(args.synthetic, SIZE, args.seed)
     sample = real.pixels[:: max(1, len(real.pixels) // 500)].reshape(-1, 3).astype(np.float64)
     pixel_stats = (sample.mean(0).round(2).tolist(), sample.std(0).round(2).tolist())
+    recipe = RECIPES[args.recipe]
     module = Pretraining(pixel_stats)
     if args.init:
-        module.load_state_dict(torch.load(args.init, map_location="cpu", weights_only=True)["module"])
+        module.load_state_dict(torch.load(args.init, map_location="cpu", weights_only=True)["trained"])
     plan = TrainingPlan(
         epochs=args.epochs,
         steps_per_epoch=args.steps,
@@ -175,8 +200,8 @@ def main() -> None:
     start = time.time()
     history = train(
         module,
-        pretraining_loss,
-        Batches(real, synthetic, args.steps, args.seed),
+        partial(pretraining_loss, temperature=recipe.temperature),
+        Batches(real, synthetic, recipe, args.steps, args.seed),
         plan,
         checkpoint=args.out / "checkpoint.pt",
         verbose=1,

@@ -245,7 +245,7 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         tensors = {key: torch.from_numpy(array).contiguous() for key, array in arrays.items()}
         save_file(tensors, folder / _WEIGHTS)
         settings = {"kind": "autoencoder", "network": self._shape(), "state": _as_json(state)}
-        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, default=np.generic.item) + "\n")
         write_model_card(
             folder,
             title="Cross-domain autoencoder for blood cell embeddings",

@@ -238,7 +238,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         y : ignored
         masks : sequence of n masks or "auto", optional
             Paths or (H, W) arrays of the images' sizes, non-zero inside the cell. "auto" makes them from the stain
-            (`pseudo_masks.stain_mask`): worse than annotated ones, see docs/results.md.
+            (`pseudo_masks.stain_mask`): worse than annotated ones, see docs/weights.md.
 
         Returns
         -------

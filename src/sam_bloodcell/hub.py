@@ -151,7 +151,14 @@ def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files
             f"Got backbone={backbone.name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing "
             f".pth or .safetensors file or a folder with {_MODEL_FILE}. Fix: check the spelling or the path."
         )
-    return remote.fetch(repo, _MODEL_FILE, revision, token=token, local_files_only=local_files_only)
+    return remote.fetch(
+        repo,
+        _MODEL_FILE,
+        revision,
+        token=token,
+        local_files_only=local_files_only,
+        command=_download_command(backbone.name, revision),
+    )
 
 
 def locate_adapter(
@@ -272,6 +279,12 @@ def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
             "state_dict() alone."
         )
     return state if keep_dtype else {key: value.float() for key, value in state.items()}
+
+
+def _download_command(name: str, revision: str | None) -> str:
+    """Return the command that caches exactly this revision."""
+    default = HUB_BACKBONES.get(name, (name, None))[1]
+    return f"sam-bloodcell download {name}" + (f" --revision {revision}" if revision != default else "")
 
 
 def _segment_anything_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

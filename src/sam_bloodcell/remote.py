@@ -23,6 +23,7 @@ def fetch(
     *,
     token: str | None = None,
     local_files_only: bool = False,
+    command: str | None = None,
 ) -> Path:
     """Return a repo's file in the Hub's local cache, downloaded if need be.
 
@@ -38,6 +39,8 @@ def fetch(
         Default that of ``HF_TOKEN`` or ``hf auth login``.
     local_files_only : bool
         Look into the cache alone.
+    command : str, optional
+        What a user types to have the file cached; default the Hub's own ``hf download``.
 
     Raises
     ------
@@ -51,8 +54,10 @@ def fetch(
         path = Path(hf_hub_download(repo, filename, revision=revision, token=token, local_files_only=local_files_only))
     except Exception as exc:  # the client's own errors, its HTTP library's, the file system's: one way out for all
         at = f"revision {revision}" if revision else "its newest revision"
+        command = command or f"hf download {repo}" + (f" --revision {revision}" if revision else "")
         raise WeightsUnavailableError(
-            f"{filename} of '{repo}' ({at}) is neither cached nor can it be fetched from the Hub: {_reason(exc, repo)}"
+            f"{filename} of '{repo}' ({at}) is neither cached nor can it be fetched from the Hub: "
+            f"{_reason(exc, repo, command)}"
         ) from exc
     _check_download(path, start, repo, filename)
     return path
@@ -66,8 +71,7 @@ def commit_of(path: Path) -> str | None:
 
 def digest_of(path: Path) -> str:
     """Return a file's SHA-256; the Hub's cache already names large files so."""
-    blob = path.resolve().name
-    return blob if _SHA256.fullmatch(blob) else sha256(path)
+    return _announced(path) or sha256(path)
 
 
 def sha256(path: Path) -> str:
@@ -156,27 +160,38 @@ class PushToHubMixin:
             return push_folder(folder, repo_id, revision=revision, private=private, token=token)
 
 
+def _announced(path: Path) -> str | None:
+    """Return the SHA-256 that the Hub announced for a file in its cache, if it is a large one.
+
+    The cache links a file to a blob of that name; the blob may in turn link to one named by another kind of hash.
+    """
+    if commit_of(path) is None or not path.is_symlink():
+        return None
+    name = path.readlink().name
+    return name if _SHA256.fullmatch(name) else None
+
+
 def _check_download(path: Path, start: float, repo: str, filename: str) -> None:
-    blob = path.resolve()
-    announced = blob.name
-    if not _SHA256.fullmatch(announced) or blob.stat().st_mtime < start - 2:
+    announced = _announced(path)
+    if announced is None or path.stat().st_mtime < start - 2:
         return
-    found = sha256(blob)
+    found = sha256(path)
     if found != announced:
-        path.unlink()
-        blob.unlink(missing_ok=True)
+        # The content first: a blob that is left, under any of its names, would be linked again and not fetched.
+        for stored in (path.resolve(), path.parent / path.readlink(), path):
+            stored.unlink(missing_ok=True)
         raise WeightsUnavailableError(
             f"{filename} of '{repo}' came damaged: its SHA-256 is {found[:12]}..., but the Hub announced "
             f"{announced[:12]}.... It was deleted. Fix: fetch it again; if it is damaged again, tell its owner."
         )
 
 
-def _reason(exc: Exception, repo: str) -> str:
-    """Say what went wrong, and the fix."""
+def _reason(exc: Exception, repo: str, command: str | None = None) -> str:
+    """Say what went wrong, and the fix; `command` caches what was asked for."""
     from huggingface_hub import errors
 
     cause = exc.__cause__ or exc
-    otherwise = "or pass a local file, or backbone='vit_tiny', which is packaged."
+    once = f"run {command} once with network, or pass a local file or folder." if command else "try again."
     log_in = "hf auth login, set HF_TOKEN or pass token=..."
     status = getattr(getattr(exc, "response", None), "status_code", None)
     if isinstance(exc, errors.GatedRepoError):
@@ -185,20 +200,17 @@ def _reason(exc: Exception, repo: str) -> str:
         return f"there is no such repo, or it is private. Fix: check the name '{repo}'; if it is private, {log_in}"
     if isinstance(exc, errors.RevisionNotFoundError):
         return "the repo has no such revision. Fix: check the commit, tag or branch."
-    if isinstance(exc, errors.RemoteEntryNotFoundError):
+    missing_locally = isinstance(exc, errors.LocalEntryNotFoundError)
+    if isinstance(exc, errors.EntryNotFoundError) and not missing_locally:
         return "the repo has no such file. Fix: check that it holds weights of this kind."
     if isinstance(exc, errors.HFValidationError):
         return f"{exc} Fix: pass owner/name."
     if status in (401, 403):
         return f"you may not do this ({status}). Fix: {log_in}, one that may write to the repo."
     if isinstance(cause, errors.OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return f"offline mode is on (HF_HUB_OFFLINE). Fix: {_fetch_once(repo)}, {otherwise}"
-    if isinstance(exc, errors.LocalEntryNotFoundError) and cause is exc:
-        return f"it was looked for in the cache alone. Fix: {_fetch_once(repo)}, {otherwise}"
-    if isinstance(exc, errors.LocalEntryNotFoundError):
-        return f"no connection ({type(cause).__name__}). Fix: check the network, {_fetch_once(repo)}, {otherwise}"
-    return f"{type(cause).__name__}: {cause}. Fix: try again, {otherwise}"
-
-
-def _fetch_once(repo: str) -> str:
-    return f"fetch it once with network (sam-bloodcell download {repo})"
+        return f"offline mode is on (HF_HUB_OFFLINE). Fix: {once}"
+    if missing_locally and cause is exc:
+        return f"it was looked for in the cache alone. Fix: {once}"
+    if missing_locally:
+        return f"no connection ({type(cause).__name__}). Fix: check the network, then {once}"
+    return f"{type(cause).__name__}: {cause}. Fix: try again."
