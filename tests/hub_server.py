@@ -24,11 +24,13 @@ class HubServer:
         Files whose next download breaks off halfway.
     damaged : set of str
         Files that arrive with another first byte than announced.
+    xet_hash : str or None
+        If given, files are announced as kept in Xet storage under this hash; their content is not served from there.
     """
 
     def __init__(self, root):
         self.root, self.asked, self.private, self.cut, self.damaged = root, [], {}, set(), set()
-        self.objects = {}
+        self.objects, self.xet_hash = {}, None
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
         self.thread.start()
@@ -131,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Repo-Commit": COMMIT,
             "Content-Length": str(len(content)),
         }
+        if self.hub.xet_hash:
+            headers |= {"X-Xet-Hash": self.hub.xet_hash, "X-Xet-Refresh-Route": f"/api/models/{repo}/xet-read-token/v1"}
         if name in self.hub.damaged:
             content = bytes([content[0] ^ 255]) + content[1:]
         if not body:

@@ -250,6 +250,15 @@ def test_saved_adapter_comes_back(embedder, embeddings, cells, tmp_path):
     np.testing.assert_array_equal(np.asarray(back.transform(cells.images)), np.asarray(embeddings))
 
 
+def test_what_comes_back_embeds_with_the_same_settings(cells, tmp_path):
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=112, pixel_stats="sam").fit(cells.images)
+    embedder.save_pretrained(tmp_path)
+    back = SAMLoRAEmbedder.from_pretrained(tmp_path)
+    assert (back.image_size, back.pixel_stats_) == (112, SAM_PIXEL_STATS)
+    images = cells.images[:2]
+    np.testing.assert_array_equal(np.asarray(back.transform(images)), np.asarray(embedder.transform(images)))
+
+
 def test_pickle_is_small_and_gives_the_same(embedder, embeddings, cells, tmp_path):
     joblib.dump(embedder, tmp_path / "embedder.joblib")
     assert (tmp_path / "embedder.joblib").stat().st_size < 20e6

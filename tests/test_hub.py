@@ -107,8 +107,18 @@ def test_without_network_the_error_is_quick_and_names_the_way_out(env, in_subpro
     assert float(seconds) < 30
     assert "model.safetensors of 'facebook/sam-vit-base'" in message
     assert "revision 70c1a07f894ebb5b307fd9eaaee97b9dfc16068f" in message
-    assert "sam-bloodcell download facebook/sam-vit-base" in message
-    assert "backbone='vit_tiny', which is packaged" in message
+    assert "Fix: " in message
+    assert "run sam-bloodcell download vit_b once with network, or pass a local file" in message
+
+
+@pytest.mark.parametrize("backbone", [Backbone("vit_b"), Backbone("vit_b", "v2"), Backbone("lab/sam", "v1")], ids=str)
+def test_the_advised_command_fetches_what_was_asked_for(backbone, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub.remote, "fetch", lambda repo, _, revision, **named: asked.append((repo, revision, named)))
+    hub.locate_backbone(backbone)
+    _, _, name, *options = asked[0][2]["command"].split()
+    hub.locate_backbone(Backbone(name, options[1] if options else None))
+    assert asked[1][:2] == asked[0][:2] == backbone.resolved()
 
 
 def test_revisions_are_pinned_unless_asked_otherwise():
@@ -192,7 +202,8 @@ print(embedder.adapter_.image_size, embedder.adapter_revision)
 def test_an_adapter_comes_whole_from_the_revision_asked_for(hub_server, in_subprocess):
     hub.write_adapter(hub.packaged_adapter("vit_tiny"), hub_server.folder("lab/adapter"), Backbone("vit_tiny"))
     assert in_subprocess(FROM_REVISION, HF_ENDPOINT=hub_server.url).split() == ["224", COMMIT]
-    assert {path.split("/")[4] for path in hub_server.asked} == {"v2"}
+    # the first file at the tag, the rest at the commit that it stood for
+    assert {path.split("/")[4] for path in hub_server.asked} == {"v2", COMMIT}
 
 
 def test_a_backbone_is_known_by_its_digest(tmp_path):

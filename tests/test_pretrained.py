@@ -11,9 +11,11 @@ import skops.io
 import torch
 from safetensors.torch import save_file
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVC
+from tests.hub_server import COMMIT
 
 from sam_bloodcell import (
     CrossDomainAutoencoder,
@@ -74,6 +76,13 @@ def test_foreign_classes_are_listed_until_trusted(tmp_path):
     assert from_pretrained(tmp_path, trusted=["json.dumps"]).steps[0][1].func is json.dumps
 
 
+def test_a_search_needs_no_trust_beyond_scikit_learn(tmp_path):
+    X, y = np.arange(12.0)[:, None], np.arange(12) % 2
+    search = GridSearchCV(SVC(), {"C": [1, 10]}, cv=2).fit(X, y)
+    back = from_pretrained(save_pretrained(search, tmp_path))
+    assert back.predict(X).tolist() == search.predict(X).tolist()
+
+
 def test_bad_sources_are_named(fitted, tmp_path):
     with pytest.raises(NotFittedError):
         save_pretrained(line(SAMLoRAEmbedder("vit_tiny")), tmp_path)
@@ -105,6 +114,14 @@ def test_an_autoencoder_comes_back_to_the_bit(fitted, cells, tmp_path):
     np.testing.assert_array_equal(back.reconstruct(embeddings), fitted[1].reconstruct(embeddings))
     assert back.history_.equals(fitted[1].history_)
     assert "Laboratories seen in training: lab_a, lab_b" in (tmp_path / "README.md").read_text()
+
+
+def test_an_autoencoder_with_numpy_parameters_comes_back(fitted, cells, tmp_path):
+    embeddings = fitted[0].transform(cells.images)
+    params = {"n_components": np.int64(4), "epochs": np.int64(1), "alignment_weight": np.float32(5)}
+    autoencoder = CrossDomainAutoencoder(**params, random_state=np.int64(0)).fit(embeddings)
+    back = CrossDomainAutoencoder.from_pretrained(autoencoder.save_pretrained(tmp_path))
+    assert back.get_params() == autoencoder.get_params()
 
 
 PUSHED = """
@@ -229,4 +246,4 @@ def test_a_vit_b_pipeline_is_small_and_needs_its_base_in_the_cache_alone(cells, 
     assert in_subprocess(LOAD_VIT_B, *files, HF_HUB_OFFLINE="1").strip() == "same"
     said = in_subprocess(LOAD_VIT_B, *files, HF_HUB_OFFLINE="1", home=tmp_path / "elsewhere")
     assert "model.safetensors of 'facebook/sam-vit-base' (revision 0123456789abcdef" in said
-    assert "Fix: fetch it once with network (sam-bloodcell download facebook/sam-vit-base" in said
+    assert f"Fix: run sam-bloodcell download vit_b --revision {COMMIT} once with network" in said

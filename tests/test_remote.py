@@ -1,5 +1,6 @@
 """The Hub's real client against a Hub on 127.0.0.1: what comes, what goes, and what each failure says."""
 
+import hashlib
 import json
 
 import pytest
@@ -70,7 +71,7 @@ def test_each_refusal_says_what_to_do(tries, hub_server):
     assert "has no such file. Fix: check that it holds weights" in empty
     assert "if it is private, hf auth login, set HF_TOKEN or pass token" in private
     assert opened[2] == len(CONTENT)
-    assert "looked for in the cache alone. Fix: fetch it once with network (sam-bloodcell download lab/never)" in local
+    assert "looked for in the cache alone. Fix: run hf download lab/never once with network" in local
     assert "Fix: pass owner/name" in name
 
 
@@ -81,10 +82,9 @@ def test_a_token_in_the_environment_opens_a_private_repo(tries, hub_server):
 
 def test_no_network_and_offline_mode_name_the_way_out(tries):
     (unreachable,) = tries(("lab/small",), HF_ENDPOINT="http://127.0.0.1:9")
-    assert "no connection (ConnectError). Fix: check the network, fetch it once with network" in unreachable
+    assert "no connection (ConnectError). Fix: check the network, then run hf download lab/small once" in unreachable
     (offline,) = tries(("lab/small",), HF_HUB_OFFLINE="1")
-    assert "offline mode is on (HF_HUB_OFFLINE). Fix: fetch it once with network" in offline
-    assert "backbone='vit_tiny', which is packaged" in offline
+    assert "offline mode is on (HF_HUB_OFFLINE). Fix: run hf download lab/small once with network" in offline
 
 
 def test_no_half_file_is_used_after_a_cut_connection(tries, hub_server):
@@ -103,6 +103,41 @@ def test_a_file_with_another_digest_is_deleted(tries, hub_server, tmp_path):
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.stat().st_size > 10_000]
     hub_server.damaged.clear()
     assert tries(("lab/small", "v1"))[0][2:] == [len(CONTENT), True]
+
+
+# The client's own settings, with its transfer from Xet storage replaced: the content is the second argument's.
+FROM_XET = """
+import sys
+from pathlib import Path
+import huggingface_hub.file_download as client
+from sam_bloodcell import remote
+
+content = Path(sys.argv[1]).read_bytes()
+client.xet_get = lambda *, incomplete_path, **_: Path(incomplete_path).write_bytes(content)
+try:
+    path = remote.fetch("lab/small", "model.safetensors", "v1")
+    print(path.resolve().name, remote.digest_of(path))
+except remote.WeightsUnavailableError as exc:
+    print(exc)
+"""
+
+
+def test_a_file_from_xet_storage_is_checked_by_its_sha256(hub_server, in_subprocess, tmp_path):
+    """The cache may keep such a file under its Xet hash, which looks like a SHA-256 and is none."""
+    hub_server.xet_hash = "c0" * 32
+    (hub_server.folder("lab/small") / FILE).write_bytes(CONTENT)
+    (tmp_path / "whole").write_bytes(CONTENT)
+    (tmp_path / "other").write_bytes(CONTENT[::-1])
+    settings = {"HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "0"}
+    for _ in range(2):
+        said = in_subprocess(FROM_XET, tmp_path / "other", **settings)
+        assert "came damaged: its SHA-256 is" in said
+        assert "It was deleted. Fix: fetch it again" in said
+    expected = hashlib.sha256(CONTENT).hexdigest()
+    for _ in range(2):
+        name, digest = in_subprocess(FROM_XET, tmp_path / "whole", **settings).split()
+        assert name in (hub_server.xet_hash, expected)
+        assert digest == expected
 
 
 PUSH = """

@@ -291,10 +291,9 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         if folder.is_dir():
             files = [folder / name for name in (_SETTINGS, _WEIGHTS)]
         else:
-            files = [
-                remote.fetch(str(folder_or_repo), name, revision, token=token, local_files_only=local_files_only)
-                for name in (_SETTINGS, _WEIGHTS)
-            ]
+            files = remote.fetch_all(
+                str(folder_or_repo), (_SETTINGS, _WEIGHTS), revision, token=token, local_files_only=local_files_only
+            )
         missing = [path.name for path in files if not path.is_file()]
         settings = {} if missing else json.loads(files[0].read_text())
         if settings.get("kind") != "autoencoder":

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -343,12 +343,14 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
                 "There is no adapter to save: this embedder is plain SAM. Fix: fit(X, masks=...) or adapter=..."
             )
         base, revision = self.backbone_.resolved()
-        written = hub.write_adapter(self.adapter_, folder, self.backbone_)
+        # What it embeds with, which may differ from what the adapter was trained with.
+        adapter = replace(self.adapter_, image_size=self.image_size, pixel_stats=self.pixel_stats_)
+        written = hub.write_adapter(adapter, folder, self.backbone_)
         write_model_card(
             written,
             title="LoRA adapter for blood cell images",
             summary=f"LoRA factors and a prompt-free mask decoder for Segment Anything's encoder, trained by "
-            f"segmenting cells at {self.adapter_.image_size} px.",
+            f"segmenting cells, for images of {self.image_size} px.",
             code="from sam_bloodcell import SAMLoRAEmbedder\n\n"
             'embedder = SAMLoRAEmbedder.from_pretrained("this folder or repo")\n'
             'embeddings = embedder.transform(["cell.png"])',

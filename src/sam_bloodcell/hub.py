@@ -177,10 +177,7 @@ def locate_adapter(
     """
     folder = Path(source)
     if not folder.is_dir():
-        files = [
-            remote.fetch(str(source), name, revision, token=token, local_files_only=local_files_only)
-            for name in _ADAPTER_FILES
-        ]
+        files = remote.fetch_all(str(source), _ADAPTER_FILES, revision, token=token, local_files_only=local_files_only)
         folder = files[0].parent
     missing = [name for name in _ADAPTER_FILES if not (folder / name).is_file()]
     if missing:

@@ -125,13 +125,15 @@ def from_pretrained(
             f"'{folder_or_repo}' is no pipeline folder: it lacks {_MODEL}. Fix: pass a folder made by save_pretrained; "
             "adapters and autoencoders load by their own class's from_pretrained."
         )
-    unknown = [name for name in skops.get_untrusted_types(file=path) if name not in (*_OURS, *trusted)]
+    needed = skops.get_untrusted_types(file=path)
+    allowed = [name for name in needed if name in (*_OURS, *trusted) or name.startswith("sklearn.")]
+    unknown = sorted(set(needed) - set(allowed))
     if unknown:
         raise ValueError(
             f"'{folder_or_repo}' builds objects of types that are not trusted: {', '.join(unknown)}. Fix: if you trust "
             f"its author, pass trusted={unknown}."
         )
-    return skops.load(path, trusted=[*_OURS, *trusted])
+    return skops.load(path, trusted=allowed)
 
 
 def push_to_hub(

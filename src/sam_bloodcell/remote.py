@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,22 @@ def fetch(
         ) from exc
     _check_download(path, start, repo, filename)
     return path
+
+
+def fetch_all(
+    repo: str,
+    filenames: Sequence[str],
+    revision: str | None = None,
+    *,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> list[Path]:
+    """Return several files of a repo as `fetch` does, all of one commit, whatever is pushed meanwhile."""
+    paths: list[Path] = []
+    for name in filenames:
+        at = commit_of(paths[0]) if paths else revision
+        paths.append(fetch(repo, name, at, token=token, local_files_only=local_files_only))
+    return paths
 
 
 def commit_of(path: Path) -> str | None:
