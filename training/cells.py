@@ -31,16 +31,25 @@ class Cells:
     kind: np.ndarray  # (n,) int: synthetic cell type, -1 unknown
 
 
-def real_cells(size: int, held_out: bool = False, data: Path = SHARED_DATA) -> Cells:
-    """Load the shared cells for training (or the held-out ones), without looking at a label."""
-    with (data / "cells.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if is_held_out(row["path"]) == held_out]
+def manifest() -> list[dict[str, str]]:
+    """Rows of cells.csv."""
+    with (SHARED_DATA / "cells.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def training_rows(without: str | None = None) -> list[dict[str, str]]:
+    """Rows that training may see, without one laboratory if asked."""
+    return [row for row in manifest() if not is_held_out(row["path"]) and row["domain"] != without]
+
+
+def real_cells(rows: list[dict[str, str]], size: int) -> Cells:
+    """Load cells, without looking at a label."""
     pixels = np.empty((len(rows), size, size, 3), np.uint8)
     masks = np.full((len(rows), size, size), -1, np.int8)
     for i, row in enumerate(tqdm(rows, desc="real cells", mininterval=5)):
-        pixels[i] = resize(pad_to_square(load_rgb(data / row["path"])), size)
+        pixels[i] = resize(pad_to_square(load_rgb(SHARED_DATA / row["path"])), size)
         if row["mask"]:
-            mask = pad_to_square(load_mask(data / row["mask"])).astype(np.uint8) * 255
+            mask = pad_to_square(load_mask(SHARED_DATA / row["mask"])).astype(np.uint8) * 255
             masks[i] = resize(mask, size) > 127
     return Cells(pixels, masks, np.array([row["domain"] for row in rows]), np.full(len(rows), -1))
 

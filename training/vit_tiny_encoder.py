@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from augment import jitter_stain, random_affine, stain_statistics, warp
-from cells import Cells, as_batch, real_cells, synthetic_cells
+from cells import Cells, as_batch, real_cells, synthetic_cells, training_rows
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -177,11 +177,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--recipe", choices=RECIPES, default="coarse")
     parser.add_argument("--init", type=Path, help="checkpoint of an earlier run whose weights to go on from")
+    parser.add_argument("--without", help="laboratory to leave out, to measure on it")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
 
-    real, synthetic = real_cells(SIZE), synthetic_cells(args.synthetic, SIZE, args.seed)
+    rows = training_rows(args.without)
+    real, synthetic = real_cells(rows, SIZE), synthetic_cells(args.synthetic, SIZE, args.seed)
     sample = real.pixels[:: max(1, len(real.pixels) // 500)].reshape(-1, 3).astype(np.float64)
     pixel_stats = (sample.mean(0).round(2).tolist(), sample.std(0).round(2).tolist())
     recipe = RECIPES[args.recipe]
