@@ -1,11 +1,14 @@
 """`CrossDomainAutoencoder`: a few features per cell that survive a change of laboratory."""
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,48 +16,99 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils._metadata_requests import _routing_enabled
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
 
 from . import devices, hub, remote
+from .domains import ClusterShifts, DomainScaler, balanced_batches, domain_column
 from .embeddings import CellEmbeddings
 from .model_card import write_model_card
-from .models.autoencoders import ConvAutoencoder
-from .models.losses import mean_discrepancy, ssim
-from .training import TrainingPlan, train
+from .models.alignment import ALIGNMENTS
+from .models.autoencoders import ConvAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
+from .models.losses import ssim
+from .training import TrainingPlan, Validation, train
 
-_INFERENCE_BATCH = 256
+_CHUNK = 256  # rows that are read and encoded at a time
 _WEIGHTS, _SETTINGS = "autoencoder.safetensors", "sam_bloodcell.json"
 
 
-class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Compress token maps to features from which the cell, but not the laboratory, can be reconstructed.
+@dataclass(frozen=True)
+class Settings:
+    """Parameters of `CrossDomainAutoencoder`, nothing left "auto" but `epochs`: then so many as make `steps`."""
 
-    A convolutional encoder turns each token map into `n_components` features; a decoder paints the cell's crop from
-    them. The loss is 1 - SSIM of the crops, plus a penalty on the distance between the laboratories' mean features.
-    No class labels are used.
+    architecture: str
+    alignment: str | None
+    alignment_weight: float
+    normalization: str | None
+    embedding_weight: float
+    learning_rate: float
+    batch_size: int
+    crop_size: int = 32
+    epochs: int | None = None
+    steps: int = 600
+    weight_decay: float = 0.05
+    warmup_steps: int = 500
+    n_components: int = 50
+
+
+_OURS = {
+    "vector": Settings("vector", None, 1.0, "cluster", 1.0, 2e-3, 256),
+    "conv": Settings("conv", None, 1.0, "cluster", 5.0, 1e-3, 128, steps=300),
+    "masked": Settings("masked", None, 1.0, "cluster", 1.0, 5e-4, 64, steps=300),
+}
+PRESETS = {
+    "bc-sam": Settings("conv", "mean", 5.0, None, 0.0, 5e-4, 128, crop_size=128, epochs=10),
+    "dorl": Settings("masked", "mean", 2.0, None, 1.0, 1e-4, 64, crop_size=128, epochs=300),
+}
+
+
+class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Compress embeddings to a few features from which the cell, but not the laboratory, can be reconstructed.
+
+    Inputs are standardised by laboratory, a network is trained to reconstruct them (and, from token maps, the cell's
+    crop) from `n_components` features, and the features of groups of like cells are moved together across
+    laboratories. No class labels are used.
 
     Parameters
     ----------
     n_components : int, default=50
         Number of features.
-    architecture : {"auto", "conv"}, default="auto"
-        "conv" is BC-SAM's. "auto" chooses by the input.
-    alignment : {"mean", None}, default="mean"
-        "mean" is the squared distance between the means of all pairs of domains; None trains without.
-    alignment_weight : float, default=5.0
-        Weight of the alignment against the reconstruction.
-    crop_size : {32, 64, 128}, default=32
-        Side in pixels of the reconstruction. The papers' 128 costs about nine times as much per step as 32
+    architecture : {"auto", "vector", "conv", "masked"}, default="auto"
+        "vector" is an MLP on any 2-D array, and on the pooled embeddings of `CellEmbeddings`. "conv" (BC-SAM) and
+        "masked" (DoRL) read the token maps of `CellEmbeddings` and also paint the cells' crops. "auto" is the preset's,
+        else "vector", which measured best on real cells.
+    preset : {"bc-sam", "dorl"} or None, default=None
+        The papers' settings for every parameter that is "auto". None takes ours.
+    alignment : {"auto", "mean", "mmd", "coral", "sinkhorn"} or None, default="auto"
+        Distance between the laboratories' features that training lowers, see ``sam_bloodcell.models.alignment``. None
+        trains without; so does "auto" without a preset.
+    alignment_weight : float or "auto", default="auto"
+        Weight of the alignment in the loss.
+    normalization : {"auto", "cluster", "domain"} or None, default="auto"
+        "domain" standardises each laboratory's inputs by that laboratory's own statistics. "cluster" also moves the
+        features of each laboratory, cluster by cluster, onto those of the others. None standardises all laboratories
+        alike, as presets do.
+    embedding_weight : float or "auto", default="auto"
+        Weight of the embedding's squared error in the loss; the crops' 1 - SSIM weighs 1.
+    crop_size : {32, 64, 128} or "auto", default="auto"
+        Side in pixels of the painted crops. The papers' 128 costs about nine times as much per step as our 32
         (``benchmarks/autoencoder_step.py``).
-    epochs : int, default=10
-    learning_rate : float, default=5e-4
-    weight_decay : float, default=0.05
-    batch_size : int, default=128
-        Least cells in a training step; what is left over is spread over the batches of an epoch.
-    warmup_steps : int, default=500
+    epochs : int or "auto", default="auto"
+        "auto" without a preset: as many as make 600 steps ("vector") or 300 steps.
+    learning_rate, weight_decay : float or "auto", default="auto"
+        Of AdamW, with a cosine decay.
+    batch_size : int or "auto", default="auto"
+        Cells in a training step, the same number of every laboratory.
+    warmup_steps : int or "auto", default="auto"
         Steps of linear warm-up, at most a tenth of the training.
+    patience : int or None, default=None
+        Stop after so many epochs in which the reconstruction of held-out cells did not improve, and keep the best
+        epoch's weights. None trains to the end on all cells.
+    validation_fraction : float, default=0.1
+        Share of the cells held out where `patience` is set.
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name.
     random_state : int, RandomState or None, default=None
@@ -63,12 +117,19 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
 
     Attributes
     ----------
-    network_ : ConvAutoencoder
+    network_ : VectorAutoencoder, ConvAutoencoder or MaskedAutoencoder
         On CPU.
+    settings_ : Settings
+        What "auto" came to.
     domains_ : ndarray
         The domains seen in `fit`; empty without `domain`.
+    scaler_ : DomainScaler
+        Statistics of the inputs by laboratory.
+    shifts_ : ClusterShifts or None
+        None without at least two laboratories or ``normalization="cluster"``.
     history_ : DataFrame
-        One row an epoch: epoch, learning_rate, loss, reconstruction, alignment.
+        One row an epoch: epoch, learning_rate, loss, reconstruction, alignment; crops and embedding, the parts of the
+        reconstruction, where there are both; validation_score, where `patience` is set.
     n_features_in_ : int
         Width C of the embeddings.
 
@@ -78,32 +139,39 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
 
     References
     ----------
-    Li et al., BC-SAM, ISBI 2024 (the "conv" architecture and its loss).
+    Li et al., BC-SAM, ISBI 2024; Li et al., DoRL, 2024 (the presets). Li et al., "Revisiting batch normalization for
+    practical domain adaptation", 2016 (statistics by domain).
 
     Examples
     --------
-    >>> from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
-    >>> from sam_bloodcell.datasets import make_blood_cells
-    >>> cells = make_blood_cells(2, random_state=0)
-    >>> embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.images)
-    >>> autoencoder = CrossDomainAutoencoder(epochs=1, random_state=0)
-    >>> autoencoder.fit_transform(embeddings, domain=cells.domain).shape
-    (20, 50)
+    >>> import numpy as np
+    >>> from sam_bloodcell import CrossDomainAutoencoder
+    >>> X, lab = np.random.default_rng(0).normal(size=(60, 192)), np.repeat(["acevedo", "matek"], 30)
+    >>> autoencoder = CrossDomainAutoencoder(random_state=0).fit(X, domain=lab)
+    >>> autoencoder.transform(X, domain=lab).shape
+    (60, 50)
     """
 
     __metadata_request__fit = {"domain": True}
+    __metadata_request__partial_fit = {"domain": True}
+    __metadata_request__transform = {"domain": True}
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "architecture": [StrOptions({"auto", "conv"})],
-        "alignment": [StrOptions({"mean"}), None],
-        "alignment_weight": [Interval(Real, 0, None, closed="left")],
-        "crop_size": [Interval(Integral, 1, None, closed="left")],
-        "epochs": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "warmup_steps": [Interval(Integral, 0, None, closed="left")],
+        "architecture": [StrOptions({"auto", *_OURS})],
+        "preset": [StrOptions(set(PRESETS)), None],
+        "alignment": [StrOptions({"auto", *ALIGNMENTS}), None],
+        "alignment_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "normalization": [StrOptions({"auto", "cluster", "domain"}), None],
+        "embedding_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "batch_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
+        "warmup_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -114,41 +182,52 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         n_components: int = 50,
         *,
         architecture: str = "auto",
-        alignment: str | None = "mean",
-        alignment_weight: float = 5.0,
-        crop_size: int = 32,
-        epochs: int = 10,
-        learning_rate: float = 5e-4,
-        weight_decay: float = 0.05,
-        batch_size: int = 128,
-        warmup_steps: int = 500,
+        preset: str | None = None,
+        alignment: str | None = "auto",
+        alignment_weight: float | str = "auto",
+        normalization: str | None = "auto",
+        embedding_weight: float | str = "auto",
+        crop_size: int | str = "auto",
+        epochs: int | str = "auto",
+        learning_rate: float | str = "auto",
+        weight_decay: float | str = "auto",
+        batch_size: int | str = "auto",
+        warmup_steps: int | str = "auto",
+        patience: int | None = None,
+        validation_fraction: float = 0.1,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.n_components = n_components
         self.architecture = architecture
+        self.preset = preset
         self.alignment = alignment
         self.alignment_weight = alignment_weight
+        self.normalization = normalization
+        self.embedding_weight = embedding_weight
         self.crop_size = crop_size
         self.epochs = epochs
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.warmup_steps = warmup_steps
+        self.patience = patience
+        self.validation_fraction = validation_fraction
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: CellEmbeddings, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
+    def fit(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
         """Train on the cells of all laboratories.
 
         Parameters
         ----------
-        X : CellEmbeddings of n cells
+        X : CellEmbeddings of n cells, or array-like of shape (n, C)
         y : ignored
         domain : array-like of shape (n,), optional
-            Each cell's laboratory, strings or ints. None trains without alignment.
+            Each cell's laboratory, strings or ints. With None or one laboratory nothing is aligned, and a warning says
+            so.
 
         Returns
         -------
@@ -157,64 +236,129 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         Raises
         ------
         ValueError
-            If `domain` has another length than X, or a parameter is out of range.
+            If `domain` has another length than X, or X or a parameter is out of range.
         TypeError
-            If X is no CellEmbeddings.
+            If the architecture needs token maps and X is no CellEmbeddings.
         """
         self._validate_params()
-        cells = self._check(X)
-        if len(cells) < 2:
-            raise ValueError(f"Got {len(cells)} cell but expected at least 2. Fix: add cells to train on.")
-        codes = self._domain_codes(domain, len(cells))
+        cells, settings = self._start(X, domain)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = ConvAutoencoder(cells.shape[1], self.n_components, self.crop_size)
-        device = devices.choose(self.device)
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
-        crops = _shrink(cells.crops, self.crop_size)
-        steps = max(1, len(cells) // self.batch_size)
-        plan = TrainingPlan(
-            epochs=self.epochs,
-            steps_per_epoch=steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            weight_decay=self.weight_decay,
-            amp_dtype=devices.half_dtype(device),
-        )
+        rows = np.random.default_rng(seed).permutation(len(cells))
+        held_out = 0
+        if self.patience is not None:
+            held_out = min(max(1, round(self.validation_fraction * len(cells))), len(cells) - 2)
+            if held_out < 1:
+                raise ValueError(f"Got {len(cells)} cells but patience needs at least 3. Fix: patience=None.")
+        self.history_ = self._train(cells, np.sort(rows[held_out:]), np.sort(rows[:held_out]), settings, seed)
+        return self._finish(cells, seed)
 
-        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-            order = np.random.default_rng([seed, epoch]).permutation(len(cells))
-            for rows in np.array_split(order, steps):
-                rows.sort()  # in file order, for memory-mapped tokens
-                yield (
-                    _as_tokens(cells.tokens[rows], device),
-                    torch.from_numpy(crops[rows]).to(device).movedim(-1, 1).float() / 255,
-                    torch.from_numpy(codes[rows]).to(device),
-                )
+    def partial_fit(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
+        """Train one epoch on one part of the data, at a constant learning rate.
 
-        self.history_ = train(
-            network, self._loss, batches, plan, verbose=self.verbose, description="CrossDomainAutoencoder"
-        )
-        self.network_ = network.cpu()
-        self.n_features_in_ = cells.shape[1]
-        return self
+        The statistics of the laboratories are gathered over all parts; the groups of like cells are found anew in each
+        part, so that the parts should be shuffled, and the last one hold all laboratories. A first call starts anew,
+        a call after `fit` trains on.
 
-    def transform(self, X: CellEmbeddings) -> NDArray[np.float32]:
-        """Compute the features, row by row: float32 array of shape (n, n_components)."""
-        check_is_fitted(self)
-        cells = self._check(X)
-        with torch.inference_mode():
-            parts = [self.network_.encode(tokens).numpy() for tokens in self._inference_batches(cells)]
-        return np.concatenate(parts)
+        Parameters
+        ----------
+        X, y, domain
+            As in `fit`.
 
-    def reconstruct(self, X: CellEmbeddings) -> NDArray[np.uint8]:
-        """Paint the crops back from the features: uint8 array of shape (n, crop_size, crop_size, 3)."""
-        check_is_fitted(self)
-        cells = self._check(X)
-        with torch.inference_mode():
-            parts = [self.network_(tokens)[1] for tokens in self._inference_batches(cells)]
-        return (torch.cat(parts).movedim(1, -1) * 255).round().to(torch.uint8).numpy()
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            As in `fit`.
+        """
+        self._validate_params()
+        goes_on = hasattr(self, "network_")
+        past = self.history_ if goes_on else pd.DataFrame()
+        cells, settings = self._start(X, domain, goes_on)
+        seed = (int(check_random_state(self.random_state).randint(2**31)) + len(past)) % 2**31
+        everything = np.arange(len(cells))
+        history = self._train(cells, everything, everything[:0], replace(settings, epochs=1), seed, goes_on)
+        history["epoch"] += len(past)
+        self.history_ = pd.concat([past, history], ignore_index=True) if goes_on else history
+        return self._finish(cells, seed)
+
+    def transform(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Compute the features.
+
+        Without `domain` this goes row by row: all cells are scaled by the mean statistics of the laboratories of the
+        fit. With `domain`, **unlabelled statistics of each laboratory** are used, as `normalization` says: those of the
+        fit for a laboratory seen there, those of its rows in X for a new one, which should be many. Treat the cells
+        that a classifier is trained on and those it is tested on alike: both with `domain`, or both without.
+
+        Parameters
+        ----------
+        X : CellEmbeddings of n cells, or array-like of shape (n, C)
+        domain : array-like of shape (n,), optional
+            Each cell's laboratory.
+
+        Returns
+        -------
+        features : float32 array of shape (n, n_components)
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError, TypeError
+            As in `fit`.
+        """
+        cells = self._seen(X, domain)
+        features = self._encode(cells)
+        if self.shifts_ is not None and cells.domain is not None:
+            features = self.shifts_.correct(features, cells.domain)
+        return features
+
+    def fit_transform(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Fit, then transform the same cells as later ones will be.
+
+        A pipeline can hand `domain` to `transform` only where scikit-learn's metadata routing is enabled. Therefore
+        this is ``fit(X, domain=domain).transform(X, domain=domain)`` with metadata routing and
+        ``fit(X, domain=domain).transform(X)`` without.
+
+        Parameters
+        ----------
+        X, y, domain
+            As in `fit`.
+
+        Returns
+        -------
+        features : float32 array of shape (n, n_components)
+
+        Raises
+        ------
+        ValueError, TypeError
+            As in `fit`.
+        """
+        self.fit(X, y, domain=domain)
+        return self.transform(X, domain=domain if _routing_enabled() else None)
+
+    def reconstruct(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray:
+        """Go to the features and back.
+
+        Parameters
+        ----------
+        X, domain
+            As in `transform`.
+
+        Returns
+        -------
+        crops : uint8 array of shape (n, crop_size, crop_size, 3)
+            From "conv" and "masked".
+        embeddings : float32 array of shape (n, C)
+            From "vector".
+        """
+        cells = self._seen(X, domain)
+        back = np.concatenate(list(self._each_chunk(cells, lambda network, x: network.decode(network.encode(x)))))
+        if self.settings_.architecture == "vector":
+            return cells.scaler.unscale(back, cells.domain)
+        return (np.moveaxis(back, 1, -1) * 255).round().astype(np.uint8)
 
     def save_pretrained(
         self,
@@ -241,19 +385,20 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.__getstate__()
-        arrays = state.pop("network_")["weights"]
-        tensors = {key: torch.from_numpy(array).contiguous() for key, array in arrays.items()}
+        tensors = {key: torch.from_numpy(array).contiguous() for key, array in state.pop("network_").items()}
         save_file(tensors, folder / _WEIGHTS)
-        settings = {"kind": "autoencoder", "network": self._shape(), "state": _as_json(state)}
-        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, default=np.generic.item) + "\n")
+        if isinstance(state["random_state"], np.random.RandomState):
+            state["random_state"] = None  # only a next fit would use it
+        settings = json.dumps({"kind": "autoencoder", "state": state}, default=_as_json)
+        (folder / _SETTINGS).write_text(settings + "\n")
         write_model_card(
             folder,
             title="Cross-domain autoencoder for blood cell embeddings",
-            summary=f"Turns token maps {self.n_features_in_} wide into {self.network_.n_components} features. "
+            summary=f"Turns embeddings {self.n_features_in_} wide into {self._n_features_out} features. "
             f"Laboratories seen in training: {', '.join(map(str, self.domains_)) or 'not named'}.",
             code="from sam_bloodcell import CrossDomainAutoencoder\n\n"
             'autoencoder = CrossDomainAutoencoder.from_pretrained("this folder or repo")\n'
-            "features = autoencoder.transform(embeddings)",
+            "features = autoencoder.transform(embeddings, domain=laboratories)",
             metrics=metrics,
             data=data,
             licence=licence,
@@ -302,87 +447,272 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
                 f"{': it lacks ' + ', '.join(missing) if missing else ''}. Fix: pass a folder made by save_pretrained."
             )
         weights = {key: tensor.numpy() for key, tensor in hub.read_tensors(files[1], keep_dtype=True).items()}
-        state = settings["state"] | {"network_": settings["network"] | {"weights": weights}}
+        state = settings["state"] | {"network_": weights}
+        arrays = {name: np.array(state[name]) for name in ("domains_", "feature_names_in_") if name in state}
         autoencoder = cls.__new__(cls)
-        autoencoder.__setstate__(state | {"domains_": np.array(state["domains_"])})
+        autoencoder.__setstate__(state | arrays)
         return autoencoder
 
     def __getstate__(self) -> dict[str, Any]:
         """Hold numpy arrays and plain values alone."""
         state = dict(super().__getstate__())
         if "network_" in state:
-            weights = {key: tensor.numpy() for key, tensor in self.network_.state_dict().items()}
-            state["network_"] = self._shape() | {"weights": weights}
+            state["network_"] = {key: tensor.float().numpy() for key, tensor in self.network_.state_dict().items()}
+            state["settings_"] = asdict(self.settings_)
+            state["scaler_"] = self.scaler_.to_plain()
+            state["shifts_"] = None if self.shifts_ is None else self.shifts_.to_plain()
             state["history_"] = self.history_.to_dict("list")
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         if "network_" in state:
-            shape = dict(state["network_"])
-            weights = {key: torch.from_numpy(np.array(array)) for key, array in shape.pop("weights").items()}
-            network = ConvAutoencoder(**shape).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
-            network.load_state_dict(weights)
-            state |= {"network_": network, "history_": pd.DataFrame(state["history_"])}
+            settings = Settings(**state["settings_"])
+            network = _build(settings, state["n_features_in_"])
+            network.load_state_dict(
+                {key: torch.from_numpy(np.array(array)) for key, array in state["network_"].items()}
+            )
+            shifts = state["shifts_"]
+            state |= {
+                "network_": _ready(network),
+                "settings_": settings,
+                "scaler_": DomainScaler.from_plain(state["scaler_"]),
+                "shifts_": None if shifts is None else ClusterShifts.from_plain(shifts),
+                "history_": pd.DataFrame(state["history_"]),
+            }
         super().__setstate__(state)
 
-    def _shape(self) -> dict[str, int]:
-        network = self.network_
-        return {name: int(getattr(network, name)) for name in ("token_width", "n_components", "crop_size")}
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_components
+        return self.settings_.n_components
 
-    def _check(self, X: Any) -> CellEmbeddings:
+    def _settle(self, X: Any) -> Settings:
+        """Settings of a fit on X: the preset's or ours, then what the user set."""
+        preset = PRESETS.get(self.preset) if self.preset else None
+        architecture = self.architecture
+        if architecture == "auto":
+            architecture = preset.architecture if preset else "vector"
+        given = {field.name: getattr(self, field.name) for field in fields(Settings) if hasattr(self, field.name)}
+        given = {name: value for name, value in given.items() if value != "auto"} | {"architecture": architecture}
+        settings = replace(preset or _OURS[architecture], **given)
+        if architecture == "vector" and settings.embedding_weight == 0:
+            raise ValueError(
+                "Got embedding_weight=0 but a vector autoencoder has nothing else to learn from. Fix: 1.0."
+            )
+        return settings
+
+    def _read(self, X: Any, domain: ArrayLike | None, settings: Settings, reset: bool) -> "_Cells":
+        """Check X and domain; `reset` starts a fit, else X must look like that of the fit."""
+        if settings.architecture == "vector":
+            least = 2 if reset else 1
+            values = validate_data(
+                self,
+                np.asarray(X) if isinstance(X, CellEmbeddings) else X,
+                reset=reset,
+                dtype=(np.float64, np.float32),
+                ensure_min_samples=least,
+            )
+            cells = _Cells(values, values, None, settings.crop_size)
+        else:
+            self._check_maps(X, settings, reset)
+            cells = _Cells(X.tokens, X.pooled, X.crops, settings.crop_size)
+        if domain is not None:
+            cells.domain = domain_column(domain, len(cells))
+            cells.codes = np.unique(cells.domain, return_inverse=True)[1]
+        return cells
+
+    def _check_maps(self, X: Any, settings: Settings, reset: bool) -> None:
         if not isinstance(X, CellEmbeddings):
             raise TypeError(
-                f"Got X of type {type(X).__name__} but expected CellEmbeddings with token maps and crops. "
-                "Fix: put SAMLoRAEmbedder before this step, and no step in between."
+                f"Got X of type {type(X).__name__} but architecture={settings.architecture!r} expected CellEmbeddings "
+                "with token maps and crops. Fix: put SAMLoRAEmbedder before this step, and no step in between, or set "
+                "architecture='vector'."
             )
-        expected = getattr(self, "n_features_in_", X.shape[1])
-        if X.shape[1] != expected:
+        if reset:
+            self.n_features_in_ = X.shape[1]
+        if X.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"Got embeddings {X.shape[1]} wide but expected {expected}. Fix: use the backbone of the fit."
+                f"Got embeddings {X.shape[1]} wide but expected {self.n_features_in_}. Fix: use the backbone of the fit."
             )
-        return X
+        if len(X) < 1 + reset:
+            raise ValueError(f"Got {len(X)} cells but expected at least {1 + reset}. Fix: add cells.")
 
-    def _domain_codes(self, domain: ArrayLike | None, n: int) -> NDArray[np.int64]:
-        if domain is None:
-            self.domains_ = np.array([])
-            return np.full(n, -1)
-        values = np.asarray(domain)
-        if values.shape != (n,):
-            raise ValueError(
-                f"Got domain of shape {values.shape} but expected ({n},), one laboratory per row of X. "
-                "Fix: pass the domain column of the same rows."
+    def _start(self, X: Any, domain: ArrayLike | None, goes_on: bool = False) -> tuple["_Cells", Settings]:
+        """Read X for training, and gather its statistics."""
+        settings = self.settings_ if goes_on else self._settle(X)
+        cells = self._read(X, domain, settings, reset=not goes_on)
+        names = [] if cells.domain is None else cells.domain
+        self.domains_ = np.union1d(self.domains_, names) if goes_on and len(self.domains_) else np.unique(names)
+        if len(self.domains_) < 2 and (settings.alignment or settings.normalization):
+            got = f"one domain, {self.domains_[0]!r}" if len(self.domains_) else "no domain"
+            warnings.warn(
+                f"Got {got}: nothing is aligned between laboratories. Fix: pass one laboratory a cell as `domain` "
+                "(in a pipeline: fit(X, y, crossdomainautoencoder__domain=...)).",
+                stacklevel=3,
             )
-        missing = np.flatnonzero(pd.isna(values))
-        if len(missing):
-            raise ValueError(f"Row {missing[0]}: domain is missing. Fix: name its laboratory or leave the cell out.")
-        self.domains_, codes = np.unique(values, return_inverse=True)
-        return codes.astype(np.int64)
+        self.settings_, self.scaler_ = settings, self.scaler_ if goes_on else DomainScaler()
+        for rows in cells.chunks():
+            self.scaler_.update(cells.inputs[rows], cells.domain_of(rows))
+        return self._scaled(cells), settings
 
-    def _loss(self, network: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        tokens, crops, codes = batch
-        features, painted = network(tokens)
-        reconstruction = 1 - ssim(painted, crops)
-        weight = self.alignment_weight if self.alignment else 0.0
-        alignment = mean_discrepancy(features.float(), codes)
-        return {
-            "loss": reconstruction + weight * alignment,
-            "reconstruction": reconstruction,
-            "alignment": alignment,
-        }
+    def _scaled(self, cells: "_Cells") -> "_Cells":
+        """Cells with the statistics to scale them by; presets scale all laboratories alike."""
+        cells.scaler = self.scaler_
+        if self.settings_.normalization is None:
+            cells.domain = None
+        return cells
 
-    def _inference_batches(self, cells: CellEmbeddings) -> Iterator[torch.Tensor]:
-        for start in range(0, len(cells), _INFERENCE_BATCH):
-            yield _as_tokens(cells.tokens[start : start + _INFERENCE_BATCH], torch.device("cpu"))
+    def _seen(self, X: Any, domain: ArrayLike | None) -> "_Cells":
+        """Read X for a fitted network."""
+        check_is_fitted(self)
+        cells = self._scaled(self._read(X, domain, self.settings_, reset=False))
+        if cells.domain is not None and not set(cells.domain.tolist()) <= self.scaler_.moments.keys():
+            cells.scaler = self.scaler_.including((cells.inputs[rows], cells.domain[rows]) for rows in cells.chunks())
+        return cells
+
+    def _train(
+        self, cells: "_Cells", rows: NDArray, held_out: NDArray, settings: Settings, seed: int, goes_on: bool = False
+    ) -> pd.DataFrame:
+        device = devices.choose(self.device)
+        steps = max(1, len(rows) // settings.batch_size)
+        plan = TrainingPlan(
+            epochs=settings.epochs or math.ceil(settings.steps / steps),
+            steps_per_epoch=steps,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            amp_dtype=None if settings.architecture == "vector" else devices.half_dtype(device),
+            decay=not goes_on,
+        )
+
+        def batches(epoch: int) -> Iterator[_Batch]:
+            rng = np.random.default_rng([seed, epoch])
+            for batch in balanced_batches(cells.codes[rows], settings.batch_size, steps, rng):
+                yield cells.batch(np.sort(rows[batch]), device)
+
+        @torch.inference_mode()
+        def score(network: nn.Module) -> dict[str, float]:
+            parts = [(len(part), cells.batch(part, device)) for part in _split(held_out)]
+            losses = [n * _loss_terms(network, batch, settings)["reconstruction"].item() for n, batch in parts]
+            return {"validation_score": -sum(losses) / len(held_out)}
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = self.network_.float() if goes_on else _build(settings, self.n_features_in_)
+            self.network_ = network.to(device)
+            return train(
+                network,
+                lambda network, batch: _loss_terms(network, batch, settings),
+                batches,
+                plan,
+                validation=Validation(score, "validation_score", self.patience) if len(held_out) else None,
+                verbose=self.verbose,
+                description="CrossDomainAutoencoder",
+            )
+
+    def _finish(self, cells: "_Cells", seed: int) -> "CrossDomainAutoencoder":
+        self.network_ = _ready(self.network_.cpu())
+        self.shifts_ = None
+        if self.settings_.normalization == "cluster" and cells.domain is not None and len(np.unique(cells.domain)) > 1:
+            self.shifts_ = ClusterShifts.fit(self._encode(cells), cells.domain, seed)
+        return self
+
+    def _encode(self, cells: "_Cells") -> NDArray[np.float32]:
+        return np.concatenate(list(self._each_chunk(cells, lambda network, inputs: network.encode(inputs))))
+
+    def _each_chunk(self, cells: "_Cells", function: Callable[[Any, Tensor], Tensor]) -> Iterator[NDArray[np.float32]]:
+        dtype = next(self.network_.parameters()).dtype
+        for rows in cells.chunks():
+            with torch.inference_mode():
+                yield function(self.network_, torch.from_numpy(cells.scaled(rows)).to(dtype)).float().numpy()
 
 
-def _as_tokens(tokens: NDArray, device: torch.device) -> torch.Tensor:
-    batch = torch.from_numpy(np.asarray(tokens, dtype=np.float32)).to(device)
-    return batch.contiguous(memory_format=torch.channels_last)
+class _Batch(NamedTuple):
+    inputs: Tensor  # BxC or BxCxhxw, scaled
+    pooled: Tensor  # BxC, scaled
+    crops: Tensor | None  # Bx3xSxS in [0, 1]
+    codes: Tensor  # B, the laboratory's number, -1 unknown
+
+
+class _Cells:
+    """Rows of X as a network takes them, read and scaled a few at a time so that they may lie on disk."""
+
+    def __init__(self, inputs: NDArray, pooled: NDArray, crops: NDArray | None, crop_size: int) -> None:
+        self.inputs, self.pooled, self.crops, self.crop_size = inputs, pooled, crops, crop_size
+        self.domain: NDArray | None = None  # to scale by
+        self.codes = np.full(len(inputs), -1)  # of the laboratory, to align; -1 unknown
+        self.scaler = DomainScaler()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def chunks(self) -> Iterator[slice]:
+        """Rows in order, a few at a time."""
+        return (slice(start, start + _CHUNK) for start in range(0, len(self), _CHUNK))
+
+    def domain_of(self, rows: Any) -> NDArray | None:
+        """Laboratories of these rows."""
+        return None if self.domain is None else self.domain[rows]
+
+    def scaled(self, rows: Any) -> NDArray[np.float32]:
+        """Return the inputs of these rows."""
+        return self.scaler.scale(self.inputs[rows], self.domain_of(rows))
+
+    def batch(self, rows: NDArray, device: torch.device) -> _Batch:
+        """All that a training step looks at."""
+        inputs = torch.from_numpy(self.scaled(rows)).to(device)
+        if self.inputs is self.pooled:
+            pooled = inputs
+        else:
+            pooled = torch.from_numpy(self.scaler.scale(self.pooled[rows], self.domain_of(rows))).to(device)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        crops = None
+        if self.crops is not None:
+            small = _shrink(self.crops[rows], self.crop_size)
+            crops = torch.from_numpy(small).to(device).movedim(-1, 1).float() / 255
+        return _Batch(inputs, pooled, crops, torch.from_numpy(self.codes[rows]).to(device))
+
+
+def _build(settings: Settings, width: int) -> nn.Module:
+    if settings.architecture == "vector":
+        return VectorAutoencoder(width, settings.n_components)
+    if settings.architecture == "masked":
+        return MaskedAutoencoder(width, settings.n_components, settings.crop_size)
+    network = ConvAutoencoder(width, settings.n_components, settings.crop_size, settings.embedding_weight > 0)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+
+
+def _ready(network: nn.Module) -> nn.Module:
+    """Make a network ready for inference: an MLP in float64, where a row's features do not depend on its neighbours."""
+    network.eval()
+    return network.double() if isinstance(network, VectorAutoencoder) else network
+
+
+def _loss_terms(network: nn.Module, batch: _Batch, settings: Settings) -> dict[str, Tensor]:
+    made: Reconstruction = network(batch.inputs)
+    parts = {}
+    if made.crops is not None:
+        parts["crops"] = 1 - ssim(made.crops, batch.crops)
+    if made.embedding is not None:
+        target = batch.pooled if made.embedding.ndim == 2 else batch.inputs
+        error = (made.embedding.float() - target).square().mean(1)
+        parts["embedding"] = (error if made.hidden is None else error[made.hidden]).mean()
+    weights = {"crops": 1.0, "embedding": settings.embedding_weight}
+    reconstruction = sum(weights[name] * part for name, part in parts.items())
+    terms = {"loss": reconstruction, "reconstruction": reconstruction}
+    if settings.alignment:
+        terms["alignment"] = ALIGNMENTS[settings.alignment](made.features.float(), batch.codes)
+        terms["loss"] = reconstruction + settings.alignment_weight * terms["alignment"]
+    return terms | parts if len(parts) > 1 else terms
+
+
+def _split(rows: NDArray) -> list[NDArray]:
+    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
 
 
 def _shrink(crops: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -390,14 +720,13 @@ def _shrink(crops: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     n, side = crops.shape[:2]
     factor = side // size
     if factor == 1:
-        return crops
+        return np.array(crops)
     blocks = crops.reshape(n, size, factor, size, factor, 3)
     return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
-def _as_json(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state without what JSON cannot hold: a RandomState, which only a next fit would use."""
-    state = state | {"domains_": state["domains_"].tolist()}
-    if isinstance(state["random_state"], np.random.RandomState):
-        state["random_state"] = None
-    return state
+def _as_json(value: Any) -> Any:
+    """Turn numpy into what JSON can hold."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be saved")

@@ -37,6 +37,8 @@ class TrainingPlan:
         On weight matrices and kernels; biases and norms are spared.
     clip_norm : float
         Largest gradient norm.
+    decay : bool
+        False stays at the peak rate, for training that has no known end.
     amp_dtype : torch.dtype or None
         Autocast type; None trains in float32.
     """
@@ -48,6 +50,7 @@ class TrainingPlan:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
+    decay: bool = True
     amp_dtype: torch.dtype | None = None
 
     def rate_at(self, step: int) -> float:
@@ -56,6 +59,8 @@ class TrainingPlan:
         warmup = min(self.warmup_steps, total // 10)
         if step < warmup:
             return (step + 1) / warmup
+        if not self.decay:
+            return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 

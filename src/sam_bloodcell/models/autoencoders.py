@@ -1,5 +1,12 @@
-"""The cross-domain autoencoder's networks: tokens -> a few features -> the cell's crop."""
+"""The cross-domain autoencoder's networks: embeddings -> a few features -> the embeddings and the cell's crop.
 
+All share one interface: `encode` gives features of whole inputs, the call gives a `Reconstruction` to train on.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
 # (channels out, kernel, stride) of the transposed convolutions after the first; the side grows
@@ -9,8 +16,39 @@ _STEPS = {32: 3, 64: 4, 128: 5}
 CROP_SIZES = tuple(_STEPS)
 
 
+class Reconstruction(NamedTuple):
+    """What a network makes of a batch.
+
+    Attributes
+    ----------
+    features : Tensor of shape (B, F)
+    crops : Tensor of shape (B, 3, S, S) in [0, 1], or None
+    embedding : Tensor or None
+        (B, C): the pooled embedding; (B, C, h, w): the token map.
+    hidden : bool Tensor of shape (B, h, w) or None
+        Tokens that the encoder did not see; None when it saw all.
+    """
+
+    features: Tensor
+    crops: Tensor | None = None
+    embedding: Tensor | None = None
+    hidden: Tensor | None = None
+
+
 def _unit(layer: nn.Module, channels: int) -> nn.Sequential:
     return nn.Sequential(layer, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+def crop_decoder(n_components: int, crop_size: int) -> nn.Sequential:
+    """BC-SAM's transposed convolutions: BxFx1x1 -> Bx3xSxS in [0, 1]; 64 and 32 px leave its last ones out."""
+    if crop_size not in _STEPS:
+        raise ValueError(f"Got crop_size={crop_size} but expected one of {CROP_SIZES}.")
+    layers: list[nn.Module] = [_unit(nn.ConvTranspose2d(n_components, 150, 5), 150)]
+    growth = _GROWTH[: _STEPS[crop_size]]
+    for (width, *_), (channels, kernel, stride) in pairwise(((150,), *growth)):
+        layers.append(_unit(nn.ConvTranspose2d(width, channels, kernel, stride), channels))
+    layers += [_unit(nn.ConvTranspose2d(growth[-1][0], 128, 2), 128), nn.ConvTranspose2d(128, 3, 1), nn.Sigmoid()]
+    return nn.Sequential(*layers)
 
 
 class ConvAutoencoder(nn.Module):
@@ -21,9 +59,11 @@ class ConvAutoencoder(nn.Module):
     token_width : int
         Channels C of the token maps.
     n_components : int
-        Length of the feature vector.
+        Length F of the feature vector.
     crop_size : {32, 64, 128}
         Side of the reconstructed crop in pixels; the paper's is 128.
+    embedding : bool
+        Also reconstruct the pooled embedding, by a linear layer; the paper does not.
 
     References
     ----------
@@ -31,11 +71,8 @@ class ConvAutoencoder(nn.Module):
     Anything Model", ISBI 2024.
     """
 
-    def __init__(self, token_width: int, n_components: int = 50, crop_size: int = 128) -> None:
+    def __init__(self, token_width: int, n_components: int = 50, crop_size: int = 128, embedding: bool = False) -> None:
         super().__init__()
-        if crop_size not in _STEPS:
-            raise ValueError(f"Got crop_size={crop_size} but expected one of {CROP_SIZES}.")
-        self.token_width, self.n_components, self.crop_size = token_width, n_components, crop_size
         self.encoder = nn.Sequential(
             _unit(nn.Conv2d(token_width, 256, 1), 256),
             _unit(nn.Conv2d(256, 256, 3, stride=2, padding=1), 256),
@@ -43,13 +80,8 @@ class ConvAutoencoder(nn.Module):
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
-        layers: list[nn.Module] = [_unit(nn.ConvTranspose2d(n_components, 150, 5), 150)]
-        width = 150
-        for channels, kernel, stride in _GROWTH[: _STEPS[crop_size]]:
-            layers.append(_unit(nn.ConvTranspose2d(width, channels, kernel, stride), channels))
-            width = channels
-        layers += [_unit(nn.ConvTranspose2d(width, 128, 2), 128), nn.ConvTranspose2d(128, 3, 1), nn.Sigmoid()]
-        self.decoder = nn.Sequential(*layers)
+        self.decoder = crop_decoder(n_components, crop_size)
+        self.to_embedding = nn.Linear(n_components, token_width) if embedding else None
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Tokens BxCxhxw -> features BxF."""
@@ -59,7 +91,127 @@ class ConvAutoencoder(nn.Module):
         """Features BxF -> crops Bx3xSxS in [0, 1]."""
         return self.decoder(features[:, :, None, None])
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens -> (features, crops)."""
+    def forward(self, tokens: Tensor) -> Reconstruction:
+        """Tokens -> features, crops and, if asked for, pooled embedding."""
         features = self.encode(tokens)
-        return features, self.decode(features)
+        embedding = self.to_embedding(features) if self.to_embedding else None
+        return Reconstruction(features, self.decode(features), embedding)
+
+
+class MaskedAutoencoder(nn.Module):
+    """DoRL's masked-token autoencoder; depth and width follow the token width.
+
+    In training the encoder sees a quarter of the tokens, a decoder fills in the rest. Features are a linear map of
+    the mean decoded token. Token width 768 gives the paper's 12 + 4 blocks, 192 gives 3 + 1.
+
+    Parameters
+    ----------
+    token_width : int
+        Channels C of the token maps.
+    n_components : int
+        Length F of the feature vector.
+    crop_size : {32, 64, 128}
+        Side of the reconstructed crop in pixels; the paper's is 128.
+    hidden_share : float
+        Share of the tokens that the encoder does not see in training.
+
+    References
+    ----------
+    Li et al., DoRL, 2024; He et al., "Masked autoencoders are scalable vision learners", CVPR 2022.
+    """
+
+    def __init__(
+        self, token_width: int, n_components: int = 50, crop_size: int = 128, hidden_share: float = 0.75
+    ) -> None:
+        super().__init__()
+        heads = max(1, round(token_width / 64))
+        self.width, self.hidden_share = 64 * heads, hidden_share
+        self.embed = nn.Linear(token_width, self.width)
+        self.encoder_blocks = _blocks(self.width, heads, heads)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(self.width))
+        self.decoder_blocks = _blocks(self.width, heads, max(1, heads // 3))
+        self.to_tokens = nn.Linear(self.width, token_width)
+        self.to_features = nn.Linear(self.width, n_components)
+        self.decoder = crop_decoder(n_components, crop_size)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Tokens BxCxhxw, none of them hidden -> features BxF."""
+        return self.to_features(self._decoded(tokens, None).mean(1))
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features BxF -> crops Bx3xSxS in [0, 1]."""
+        return self.decoder(features[:, :, None, None])
+
+    def forward(self, tokens: Tensor) -> Reconstruction:
+        """Tokens -> features, crops and token map; hides tokens in training mode alone."""
+        n, _, height, width = tokens.shape
+        hidden = None
+        if self.training:
+            ranks = torch.rand(n, height * width, device=tokens.device).argsort(1).argsort(1)
+            hidden = ranks >= max(1, round(height * width * (1 - self.hidden_share)))
+        decoded = self._decoded(tokens, hidden)
+        features = self.to_features(decoded.mean(1))
+        embedding = self.to_tokens(decoded).mT.reshape(tokens.shape)
+        hidden = None if hidden is None else hidden.view(n, height, width)
+        return Reconstruction(features, self.decode(features), embedding, hidden)
+
+    def _decoded(self, tokens: Tensor, hidden: Tensor | None) -> Tensor:
+        places = _sine_places(*tokens.shape[2:], self.width).to(tokens.device)
+        rows = self.embed(tokens.flatten(2).mT) + places
+        if hidden is None:
+            return self.decoder_blocks(self.encoder_blocks(rows) + places)
+        seen = self.encoder_blocks(rows[~hidden].view(len(rows), -1, self.width))
+        filled = self.mask_token.to(seen.dtype).expand(len(rows), rows.shape[1], -1)
+        filled = filled.masked_scatter(~hidden[:, :, None], seen)
+        return self.decoder_blocks(filled + places)
+
+
+class VectorAutoencoder(nn.Module):
+    """An MLP autoencoder of any vectors.
+
+    Parameters
+    ----------
+    token_width : int
+        Length C of the vectors.
+    n_components : int
+        Length F of the feature vector.
+    hidden_width : int
+        Units of the one hidden layer on either side.
+    """
+
+    def __init__(self, token_width: int, n_components: int = 50, hidden_width: int = 256) -> None:
+        super().__init__()
+        self.encoder = _mlp(token_width, hidden_width, n_components)
+        self.decoder = _mlp(n_components, hidden_width, token_width)
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Vectors BxC -> features BxF."""
+        return self.encoder(vectors)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features BxF -> vectors BxC."""
+        return self.decoder(features)
+
+    def forward(self, vectors: Tensor) -> Reconstruction:
+        """Vectors -> features and vectors."""
+        features = self.encode(vectors)
+        return Reconstruction(features, embedding=self.decode(features))
+
+
+def _mlp(width: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
+
+
+def _blocks(width: int, heads: int, depth: int) -> nn.Sequential:
+    settings = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+    blocks = [nn.TransformerEncoderLayer(width, heads, 4 * width, **settings) for _ in range(depth)]
+    return nn.Sequential(*blocks, nn.LayerNorm(width))
+
+
+def _sine_places(height: int, width: int, channels: int) -> Tensor:
+    """Sines and cosines of each token's row and column (h*w)xC, C a multiple of 4."""
+    quarter = channels // 4
+    frequency = 10_000 ** (-torch.arange(quarter) / quarter)
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angles = [place.flatten()[:, None] * frequency for place in (row, column)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)

@@ -69,23 +69,3 @@ def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
         luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
         structure = (2 * covariance + c2) / (var_a + var_b + c2)
         return (luminance * structure).mean()
-
-
-def mean_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
-    """Squared distance between domain means, averaged over features and over all pairs of domains present.
-
-    The published code compares every domain with the first alone and divides by zero when one is missing from a
-    batch; here every pair counts once and absent domains are simply not there. One domain gives 0.
-
-    Parameters
-    ----------
-    features : Tensor of shape (B, F)
-    domain : int Tensor of shape (B,)
-        Any codes; negative ones mean "unknown" and take no part.
-    """
-    codes = domain[domain >= 0].unique()
-    if len(codes) < 2:
-        return features.sum() * 0.0
-    means = torch.stack([features[domain == code].mean(0) for code in codes])  # DxF
-    first, second = torch.triu_indices(len(codes), len(codes), offset=1, device=features.device)
-    return (means[first] - means[second]).square().mean()
