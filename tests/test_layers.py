@@ -14,7 +14,7 @@ LAYERS = (
     {"cli"},
     {"pretrained", "report", "plotting", "evaluation", "_protocol", "_classifiers"},
     {"embedder", "autoencoder"},
-    {"embeddings", "cells", "segmentation", "pseudo_masks", "training", "devices", "published", "hub"},
+    {"embeddings", "cells", "domains", "segmentation", "pseudo_masks", "training", "devices", "published", "hub"},
     {"model_card", "remote"},
     {"models"},
     {"datasets"},

@@ -420,6 +420,7 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         Parameters
         ----------
         folder_or_repo : str or path
+            "vit_tiny" is the packaged one, fitted on vit_tiny's embeddings of three laboratories; works offline.
         revision : str, optional
             Commit, tag or branch on the Hub.
         token : str, optional
@@ -432,7 +433,7 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         WeightsUnavailableError
             If a file is missing, damaged or cannot be fetched.
         """
-        folder = Path(folder_or_repo)
+        folder = hub.packaged_autoencoder(str(folder_or_repo)) or Path(folder_or_repo)
         if folder.is_dir():
             files = [folder / name for name in (_SETTINGS, _WEIGHTS)]
         else:
@@ -491,8 +492,8 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
     def _n_features_out(self) -> int:
         return self.settings_.n_components
 
-    def _settle(self, X: Any) -> Settings:
-        """Settings of a fit on X: the preset's or ours, then what the user set."""
+    def _settle(self) -> Settings:
+        """Return the settings of a fit: the preset's or ours, then what the user set."""
         preset = PRESETS.get(self.preset) if self.preset else None
         architecture = self.architecture
         if architecture == "auto":
@@ -537,14 +538,15 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
             self.n_features_in_ = X.shape[1]
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"Got embeddings {X.shape[1]} wide but expected {self.n_features_in_}. Fix: use the backbone of the fit."
+                f"Got embeddings {X.shape[1]} wide but expected {self.n_features_in_}. "
+                "Fix: use the backbone of the fit."
             )
         if len(X) < 1 + reset:
             raise ValueError(f"Got {len(X)} cells but expected at least {1 + reset}. Fix: add cells.")
 
     def _start(self, X: Any, domain: ArrayLike | None, goes_on: bool = False) -> tuple["_Cells", Settings]:
         """Read X for training, and gather its statistics."""
-        settings = self.settings_ if goes_on else self._settle(X)
+        settings = self.settings_ if goes_on else self._settle()
         cells = self._read(X, domain, settings, reset=not goes_on)
         names = [] if cells.domain is None else cells.domain
         self.domains_ = np.union1d(self.domains_, names) if goes_on and len(self.domains_) else np.unique(names)

@@ -16,7 +16,9 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option(help="Folder for scores.csv and report.html; made if need be.")]
 Backbone = Annotated[str, typer.Option(help="vit_tiny (packaged), vit_b, vit_l, vit_h, a Hub repo id or a file.")]
 Adapter = Annotated[str | None, typer.Option(help="Adapter folder, Hub repo id, or published .pth.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Epochs of the autoencoder.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the autoencoder; default by its architecture.")]
+Architecture = Annotated[str, typer.Option(help="Of the autoencoder: auto, vector, conv or masked.")]
+Preset = Annotated[str | None, typer.Option(help="A paper's settings of the autoencoder: bc-sam or dorl.")]
 Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
@@ -26,7 +28,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 def demo(
     out: Out = Path("demo"),
     cells_per_class: Annotated[int, typer.Option(min=5, help="Cells per class and laboratory.")] = 24,
-    epochs: Epochs = 10,
+    architecture: Architecture = "auto",
+    preset: Preset = None,
+    epochs: Epochs = None,
     cv: Folds = 5,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -38,7 +42,7 @@ def demo(
     from .datasets import make_blood_cells, save_cells
 
     table = save_cells(make_blood_cells(cells_per_class, random_state=seed), out / "cells")
-    benchmark(table, out=out, epochs=epochs, cv=cv, seed=seed, quiet=quiet)
+    benchmark(table, out=out, architecture=architecture, preset=preset, epochs=epochs, cv=cv, seed=seed, quiet=quiet)
 
 
 @app.command()
@@ -48,7 +52,9 @@ def benchmark(
     classes: Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")] = None,
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
-    epochs: Epochs = 10,
+    architecture: Architecture = "auto",
+    preset: Preset = None,
+    epochs: Epochs = None,
     cv: Folds = 5,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -71,7 +77,9 @@ def benchmark(
         result = run_benchmark(
             data,
             SAMLoRAEmbedder(backbone, adapter, random_state=seed, verbose=verbose),
-            CrossDomainAutoencoder(epochs=epochs, random_state=seed, verbose=verbose),
+            CrossDomainAutoencoder(
+                architecture=architecture, preset=preset, epochs=epochs or "auto", random_state=seed, verbose=verbose
+            ),
             cv=cv,
             random_state=seed,
             verbose=verbose,
@@ -83,6 +91,8 @@ def benchmark(
         _fail(exc)
     typer.echo("\nMean balanced accuracy over all pairs of different laboratories:")
     typer.echo(cross_domain_mean(result.scores).unstack("features").round(3).to_string())
+    typer.echo("\nHow far the laboratories lie apart (0 and chance: not at all):")
+    typer.echo(result.shift.round(3).to_string())
     typer.echo(f"\n{out / 'scores.csv'}\n{report}")
 
 

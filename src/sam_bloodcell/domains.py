@@ -135,7 +135,7 @@ class DomainScaler:
             moments = self.overall() if domain is None else self.moments[name]
             deviation = np.sqrt(moments.variance)
             # a channel that never changes is centred, not blown up
-            deviation[deviation <= 1e-6 * np.abs(moments.mean)] = 1.0
+            deviation[deviation <= 1e-12 * np.abs(moments.mean)] = 1.0
             part = values[rows]
             dtype = np.promote_types(part.dtype, np.float32)
             mean, deviation = (array.reshape(shape).astype(dtype) for array in (moments.mean, deviation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,10 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import _num_samples
 from tqdm.auto import tqdm
@@ -23,11 +28,13 @@ __all__ = [
     "cross_domain_mean",
     "cross_domain_scores",
     "default_classifiers",
+    "domain_shift",
     "run_benchmark",
     "summarise_scores",
 ]
 
 _MAX_SHOWN = 36
+_MAX_COMPARED = 1000  # cells a laboratory in `domain_shift`, whose kernels grow with the square
 
 
 def cross_domain_scores(
@@ -180,6 +187,69 @@ def cross_domain_mean(scores: pd.DataFrame, metric: str = "balanced_accuracy") -
     return pairs.groupby(level=keys, sort=False).mean()
 
 
+def domain_shift(features: Any, domain: Any, *, random_state: Any = None) -> dict[str, float]:
+    """How far laboratories lie apart in a feature space.
+
+    Laboratories whose mixtures of cell types differ are told apart in part by that, whatever the features.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_samples, n_features)
+        Standardised here; at most 1,000 cells of each domain are looked at, drawn at random.
+    domain : array-like of shape (n_samples,)
+        At least two domains, of at least 5 cells each.
+    random_state : int, RandomState instance or None, default=None
+
+    Returns
+    -------
+    dict of str to float
+        ``"mmd"``: squared maximum mean discrepancy (`sam_bloodcell.models.alignment.mmd`), 0 for equal distributions;
+        ``"domain_accuracy"``: balanced accuracy of a logistic regression that guesses the domain, 5-fold;
+        ``"chance"``: that of a constant answer.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two domains, or fewer than 5 cells of one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sam_bloodcell.evaluation import domain_shift
+    >>> features = np.r_[np.random.default_rng(0).normal(size=(40, 3)), np.full((40, 3), 9.0)]
+    >>> domain_shift(features, ["a"] * 40 + ["b"] * 40, random_state=0)["domain_accuracy"]
+    1.0
+    """
+    import torch
+
+    from .models.alignment import mmd
+
+    labs = label_column(domain, "domain")
+    matrix = np.asarray(features, dtype=np.float64)
+    check_lengths(len(matrix), len(labs), len(labs))
+    names, codes, counts = np.unique(labs, return_inverse=True, return_counts=True)
+    if len(names) < 2 or counts.min() < 5:
+        raise ValueError(
+            f"Got {dict(zip(names.tolist(), counts.tolist(), strict=True))} cells by domain but expected at least two "
+            "domains of at least 5 cells each; leave small domains out."
+        )
+    rng = np.random.default_rng(_seed(random_state))
+    rows = np.concatenate(
+        [rng.permutation(np.flatnonzero(codes == code))[:_MAX_COMPARED] for code in range(len(names))]
+    )
+    scaled, codes = StandardScaler().fit_transform(matrix[rows]), codes[rows]
+    guess = LogisticRegression(max_iter=2000, class_weight="balanced")
+    folds = StratifiedKFold(5, shuffle=True, random_state=_seed(random_state))
+    accuracy = cross_val_score(
+        make_pipeline(StandardScaler(), guess), scaled, codes, cv=folds, scoring="balanced_accuracy"
+    )
+    return {
+        "mmd": float(mmd(torch.from_numpy(scaled), torch.from_numpy(codes))),
+        "domain_accuracy": float(accuracy.mean()),
+        "chance": 1 / len(names),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class BenchmarkResult:
     """What `run_benchmark` found, with all that a report shows.
@@ -200,6 +270,8 @@ class BenchmarkResult:
         The autoencoder's pictures of the shown cells.
     shown : ndarray of shape (n_shown,), int
         Rows of the cells to show: a few per domain and class.
+    shift : pandas.DataFrame
+        `domain_shift` of each feature set.
     settings : dict of str to str
         The parts and parameters of the run, readable.
     """
@@ -211,6 +283,7 @@ class BenchmarkResult:
     autoencoder: Any
     reconstructions: np.ndarray | None
     shown: np.ndarray
+    shift: pd.DataFrame
     settings: dict[str, str] = field(default_factory=dict)
 
 
@@ -279,7 +352,9 @@ def run_benchmark(
     features = {"embeddings": np.asarray(embeddings)}
     if autoencoder is not None:
         autoencoder.fit(embeddings, domain=labs)
-        features["autoencoder"] = np.asarray(autoencoder.transform(embeddings))
+        knows_domains = "domain" in inspect.signature(autoencoder.transform).parameters
+        given = {"domain": labs} if knows_domains else {}
+        features["autoencoder"] = np.asarray(autoencoder.transform(embeddings, **given))
 
     tables = []
     with warnings.catch_warnings():
@@ -299,6 +374,9 @@ def run_benchmark(
         autoencoder=autoencoder,
         reconstructions=_reconstruct(autoencoder, embeddings, shown),
         shown=shown,
+        shift=pd.DataFrame(
+            {name: domain_shift(matrix, labs, random_state=seed) for name, matrix in features.items()}
+        ).T,
         settings={
             "embedder": repr(embedder),
             "autoencoder": repr(autoencoder),

@@ -252,6 +252,11 @@ def packaged_adapter(name: str) -> Adapter | None:
     return read_adapter(folder) if name == "vit_tiny" else None
 
 
+def packaged_autoencoder(name: str) -> Path | None:
+    """Return the folder of the autoencoder that ships with a backbone, if one does."""
+    return PACKAGED / name / "autoencoder" if name == "vit_tiny" else None
+
+
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """Return the backbone, its revision, the image size and pixel statistics noted in an adapter folder."""
     return json.loads((folder / "sam_bloodcell.json").read_text())

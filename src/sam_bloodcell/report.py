@@ -89,6 +89,7 @@ def write_report(
         counts=_counts(result),
         left_out=_left_out(result.scores),
         score_tables=_score_tables(result.scores),
+        shift=result.shift.to_dict("index"),
         figures={name: list(pictures) for name, pictures in _figures(result).items()},
         settings={**result.settings, **(settings or {})},
         versions=_versions(),

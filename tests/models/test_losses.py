@@ -1,11 +1,9 @@
-import math
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from sam_bloodcell.models.losses import dice_loss, mean_discrepancy, segmentation_loss, ssim
+from sam_bloodcell.models.losses import dice_loss, segmentation_loss, ssim
 
 
 def _certain(target, strength=50.0):
@@ -70,38 +68,3 @@ def test_ssim_needs_room_for_its_window():
     image = torch.rand(1, 3, 10, 32)
     with pytest.raises(ValueError, match=r"Got images of \(10, 32\) px but expected at least window=11"):
         ssim(image, image)
-
-
-def test_discrepancy_of_two_domains_by_hand():
-    features = torch.tensor([[0.0, 0.0], [2.0, 4.0], [3.0, 5.0]])
-    # means (1, 2) and (3, 5): (4 + 9) / 2
-    assert mean_discrepancy(features, torch.tensor([0, 0, 1])).item() == pytest.approx(6.5)
-
-
-@pytest.mark.parametrize("codes", [[0, 1, 2], [7, 3, 0]])
-def test_discrepancy_counts_every_pair_once_whatever_the_codes(codes):
-    features = torch.tensor([[0.0], [1.0], [3.0]])
-    # pairs 1, 9, 4
-    assert mean_discrepancy(features, torch.tensor(codes)).item() == pytest.approx(14 / 3)
-
-
-def test_unknown_domains_take_no_part():
-    features = torch.tensor([[0.0], [1.0], [100.0]], requires_grad=True)
-    value = mean_discrepancy(features, torch.tensor([0, 1, -1]))
-    value.backward()
-    assert value.item() == pytest.approx(1)
-    assert features.grad[:, 0].tolist() == pytest.approx([-2, 2, 0])
-
-
-@pytest.mark.parametrize("domain", [[0, 0, 0], [2, 2, 2], [-1, -1, -1], [1, -1, -1]])
-def test_one_domain_or_none_gives_zero_and_a_gradient(domain):
-    features = torch.randn(3, 4, requires_grad=True)
-    value = mean_discrepancy(features, torch.tensor(domain))
-    value.backward()
-    assert value.item() == 0
-    assert not math.isnan(value.item())
-    assert (features.grad == 0).all()
-
-
-def test_a_single_sample_gives_zero():
-    assert mean_discrepancy(torch.randn(1, 4), torch.tensor([0])).item() == 0

@@ -1,0 +1,127 @@
+"""Distances between domains: by hand where a hand can, by an independent reference else; absent domains never harm."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from sam_bloodcell.models.alignment import ALIGNMENTS, coral, mean_discrepancy, mmd, sinkhorn
+
+every = pytest.mark.parametrize("distance", ALIGNMENTS.values(), ids=ALIGNMENTS.keys())
+
+
+def two(gap, n=40, width=3, seed=0):
+    """Features of two domains, the second `gap` away."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(2 * n, width, generator=generator)
+    features[n:] += gap
+    return features, torch.arange(2).repeat_interleave(n)
+
+
+@every
+def test_grows_with_the_gap(distance):
+    values = [distance(*two(gap)).item() for gap in (0.0, 1.0, 2.0)]
+    assert values[0] < values[1] < values[2]
+
+
+@every
+def test_equal_domains_are_at_no_distance(distance):
+    features = torch.randn(20, 3).repeat(2, 1)
+    assert distance(features, torch.arange(2).repeat_interleave(20)).item() == pytest.approx(0, abs=1e-5)
+
+
+@every
+@pytest.mark.parametrize("domain", [[0, 0, 0], [2, 2, 2], [-1, -1, -1], [1, -1, -1]])
+def test_one_domain_or_none_gives_zero_and_a_gradient(distance, domain):
+    features = torch.randn(3, 4, requires_grad=True)
+    value = distance(features, torch.tensor(domain))
+    value.backward()
+    assert value.item() == 0
+    assert (features.grad == 0).all()
+
+
+@every
+def test_unknown_domains_take_no_part(distance):
+    features, domain = two(1.0)
+    strangers = torch.cat([features, torch.full((5, 3), 1e3)]).requires_grad_()
+    value = distance(strangers, torch.cat([domain, torch.full((5,), -1)]))
+    value.backward()
+    assert value.item() == pytest.approx(distance(features, domain).item(), rel=1e-5)
+    assert (strangers.grad[-5:] == 0).all()
+
+
+@every
+def test_is_the_mean_over_pairs_whatever_the_codes(distance):
+    features, domain = torch.randn(30, 3), torch.arange(3).repeat_interleave(10)
+    pairs = [distance(features[domain != left_out], domain[domain != left_out]) for left_out in range(3)]
+    expected = torch.stack(pairs).mean().item()
+    assert distance(features, domain).item() == pytest.approx(expected, rel=1e-4)
+    assert distance(features, torch.tensor([7, 3, 0])[domain]).item() == pytest.approx(expected, rel=1e-2)
+
+
+@every
+def test_a_domain_of_one_cell_gives_finite_gradients(distance):
+    features = torch.randn(5, 4, requires_grad=True)
+    distance(features, torch.tensor([0, 0, 0, 0, 1])).backward()
+    assert features.grad.isfinite().all()
+
+
+@every
+def test_gradients_lead_the_domains_together(distance):
+    features, domain = two(2.0)
+    features.requires_grad_()
+    before = distance(features, domain)
+    before.backward()
+    moved = features.detach() - 0.1 * features.grad / features.grad.norm()
+    assert distance(moved, domain) < before
+
+
+def test_means_by_hand():
+    features = torch.tensor([[0.0, 0.0], [2.0, 4.0], [3.0, 5.0]])
+    # means (1, 2) and (3, 5): (4 + 9) / 2
+    assert mean_discrepancy(features, torch.tensor([0, 0, 1])).item() == pytest.approx(6.5)
+
+
+def test_mmd_by_hand():
+    # one cell a domain, 2 apart: mean squared distance of all four pairs is 2; k = mean of exp(-4 / (2 w))
+    kernel = np.mean([np.exp(-2 / width) for width in (0.25, 0.5, 1, 2, 4)])
+    value = mmd(torch.tensor([[0.0], [2.0]]), torch.tensor([0, 1])).item()
+    assert value == pytest.approx(2 - 2 * kernel, abs=1e-6)
+
+
+def test_mmd_sees_what_means_do_not():
+    wide, domain = two(0.0)
+    wide[40:] *= 3
+    wide[40:] -= wide[40:].mean(0) - wide[:40].mean(0)
+    assert mean_discrepancy(wide, domain).item() == pytest.approx(0, abs=1e-6)
+    assert mmd(wide, domain).item() > 3 * mmd(*two(0.0)).item()
+
+
+def test_coral_is_numpys_covariances_and_means():
+    features, domain = two(1.0)
+    a, b = features[:40].numpy(), features[40:].numpy()
+    covariances = np.square(np.cov(a.T) - np.cov(b.T)).sum() / (4 * 3**2)
+    expected = covariances + np.square(a.mean(0) - b.mean(0)).mean()
+    assert coral(features, domain).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_sinkhorn_nears_optimal_transport():
+    features, domain = two(3.0, n=16)
+    a, b = features[:16].numpy(), features[16:].numpy()
+    cost = np.square(a[:, None] - b[None]).sum(-1) / (2 * 3)
+    exact = cost[linear_sum_assignment(cost)].mean()
+    assert sinkhorn(features, domain, blur=0.01, iterations=500).item() == pytest.approx(exact, rel=0.05)
+
+
+def test_sinkhorns_gradient_is_that_of_its_value():
+    features, domain = two(1.0, n=6, width=2)
+    features = features.double().requires_grad_()
+
+    def value(x):
+        return sinkhorn(x, domain, blur=0.2, iterations=300)
+
+    value(features).backward()
+    step = torch.zeros_like(features)
+    step[3, 1] = 1e-5
+    numeric = (value(features.detach() + step) - value(features.detach() - step)) / 2e-5
+    assert features.grad[3, 1].item() == pytest.approx(numeric.item(), rel=0.1)
