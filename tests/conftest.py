@@ -9,6 +9,8 @@ import pytest
 import torch
 from tests.hub_server import HubServer
 
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy comes in: scikit-learn's check of array APIs needs it
+
 from sam_bloodcell.models._segment_anything import modeling
 from sam_bloodcell.models.sam import SAM, EncoderSize
 

@@ -1,6 +1,5 @@
 """The autoencoder's contract: unsupervised, aligned, deterministic; any input that it can take; bad input named."""
 
-import os
 import pickle
 import warnings
 
@@ -53,8 +52,6 @@ def fitted(request, cells):
 @pytest.mark.filterwarnings("ignore:Got no domain")
 @parametrize_with_checks([CrossDomainAutoencoder(epochs=2)])
 def test_scikit_learns_own_checks(estimator, check):
-    if check.func.__name__ == "check_array_api_input":
-        os.environ.setdefault("SCIPY_ARRAY_API", "0")
     check(estimator)
 
 
@@ -92,7 +89,7 @@ def test_class_labels_are_not_looked_at(cells):
 @pytest.mark.parametrize("architecture", MAPS)
 def test_reconstruction_learns_the_crops(cells, architecture):
     X, lab = cells
-    fitted = small(architecture, epochs=40).fit(X, domain=lab)
+    fitted = small(architecture, epochs=12).fit(X, domain=lab)
     crops = fitted.reconstruct(X, domain=lab)
     assert crops.shape == (48, 32, 32, 3)
     assert crops.dtype == np.uint8
@@ -229,7 +226,7 @@ def test_partial_fit_goes_on(cells, architecture):
     assert fitted.domains_.tolist() == [0, 1]
     assert fitted.scaler_.moments[0].count == 4 * (24 if architecture == "vector" else 24 * 36)
     assert distance(fitted.transform(X, domain=lab), lab) < 0.2
-    with pytest.raises(ValueError, match="12 features|12 wide|expected 12|expecting 12"):
+    with pytest.raises(ValueError, match=r"expecting 12 features|but expected 12\."):
         fitted.partial_fit(X[:, :4] if architecture == "vector" else _narrow(X), domain=lab)
 
 

@@ -34,9 +34,9 @@ def test_moments_of_parts_are_those_of_the_whole(shape):
 def test_each_laboratory_is_scaled_by_its_own(values):
     scaled = scaler_of(values, LAB).scale(values, LAB)
     assert scaled.dtype == np.float32
-    for lab in "ab":
-        np.testing.assert_allclose(scaled[LAB == lab].mean(0), 0, atol=1e-5)
-        np.testing.assert_allclose(scaled[LAB == lab].std(0), [1, 1, 1, 0], atol=1e-5)
+    for rows in (LAB == "a", LAB == "b"):
+        np.testing.assert_allclose(scaled[rows].mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(scaled[rows].std(0), [1, 1, 1, 0], atol=1e-5)
 
 
 def test_without_a_laboratory_rows_do_not_depend_on_each_other(values):
@@ -114,7 +114,7 @@ def test_shifts_bring_like_cells_together_where_scaling_cannot():
 
 
 def test_a_new_laboratory_is_moved_by_its_rows():
-    features, kind, lab = unlike_mixtures(1.5)
+    features, _, lab = unlike_mixtures(1.5)
     both = np.concatenate([features, features + np.float32([0, 1])])
     known = np.concatenate([lab, np.full(200, 2)])
     shifts = ClusterShifts.fit(features, lab, 0)

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -14,6 +14,7 @@ from sam_bloodcell.evaluation import (
     cross_domain_mean,
     cross_domain_scores,
     default_classifiers,
+    domain_shift,
     run_benchmark,
     summarise_scores,
 )
@@ -188,3 +189,39 @@ def test_benchmark_refuses_bad_targets_before_embedding():
 def test_evaluation_imports_no_pictures():
     code = "import sys, sam_bloodcell.evaluation; sys.exit(bool({'matplotlib', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_domain_shift_sees_laboratories_apart_and_together():
+    rng = np.random.default_rng(0)
+    lab = np.repeat(["a", "b", "c"], 60)
+    same = rng.normal(size=(180, 4))
+    together = domain_shift(same, lab, random_state=0)
+    apart = domain_shift(same + 5 * np.unique(lab, return_inverse=True)[1][:, None], lab, random_state=0)
+    assert together["chance"] == apart["chance"] == pytest.approx(1 / 3)
+    assert together["domain_accuracy"] < 0.5
+    assert apart["domain_accuracy"] > 0.99
+    assert apart["mmd"] > 5 * together["mmd"]
+    assert domain_shift(same, lab, random_state=0) == together
+
+
+@pytest.mark.parametrize("lab", [["a"] * 20, ["a"] * 16 + ["b"] * 4])
+def test_domain_shift_needs_two_laboratories(lab):
+    with pytest.raises(ValueError, match="expected at least two domains of at least 5 cells each"):
+        domain_shift(np.zeros((20, 2)), lab)
+
+
+def test_benchmark_tells_the_autoencoder_each_cells_laboratory(separable):
+    class Aligner(TransformerMixin, BaseEstimator):
+        def fit(self, X, y=None, *, domain):
+            return self
+
+        def transform(self, X, *, domain=None):
+            self.domain_ = domain
+            return np.asarray(X)
+
+    X, y, lab = separable
+    names, target = np.unique(y, return_inverse=True)
+    cells = Bunch(images=X, target=target, target_names=names, domain=lab)
+    result = run_benchmark(cells, FunctionTransformer(), Aligner(), LogisticRegression(), cv=2, random_state=0)
+    assert result.autoencoder.domain_.tolist() == lab.tolist()
+    assert list(result.shift.index) == ["embeddings", "autoencoder"]

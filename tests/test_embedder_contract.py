@@ -1,0 +1,140 @@
+"""scikit-learn's contract for `SAMLoRAEmbedder`, whose input is images and so cannot go through `check_estimator`.
+
+Each test stands for the check of scikit-learn's that it is named after.
+"""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import estimator_html_repr, get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell.datasets import make_blood_cells
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return make_blood_cells(1, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def fitted(cells):
+    return SAMLoRAEmbedder("vit_tiny").fit(cells.images)
+
+
+def test_check_no_attributes_set_in_init():
+    embedder = SAMLoRAEmbedder("vit_tiny")
+    assert set(vars(embedder)) == set(embedder.get_params())
+
+
+def test_check_parameters_default_constructible():
+    defaults = SAMLoRAEmbedder().get_params()
+    assert all(value is None or isinstance(value, str | int | float | bool | tuple) for value in defaults.values())
+
+
+def test_check_get_params_invariance_and_set_params():
+    embedder = SAMLoRAEmbedder("vit_tiny", batch_size=3)
+    assert embedder.get_params(deep=False) == embedder.get_params(deep=True)
+    assert embedder.set_params(batch_size=5) is embedder
+    assert embedder.batch_size == 5
+    with pytest.raises(ValueError, match="Invalid parameter 'bach_size'"):
+        embedder.set_params(bach_size=5)
+
+
+def test_check_estimator_cloneable(fitted):
+    fresh = clone(fitted)
+    assert fresh.get_params() == fitted.get_params()
+    with pytest.raises(NotFittedError):
+        check_is_fitted(fresh)
+
+
+def test_check_estimators_unfitted(cells):
+    with pytest.raises(NotFittedError):
+        SAMLoRAEmbedder("vit_tiny").transform(cells.images)
+
+
+def test_check_fit_check_is_fitted_and_returns_self(cells):
+    embedder = SAMLoRAEmbedder("vit_tiny")
+    assert embedder.fit(cells.images) is embedder
+    check_is_fitted(embedder)
+
+
+def test_check_estimators_overwrite_params_and_dont_overwrite_attributes(cells):
+    embedder = SAMLoRAEmbedder("vit_tiny")
+    before = copy.deepcopy(embedder.get_params())
+    embedder.fit(cells.images)
+    assert embedder.get_params() == before
+    added = set(vars(embedder)) - set(before)
+    assert all(name.endswith("_") or name.startswith("_") for name in added)
+
+
+def test_check_dict_unchanged(fitted, cells):
+    before = {name: id(value) for name, value in vars(fitted).items()}
+    fitted.transform(cells.images)
+    assert {name: id(value) for name, value in vars(fitted).items()} == before
+
+
+def test_check_readonly_memmap_input(fitted, cells, tmp_path):
+    np.save(tmp_path / "images.npy", cells.images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    np.testing.assert_array_equal(fitted.transform(mapped), fitted.transform(cells.images))
+
+
+def test_check_methods_subset_invariance(fitted, cells):
+    whole = np.asarray(fitted.transform(cells.images))
+    parts = np.concatenate([np.asarray(fitted.transform(cells.images[i : i + 1])) for i in range(len(cells.images))])
+    np.testing.assert_allclose(parts, whole, atol=0.05 * whole.std())  # bfloat16 where the CPU has it
+
+
+def test_check_methods_sample_order_invariance(fitted, cells):
+    whole = np.asarray(fitted.transform(cells.images))
+    backwards = np.asarray(fitted.transform(cells.images[::-1]))[::-1]
+    np.testing.assert_allclose(backwards, whole, atol=0.05 * whole.std())
+
+
+def test_check_transformer_general(fitted, cells):
+    at_once = clone(fitted).fit_transform(cells.images, np.arange(len(cells.images)))
+    np.testing.assert_array_equal(at_once, fitted.transform(cells.images))
+    assert at_once.dtype == np.float32
+
+
+def test_check_fit_idempotent(fitted, cells):
+    twice = clone(fitted).fit(cells.images).fit(cells.images)
+    np.testing.assert_array_equal(twice.transform(cells.images), fitted.transform(cells.images))
+
+
+def test_check_estimators_pickle(fitted, cells):
+    back = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(back.transform(cells.images), fitted.transform(cells.images))
+
+
+def test_check_set_output_transform_pandas(fitted, cells):
+    table = clone(fitted).set_output(transform="pandas").fit(cells.images).transform(cells.images)
+    assert list(table) == list(fitted.get_feature_names_out())
+    assert len(table) == len(cells.images)
+
+
+def test_check_transformer_get_feature_names_out(fitted):
+    names = fitted.get_feature_names_out()
+    assert len(names) == len(set(names)) == 192
+
+
+def test_check_estimator_repr_and_html(fitted):
+    assert repr(fitted) == "SAMLoRAEmbedder(backbone='vit_tiny')"
+    assert "SAMLoRAEmbedder" in estimator_html_repr(fitted)
+
+
+def test_check_estimator_tags_renamed(fitted):
+    tags = get_tags(fitted)
+    assert tags.transformer_tags is not None
+    assert not tags.target_tags.required
+
+
+def test_check_estimators_empty_data_messages(fitted):
+    with pytest.raises(ValueError, match=r"0 images|no images|at least one|empty"):
+        fitted.transform([])
