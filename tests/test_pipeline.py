@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import sklearn
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+
+FOLDS = StratifiedKFold(2, shuffle=True, random_state=0)
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +34,19 @@ def test_fit_predict_on_paths(cells):
 
 
 def test_domain_by_parameter_in_grid_search(cells):
-    search = GridSearchCV(line(), {"svc__C": [1, 10]}, cv=2)
+    search = GridSearchCV(line(), {"svc__C": [1, 10]}, cv=FOLDS, error_score="raise")
     search.fit(cells.paths, cells.target, crossdomainautoencoder__domain=cells.domain)
     assert search.best_estimator_[1].domains_.tolist() == ["lab_a", "lab_b"]
 
 
 def test_domain_by_metadata_routing_in_grid_search(cells):
     with sklearn.config_context(enable_metadata_routing=True):
-        search = GridSearchCV(line(), {"svc__C": [1, 10]}, cv=2, error_score="raise")
+        search = GridSearchCV(line(), {"svc__C": [1, 10]}, cv=FOLDS, error_score="raise")
         search.fit(cells.paths, cells.target, domain=cells.domain)
     assert search.best_estimator_[1].domains_.tolist() == ["lab_a", "lab_b"]
 
 
+@pytest.mark.filterwarnings("ignore:Got no domain")
 def test_cross_val_score(cells):
     assert np.isfinite(cross_val_score(line(), cells.paths, cells.target, cv=2, error_score="raise")).all()
 

@@ -119,7 +119,7 @@ def test_an_autoencoder_comes_back_to_the_bit(fitted, cells, tmp_path):
 def test_an_autoencoder_with_numpy_parameters_comes_back(fitted, cells, tmp_path):
     embeddings = fitted[0].transform(cells.images)
     params = {"n_components": np.int64(4), "epochs": np.int64(1), "alignment_weight": np.float32(5)}
-    autoencoder = CrossDomainAutoencoder(**params, random_state=np.int64(0)).fit(embeddings)
+    autoencoder = CrossDomainAutoencoder(**params, random_state=np.int64(0)).fit(embeddings, domain=cells.domain)
     back = CrossDomainAutoencoder.from_pretrained(autoencoder.save_pretrained(tmp_path))
     assert back.get_params() == autoencoder.get_params()
 

@@ -177,6 +177,13 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         "verbose": ["verbose"],
     }
 
+    network_: Any
+    settings_: Settings
+    domains_: NDArray[Any]
+    scaler_: DomainScaler
+    shifts_: ClusterShifts | None
+    history_: pd.DataFrame
+
     def __init__(
         self,
         n_components: int = 50,
@@ -548,13 +555,13 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         """Read X for training, and gather its statistics."""
         settings = self.settings_ if goes_on else self._settle()
         cells = self._read(X, domain, settings, reset=not goes_on)
-        names = [] if cells.domain is None else cells.domain
+        names = np.array([]) if cells.domain is None else cells.domain
         self.domains_ = np.union1d(self.domains_, names) if goes_on and len(self.domains_) else np.unique(names)
         if len(self.domains_) < 2 and (settings.alignment or settings.normalization):
-            got = f"one domain, {self.domains_[0]!r}" if len(self.domains_) else "no domain"
+            got = f"one domain, {self.domains_.tolist()[0]!r}" if len(self.domains_) else "no domain"
             warnings.warn(
                 f"Got {got}: nothing is aligned between laboratories. Fix: pass one laboratory a cell as `domain` "
-                "(in a pipeline: fit(X, y, crossdomainautoencoder__domain=...)).",
+                "(in a pipeline: fit(X, y, domain=...) with scikit-learn's metadata routing enabled).",
                 stacklevel=3,
             )
         self.settings_, self.scaler_ = settings, self.scaler_ if goes_on else DomainScaler()
@@ -698,14 +705,14 @@ def _ready(network: nn.Module) -> nn.Module:
 def _loss_terms(network: nn.Module, batch: _Batch, settings: Settings) -> dict[str, Tensor]:
     made: Reconstruction = network(batch.inputs)
     parts = {}
-    if made.crops is not None:
+    if made.crops is not None and batch.crops is not None:
         parts["crops"] = 1 - ssim(made.crops, batch.crops)
     if made.embedding is not None:
         target = batch.pooled if made.embedding.ndim == 2 else batch.inputs
         error = (made.embedding.float() - target).square().mean(1)
         parts["embedding"] = (error if made.hidden is None else error[made.hidden]).mean()
     weights = {"crops": 1.0, "embedding": settings.embedding_weight}
-    reconstruction = sum(weights[name] * part for name, part in parts.items())
+    reconstruction = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
     terms = {"loss": reconstruction, "reconstruction": reconstruction}
     if settings.alignment:
         terms["alignment"] = ALIGNMENTS[settings.alignment](made.features.float(), batch.codes)

@@ -4,7 +4,7 @@ All share one interface: `encode` gives features of whole inputs, the call gives
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,7 @@ class MaskedAutoencoder(nn.Module):
         return Reconstruction(features, self.decode(features), embedding, hidden)
 
     def _decoded(self, tokens: Tensor, hidden: Tensor | None) -> Tensor:
-        places = _sine_places(*tokens.shape[2:], self.width).to(tokens.device)
+        places = _sine_places(tokens.shape[2], tokens.shape[3], self.width).to(tokens.device)
         rows = self.embed(tokens.flatten(2).mT) + places
         if hidden is None:
             return self.decoder_blocks(self.encoder_blocks(rows) + places)
@@ -203,7 +203,7 @@ def _mlp(width: int, hidden: int, out: int) -> nn.Sequential:
 
 
 def _blocks(width: int, heads: int, depth: int) -> nn.Sequential:
-    settings = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+    settings: dict[str, Any] = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
     blocks = [nn.TransformerEncoderLayer(width, heads, 4 * width, **settings) for _ in range(depth)]
     return nn.Sequential(*blocks, nn.LayerNorm(width))
 
