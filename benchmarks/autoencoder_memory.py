@@ -3,7 +3,7 @@
     python benchmarks/autoencoder_memory.py
 
 Writes a store of random token maps and crops to a temporary folder (20,000 cells of vit_tiny: 2.5 GB). Every size
-runs in a process of its own: one epoch of "masked", then `transform`. Counted is anonymous memory (RssAnon), which
+runs in a process of its own: one epoch of "conv", then `transform`. Counted is anonymous memory (RssAnon), which
 leaves out the mapped file's pages. Linux only.
 """
 
@@ -51,7 +51,7 @@ def peak_mb(folder: Path, n: int) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    autoencoder = CrossDomainAutoencoder(architecture="masked", epochs=1, random_state=0, verbose=1)
+    autoencoder = CrossDomainAutoencoder(architecture="conv", epochs=1, random_state=0, verbose=1)
     autoencoder.fit(cells, domain=domain).transform(cells, domain=domain)
     done.set()
     watcher.join()
