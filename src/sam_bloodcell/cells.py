@@ -30,13 +30,21 @@ def cell_mask(probability: NDArray[np.floating]) -> NDArray[np.bool_]:
     mask : bool array of shape (H, W)
         All False where nothing exceeds the threshold.
     """
-    return ndimage.binary_fill_holes(largest_component(probability > _THRESHOLD))
+    return _mask_and_pieces(probability)[0]
 
 
 def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Keep the largest 4-connected component of a mask; an empty one stays empty."""
-    labels, n = ndimage.label(mask)
-    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else mask
+    return _largest(*ndimage.label(mask))
+
+
+def _largest(labels: NDArray[np.integer], n: int) -> NDArray[np.bool_]:
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else np.zeros(labels.shape, bool)
+
+
+def _mask_and_pieces(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], int]:
+    labels, n = ndimage.label(probability > _THRESHOLD)
+    return ndimage.binary_fill_holes(_largest(labels, n)), n
 
 
 def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.void]:
@@ -55,11 +63,10 @@ def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.
         the largest was taken; "border", the share of the image's border inside it (a cut-off cell has some);
         "confidence", its mean probability, 0 for none; "fallback", whether the whole image stands in for it.
     """
-    mask = cell_mask(probability)
+    mask, components = _mask_and_pieces(probability)
     area = mask.mean()
     edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     confidence = probability[mask].mean() if mask.any() else 0.0
-    components = ndimage.label(probability > _THRESHOLD)[1]
     fallback = area < _LEAST_AREA
     quality = np.array([(area, components, edge.mean(), confidence, fallback)], QUALITY)[0]
     return np.ones_like(mask) if fallback else mask, quality
