@@ -11,6 +11,7 @@ from tests.hub_server import HubServer
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy comes in: scikit-learn's check of array APIs needs it
 
+from sam_bloodcell import cache
 from sam_bloodcell.models._segment_anything import modeling
 from sam_bloodcell.models.sam import SAM, EncoderSize
 
@@ -29,6 +30,12 @@ def _randomise(module, seed=0):
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
             parameter.copy_(1 + 0.1 * noise if is_gain else noise / fan_in**0.5)
     return module.eval()
+
+
+@pytest.fixture(autouse=True)
+def _own_memory(monkeypatch):
+    """No test is served what another one embedded."""
+    monkeypatch.setattr(cache, "MEMORY", cache.MemoryStore())
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from sam_bloodcell import CellEmbeddings, ImageReadError, SAMLoRAEmbedder, WeightsUnavailableError
+from sam_bloodcell import CellEmbeddings, ImageReadError, SAMLoRAEmbedder, WeightsUnavailableError, forward
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.images import load_mask
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, EncoderSize
@@ -222,7 +222,7 @@ def test_cells_have_a_quality(embeddings):
 
 def test_where_no_cell_is_found_the_whole_image_stands_in(embedder, cells, monkeypatch):
     nothing = torch.zeros(3, 224, 224)
-    monkeypatch.setattr(SAMLoRAEmbedder, "_cell_probability", lambda self, sam, tokens: nothing)
+    monkeypatch.setattr(forward, "_cell_probability", lambda sam, tokens, prompt: nothing)
     with pytest.warns(UserWarning, match=r"No plausible cell was found in 3 of 3 images \(rows 0, 1, 2\)"):
         embeddings = embedder.transform(cells.images[:3])
     assert embeddings.quality["fallback"].all()

@@ -12,8 +12,10 @@ PACKAGE = Path(sam_bloodcell.__file__).parent
 # From the top down; a room may import its own layer, but for the two estimators.
 LAYERS = (
     {"cli"},
-    {"pretrained", "report", "plotting", "evaluation", "_protocol", "_classifiers"},
+    {"pretrained", "report", "plotting", "bulk", "evaluation", "_protocol", "_classifiers"},
     {"embedder", "autoencoder"},
+    {"forward"},
+    {"cache"},
     {"embeddings", "cells", "domains", "segmentation", "pseudo_masks", "training", "devices", "published", "hub"},
     {"model_card", "remote"},
     {"models"},

@@ -97,6 +97,74 @@ def benchmark(
 
 
 @app.command()
+def embed(
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .npz, .zarr or .h5ad.")] = Path("cells.parquet"),
+    backbone: Backbone = "vit_tiny",
+    adapter: Adapter = None,
+    image_size: Annotated[int, typer.Option(help="Side in pixels at which the encoder sees an image.")] = 224,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or a torch device name.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a forward pass; default by memory.")] = None,
+    n_jobs: Annotated[int | None, typer.Option(help="Processes; default one that uses all cores.")] = None,
+    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip and list them in a CSV.")] = "raise",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Embed any number of images into one file; after a kill, the same command goes on where it was.
+
+    Example: sam-bloodcell embed slides/ --out cells.parquet --on-error skip
+    """
+    from .bulk import embed_to_file, find_images
+    from .embedder import SAMLoRAEmbedder
+
+    try:
+        table = find_images(images)
+        embedder = SAMLoRAEmbedder(
+            backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
+            verbose=0 if quiet else 1,
+        )  # fmt: skip
+        written = embed_to_file(embedder.fit(table["path"]), table, out, on_error=on_error, overwrite=overwrite)
+    except (ValueError, OSError, ImportError) as exc:
+        _fail(exc)
+    typer.echo(written)
+
+
+cache = typer.Typer(help="Look after a folder that was given as cache_dir.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
+CacheDir = Annotated[Path, typer.Argument(help="The folder that was given as cache_dir.", exists=True, file_okay=False)]
+
+
+@cache.command()
+def info(folder: CacheDir) -> None:
+    """Show what is cached: cells, bytes and last use, by weights and settings.
+
+    Example: sam-bloodcell cache info cache
+    """
+    from .cache import DiskStore
+
+    table = DiskStore(folder).info()
+    typer.echo(table.to_string(index=False) if len(table) else "The cache is empty.")
+
+
+@cache.command()
+def prune(
+    folder: CacheDir,
+    to: Annotated[str, typer.Option(help="What may stay: bytes, or as 20GB; 0 empties it.")],
+) -> None:
+    """Delete the embeddings used longest ago.
+
+    Example: sam-bloodcell cache prune cache --to 20GB
+    """
+    from .cache import DiskStore
+
+    try:
+        freed = DiskStore(folder).prune(to)
+    except (ValueError, OSError) as exc:
+        _fail(exc)
+    typer.echo(f"{freed / 1e6:.1f} MB freed.")
+
+
+@app.command()
 def download(
     backbone: Annotated[str, typer.Argument(help="vit_b, vit_l, vit_h or a Hub repo id.")] = "vit_b",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch; default the pinned one.")] = None,

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -17,34 +17,31 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from . import devices, hub, remote
-from .cells import cell_crop, cell_mask, find_cell, token_weights, unframe
+from . import devices, forward, hub, remote
+from .cache import open_store
+from .cells import cell_mask, unframe
 from .embeddings import CellEmbeddings
-from .images import as_image_list, load_rgb, load_square, name_rows
+from .images import as_image_list, load_rgb, name_rows, pad_to_square, resize
 from .model_card import write_model_card
-from .models.lora import Adapter, add_lora, apply_adapter, extract_adapter, resume_adapter
-from .models.sam import CELL, CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, load_weights, size_of
+from .models.lora import Adapter, add_lora, extract_adapter, resume_adapter
+from .models.sam import CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS
 from .published import read_published_adapter
 from .segmentation import (
     PixelStats,
     SegmentationPlan,
     channel_stats,
     fit_segmentation,
-    normalise,
     read_pairs,
     read_with_stain_masks,
 )
 from .training import best_epoch
 
-# Images in a forward pass by default, without and with CUDA.
-_AUTO_BATCH = (16, 64)
 # Parameters that do not change what `fit` with masks arrives at.
-_NOT_OF_THE_TRAINING = ("batch_size", "checkpoint", "device", "dtype", "prompt", "verbose")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
+_NOT_OF_THE_TRAINING = (
+    "batch_size", "cache_dir", "cache_limit", "checkpoint", "device", "dtype", "n_jobs", "prompt", "verbose",
+)  # fmt: skip
 
 # Fitted attributes in a pickle: how they are packed into plain values, and back.
 _PACKED: dict[str, tuple[Callable, Callable]] = {
@@ -107,7 +104,16 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Of the encoder in `transform`. "auto" is bfloat16 where the device computes in it natively, else float32.
     batch_size : int or "auto", default="auto"
-        Images in a forward pass of `transform`.
+        Images in a forward pass. "auto" fits the widest activation into a CPU's cache, or on a GPU into 160 MB.
+    n_jobs : int, optional
+        Processes that `transform` spreads over, as in `joblib.Parallel`; a backend set by ``joblib.parallel_config``
+        (Dask, Ray) takes it to a cluster.
+    cache_dir : str or path, optional
+        Folder where every image's embedding is kept by content, weights and preprocessing, for all estimators,
+        processes and sessions; `transform` then leaves tokens, masks and crops memory-mapped on disk. Default: in
+        memory for this process, as long as they take less than a quarter of what is free, the oldest dropped first.
+    cache_limit : int or str, optional
+        Bytes, or as "20GB", beyond which the embeddings in `cache_dir` used longest ago are deleted.
     random_state : int, RandomState or None, default=None
     verbose : int, default=0
         1 shows progress bars.
@@ -118,6 +124,8 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         Where the base weights come from.
     adapter_ : Adapter or None
         What was trained: LoRA factors, decoder, prompt encoder, pixel statistics.
+    encoder_ : Encoder
+        The forward pass that `transform` runs: weights by reference, pixel statistics, prompt.
     pixel_stats_ : tuple
     prompt_ : {"none", "center"}
     n_features_out_ : int
@@ -169,8 +177,11 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         "patience": [Interval(Integral, 1, None, closed="left"), None],
         "checkpoint": [str, os.PathLike, None],
         "device": [str],
-        "dtype": [StrOptions({"auto", *_DTYPES})],
+        "dtype": [StrOptions({"auto", *forward.DTYPES})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_jobs": [Integral, None],
+        "cache_dir": [str, os.PathLike, None],
+        "cache_limit": [Integral, str, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -200,6 +211,9 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         device: str = "auto",
         dtype: str = "auto",
         batch_size: int | str = "auto",
+        n_jobs: int | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        cache_limit: int | str | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -225,6 +239,9 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         self.device = device
         self.dtype = dtype
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.cache_dir = cache_dir
+        self.cache_limit = cache_limit
         self.random_state = random_state
         self.verbose = verbose
 
@@ -263,9 +280,9 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         if masks is not None:
             self._fine_tune(images, masks)
         self.pixel_stats_ = self._choose_pixel_stats()
-        self._sam = self._build()
-        self.n_features_out_ = self._sam.size.width
-        self.prompt_ = self._choose_prompt(self._sam)
+        sam = forward.network(self._weights(), self.adapter_)
+        self.n_features_out_ = sam.size.width
+        self.prompt_ = self._choose_prompt(sam)
         return self
 
     def transform(self, X: Any) -> CellEmbeddings:
@@ -290,7 +307,8 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         """
         check_is_fitted(self)
         images = as_image_list(X)
-        embedded = CellEmbeddings.concatenate([self._embed(*batch) for batch in self._forward(images, "embedding")])
+        store = open_store(self.cache_dir, self.cache_limit)
+        embedded = self.encoder_.embed(images, store, verbose=self.verbose)
         _warn_of_fallbacks(embedded.quality["fallback"])
         return embedded
 
@@ -305,10 +323,16 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         check_is_fitted(self)
         images = as_image_list(X)
         masks: list[NDArray[np.bool_]] = []
-        for _, _, probability in self._forward(images, "segmenting"):
-            for cell in probability:
-                row = len(masks)
-                masks.append(cell_mask(unframe(cell, load_rgb(images[row], row).shape[:2])))
+        encoder = self.encoder_
+        size = encoder.images_per_pass()
+        with tqdm(total=len(images), desc="segmenting", unit="cell", disable=self.verbose < 1) as bar:
+            for start in range(0, len(images), size):
+                rows = range(start, min(start + size, len(images)))
+                pictures = [load_rgb(images[row], row) for row in rows]
+                pixels = np.stack([resize(pad_to_square(picture), self.image_size) for picture in pictures])
+                _, probability = encoder.forward(pixels)
+                masks += [cell_mask(unframe(p, r.shape[:2])) for p, r in zip(probability, pictures, strict=True)]
+                bar.update(len(rows))
         return masks
 
     def save_pretrained(
@@ -404,12 +428,19 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
 
     @property
+    def encoder_(self) -> forward.Encoder:
+        """The forward pass that `transform` runs."""
+        check_is_fitted(self)
+        recipe = forward.Recipe(self._weights(), self.pixel_stats_, self.prompt_)
+        return forward.Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs)
+
+    @property
     def _n_features_out(self) -> int:
         return self.n_features_out_
 
     def __getstate__(self) -> dict[str, Any]:
         """Hold numpy arrays and plain values alone, and of the base weights a reference."""
-        state = {key: value for key, value in super().__getstate__().items() if key != "_sam"}
+        state = super().__getstate__()
         state = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in state.items()}
         for name, (pack, _) in _PACKED.items():
             if state.get(name) is not None:
@@ -431,27 +462,12 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
             return read_published_adapter(self.adapter, backbone=name, image_size=self.image_size)
         return hub.read_adapter(self.adapter, self.adapter_revision)
 
-    def _build(self) -> SAM:
-        """Put base weights and adapter together, ready for inference."""
-        sam = self._base_network(trainable=False)
-        if self.adapter_ is not None:
-            apply_adapter(sam, self.adapter_)
-        device = devices.choose(self.device)
-        dtype = _DTYPES.get(self.dtype) or devices.half_dtype(device) or torch.float32
-        return sam.set_encoder_dtype(dtype).to(device).eval().requires_grad_(False)
-
-    def _base_network(self, trainable: bool) -> SAM:
-        state = hub.load_backbone(self.backbone_)
-        two = trainable or self.adapter_ is not None
-        mask_tokens = CELL_MASK_TOKENS if two else len(state["mask_decoder.mask_tokens.weight"])
-        sam = SAM(size_of(state), self.image_size, mask_tokens)
-        load_weights(sam, state)
-        return sam
-
-    def _network(self) -> SAM:
-        if not hasattr(self, "_sam"):
-            self._sam = self._build()
-        return self._sam
+    def _weights(self) -> forward.Weights:
+        dtype = self.dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if devices.half_dtype(devices.choose(self.device)) else "float32"
+        adapter = None if self.adapter_ is None else self.adapter_.digest()
+        return forward.Weights(self.backbone_, adapter, self.image_size, dtype, self.device)
 
     def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any] | str) -> None:
         if isinstance(masks, str) and masks == "auto":
@@ -464,7 +480,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         plan = self._segmentation_plan(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
-            sam = self._base_network(trainable=True)
+            sam = forward.base_network(self.backbone_, self.image_size, two_masks=True)
             adapted = add_lora(
                 sam, self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout, blocks=self.lora_blocks
             )
@@ -527,42 +543,6 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
                 "an adapter, or fit(X, masks=...)."
             )
         return self.prompt
-
-    def _forward(
-        self, images: Sequence[Any], description: str
-    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]]:
-        """Yield per batch: square images (B, S, S, 3), tokens (B, C, h, w), cell probability (B, S, S)."""
-        sam = self._network()
-        device = next(sam.parameters()).device
-        dtype = sam.image_encoder.patch_embed.proj.weight.dtype
-        size = self.batch_size if isinstance(self.batch_size, int) else _AUTO_BATCH[device.type == "cuda"]
-        with tqdm(total=len(images), desc=description, unit="cell", disable=self.verbose < 1) as bar:
-            for start in range(0, len(images), size):
-                rows = range(start, min(start + size, len(images)))
-                pixels = np.stack([load_square(images[row], self.image_size, row) for row in rows])
-                with torch.inference_mode():
-                    batch = normalise(torch.from_numpy(pixels).to(device), self.pixel_stats_)
-                    tokens = sam.tokens(batch.to(dtype))
-                    probability = self._cell_probability(sam, tokens)
-                    yield pixels, tokens.float().cpu().numpy(), probability.cpu().numpy()
-                bar.update(len(rows))
-
-    def _cell_probability(self, sam: SAM, tokens: torch.Tensor) -> torch.Tensor:
-        """Probability (B, S, S) that a pixel belongs to the cell."""
-        logits, predicted_iou = sam.mask_logits(tokens, center_prompt=self.prompt_ == "center")
-        logits = F.interpolate(logits, sam.image_size, mode="bilinear")
-        if logits.shape[1] == CELL_MASK_TOKENS:
-            return logits.softmax(1)[:, CELL]
-        # Plain SAM: of its three alternatives, the one that it trusts most.
-        best = 1 + predicted_iou[:, 1:].argmax(1)
-        return logits[torch.arange(len(logits)), best].sigmoid()
-
-    def _embed(self, pixels: NDArray, tokens: NDArray, probability: NDArray) -> CellEmbeddings:
-        masks, quality = (np.stack(parts) for parts in zip(*map(find_cell, probability), strict=True))
-        crops = np.stack([cell_crop(image, mask) for image, mask in zip(pixels, masks, strict=True)])
-        weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask in masks])
-        pooled = np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
-        return CellEmbeddings(pooled, tokens.astype(np.float16), masks, crops, quality)
 
 
 def _warn_of_fallbacks(fallback: NDArray[np.bool_]) -> None:

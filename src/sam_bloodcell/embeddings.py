@@ -30,6 +30,10 @@ class CellEmbeddings:
         "confidence", the mask's mean probability; "fallback", whether no plausible cell was found and the whole
         image stands in for it.
 
+    Notes
+    -----
+    Tokens, masks and crops may stay on disk (`SAMLoRAEmbedder.cache_dir`): they are read when indexed.
+
     Examples
     --------
     >>> cells = CellEmbeddings(np.ones((3, 2)), *(np.zeros((3, 1)) for _ in range(4)))
@@ -42,7 +46,7 @@ class CellEmbeddings:
     ndim = 2
     dtype = np.dtype(np.float32)
 
-    def __init__(self, pooled: NDArray, tokens: NDArray, masks: NDArray, crops: NDArray, quality: NDArray) -> None:
+    def __init__(self, pooled: NDArray, tokens: Any, masks: Any, crops: Any, quality: NDArray) -> None:
         lengths = [len(part) for part in (pooled, tokens, masks, crops, quality)]
         if len(set(lengths)) != 1:
             raise ValueError(f"Got {', '.join(_FIELDS)} of lengths {lengths} but expected equal lengths.")
@@ -90,7 +94,7 @@ class CellEmbeddings:
         key = key if isinstance(key, slice) else np.asarray(key)
         if isinstance(key, np.ndarray) and key.size == 0:
             key = key.astype(np.intp)
-        return CellEmbeddings(*(getattr(self, name)[key] for name in _FIELDS))
+        return CellEmbeddings(*(_select(getattr(self, name), key) for name in _FIELDS))
 
     def __eq__(self, other: object) -> Any:
         return self.pooled == np.asarray(other)
@@ -106,6 +110,11 @@ class CellEmbeddings:
 
 
 _FIELDS = ("pooled", "tokens", "masks", "crops", "quality")
+
+
+def _select(part: Any, key: Any) -> Any:
+    """Take rows of a part, of one that stays on disk without reading it."""
+    return part.select(key) if hasattr(part, "select") else part[key]
 
 
 def _is_everything(key: Any) -> bool:

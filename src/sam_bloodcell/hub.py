@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from . import remote
@@ -244,6 +246,30 @@ def write_adapter(
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "sam_bloodcell.json").write_text(json.dumps(ours, indent=2) + "\n")
     return folder
+
+
+def pack_adapter(adapter: Adapter) -> NDArray[np.uint8]:
+    """Put an adapter into one array of bytes, which process pools and clusters share rather than copy."""
+    head = {"lora_config": adapter.lora_config, "pixel_stats": adapter.pixel_stats, "image_size": adapter.image_size}
+    tensors = {f"lora/{key}": tensor.contiguous() for key, tensor in adapter.lora.items()}
+    tensors |= {f"decoder/{key}": tensor.contiguous() for key, tensor in adapter.decoder.items()}
+    text = json.dumps(head, sort_keys=True).encode()
+    packed = len(text).to_bytes(8, "little") + text + save(tensors)
+    return np.frombuffer(packed, np.uint8)
+
+
+def unpack_adapter(packed: NDArray[np.uint8]) -> Adapter:
+    """Undo `pack_adapter`."""
+    content = packed.tobytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    tensors = load(content[end:])
+    lora, decoder = (
+        {key.removeprefix(part): tensor for key, tensor in tensors.items() if key.startswith(part)}
+        for part in ("lora/", "decoder/")
+    )
+    head = json.loads(content[8:end])
+    mean, std = head["pixel_stats"]
+    return Adapter(lora, head["lora_config"], decoder, (tuple(mean), tuple(std)), head["image_size"])
 
 
 def packaged_adapter(name: str) -> Adapter | None:

@@ -1,5 +1,6 @@
 """Anything -> uint8 RGB: the only gate for pixels."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -131,6 +132,24 @@ def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def load_square(image: Any, size: int, row: int | None = None) -> RGB:
     """Read one image, pad it to a square and resize it: uint8 (size, size, 3)."""
     return resize(pad_to_square(load_rgb(image, row)), size)
+
+
+def digest(image: Any, row: int | None = None) -> bytes:
+    """Return the SHA-256 of a file's bytes, or of the pixels of an image that is no file.
+
+    Raises
+    ------
+    ImageReadError
+        As `load_rgb`, as far as it shows without decoding a file.
+    """
+    if isinstance(image, str | os.PathLike):
+        try:
+            return hashlib.sha256(Path(image).read_bytes()).digest()
+        except OSError:
+            load_rgb(image, row)  # says better what is wrong
+            raise
+    pixels = load_rgb(image, row)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
 def _read_file(path: Path, where: str, convert: Callable[[Image.Image, str], NDArray]) -> NDArray:

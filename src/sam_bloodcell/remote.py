@@ -6,9 +6,12 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+# Younger files (seconds) are hashed at every look: a change might not show in their time.
+_FRESH = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -87,7 +90,18 @@ def commit_of(path: Path) -> str | None:
 
 def digest_of(path: Path) -> str:
     """Return a file's SHA-256; the Hub's cache already names large files so."""
-    return _announced(path) or sha256(path)
+    if announced := _announced(path):
+        return announced
+    stat = path.stat()
+    if time.time() - stat.st_mtime < _FRESH:
+        return sha256(path)
+    return _sha256_once(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=32)
+def _sha256_once(path: Path, modified: int, size: int) -> str:
+    """Hash a file that has not changed since: a search fits the same weights again and again."""
+    return sha256(path)
 
 
 def sha256(path: Path) -> str:

@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from sam_bloodcell.models import inference
 from sam_bloodcell.models.inference import accelerate
 from sam_bloodcell.models.sam import SAM, EncoderSize
-from torch.nn import functional as F
 
 
 @pytest.mark.parametrize("short", [512, 0], ids=["two products", "fused kernel"])

@@ -36,6 +36,9 @@ class FoldedAttention(nn.Module):
     Li et al., "MViTv2", CVPR 2022, for the decomposed relative positions.
     """
 
+    qkv: nn.Linear
+    proj: nn.Linear
+
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.num_heads, self.scale = attention.num_heads, attention.scale

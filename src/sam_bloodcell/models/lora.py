@@ -4,6 +4,7 @@ SAM fuses query, key and value into one linear layer, which PEFT cannot adapt in
 apart for training, `fuse_qkv` puts it together again for inference.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,16 @@ class Adapter:
     decoder: dict[str, Tensor]
     pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]
     image_size: int
+
+    def digest(self) -> str:
+        """SHA-256 of all that it holds."""
+        head = json.dumps([self.lora_config, self.pixel_stats, self.image_size], sort_keys=True)
+        digest = hashlib.sha256(head.encode())
+        for part in (self.lora, self.decoder):
+            for key, tensor in sorted(part.items()):
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
 
     def packed(self) -> dict[str, Any]:
         """Return it as plain values and numpy arrays."""

@@ -1,0 +1,588 @@
+"""Every image once: embeddings by content, on disk for all processes and sessions, or in memory for this process.
+
+On disk an embedding is a row of a shard: a numpy file of records, named by the SHA-256 of its content. An SQLite
+index says which row of which shard holds which image. Shards are written under another name first and never changed,
+so a reader sees all of one or nothing; the index can be rebuilt from them.
+"""
+
+import json
+import os
+import re
+import sqlite3
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from math import isqrt
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pandas as pd
+import psutil
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from .embeddings import CellEmbeddings
+from .remote import sha256
+
+Key = bytes  # an image's digest, 32 bytes
+Place = tuple[NDArray, int]  # records, row
+T = TypeVar("T")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS shard (name TEXT PRIMARY KEY, recipe TEXT, bytes INTEGER, used REAL);
+CREATE TABLE IF NOT EXISTS cell (recipe TEXT, key BLOB, shard TEXT, row INTEGER, PRIMARY KEY (recipe, key));
+CREATE INDEX IF NOT EXISTS cell_by_shard ON cell (shard);
+CREATE TABLE IF NOT EXISTS claim (recipe TEXT, key BLOB, writer TEXT, PRIMARY KEY (recipe, key));
+"""
+# Seconds that a writer waits for others to be done with the index.
+_PATIENCE = 60
+# Keys in one SQL statement: older SQLite takes 999 variables.
+_KEYS_AT_ONCE = 900
+# Unfinished files older than so many seconds are of writers that died.
+_STALE = 3600
+# Of the free memory, the share that embeddings may take which nobody asked to keep.
+_MEMORY_SHARE = 0.25
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class Session(Protocol):
+    """One look at a store for the embeddings of one recipe; what it found or put stays readable."""
+
+    def missing(self, keys: Iterable[Key]) -> list[Key]:
+        """Return the keys that are not stored, damaged ones included."""
+
+    def claim(self, keys: Sequence[Key], size: int) -> Iterator[list[Key]]:
+        """Yield batches of the keys that nobody else is computing; from then on they are this session's."""
+
+    def put(self, keys: Sequence[Key], cells: CellEmbeddings) -> None:
+        """Store what was computed."""
+
+    def rows(self, keys: Sequence[Key]) -> CellEmbeddings:
+        """Return stored embeddings in the order of the keys."""
+
+    def release(self) -> None:
+        """Give up what was claimed and not put."""
+
+
+class Store(Protocol):
+    """Where embeddings are kept."""
+
+    def session(self, recipe: str, description: Mapping[str, Any]) -> Any:
+        """Return a context manager that gives a `Session`; `recipe` is a digest, the description for people."""
+
+
+def open_store(folder: str | os.PathLike | None, limit: int | str | None = None) -> Store:
+    """Return the store of a folder, or without one that of this process."""
+    return MEMORY if folder is None else DiskStore(folder, limit)
+
+
+def parse_bytes(size: int | str) -> int:
+    """Return a number of bytes given as such or as "500MB", "20 GB".
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]B)?", str(size).strip().upper())
+    if match is None:
+        raise ValueError(f"Got {size!r} but expected a size. Fix: a number of bytes, or as in '500MB' or '20GB'.")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+class StoredRows:
+    """A column of embeddings that stays on disk: rows are read when asked for, as from a memory-mapped array.
+
+    Indexing gives arrays, `select` another view. Pickled, it becomes the array itself.
+
+    Parameters
+    ----------
+    shards : list of record arrays
+        Memory-mapped.
+    which, rows : integer arrays of shape (n,)
+        Shard and row in it of every entry.
+    field : str
+    """
+
+    def __init__(self, shards: list[NDArray], which: NDArray[np.intp], rows: NDArray[np.intp], field: str) -> None:
+        self._shards, self._which, self._rows, self._field = shards, which, rows, field
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self[:0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array that this stands for."""
+        return (len(self), *self[:0].shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> NDArray:
+        key, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        if isinstance(key, int | np.integer):
+            return self[[key]][(0, *rest)]
+        values = _gather(self._shards, self._which[key], self._rows[key], self._field)
+        return values[(slice(None), *rest)] if rest else values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
+        """Join views under `np.concatenate` without reading; every other numpy function sees the array."""
+        if func is np.concatenate and not kwargs and len(args) == 1 and all(isinstance(p, StoredRows) for p in args[0]):
+            return _joined(list(args[0]))
+        return func(*(_array(arg) for arg in args), **{name: _array(value) for name, value in kwargs.items()})
+
+    def __reduce__(self) -> tuple:
+        return (np.asarray, (np.asarray(self),))
+
+    def select(self, key: Any) -> "StoredRows":
+        """Return a view of some rows, nothing read yet."""
+        return StoredRows(self._shards, self._which[key], self._rows[key], self._field)
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_array, value))
+    return np.asarray(value) if isinstance(value, StoredRows) else value
+
+
+def _joined(parts: list[StoredRows]) -> StoredRows:
+    offsets = np.cumsum([0] + [len(part._shards) for part in parts])
+    return StoredRows(
+        [shard for part in parts for shard in part._shards],
+        np.concatenate([part._which + offset for part, offset in zip(parts, offsets, strict=False)]),
+        np.concatenate([part._rows for part in parts]),
+        parts[0]._field,
+    )
+
+
+def _gather(shards: list[NDArray], which: NDArray, rows: NDArray, field: str) -> NDArray:
+    """Read a field of rows that lie in several shards, each shard once."""
+    example = shards[0][field]
+    out = np.empty((len(rows), *example.shape[1:]), example.dtype)
+    order = np.argsort(which, kind="stable")
+    for places in np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if len(order) else ():
+        out[places] = shards[which[places[0]]][field][rows[places]]
+    if field != "masks":
+        return out
+    side = isqrt(8 * out.shape[1])
+    return np.unpackbits(out, axis=1).reshape(len(out), side, side).astype(bool)
+
+
+def _records(keys: Sequence[Key], cells: CellEmbeddings) -> NDArray:
+    """Put embeddings and their keys into one record array, masks as bits."""
+    columns: dict[str, NDArray] = {
+        "key": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1),
+        "pooled": cells.pooled,
+        "tokens": np.asarray(cells.tokens, np.float16),
+        "masks": np.packbits(cells.masks.reshape(len(keys), -1), axis=1),
+        "crops": cells.crops,
+        "quality": cells.quality,
+    }
+    records = np.zeros(len(keys), [(name, value.dtype, value.shape[1:]) for name, value in columns.items()])
+    for name, value in columns.items():
+        records[name] = value
+    return records
+
+
+class _Session:
+    """What disk and memory have in common: the places of what was found."""
+
+    def __init__(self, recipe: str) -> None:
+        self.recipe = recipe
+        self.found: dict[Key, Place] = {}
+
+    def claim(self, keys: Sequence[Key], size: int) -> Iterator[list[Key]]:
+        for start in range(0, len(keys), size):
+            if batch := self.take(keys[start : start + size]):
+                yield batch
+
+    def take(self, keys: Sequence[Key]) -> list[Key]:
+        raise NotImplementedError
+
+    def rows(self, keys: Sequence[Key]) -> CellEmbeddings:
+        return CellEmbeddings(*(np.asarray(column) for column in self.columns(keys)))
+
+    def columns(self, keys: Sequence[Key]) -> Iterator[StoredRows]:
+        """Yield pooled, tokens, masks, crops and quality, in the order of the keys."""
+        shards: dict[int, int] = {}
+        arrays: list[NDArray] = []
+        which = np.empty(len(keys), np.intp)
+        rows = np.empty(len(keys), np.intp)
+        for i, key in enumerate(keys):
+            records, rows[i] = self.found[key]
+            if id(records) not in shards:
+                shards[id(records)] = len(arrays)
+                arrays.append(records)
+            which[i] = shards[id(records)]
+        for field in ("pooled", "tokens", "masks", "crops", "quality"):
+            yield StoredRows(arrays, which, rows, field)
+
+
+class MemoryStore:
+    """Embeddings of this process, the oldest dropped when they would take more than a quarter of the free memory."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._places: dict[tuple[str, Key], Place] = {}
+        self._batches: OrderedDict[int, list[tuple[str, Key]]] = OrderedDict()  # by id of the records, oldest first
+        self._claims: dict[tuple[str, Key], object] = {}
+        self.nbytes = 0
+
+    @contextmanager
+    def session(self, recipe: str, description: Mapping[str, Any]) -> Iterator["_MemorySession"]:
+        """See `Store`."""
+        session = _MemorySession(self, recipe)
+        try:
+            yield session
+        finally:
+            session.release()
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._changed:
+            self._places.clear()
+            self._batches.clear()
+            self.nbytes = 0
+
+    def find(self, recipe: str, keys: Iterable[Key]) -> dict[Key, Place]:
+        """Return the places of the keys that are there."""
+        with self._changed:
+            found = {key: self._places[recipe, key] for key in keys if (recipe, key) in self._places}
+            for records, _ in found.values():
+                self._batches.move_to_end(id(records))
+            return found
+
+    def claim(self, recipe: str, keys: Sequence[Key], session: object) -> list[Key]:
+        """Note the keys as the session's that are neither there nor another's."""
+        with self._changed:
+            free = [key for key in keys if (recipe, key) not in self._places and (recipe, key) not in self._claims]
+            self._claims.update({(recipe, key): session for key in free})
+            return free
+
+    def release(self, session: object) -> None:
+        """Drop a session's claims."""
+        with self._changed:
+            self._claims = {key: owner for key, owner in self._claims.items() if owner is not session}
+
+    def keep(self, recipe: str, keys: Sequence[Key], records: NDArray) -> None:
+        """Keep records while memory allows."""
+        with self._changed:
+            for key in keys:
+                self._claims.pop((recipe, key), None)
+            names = [(recipe, key) for key in keys]
+            self._places.update({name: (records, row) for row, name in enumerate(names)})
+            self._batches[id(records)] = names
+            self.nbytes += records.nbytes
+            while self._batches and self.nbytes > _MEMORY_SHARE * (psutil.virtual_memory().available + self.nbytes):
+                _, oldest = self._batches.popitem(last=False)
+                self.nbytes -= self._places[oldest[0]][0].nbytes
+                for name in oldest:
+                    del self._places[name]
+
+
+class _MemorySession(_Session):
+    def __init__(self, store: MemoryStore, recipe: str) -> None:
+        super().__init__(recipe)
+        self._store = store
+
+    def missing(self, keys: Iterable[Key]) -> list[Key]:
+        unknown = [key for key in keys if key not in self.found]
+        self.found |= self._store.find(self.recipe, unknown)
+        return [key for key in unknown if key not in self.found]
+
+    def take(self, keys: Sequence[Key]) -> list[Key]:
+        return self._store.claim(self.recipe, keys, self)
+
+    def put(self, keys: Sequence[Key], cells: CellEmbeddings) -> None:
+        records = _records(keys, cells)
+        self.found.update({key: (records, row) for row, key in enumerate(keys)})
+        self._store.keep(self.recipe, keys, records)
+
+    def release(self) -> None:
+        self._store.release(self)
+
+
+MEMORY = MemoryStore()
+
+
+class DiskStore:
+    """Embeddings in a folder, for any number of processes.
+
+    Parameters
+    ----------
+    folder : path
+        Made if need be.
+    limit : int or str, optional
+        Bytes, or as "20GB". When a session ends and the shards take more, the least recently used are deleted.
+    """
+
+    def __init__(self, folder: str | os.PathLike, limit: int | str | None = None) -> None:
+        self.folder = Path(folder)
+        self.limit = None if limit is None else parse_bytes(limit)
+        self._index = self.folder / "index.sqlite"
+        (self.folder / "writers").mkdir(parents=True, exist_ok=True)
+        if not self._index.exists():
+            self._rebuild()
+
+    @contextmanager
+    def session(self, recipe: str, description: Mapping[str, Any]) -> Iterator["_DiskSession"]:
+        """See `Store`."""
+        shards = self.folder / recipe[:16]
+        shards.mkdir(exist_ok=True)
+        if not (shards / "recipe.json").exists():
+            (shards / "recipe.json").write_text(json.dumps(description, indent=2) + "\n")
+        writer = uuid.uuid4().hex
+        # Held as long as this process lives: how others know that the claims are not a dead one's.
+        alive = FileLock(self._lock_of(writer))
+        with alive:
+            session = _DiskSession(self, recipe[:16], writer)
+            try:
+                yield session
+            finally:
+                session.release()
+        self._lock_of(writer).unlink(missing_ok=True)
+        if self.limit is not None:
+            self.prune(self.limit)
+
+    def info(self) -> pd.DataFrame:
+        """Return one row a recipe: cells, bytes, when they were last used, and what made them."""
+        rows = self.transact(
+            lambda index: index.execute(
+                "SELECT recipe, SUM(n), SUM(bytes), MAX(used) FROM shard JOIN "
+                "(SELECT shard, COUNT(*) AS n FROM cell GROUP BY shard) ON shard = name GROUP BY recipe"
+            ).fetchall()
+        )
+        table = pd.DataFrame(rows, columns=["recipe", "cells", "bytes", "last_used"])
+        table["last_used"] = pd.to_datetime(table["last_used"], unit="s").dt.floor("s")
+        made_by = [json.loads((self.folder / recipe / "recipe.json").read_text()) for recipe in table["recipe"]]
+        return pd.concat([table, pd.DataFrame(made_by, index=table.index)], axis=1)
+
+    def prune(self, limit: int | str) -> int:
+        """Delete the least recently used shards until `limit` bytes are left; return the bytes freed.
+
+        What another process has open stays readable to it.
+        """
+        limit = parse_bytes(limit)
+
+        def choose(index: sqlite3.Connection) -> tuple[list[str], int]:
+            shards = index.execute("SELECT name, bytes FROM shard ORDER BY used DESC").fetchall()
+            total = np.cumsum([size for _, size in shards])
+            surplus = [shard for shard, upto in zip(shards, total, strict=True) if upto > limit]
+            return [name for name, _ in surplus], sum(size for _, size in surplus)
+
+        names, freed = self.transact(choose)
+        self.drop(names)
+        for unfinished in self.folder.glob("*/*.tmp"):
+            with suppress(OSError):  # another process may clean up too
+                if time.time() - unfinished.stat().st_mtime > _STALE:
+                    unfinished.unlink()
+        return freed
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Delete shards."""
+
+        def forget(index: sqlite3.Connection) -> None:
+            index.executemany("DELETE FROM cell WHERE shard = ?", [(name,) for name in names])
+            index.executemany("DELETE FROM shard WHERE name = ?", [(name,) for name in names])
+
+        self.transact(forget)
+        for name in names:
+            with suppress(OSError):  # gone already, or mapped on a system that keeps mapped files
+                (self.folder / name).unlink()
+
+    def find(self, recipe: str, keys: Sequence[Key]) -> list[tuple[Key, str, int]]:
+        """Return (key, shard, row) of the keys that are there, and note their shards as used."""
+
+        def look(index: sqlite3.Connection) -> list[tuple[Key, str, int]]:
+            found = _select(index, "SELECT key, shard, row FROM cell", recipe, keys)
+            now = time.time()
+            index.executemany("UPDATE shard SET used = ? WHERE name = ?", [(now, s) for s in {s for _, s, _ in found}])
+            return found
+
+        return self.transact(look)
+
+    def claim(self, recipe: str, keys: Sequence[Key], writer: str) -> list[Key]:
+        """Note the keys as the writer's that are neither there nor a living other's."""
+
+        def take(index: sqlite3.Connection) -> list[Key]:
+            stored = {key for (key,) in _select(index, "SELECT key FROM cell", recipe, keys)}
+            claims = dict(_select(index, "SELECT key, writer FROM claim", recipe, keys))
+            living = {other for other in set(claims.values()) if self._is_alive(other)}
+            free = [key for key in keys if key not in stored and claims.get(key) not in living]
+            index.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", [(recipe, key, writer) for key in free])
+            return free
+
+        return self.transact(take)
+
+    def release(self, writer: str) -> None:
+        """Drop a writer's claims."""
+        self.transact(lambda index: index.execute("DELETE FROM claim WHERE writer = ?", (writer,)))
+
+    def write(self, recipe: str, keys: Sequence[Key], records: NDArray) -> NDArray:
+        """Store records as a shard and return them memory-mapped."""
+        unfinished = self.folder / recipe / f"{uuid.uuid4().hex}.tmp"
+        with unfinished.open("wb") as file:
+            np.save(file, records, allow_pickle=False)
+        size = unfinished.stat().st_size
+        name = f"{recipe}/{sha256(unfinished)}.npy"
+        unfinished.replace(self.folder / name)
+
+        def enter(index: sqlite3.Connection) -> None:
+            _enter(index, recipe, name, size, keys)
+            index.executemany("DELETE FROM claim WHERE recipe = ? AND key = ?", [(recipe, key) for key in keys])
+
+        self.transact(enter)
+        return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+
+    def read(self, name: str) -> NDArray | None:
+        """Return a shard memory-mapped; one that is gone or damaged is dropped and None returned."""
+        path = self.folder / name
+        try:
+            stat = path.stat()
+            seen = (path, stat.st_mtime_ns, stat.st_size)
+            if seen in _intact or sha256(path) == path.stem:
+                _intact.add(seen)
+                return np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            pass
+        self.drop([name])
+        return None
+
+    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work on the index, all of it or none; a damaged index is rebuilt first.
+
+        Raises
+        ------
+        OSError
+            If the index cannot be written.
+        """
+        try:
+            return self._transact(work)
+        except sqlite3.OperationalError as exc:
+            raise OSError(
+                f"The cache '{self.folder}' cannot be used: {exc}. Fix: free space, make the folder writable, or set "
+                "another cache_dir."
+            ) from exc
+        except sqlite3.DatabaseError:
+            self._rebuild()
+            return self._transact(work)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with closing(sqlite3.connect(self._index, timeout=_PATIENCE, isolation_level=None)) as index:
+            index.execute("PRAGMA synchronous = OFF")  # what a power cut damages is rebuilt
+            index.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(index)
+            except BaseException:
+                index.execute("ROLLBACK")
+                raise
+            index.execute("COMMIT")
+            return result
+
+    def _rebuild(self) -> None:
+        """Make the index anew from the shards that are intact; damaged ones are deleted."""
+        with FileLock(self.folder / "index.lock"):
+            if self._is_healthy():
+                return  # another process was quicker
+            for leftover in ("index.sqlite", "index.sqlite-journal"):
+                (self.folder / leftover).unlink(missing_ok=True)
+            for path in self.folder.glob("*/*.npy"):
+                if sha256(path) != path.stem:
+                    path.unlink()
+            shards = sorted(self.folder.glob("*/*.npy"))
+
+            def fill(index: sqlite3.Connection) -> None:
+                for statement in _SCHEMA.strip().split(";\n"):
+                    index.execute(statement)
+                for path in shards:
+                    keys = [key.tobytes() for key in np.load(path, mmap_mode="r", allow_pickle=False)["key"]]
+                    name = f"{path.parent.name}/{path.name}"
+                    _enter(index, path.parent.name, name, path.stat().st_size, keys)
+
+            self._transact(fill)
+
+    def _is_healthy(self) -> bool:
+        try:
+            checks = ("PRAGMA quick_check", "SELECT COUNT(*) > 0 FROM sqlite_master")
+            return self._transact(lambda i: [i.execute(check).fetchone()[0] for check in checks]) == ["ok", 1]
+        except sqlite3.DatabaseError:
+            return False
+
+    def _is_alive(self, writer: str) -> bool:
+        lock = FileLock(self._lock_of(writer))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        self._lock_of(writer).unlink(missing_ok=True)
+        return False
+
+    def _lock_of(self, writer: str) -> Path:
+        return self.folder / "writers" / f"{writer}.lock"
+
+
+# Shards that this process found intact, with the time and size that they had.
+_intact: set[tuple[Path, int, int]] = set()
+
+
+class _DiskSession(_Session):
+    def __init__(self, store: DiskStore, recipe: str, writer: str) -> None:
+        super().__init__(recipe)
+        self._store, self._writer = store, writer
+        self._shards: dict[str, NDArray | None] = {}
+
+    def missing(self, keys: Iterable[Key]) -> list[Key]:
+        unknown = [key for key in keys if key not in self.found]
+        for key, name, row in self._store.find(self.recipe, unknown):
+            if name not in self._shards:
+                self._shards[name] = self._store.read(name)
+            if (records := self._shards[name]) is not None:
+                self.found[key] = (records, row)
+        return [key for key in unknown if key not in self.found]
+
+    def take(self, keys: Sequence[Key]) -> list[Key]:
+        return self._store.claim(self.recipe, keys, self._writer)
+
+    def put(self, keys: Sequence[Key], cells: CellEmbeddings) -> None:
+        records = self._store.write(self.recipe, keys, _records(keys, cells))
+        self.found.update({key: (records, row) for row, key in enumerate(keys)})
+
+    def rows(self, keys: Sequence[Key]) -> CellEmbeddings:
+        pooled, tokens, masks, crops, quality = self.columns(keys)
+        return CellEmbeddings(np.asarray(pooled), tokens, masks, crops, np.asarray(quality))
+
+    def release(self) -> None:
+        self._store.release(self._writer)
+
+
+def _select(index: sqlite3.Connection, query: str, recipe: str, keys: Sequence[Key]) -> list[Any]:
+    """Run a query on the rows of some keys."""
+    found: list[Any] = []
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys[start : start + _KEYS_AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        found += index.execute(f"{query} WHERE recipe = ? AND key IN ({marks})", (recipe, *some)).fetchall()
+    return found
+
+
+def _enter(index: sqlite3.Connection, recipe: str, name: str, size: int, keys: Sequence[Key]) -> None:
+    """Add a shard and its rows to the index."""
+    index.execute("INSERT OR REPLACE INTO shard VALUES (?, ?, ?, ?)", (name, recipe, size, time.time()))
+    index.executemany(
+        "INSERT OR IGNORE INTO cell VALUES (?, ?, ?, ?)", [(recipe, key, name, row) for row, key in enumerate(keys)]
+    )
