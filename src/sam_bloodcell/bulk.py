@@ -34,8 +34,8 @@ def find_images(sources: Sequence[str | os.PathLike]) -> pd.DataFrame:
     Parameters
     ----------
     sources : sequence of paths
-        Image files; folders, searched with all their sub-folders but for masks (names that end in "_mask"); ``.csv`` tables with a column "path" (relative to
-        the table) whose other columns are kept.
+        Image files; folders, searched with all their sub-folders but for masks (names that end in "_mask"); ``.csv``
+        tables with a column "path" (relative to the table), whose other columns are kept.
 
     Returns
     -------

@@ -38,6 +38,9 @@ class FoldedAttention(nn.Module):
 
     qkv: nn.Linear
     proj: nn.Linear
+    rows: Tensor
+    columns: Tensor
+    code: Tensor
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
