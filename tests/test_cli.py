@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.cli import app
 from sam_bloodcell.datasets import make_blood_cells, save_cells
 
@@ -87,3 +88,31 @@ def test_download_fetches_for_later_offline_use(hub_server, in_subprocess):
     fetched = Path(in_subprocess(code, HF_ENDPOINT=hub_server.url).strip())
     assert fetched.is_file()
     assert in_subprocess(code, HF_ENDPOINT=hub_server.url, HF_HUB_OFFLINE="1").strip() == str(fetched)
+
+
+def test_embed_writes_a_file_and_goes_on_only_when_asked(tmp_path):
+    table = save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
+    (tmp_path / "bad.png").write_bytes(b"")
+    out = tmp_path / "cells.parquet"
+    args = ("embed", table, tmp_path / "bad.png", "--out", out, "--quiet")
+    assert "Row 10: " in run(*args).output
+    result = run(*args, "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    written = pd.read_parquet(out)
+    assert written.shape == (10, 4 + 5 + 192)
+    assert written["domain"].value_counts().to_dict() == {"lab_a": 5, "lab_b": 5}
+    assert len(pd.read_csv(f"{out}.errors.csv")) == 1
+    again = run(*args, "--on-error", "skip")
+    assert again.exit_code == 1
+    assert "--overwrite" in again.output
+
+
+def test_a_cache_is_shown_and_pruned(tmp_path):
+    images = make_blood_cells(1, random_state=0).images
+    SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit(images).transform(images)
+    shown = run("cache", "info", tmp_path / "cache").output
+    assert "vit_tiny" in shown
+    assert " 10 " in shown
+    assert "expected a size" in run("cache", "prune", tmp_path / "cache", "--to", "much").output
+    assert run("cache", "prune", tmp_path / "cache", "--to", "0").output.endswith("MB freed.\n")
+    assert "empty" in run("cache", "info", tmp_path / "cache").output

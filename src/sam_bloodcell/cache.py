@@ -472,14 +472,14 @@ class DiskStore:
         """
         try:
             return self._transact(work)
-        except sqlite3.OperationalError as exc:
-            raise OSError(
-                f"The cache '{self.folder}' cannot be used: {exc}. Fix: free space, make the folder writable, or set "
-                "another cache_dir."
-            ) from exc
-        except sqlite3.DatabaseError:
-            self._rebuild()
-            return self._transact(work)
+        except sqlite3.DatabaseError as exc:
+            if isinstance(exc, sqlite3.OperationalError) and "no such table" not in str(exc):
+                raise OSError(
+                    f"The cache '{self.folder}' cannot be used: {exc}. Fix: free space, make the folder writable, or "
+                    "set another cache_dir."
+                ) from exc
+        self._rebuild()
+        return self._transact(work)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with closing(sqlite3.connect(self._index, timeout=_PATIENCE, isolation_level=None)) as index:

@@ -1,0 +1,255 @@
+"""Any number of images into one file, whatever happens on the way."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from tests.counting import passes
+
+from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, bulk, forward
+from sam_bloodcell.bulk import embed_to_file, find_images
+from sam_bloodcell.datasets import make_blood_cells, save_cells
+
+QUALITY = ["area", "components", "border", "confidence", "fallback"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zwölf Zellen")
+    save_cells(make_blood_cells(1, random_state=0), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedder(folder):
+    return SAMLoRAEmbedder("vit_tiny", batch_size=3).fit(find_images([folder])["path"])
+
+
+@pytest.fixture(scope="module")
+def pooled(embedder, folder):
+    return embedder.transform(find_images([folder / "cells.csv"])["path"]).pooled
+
+
+def _parquet(path):
+    table = pd.read_parquet(path)
+    features = table.filter(like="samloraembedder")
+    return table["path"], table["domain"], table["area"], features.to_numpy()
+
+
+def _npz(path):
+    arrays = np.load(path)
+    return arrays["path"], arrays["domain"], arrays["area"], arrays["embeddings"]
+
+
+def _zarr(path):
+    group = zarr.open_group(path, mode="r")
+    return tuple(group[name][:] for name in ("path", "domain", "area", "embeddings"))
+
+
+def _h5ad(path):
+    table = anndata.read_h5ad(path)
+    return table.obs["path"], table.obs["domain"], table.obs["area"], table.X
+
+
+READERS = {"parquet": _parquet, "npz": _npz, "zarr": _zarr, "h5ad": _h5ad}
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_every_format_holds_the_embeddings_and_the_table(embedder, folder, pooled, tmp_path, suffix):
+    table = find_images([folder / "cells.csv"])
+    out = embed_to_file(embedder, table, tmp_path / "new" / f"cells.{suffix}")
+    paths, domains, area, embeddings = READERS[suffix](out)
+    np.testing.assert_array_equal(list(paths), table["path"])
+    np.testing.assert_array_equal(list(domains), table["domain"])
+    np.testing.assert_array_equal(embeddings, pooled)
+    assert embeddings.dtype == np.float32
+    np.testing.assert_array_equal(area, embedder.transform(table["path"]).quality["area"])
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+KILLED = """
+import os, random, signal, sys, time
+import numpy as np, pyarrow.parquet, torch
+from pathlib import Path
+from sam_bloodcell import SAMLoRAEmbedder, forward
+from sam_bloodcell.bulk import embed_to_file, find_images
+from tests import counting
+
+folder, out = sys.argv[1:]
+forward._forward = counting._written_down
+
+def run():
+    table = find_images([folder])
+    embed_to_file(SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(table["path"]), table, out)
+
+rng, unfinished = random.Random(0), 0
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        run()
+        os._exit(0)
+    time.sleep(rng.uniform(0.02, 0.7))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    state = Path(out + ".unfinished") / "state.npy"
+    unfinished += state.exists() and 0 < (np.load(state) == 1).sum() < len(find_images([folder]))
+run() if not Path(out).exists() else None
+print(unfinished)
+"""
+
+
+def test_twenty_kills_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORWARD_LOG", str(tmp_path / "forwards.log"))
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    save_cells(make_blood_cells(6, random_state=0), tmp_path / "cells")
+    images = find_images([tmp_path / "cells"])
+    arguments = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        KILLED,
+        str(tmp_path / "cells"),
+        str(tmp_path / "killed.parquet"),
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 5  # kills that fell into the work
+    assert len(images) <= len(passes()) <= len(images) + 20
+    unbroken = embed_to_file(
+        SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(images["path"]), images, tmp_path / "a.parquet"
+    )
+    assert (tmp_path / "killed.parquet").read_bytes() == unbroken.read_bytes()
+    assert not (tmp_path / "killed.parquet.unfinished").exists()
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_stopped_while_writing_the_file_is_written_again(embedder, folder, tmp_path, monkeypatch, suffix):
+    images = find_images([folder])
+    whole = embed_to_file(embedder, images, tmp_path / f"a.{suffix}")
+    out = tmp_path / f"b.{suffix}"
+    writer = f"_write_{suffix}"
+    write = getattr(bulk, writer)
+
+    def stop(path, *rest):
+        write(path, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, writer, stop)
+        with pytest.raises(KeyboardInterrupt):
+            embed_to_file(embedder, images, out)
+    assert not out.exists()
+    monkeypatch.setattr(forward, "_forward", None)  # nothing is computed again
+    embed_to_file(embedder, images, out)
+    files = [sorted(path for path in at.rglob("*") if path.is_file()) if at.is_dir() else [at] for at in (whole, out)]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+
+
+@pytest.fixture
+def with_bad(folder, tmp_path):
+    images = find_images([folder])["path"].tolist()
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "cut.png").write_bytes(Path(images[0]).read_bytes()[:2000])
+    bad = [str(tmp_path / name) for name in ("empty.png", "text.png", "cut.png")]
+    return [*bad, *images[:2], bad[1], *images[2:]]
+
+
+def test_unreadable_images_are_left_out_and_listed(embedder, folder, with_bad, tmp_path):
+    out = embed_to_file(embedder, with_bad, tmp_path / "out.parquet", on_error="skip")
+    table = pd.read_parquet(out)
+    assert table["path"].tolist() == find_images([folder])["path"].tolist()
+    expected = embedder.transform(table["path"]).pooled
+    np.testing.assert_allclose(table.filter(like="samlora"), expected, atol=0.05)
+    errors = pd.read_csv(tmp_path / "out.parquet.errors.csv")
+    assert errors["row"].tolist() == [0, 1, 2, 5]
+    assert errors["path"].tolist() == [with_bad[row] for row in errors["row"]]
+    assert all(f"Row {row}: " in error for row, error in zip(errors["row"], errors["error"], strict=True))
+    embed_to_file(embedder, find_images([folder]), out, overwrite=True)
+    assert not (tmp_path / "out.parquet.errors.csv").exists()
+
+
+def test_after_a_repair_it_goes_on(embedder, folder, tmp_path, monkeypatch):
+    images = find_images([folder])["path"].tolist()
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    images[7] = bad
+    with pytest.raises(ImageReadError, match=r"Row 7: .*bad\.png"):
+        embed_to_file(embedder, images, tmp_path / "out.npz")
+    bad.write_bytes(Path(images[0]).read_bytes())
+    run, seen = forward._forward, []
+    monkeypatch.setattr(forward, "_forward", lambda *parts: seen.append(len(parts[-1])) or run(*parts))
+    out = embed_to_file(embedder.set_params(batch_size=5), images, tmp_path / "out.npz")
+    embedder.set_params(batch_size=3)
+    assert seen == [3, 1]  # in batches as they were begun
+    assert np.load(out)["embeddings"].shape == (10, 192)
+
+
+def test_nothing_readable_is_an_error(embedder, with_bad, tmp_path):
+    with pytest.raises(ValueError, match="None of the images could be read"):
+        embed_to_file(embedder, with_bad[:3], tmp_path / "out.npz", on_error="skip")
+
+
+def test_what_is_in_the_way_is_named(embedder, folder, tmp_path):
+    images = find_images([folder])
+    out = embed_to_file(embedder, images[:2], tmp_path / "out.npz")
+    with pytest.raises(FileExistsError, match=r"out\.npz' exists. Fix: .*--overwrite"):
+        embed_to_file(embedder, images, out)
+    (tmp_path / "new.npz.unfinished").mkdir()
+    bulk._Work(tmp_path / "new.npz.unfinished", embedder, images["path"].tolist())
+    with pytest.raises(ValueError, match=r"begun with other images, weights or settings\. Fix:"):
+        embed_to_file(embedder, images[:3], tmp_path / "new.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"out": "cells.xlsx"}, "expected a name that ends in .parquet"),
+        ({"on_error": "ignore"}, "expected 'raise' or 'skip'"),
+        ({"images": pd.DataFrame({"file": ["a.png"]})}, "expected some in 'path'"),
+        ({"images": []}, "Got 0 images"),
+    ],
+)
+def test_bad_arguments_are_named(embedder, tmp_path, change, message):
+    arguments = {"images": ["a.png"], "out": "cells.npz"} | change
+    with pytest.raises(ValueError, match=message):
+        embed_to_file(embedder, **arguments | {"out": tmp_path / arguments["out"]})
+
+
+@pytest.mark.parametrize(("suffix", "extra"), [("parquet", "bulk"), ("zarr", "bulk"), ("h5ad", "anndata")])
+def test_a_missing_library_is_named(embedder, tmp_path, monkeypatch, suffix, extra):
+    monkeypatch.setattr(bulk, "import_module", lambda name: exec("raise ImportError(name)"))
+    with pytest.raises(ImportError, match=rf"Fix: pip install 'sam-bloodcell\[{extra}\]'"):
+        embed_to_file(embedder, ["a.png"], tmp_path / f"cells.{suffix}")
+
+
+def test_images_are_found(folder, tmp_path):
+    found = find_images([folder / "lab_b", folder / "lab_a"])
+    assert len(found) == 10
+    assert found["path"].tolist()[:5] == sorted(found["path"][:5])
+    assert not found["path"].str.contains("_mask").any()
+    one = found["path"][3]
+    table = find_images([one, folder / "cells.csv"])
+    assert table["path"].tolist()[0] == one
+    assert set(table["path"][1:]) == set(found["path"])
+    assert table["label"].notna().sum() == 10
+    (tmp_path / "bad.csv").write_text("file\na.png\n")
+    (tmp_path / "none").mkdir()
+    for source, message in ((tmp_path / "bad.csv", "no column 'path'"), (tmp_path / "none", "holds no image")):
+        with pytest.raises(ValueError, match=message):
+            find_images([source])
+
+
+def test_processes_write_the_same_rows_in_order(embedder, folder, pooled, tmp_path):
+    table = find_images([folder / "cells.csv"])
+    out = embed_to_file(
+        SAMLoRAEmbedder("vit_tiny", batch_size=3, n_jobs=2).fit(table["path"]), table, tmp_path / "a.npz"
+    )
+    np.testing.assert_allclose(np.load(out)["embeddings"], pooled, atol=1e-3)
