@@ -78,29 +78,35 @@ import numpy as np, pyarrow.parquet, torch
 from pathlib import Path
 from sam_bloodcell import SAMLoRAEmbedder, forward
 from sam_bloodcell.bulk import embed_to_file, find_images
+from sam_bloodcell.models.lora import _peft
 from tests import counting
 
-folder, out = sys.argv[1:]
+_peft()  # imported once, before the children
+folder, killed, unbroken = sys.argv[1:]
 forward._forward = counting._written_down
 
-def run():
-    table = find_images([folder])
-    embed_to_file(SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(table["path"]), table, out)
-
-rng, unfinished = random.Random(0), 0
-for _ in range(20):
+def start(out, log=os.environ["FORWARD_LOG"]):
     child = os.fork()
     if child == 0:
+        os.environ["FORWARD_LOG"] = log
         torch.set_num_threads(1)
-        run()
+        table = find_images([folder])
+        embed_to_file(SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(table["path"]), table, out)
         os._exit(0)
+    return child
+
+os.waitpid(start(unbroken, os.devnull), 0)
+rng, midway = random.Random(0), 0
+for _ in range(20):
+    child = start(killed)
     time.sleep(rng.uniform(0.02, 0.7))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    state = Path(out + ".unfinished") / "state.npy"
-    unfinished += state.exists() and 0 < (np.load(state) == 1).sum() < len(find_images([folder]))
-run() if not Path(out).exists() else None
-print(unfinished)
+    state = Path(killed + ".unfinished") / "state.npy"
+    midway += state.exists() and 0 < (np.load(state) == 1).sum() < len(find_images([folder]))
+if not Path(killed).exists():
+    os.waitpid(start(killed), 0)
+print(midway)
 """
 
 
@@ -109,23 +115,13 @@ def test_twenty_kills_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     save_cells(make_blood_cells(6, random_state=0), tmp_path / "cells")
     images = find_images([tmp_path / "cells"])
-    arguments = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        KILLED,
-        str(tmp_path / "cells"),
-        str(tmp_path / "killed.parquet"),
-    ]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
+    files = [tmp_path / name for name in ("cells", "killed.parquet", "unbroken.parquet")]
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 5  # kills that fell into the work
     assert len(images) <= len(passes()) <= len(images) + 20
-    unbroken = embed_to_file(
-        SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(images["path"]), images, tmp_path / "a.parquet"
-    )
-    assert (tmp_path / "killed.parquet").read_bytes() == unbroken.read_bytes()
+    assert files[1].read_bytes() == files[2].read_bytes()
     assert not (tmp_path / "killed.parquet.unfinished").exists()
 
 
