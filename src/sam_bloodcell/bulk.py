@@ -87,7 +87,8 @@ def embed_to_file(
 
     What is computed is kept in a folder beside the file (its name with ".unfinished") until the file is whole. After a
     kill at any moment the same call goes on from there, redoes one batch per worker at most, and on the same machine
-    writes the same bytes. Its progress bar, speed and spread over processes are the embedder's `verbose`, `batch_size` and `n_jobs`.
+    writes the same bytes. Progress bar, speed and spread over processes are the embedder's `verbose`, `batch_size` and
+    `n_jobs`.
 
     Parameters
     ----------
