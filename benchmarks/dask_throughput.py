@@ -1,0 +1,46 @@
+"""Two Dask workers of one thread against one process of two threads. Run alone; needs the extra "dask".
+
+python benchmarks/dask_throughput.py [--images 400]
+"""
+
+import argparse
+import tempfile
+import time
+
+import joblib
+from distributed import Client, LocalCluster
+
+from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell.bulk import find_images
+from sam_bloodcell.datasets import make_blood_cells, save_cells
+
+
+def rate(encoder, paths):
+    """Return images per second."""
+    start = time.perf_counter()
+    chunks = [[(row, paths[row]) for row in range(at, min(at + 16, len(paths)))] for at in range(0, len(paths), 16)]
+    n = sum(len(done.rows) for done in encoder.stream(chunks, finish=len))
+    return n / (time.perf_counter() - start)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=400)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        save_cells(make_blood_cells(args.images // 10, random_state=0), folder)
+        paths = find_images([folder])["path"].tolist()
+        encoder = SAMLoRAEmbedder("vit_tiny").fit(paths).encoder_
+        rate(encoder, paths[:32])
+        alone = rate(encoder, paths)
+        with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+            with joblib.parallel_config("dask"):
+                rate(encoder, paths[:64])  # workers load the weights
+                spread = rate(encoder, paths)
+    print(
+        f"one process, two threads {alone:.1f} images/s; two Dask workers {spread:.1f}: {spread / alone:.2f}x (target 0.9x)"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""How fast images become embeddings: the published way, other libraries, and ours, on the same images in one run.
+
+Weights are random: speed does not depend on them, and no 375 MB have to be fetched. Real cells where they are at hand,
+drawn ones elsewhere. Run alone: python benchmarks/embedding_speed.py [--images 32]
+"""
+
+import argparse
+import copy
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.forward import _ACTIVATION_BYTES, _cell_probability, _find_cells
+from sam_bloodcell.images import load_square
+from sam_bloodcell.models.inference import accelerate
+from sam_bloodcell.models.sam import SAM, SAM_PIXEL_STATS, SIZES
+from sam_bloodcell.segmentation import normalise
+
+SIZE = 224
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--backbone", default="vit_b", choices=list(SIZES))
+    parser.add_argument("--repeats", type=int, default=2)
+    args = parser.parse_args()
+    images = find_images(args.images)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    size = SIZES[args.backbone]
+    sam = SAM(size, SIZE).eval().requires_grad_(False).to(device)
+    for name, parameter in sam.named_parameters():
+        if "pos" in name:
+            parameter.normal_(0, 0.02)
+    reference = torch.cat([published(sam, image, device) for image in images]).float().flatten(1)
+
+    fp32 = accelerate(copy.deepcopy(sam))
+    bf16 = accelerate(copy.deepcopy(sam)).set_encoder_dtype(torch.bfloat16)
+    original = copy.deepcopy(sam)
+    ways = {
+        "published: fp32, one at a time, encoder + decoder": lambda: [published(sam, i, device) for i in images],
+        "transformers.SamVisionModel, fp32, batches of 8": transformers_way(args.backbone, images, device),
+        "segment_anything encoder, fp32, batches of 8": lambda: [
+            original.image_encoder(batch) for batch in batches(images, 8, device)
+        ],
+        "ours, fp32": lambda: ours(fp32, images, device),
+        "ours, bf16": lambda: ours(bf16, images, device),
+    }
+    print(f"{args.backbone} at {SIZE} px, {len(images)} images, {device}, {torch.get_num_threads()} threads\n")
+    seconds = {name: best(way, args.repeats) for name, way in ways.items()}
+    base = next(iter(seconds.values()))
+    for name, value in seconds.items():
+        print(f"{name:52s}{len(images) / value:8.2f} images/s {base / value:6.2f}x")
+    for name, network in (("fp32", fp32), ("bf16", bf16)):
+        tokens = torch.cat(ours(network, images, device)).float().flatten(1)
+        cosine = F.cosine_similarity(tokens, reference).min().item()
+        forward = best(lambda network=network: ours(network, images, device, whole=False), args.repeats)
+        floor = linear_layers(size, network.image_encoder.patch_embed.proj.weight, len(images))
+        print(
+            f"\nours, {name}: cosine to fp32 {cosine:.5f} (target 0.999); encoder {forward / len(images):.4f} s an image, "
+            f"the bare linear layers {floor / len(images):.4f} s: {forward / floor:.2f}x (target 1.25x)"
+        )
+    print(
+        f"\nours against the published way: bf16 {base / seconds['ours, bf16']:.2f}x (target 2.2x), "
+        f"fp32 {base / seconds['ours, fp32']:.2f}x (target 1x)"
+    )
+
+
+def find_images(n):
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("SAM_BLOODCELL_DATA", beside))
+    if (root / "cells.csv").is_file():
+        return [root / path for path in pd.read_csv(root / "cells.csv")["path"].sample(n, random_state=0)]
+    return list(make_blood_cells(n // 10 + 1, random_state=0).images[:n])
+
+
+def pixels_of(images, device):
+    pixels = torch.from_numpy(np.stack([load_square(image, SIZE) for image in images]))
+    return normalise(pixels.to(device), SAM_PIXEL_STATS)
+
+
+def batches(images, size, device):
+    for start in range(0, len(images), size):
+        yield pixels_of(images[start : start + size], device)
+
+
+@torch.inference_mode()
+def published(sam, image, device):
+    """The papers' code: encoder with its neck, then the decoder, one image at a time; then crop and pooling."""
+    pixels = pixels_of([image], device)
+    tokens = sam.tokens(pixels)
+    probability = _cell_probability(sam, tokens, "none")
+    _find_cells(load_square(image, SIZE)[None], tokens.cpu().numpy(), probability.cpu().numpy())
+    return tokens.clone()
+
+
+@torch.inference_mode()
+def ours(sam, images, device, whole=True):
+    weight = sam.image_encoder.patch_embed.proj.weight
+    widest = (SIZE // 16) ** 2 * 4 * sam.size.width * weight.element_size()
+    size = max(1, _ACTIVATION_BYTES[device.type] // widest)
+    done = []
+    for start in range(0, len(images), size):
+        pixels = np.stack([load_square(image, SIZE) for image in images[start : start + size]])
+        batch = normalise(torch.from_numpy(pixels).to(device), SAM_PIXEL_STATS).to(weight.dtype)
+        tokens = sam.tokens(batch)
+        if whole:
+            probability = _cell_probability(sam, tokens, "none")
+            _find_cells(pixels, tokens.float().cpu().numpy(), probability.cpu().numpy())
+        done.append(tokens)
+    return done
+
+
+def transformers_way(backbone, images, device):
+    from transformers import SamVisionConfig, SamVisionModel
+
+    size = SIZES[backbone]
+    config = SamVisionConfig(
+        hidden_size=size.width, num_hidden_layers=size.depth, num_attention_heads=size.heads, image_size=SIZE,
+        global_attn_indexes=list(size.global_blocks), mlp_dim=4 * size.width,
+    )  # fmt: skip
+    model = SamVisionModel(config).eval().to(device)
+
+    @torch.inference_mode()
+    def run():
+        return [model(batch).last_hidden_state for batch in batches(images, 8, device)]
+
+    return run
+
+
+def linear_layers(size, weight, n):
+    """Return the seconds that the encoder's linear layers alone take, as torch has them."""
+    rows, width = 8 * (SIZE // 16) ** 2, size.width
+    shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
+    kind = {"dtype": weight.dtype, "device": weight.device}
+    layers = [(torch.randn(rows, i, **kind), torch.randn(o, i, **kind), torch.randn(o, **kind)) for i, o in shapes]
+
+    @torch.inference_mode()
+    def run():
+        for _ in range(size.depth):
+            for layer in layers:
+                F.linear(*layer)
+
+    return best(run, 3) / 8 * n
+
+
+def best(run, repeats):
+    """Return the shortest of several times, after one to warm up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()
