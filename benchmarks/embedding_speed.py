@@ -64,7 +64,8 @@ def main():
         forward = best(lambda network=network: ours(network, images, device, whole=False), args.repeats)
         floor = linear_layers(size, network.image_encoder.patch_embed.proj.weight, len(images))
         print(
-            f"\nours, {name}: cosine to fp32 {cosine:.5f} (target 0.999); encoder {forward / len(images):.4f} s an image, "
+            f"\nours, {name}: cosine to fp32 {cosine:.5f} (target 0.999); encoder and reading "
+            f"{forward / len(images):.4f} s an image, "
             f"the bare linear layers {floor / len(images):.4f} s: {forward / floor:.2f}x (target 1.25x)"
         )
     print(

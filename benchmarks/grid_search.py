@@ -1,11 +1,12 @@
 """A search over a classifier against one embedding pass and the classifiers alone. Run alone.
 
-python benchmarks/grid_search.py [--cells 300] [--cache]
+python benchmarks/grid_search.py [--cells 300]
 """
 
 import argparse
 import tempfile
 import time
+from functools import partial
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -34,19 +35,19 @@ def main():
     embedder = SAMLoRAEmbedder("vit_tiny").fit(cells.images)
     embedder.transform(cells.images[:8])  # warm
 
+    classifier = LogisticRegression(max_iter=500)
     for place in ("memory", "disk"):
         cache.MEMORY.clear()
-        seen.clear()
-        alone, embeddings = timed(lambda: embedder.transform(cells.images))
-        classifier = LogisticRegression(max_iter=500)
-        classifiers, _ = timed(lambda: GridSearchCV(classifier, {"C": GRID}, cv=5).fit(embeddings.pooled, cells.target))
+        alone, embeddings = timed(partial(embedder.transform, cells.images))
+        grid = GridSearchCV(classifier, {"C": GRID}, cv=5)
+        classifiers, _ = timed(partial(grid.fit, embeddings.pooled, cells.target))
         cache.MEMORY.clear()
         seen.clear()
         with tempfile.TemporaryDirectory() as folder:
             first = SAMLoRAEmbedder("vit_tiny", cache_dir=folder if place == "disk" else None)
             pipeline = make_pipeline(first, classifier)
             search = GridSearchCV(pipeline, {"logisticregression__C": GRID}, cv=5)
-            whole, _ = timed(lambda: search.fit(cells.images, cells.target))
+            whole, _ = timed(partial(search.fit, cells.images, cells.target))
         print(
             f"{place}: one pass {alone:.1f} s + classifiers {classifiers:.1f} s; search of 5 folds x 8 candidates "
             f"{whole:.1f} s: {whole / (alone + classifiers):.2f}x (target 1.15x); forward passes an image: "

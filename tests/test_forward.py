@@ -2,13 +2,14 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 import torch
 
-from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, forward, hub
+from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, WeightsUnavailableError, forward, hub
 from sam_bloodcell.datasets import make_blood_cells, save_cells
 from sam_bloodcell.forward import Encoder, Recipe, Weights
 from sam_bloodcell.models.sam import SAM, SIZES
@@ -121,9 +122,25 @@ def test_an_adapter_packs_and_unpacks(encoder):
     assert (again.lora_config, again.pixel_stats) == (encoder.adapter.lora_config, encoder.adapter.pixel_stats)
 
 
-def test_weights_travel_by_reference(encoder, paths):
-    task = (encoder.recipe, [(row, path) for row, path in enumerate(paths)])
-    assert len(pickle.dumps(task)) < 5000
+def test_weights_travel_by_reference(encoder, paths, tmp_path):
+    assert encoder._by_reference() == ""  # ships with the package
+    own = replace(encoder.adapter, pixel_stats=((1.0,) * 3, (2.0,) * 3))
+    weights = replace(encoder.recipe.weights, adapter=own.digest())
+    tuned = Encoder(replace(encoder.recipe, weights=weights), own, shared=tmp_path)
+    path = tuned._by_reference()
+    assert len(pickle.dumps((tuned.recipe, path, list(enumerate(paths))))) < 5000
+    travelled = Encoder(tuned.recipe, path)
+    pixels = np.stack([forward.load_square(image, 224) for image in paths[:2]])
+    expected = tuned.forward(pixels)
+    forward._loaded.clear()
+    np.testing.assert_array_equal(travelled.forward(pixels)[0], expected[0])
+    forward._loaded.clear()
+    Path(path).write_bytes(hub.pack_adapter(encoder.adapter))
+    with pytest.raises(WeightsUnavailableError, match="is not the adapter of this embedder"):
+        travelled.network()
+    Path(path).unlink()
+    with pytest.raises(WeightsUnavailableError, match=r"Fix: set cache_dir to a folder that all workers share"):
+        travelled.network()
 
 
 @pytest.mark.parametrize(("name", "expected"), [("vit_tiny", 34), ("vit_b", 8), ("vit_h", 5)])

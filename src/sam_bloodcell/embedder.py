@@ -107,7 +107,8 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         Images in a forward pass. "auto" fits the widest activation into a CPU's cache, or on a GPU into 160 MB.
     n_jobs : int, optional
         Processes that `transform` spreads over, as in `joblib.Parallel`; a backend set by ``joblib.parallel_config``
-        (Dask, Ray) takes it to a cluster.
+        (Dask, Ray) takes it to a cluster. An adapter of your own travels as a file in `cache_dir`, which all machines
+        of the cluster have to see.
     cache_dir : str or path, optional
         Folder where every image's embedding is kept by content, weights and preprocessing, for all estimators,
         processes and sessions; `transform` then leaves tokens, masks and crops memory-mapped on disk. Default: in
@@ -432,7 +433,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         """The forward pass that `transform` runs."""
         check_is_fitted(self)
         recipe = forward.Recipe(self._weights(), self.pixel_stats_, self.prompt_)
-        return forward.Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs)
+        return forward.Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self.cache_dir)
 
     @property
     def _n_features_out(self) -> int:

@@ -1,14 +1,18 @@
 """From images to embeddings: the forward pass of a fitted embedder, here or on the workers of a cluster."""
 
 import hashlib
+import os
+import tempfile
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
@@ -93,8 +97,8 @@ class Recipe:
 
 # Images with their rows in the caller's data.
 Chunk = Sequence[tuple[int, Any]]
-# Whole, or packed (`hub.pack_adapter`) where it has to travel.
-AnyAdapter = Adapter | NDArray[np.uint8] | None
+# Whole, or where it has to travel, the path of its file; "" for one that ships with the package.
+AnyAdapter = Adapter | str | None
 
 
 class Embedded(NamedTuple):
@@ -144,8 +148,21 @@ def base_network(backbone: hub.Backbone, image_size: int, *, two_masks: bool) ->
 def _load(weights: Weights, adapter: AnyAdapter) -> SAM:
     sam = base_network(weights.backbone, weights.image_size, two_masks=adapter is not None)
     if adapter is not None:
-        apply_adapter(sam, adapter if isinstance(adapter, Adapter) else hub.unpack_adapter(adapter))
+        apply_adapter(sam, adapter if isinstance(adapter, Adapter) else _read_adapter(weights, adapter))
     return accelerate(sam).set_encoder_dtype(DTYPES[weights.dtype]).to(devices.choose(weights.device))
+
+
+def _read_adapter(weights: Weights, path: str) -> Adapter:
+    if not path and (packaged := hub.packaged_adapter(weights.backbone.name)):
+        return packaged
+    fix = "Fix: set cache_dir to a folder that all workers share."
+    try:
+        adapter = hub.unpack_adapter(Path(path).read_bytes())
+    except OSError as exc:
+        raise hub.WeightsUnavailableError(f"This worker cannot read the adapter '{path}'. {fix}") from exc
+    if adapter.digest() != weights.adapter:
+        raise hub.WeightsUnavailableError(f"'{path}' is not the adapter of this embedder. Fix: delete it.")
+    return adapter
 
 
 @dataclass(frozen=True)
@@ -155,17 +172,20 @@ class Encoder:
     Parameters
     ----------
     recipe : Recipe
-    adapter : Adapter or packed adapter, optional
+    adapter : Adapter or path, optional
         The one that the recipe names.
     batch_size : int or "auto"
     n_jobs : int, optional
         As in `joblib.Parallel`; 1 and None stay in this process unless `joblib.parallel_config` names a backend.
+    shared : path, optional
+        Folder that all workers see, for the adapter's file; default one for temporary files of this machine.
     """
 
     recipe: Recipe
     adapter: AnyAdapter = None
     batch_size: int | str = "auto"
     n_jobs: int | None = None
+    shared: str | os.PathLike | None = None
 
     def network(self) -> SAM:
         """Return the network, loaded if need be; as `network`."""
@@ -243,8 +263,7 @@ class Encoder:
         if ours and joblib.effective_n_jobs(self.n_jobs) == 1:
             yield from self._stream_here(chunks, skip_unreadable, finish)
             return
-        # Weights go by reference: the recipe names them, and backends share an array as large as an adapter's.
-        adapter = hub.pack_adapter(self.adapter) if isinstance(self.adapter, Adapter) else self.adapter
+        adapter = self._by_reference()
         tasks = (joblib.delayed(_embed_chunk)(self.recipe, adapter, chunk, skip_unreadable, finish) for chunk in chunks)
         if backend.supports_return_generator:
             yield from joblib.Parallel(self.n_jobs, return_as="generator_unordered")(tasks)
@@ -253,6 +272,23 @@ class Encoder:
         with joblib.Parallel(self.n_jobs) as parallel:
             while wave := list(islice(tasks, 4 * joblib.effective_n_jobs(self.n_jobs))):
                 yield from parallel(wave)
+
+    def _by_reference(self) -> AnyAdapter:
+        """Return what stands for the adapter in a task, having put it where workers find it."""
+        if not isinstance(self.adapter, Adapter):
+            return self.adapter
+        digest = self.recipe.weights.adapter
+        packaged = hub.packaged_adapter(self.recipe.weights.backbone.name)
+        if packaged is not None and packaged.digest() == digest:
+            return ""
+        folder = Path(self.shared or Path(tempfile.gettempdir()) / "sam-bloodcell") / "adapters"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{digest}.adapter"
+        if not path.exists():
+            unfinished = folder / f"{uuid.uuid4().hex}.tmp"
+            unfinished.write_bytes(hub.pack_adapter(self.adapter))
+            unfinished.replace(path)
+        return str(path)
 
     def _stream_here(
         self, chunks: Iterable[Chunk], skip_unreadable: bool, finish: Callable | None

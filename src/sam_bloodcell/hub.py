@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
@@ -248,19 +246,17 @@ def write_adapter(
     return folder
 
 
-def pack_adapter(adapter: Adapter) -> NDArray[np.uint8]:
-    """Put an adapter into one array of bytes, which process pools and clusters share rather than copy."""
+def pack_adapter(adapter: Adapter) -> bytes:
+    """Put an adapter into the content of one file."""
     head = {"lora_config": adapter.lora_config, "pixel_stats": adapter.pixel_stats, "image_size": adapter.image_size}
     tensors = {f"lora/{key}": tensor.contiguous() for key, tensor in adapter.lora.items()}
     tensors |= {f"decoder/{key}": tensor.contiguous() for key, tensor in adapter.decoder.items()}
     text = json.dumps(head, sort_keys=True).encode()
-    packed = len(text).to_bytes(8, "little") + text + save(tensors)
-    return np.frombuffer(packed, np.uint8)
+    return len(text).to_bytes(8, "little") + text + save(tensors)
 
 
-def unpack_adapter(packed: NDArray[np.uint8]) -> Adapter:
+def unpack_adapter(content: bytes) -> Adapter:
     """Undo `pack_adapter`."""
-    content = packed.tobytes()
     end = 8 + int.from_bytes(content[:8], "little")
     tensors = load(content[end:])
     lora, decoder = (
