@@ -13,7 +13,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sam_bloodcell import SAMLoRAEmbedder, cache, forward
-from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.bulk import find_images
+from sam_bloodcell.datasets import make_blood_cells, save_cells
 
 GRID = [0.001, 0.01, 0.1, 1, 10, 100, 1000, 10000]
 
@@ -29,25 +30,28 @@ def main():
     parser.add_argument("--cells", type=int, default=300)
     args = parser.parse_args()
     cells = make_blood_cells(args.cells // 10, random_state=0)
-    n = len(cells.images)
+    drawn = tempfile.TemporaryDirectory()
+    save_cells(cells, drawn.name)
+    paths, labels = (find_images([f"{drawn.name}/cells.csv"])[name] for name in ("path", "label"))
+    n = len(paths)
     seen, run = [], forward._forward
     forward._forward = lambda *parts: seen.append(len(parts[-1])) or run(*parts)
-    embedder = SAMLoRAEmbedder("vit_tiny").fit(cells.images)
-    embedder.transform(cells.images[:8])  # warm
+    embedder = SAMLoRAEmbedder("vit_tiny").fit(paths)
+    embedder.transform(paths[:8])  # warm
 
     classifier = LogisticRegression(max_iter=500)
     for place in ("memory", "disk"):
         cache.MEMORY.clear()
-        alone, embeddings = timed(partial(embedder.transform, cells.images))
+        alone, embeddings = timed(partial(embedder.transform, paths))
         grid = GridSearchCV(classifier, {"C": GRID}, cv=5)
-        classifiers, _ = timed(partial(grid.fit, embeddings.pooled, cells.target))
+        classifiers, _ = timed(partial(grid.fit, embeddings.pooled, labels))
         cache.MEMORY.clear()
         seen.clear()
         with tempfile.TemporaryDirectory() as folder:
             first = SAMLoRAEmbedder("vit_tiny", cache_dir=folder if place == "disk" else None)
             pipeline = make_pipeline(first, classifier)
             search = GridSearchCV(pipeline, {"logisticregression__C": GRID}, cv=5)
-            whole, _ = timed(partial(search.fit, cells.images, cells.target))
+            whole, _ = timed(partial(search.fit, paths, labels))
         print(
             f"{place}: one pass {alone:.1f} s + classifiers {classifiers:.1f} s; search of 5 folds x 8 candidates "
             f"{whole:.1f} s: {whole / (alone + classifiers):.2f}x (target 1.15x); forward passes an image: "

@@ -95,7 +95,7 @@ def parse_bytes(size: int | str) -> int:
 
 
 class StoredRows:
-    """A column of embeddings that stays on disk: rows are read when asked for, as from a memory-mapped array.
+    """A column of embeddings that stays where it is: rows are read when asked for, as from a memory-mapped array.
 
     Indexing gives arrays, `select` another view. Pickled, it becomes the array itself.
 
@@ -106,10 +106,15 @@ class StoredRows:
     which, rows : integer arrays of shape (n,)
         Shard and row in it of every entry.
     field : str
+    in_memory : bool
+        The shards are no files, so nothing speaks against reading them all.
     """
 
-    def __init__(self, shards: list[NDArray], which: NDArray[np.intp], rows: NDArray[np.intp], field: str) -> None:
+    def __init__(
+        self, shards: list[NDArray], which: NDArray[np.intp], rows: NDArray[np.intp], field: str, in_memory: bool
+    ) -> None:
         self._shards, self._which, self._rows, self._field = shards, which, rows, field
+        self.in_memory = in_memory
 
     @property
     def dtype(self) -> np.dtype:
@@ -150,7 +155,7 @@ class StoredRows:
 
     def select(self, key: Any) -> "StoredRows":
         """Return a view of some rows, nothing read yet."""
-        return StoredRows(self._shards, self._which[key], self._rows[key], self._field)
+        return StoredRows(self._shards, self._which[key], self._rows[key], self._field, self.in_memory)
 
 
 def _array(value: Any) -> Any:
@@ -166,6 +171,7 @@ def _joined(parts: list[StoredRows]) -> StoredRows:
         np.concatenate([part._which + offset for part, offset in zip(parts, offsets, strict=False)]),
         np.concatenate([part._rows for part in parts]),
         parts[0]._field,
+        all(part.in_memory for part in parts),
     )
 
 
@@ -201,6 +207,8 @@ def _records(keys: Sequence[Key], cells: CellEmbeddings) -> NDArray:
 class _Session:
     """What disk and memory have in common: the places of what was found."""
 
+    in_memory = False
+
     def __init__(self, recipe: str) -> None:
         self.recipe = recipe
         self.found: dict[Key, Place] = {}
@@ -214,7 +222,8 @@ class _Session:
         raise NotImplementedError
 
     def rows(self, keys: Sequence[Key]) -> CellEmbeddings:
-        return CellEmbeddings(*(np.asarray(column) for column in self.columns(keys)))
+        pooled, tokens, masks, crops, quality = self.columns(keys)
+        return CellEmbeddings(np.asarray(pooled), tokens, masks, crops, np.asarray(quality))
 
     def columns(self, keys: Sequence[Key]) -> Iterator[StoredRows]:
         """Yield pooled, tokens, masks, crops and quality, in the order of the keys."""
@@ -229,7 +238,7 @@ class _Session:
                 arrays.append(records)
             which[i] = shards[id(records)]
         for field in ("pooled", "tokens", "masks", "crops", "quality"):
-            yield StoredRows(arrays, which, rows, field)
+            yield StoredRows(arrays, which, rows, field, self.in_memory)
 
 
 class MemoryStore:
@@ -295,6 +304,8 @@ class MemoryStore:
 
 
 class _MemorySession(_Session):
+    in_memory = True
+
     def __init__(self, store: MemoryStore, recipe: str) -> None:
         super().__init__(recipe)
         self._store = store
@@ -561,10 +572,6 @@ class _DiskSession(_Session):
     def put(self, keys: Sequence[Key], cells: CellEmbeddings) -> None:
         records = self._store.write(self.recipe, keys, _records(keys, cells))
         self.found.update({key: (records, row) for row, key in enumerate(keys)})
-
-    def rows(self, keys: Sequence[Key]) -> CellEmbeddings:
-        pooled, tokens, masks, crops, quality = self.columns(keys)
-        return CellEmbeddings(np.asarray(pooled), tokens, masks, crops, np.asarray(quality))
 
     def release(self) -> None:
         self._store.release(self._writer)

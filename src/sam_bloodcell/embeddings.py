@@ -41,7 +41,7 @@ class CellEmbeddings:
     ((2, 2), np.float32(6.0))
     """
 
-    __slots__ = ("crops", "masks", "pooled", "quality", "tokens")
+    __slots__ = ("_crops", "_masks", "_tokens", "pooled", "quality")
 
     ndim = 2
     dtype = np.dtype(np.float32)
@@ -49,12 +49,37 @@ class CellEmbeddings:
     def __init__(self, pooled: NDArray, tokens: Any, masks: Any, crops: Any, quality: NDArray) -> None:
         lengths = [len(part) for part in (pooled, tokens, masks, crops, quality)]
         if len(set(lengths)) != 1:
-            raise ValueError(f"Got {', '.join(_FIELDS)} of lengths {lengths} but expected equal lengths.")
+            raise ValueError(
+                f"Got pooled, tokens, masks, crops, quality of lengths {lengths} but expected equal lengths."
+            )
         self.pooled = np.asarray(pooled, dtype=np.float32)
-        self.tokens = tokens
-        self.masks = masks
-        self.crops = crops
+        self._tokens = tokens
+        self._masks = masks
+        self._crops = crops
         self.quality = quality
+
+    @property
+    def tokens(self) -> Any:
+        """(n, C, h, w) float16."""
+        return self._settled("_tokens")
+
+    @property
+    def masks(self) -> Any:
+        """(n, H, W) bool."""
+        return self._settled("_masks")
+
+    @property
+    def crops(self) -> Any:
+        """(n, 128, 128, 3) uint8."""
+        return self._settled("_crops")
+
+    def _settled(self, name: str) -> Any:
+        """Put rows that are scattered over this process's memory together when first asked for."""
+        part = getattr(self, name)
+        if getattr(part, "in_memory", False):
+            part = np.asarray(part)
+            setattr(self, name, part)
+        return part
 
     @classmethod
     def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
@@ -106,10 +131,10 @@ class CellEmbeddings:
 
     def __repr__(self) -> str:
         n, width = self.shape
-        return f"CellEmbeddings(n={n}, width={width}, grid={self.tokens.shape[2:]})"
+        return f"CellEmbeddings(n={n}, width={width}, grid={self._tokens.shape[2:]})"
 
 
-_FIELDS = ("pooled", "tokens", "masks", "crops", "quality")
+_FIELDS = ("pooled", "_tokens", "_masks", "_crops", "quality")
 
 
 def _select(part: Any, key: Any) -> Any:

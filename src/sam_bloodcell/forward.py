@@ -266,10 +266,10 @@ class Encoder:
         adapter = self._by_reference()
         tasks = (joblib.delayed(_embed_chunk)(self.recipe, adapter, chunk, skip_unreadable, finish) for chunk in chunks)
         if backend.supports_return_generator:
-            yield from joblib.Parallel(self.n_jobs, return_as="generator_unordered")(tasks)
+            yield from joblib.Parallel(self.n_jobs, return_as="generator_unordered", batch_size=1)(tasks)
             return
         # Backends that hand all results over at once are given a few chunks a worker at a time.
-        with joblib.Parallel(self.n_jobs) as parallel:
+        with joblib.Parallel(self.n_jobs, batch_size=1) as parallel:
             while wave := list(islice(tasks, 4 * joblib.effective_n_jobs(self.n_jobs))):
                 yield from parallel(wave)
 
