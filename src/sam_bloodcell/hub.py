@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,7 @@ def unpack_adapter(content: bytes) -> Adapter:
     return Adapter(lora, head["lora_config"], decoder, (tuple(mean), tuple(std)), head["image_size"])
 
 
+@cache
 def packaged_adapter(name: str) -> Adapter | None:
     """Return the adapter that ships with a backbone, if one does."""
     folder = PACKAGED / name / "adapter"

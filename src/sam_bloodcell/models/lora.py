@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from .sam import SAM
 _DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.")
 
 
-@dataclass
+@dataclass(eq=False)
 class Adapter:
     """What segmentation training leaves behind: everything but the frozen base weights.
 
@@ -48,7 +49,12 @@ class Adapter:
     image_size: int
 
     def digest(self) -> str:
-        """SHA-256 of all that it holds."""
+        """SHA-256 of all that it holds, computed once: adapters are replaced, not changed."""
+        if self not in _digests:
+            _digests[self] = self._digest()
+        return _digests[self]
+
+    def _digest(self) -> str:
         head = json.dumps([self.lora_config, self.pixel_stats, self.image_size], sort_keys=True)
         digest = hashlib.sha256(head.encode())
         for part in (self.lora, self.decoder):
@@ -70,6 +76,9 @@ class Adapter:
             for name in ("lora", "decoder")
         }
         return cls(**values | tensors)
+
+
+_digests: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
 
 
 class SplitQKV(nn.Module):
