@@ -15,8 +15,14 @@ from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.bulk import find_images
 from sam_bloodcell.datasets import make_blood_cells, save_cells
 
-# By default Dask has glibc give memory back after every operation, which halves torch's speed on CPU.
-NO_TRIM = {"distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "OMP_NUM_THREADS": 1}}
+# Dask's own setting has glibc give memory back after every operation, which halves torch's speed on CPU.
+KEEP_MEMORY = {
+    "distributed.nanny.pre-spawn-environ": {
+        "MALLOC_TRIM_THRESHOLD_": 1 << 30,
+        "MALLOC_MMAP_THRESHOLD_": 1 << 25,
+        "OMP_NUM_THREADS": 1,
+    }
+}
 
 
 def rate(encoder, paths):
@@ -38,7 +44,7 @@ def main():
         rate(encoder, paths[:32])
         alone = rate(encoder, paths)
         with (
-            dask.config.set(NO_TRIM),
+            dask.config.set(KEEP_MEMORY),
             LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
             Client(cluster),
             joblib.parallel_config("dask"),
