@@ -55,17 +55,6 @@ def test_chunks_go_to_the_workers_and_weights_are_loaded_there(client, cells):
     np.testing.assert_allclose(pooled, expected.pooled, atol=0.1)
 
 
-def test_a_worker_that_dies_costs_its_chunks(client, cells):
-    embedder = SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(cells.paths)
-    victim, seen = client.run(os.getpid).popitem()[1], []
-    with joblib.parallel_config("dask"):
-        for done in embedder.encoder_.stream([[(row, path)] for row, path in enumerate(cells.paths)]):
-            seen += done.rows
-            if len(seen) == 5:
-                os.kill(victim, signal.SIGKILL)
-    assert sorted(seen) == list(range(40))
-
-
 def test_a_search_and_a_bulk_embedding_run_on_the_cluster(client, cells, tmp_path):
     embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache")
     pipeline = make_pipeline(embedder, LogisticRegression(max_iter=2000))
@@ -76,3 +65,14 @@ def test_a_search_and_a_bulk_embedding_run_on_the_cluster(client, cells, tmp_pat
         out = embed_to_file(fitted, cells.paths, tmp_path / "cells.npz")
     assert search.best_score_ > 0.5
     np.testing.assert_allclose(np.load(out)["embeddings"], fitted.transform(cells.paths).pooled, atol=0.1)
+
+
+def test_a_worker_that_dies_costs_its_chunks(client, cells):
+    embedder = SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(cells.paths)
+    victim, seen = client.run(os.getpid).popitem()[1], []
+    with joblib.parallel_config("dask"):
+        for done in embedder.encoder_.stream([[(row, path)] for row, path in enumerate(cells.paths)]):
+            seen += done.rows
+            if len(seen) == 5:
+                os.kill(victim, signal.SIGKILL)
+    assert sorted(seen) == list(range(40))

@@ -260,7 +260,9 @@ class Encoder:
         """
         backend, _ = get_active_backend()
         ours = type(backend).__module__.startswith("joblib._parallel_backends")
-        if ours and joblib.effective_n_jobs(self.n_jobs) == 1:
+        # In a task of a cluster (a search's fold) the work stays there: tasks that wait for tasks can wait for ever.
+        nested = (backend.nesting_level or 0) > 0
+        if nested or (ours and joblib.effective_n_jobs(self.n_jobs) == 1):
             yield from self._stream_here(chunks, skip_unreadable, finish)
             return
         adapter = self._by_reference()
