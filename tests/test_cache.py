@@ -17,9 +17,10 @@ from sklearn.pipeline import make_pipeline
 from tests.counting import CountingEmbedder, passes
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder, cache
-from sam_bloodcell.cache import DiskStore, MemoryStore, StoredRows, parse_bytes
+from sam_bloodcell.cache import DiskStore, MemoryStore, parse_bytes
 from sam_bloodcell.cells import QUALITY
 from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.stored import StoredRows
 
 FIELDS = ("pooled", "tokens", "masks", "crops", "quality")
 

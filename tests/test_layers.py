@@ -16,6 +16,7 @@ LAYERS = (
     {"embedder", "autoencoder"},
     {"forward"},
     {"cache"},
+    {"stored"},
     {"embeddings", "cells", "domains", "segmentation", "pseudo_masks", "training", "devices", "published", "hub"},
     {"model_card", "remote"},
     {"models"},

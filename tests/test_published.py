@@ -220,7 +220,7 @@ def test_the_embedder_takes_the_file_or_the_converted_folder(for_vit_tiny, tmp_p
         assert embedder.prompt_ == "none"
     with torch.no_grad():
         pixels = torch.randn(1, 3, 224, 224)
-        tokens = [embedder._sam.tokens(pixels) for embedder in (*fitted, packaged)]
+        tokens = [embedder.encoder_.network().tokens(pixels) for embedder in (*fitted, packaged)]
     np.testing.assert_array_equal(tokens[0], tokens[1])
     assert (tokens[0] - tokens[2]).abs().max() > 0.1
 

@@ -23,7 +23,7 @@ from .embeddings import CellEmbeddings
 # What the folders given to `find_images` are searched for.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # What has become of a row.
-_TODO, _DONE, _UNREADABLE = range(3)
+_WAITING, _DONE, _UNREADABLE = range(3)
 # Rows held in memory at once while writing the file.
 _ROWS_AT_ONCE = 8192
 
@@ -194,8 +194,8 @@ class _Work:
         size = self.plan["batch_size"]
         starts = range(0, len(self.paths), size)
         if not skip_unreadable:
-            self.state[self.state == _UNREADABLE] = _TODO
-        left = [start for start in starts if (self.state[start : start + size] == _TODO).any()]
+            self.state[self.state == _UNREADABLE] = _WAITING
+        left = [start for start in starts if (self.state[start : start + size] == _WAITING).any()]
         chunks = ([(row, self.paths[row]) for row in range(at, min(at + size, len(self.paths)))] for at in left)
         with tqdm(
             total=len(self.paths), initial=len(self.paths) - sum(min(size, len(self.paths) - at) for at in left),

@@ -12,10 +12,10 @@ import sqlite3
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from math import isqrt
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from .embeddings import CellEmbeddings
 from .remote import sha256
+from .stored import StoredRows, as_records
 
 Key = bytes  # an image's digest, 32 bytes
 Place = tuple[NDArray, int]  # records, row
@@ -94,117 +95,7 @@ def parse_bytes(size: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
-class StoredRows:
-    """A column of embeddings that stays where it is: rows are read when asked for, as from a memory-mapped array.
-
-    Indexing gives arrays, `select` another view. Pickled, it becomes the array itself.
-
-    Parameters
-    ----------
-    shards : list of record arrays
-        Memory-mapped.
-    which, rows : integer arrays of shape (n,)
-        Shard and row in it of every entry.
-    field : str
-    in_memory : bool
-        The shards are no files, so nothing speaks against reading them all.
-    """
-
-    def __init__(
-        self, shards: list[NDArray], which: NDArray[np.intp], rows: NDArray[np.intp], field: str, in_memory: bool
-    ) -> None:
-        self._shards, self._which, self._rows, self._field = shards, which, rows, field
-        self.in_memory = in_memory
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        return self[:0].dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the array that this stands for."""
-        return (len(self), *self[:0].shape[1:])
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, key: Any) -> NDArray:
-        key, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
-        if isinstance(key, int | np.integer):
-            return self[[key]][(0, *rest)]
-        values = _gather(self._shards, self._which[key], self._rows[key], self._field)
-        return values[(slice(None), *rest)] if rest else values
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
-        return np.asarray(self[:], dtype=dtype)
-
-    def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
-        """Join views under `np.concatenate` without reading; every other numpy function sees the array."""
-        if func is np.concatenate and not kwargs and len(args) == 1 and all(isinstance(p, StoredRows) for p in args[0]):
-            return _joined(list(args[0]))
-        return func(*(_array(arg) for arg in args), **{name: _array(value) for name, value in kwargs.items()})
-
-    def __reduce__(self) -> tuple:
-        return (np.asarray, (np.asarray(self),))
-
-    def select(self, key: Any) -> "StoredRows":
-        """Return a view of some rows, nothing read yet."""
-        return StoredRows(self._shards, self._which[key], self._rows[key], self._field, self.in_memory)
-
-
-def _array(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(map(_array, value))
-    return np.asarray(value) if isinstance(value, StoredRows) else value
-
-
-def _joined(parts: list[StoredRows]) -> StoredRows:
-    offsets = np.cumsum([0] + [len(part._shards) for part in parts])
-    return StoredRows(
-        [shard for part in parts for shard in part._shards],
-        np.concatenate([part._which + offset for part, offset in zip(parts, offsets, strict=False)]),
-        np.concatenate([part._rows for part in parts]),
-        parts[0]._field,
-        all(part.in_memory for part in parts),
-    )
-
-
-def _gather(shards: list[NDArray], which: NDArray, rows: NDArray, field: str) -> NDArray:
-    """Read a field of rows that lie in several shards, each shard once."""
-    example = shards[0][field]
-    out = np.empty((len(rows), *example.shape[1:]), example.dtype)
-    order = np.argsort(which, kind="stable")
-    for places in np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if len(order) else ():
-        out[places] = shards[which[places[0]]][field][rows[places]]
-    if field != "masks":
-        return out
-    side = isqrt(8 * out.shape[1])
-    return np.unpackbits(out, axis=1).reshape(len(out), side, side).astype(bool)
-
-
-def _records(keys: Sequence[Key], cells: CellEmbeddings) -> NDArray:
-    """Put embeddings and their keys into one record array, masks as bits."""
-    columns: dict[str, NDArray] = {
-        "key": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1),
-        "pooled": cells.pooled,
-        "tokens": np.asarray(cells.tokens, np.float16),
-        "masks": np.packbits(cells.masks.reshape(len(keys), -1), axis=1),
-        "crops": cells.crops,
-        "quality": cells.quality,
-    }
-    records = np.zeros(len(keys), [(name, value.dtype, value.shape[1:]) for name, value in columns.items()])
-    for name, value in columns.items():
-        records[name] = value
-    return records
-
-
-class _Session:
+class _Session(ABC):
     """What disk and memory have in common: the places of what was found."""
 
     in_memory = False
@@ -218,8 +109,9 @@ class _Session:
             if batch := self.take(keys[start : start + size]):
                 yield batch
 
+    @abstractmethod
     def take(self, keys: Sequence[Key]) -> list[Key]:
-        raise NotImplementedError
+        """Claim what nobody else is computing of the keys."""
 
     def rows(self, keys: Sequence[Key]) -> CellEmbeddings:
         pooled, tokens, masks, crops, quality = self.columns(keys)
@@ -245,9 +137,10 @@ class MemoryStore:
     """Embeddings of this process, the oldest dropped when they would take more than a quarter of the free memory."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._places: dict[tuple[str, Key], Place] = {}
-        self._batches: OrderedDict[int, list[tuple[str, Key]]] = OrderedDict()  # by id of the records, oldest first
+        # Records and the names of their rows by the records' id, used longest ago first.
+        self._batches: OrderedDict[int, tuple[NDArray, list[tuple[str, Key]]]] = OrderedDict()
         self._claims: dict[tuple[str, Key], object] = {}
         self.nbytes = 0
 
@@ -262,14 +155,14 @@ class MemoryStore:
 
     def clear(self) -> None:
         """Forget all."""
-        with self._changed:
+        with self._lock:
             self._places.clear()
             self._batches.clear()
             self.nbytes = 0
 
     def find(self, recipe: str, keys: Iterable[Key]) -> dict[Key, Place]:
         """Return the places of the keys that are there."""
-        with self._changed:
+        with self._lock:
             found = {key: self._places[recipe, key] for key in keys if (recipe, key) in self._places}
             for records, _ in found.values():
                 self._batches.move_to_end(id(records))
@@ -277,30 +170,30 @@ class MemoryStore:
 
     def claim(self, recipe: str, keys: Sequence[Key], session: object) -> list[Key]:
         """Note the keys as the session's that are neither there nor another's."""
-        with self._changed:
+        with self._lock:
             free = [key for key in keys if (recipe, key) not in self._places and (recipe, key) not in self._claims]
             self._claims.update({(recipe, key): session for key in free})
             return free
 
     def release(self, session: object) -> None:
         """Drop a session's claims."""
-        with self._changed:
+        with self._lock:
             self._claims = {key: owner for key, owner in self._claims.items() if owner is not session}
 
     def keep(self, recipe: str, keys: Sequence[Key], records: NDArray) -> None:
         """Keep records while memory allows."""
-        with self._changed:
+        with self._lock:
             for key in keys:
                 self._claims.pop((recipe, key), None)
             names = [(recipe, key) for key in keys]
             self._places.update({name: (records, row) for row, name in enumerate(names)})
-            self._batches[id(records)] = names
+            self._batches[id(records)] = (records, names)
             self.nbytes += records.nbytes
             while self._batches and self.nbytes > _MEMORY_SHARE * (psutil.virtual_memory().available + self.nbytes):
-                _, oldest = self._batches.popitem(last=False)
-                self.nbytes -= self._places[oldest[0]][0].nbytes
-                for name in oldest:
-                    del self._places[name]
+                _, (oldest, names) = self._batches.popitem(last=False)
+                self.nbytes -= oldest.nbytes
+                for name in names:
+                    self._places.pop(name, None)
 
 
 class _MemorySession(_Session):
@@ -319,7 +212,7 @@ class _MemorySession(_Session):
         return self._store.claim(self.recipe, keys, self)
 
     def put(self, keys: Sequence[Key], cells: CellEmbeddings) -> None:
-        records = _records(keys, cells)
+        records = as_records(keys, cells)
         self.found.update({key: (records, row) for row, key in enumerate(keys)})
         self._store.keep(self.recipe, keys, records)
 
@@ -359,13 +252,15 @@ class DiskStore:
         writer = uuid.uuid4().hex
         # Held as long as this process lives: how others know that the claims are not a dead one's.
         alive = FileLock(self._lock_of(writer))
-        with alive:
-            session = _DiskSession(self, recipe[:16], writer)
-            try:
-                yield session
-            finally:
-                session.release()
-        self._lock_of(writer).unlink(missing_ok=True)
+        try:
+            with alive:
+                session = _DiskSession(self, recipe[:16], writer)
+                try:
+                    yield session
+                finally:
+                    session.release()
+        finally:
+            self._lock_of(writer).unlink(missing_ok=True)
         if self.limit is not None:
             self.prune(self.limit)
 
@@ -570,7 +465,7 @@ class _DiskSession(_Session):
         return self._store.claim(self.recipe, keys, self._writer)
 
     def put(self, keys: Sequence[Key], cells: CellEmbeddings) -> None:
-        records = self._store.write(self.recipe, keys, _records(keys, cells))
+        records = self._store.write(self.recipe, keys, as_records(keys, cells))
         self.found.update({key: (records, row) for row, key in enumerate(keys)})
 
     def release(self) -> None:

@@ -238,7 +238,7 @@ def test_a_fine_tuned_relative_in_transformers_layout_loads_whole_from_its_folde
     folder, model = relative
     images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
     embedder = SAMLoRAEmbedder(str(folder), image_size=64, pixel_stats=((0, 0, 0), (1, 1, 1)), dtype="float32")
-    sam = embedder.fit(images)._sam
+    sam = embedder.fit(images).encoder_.network()
     assert embedder.prompt_ == "center"
     pixels = torch.randn(1, 3, 64, 64)
     theirs = model(pixels, input_points=torch.full((1, 1, 1, 2), 32.0), multimask_output=False)
