@@ -5,8 +5,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from tests.file_server import file_server  # noqa: F401, a fixture
 from tests.hub_server import HubServer
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy comes in: scikit-learn's check of array APIs needs it
@@ -30,6 +32,15 @@ def _randomise(module, seed=0):
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 100
             parameter.copy_(1 + 0.1 * noise if is_gain else noise / fan_in**0.5)
     return module.eval()
+
+
+@pytest.fixture
+def separable():
+    """Features, labels and domains of two laboratories, three classes of ten cells each, easy to tell apart."""
+    rng = np.random.default_rng(0)
+    y = np.tile(["lymphocyte", "monocyte", "neutrophil"], 20)
+    X = rng.normal(size=(60, 4)) + 8 * np.eye(4)[np.unique(y, return_inverse=True)[1]]
+    return X, y, np.repeat(["a", "b"], 30)
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,47 @@
-"""Cells to work with: loaders for your own folders, and synthetic smears."""
+"""Cells to work with: your own folders, the field's public datasets, one vocabulary of labels, synthetic smears."""
 
-from ._load import load_cells, save_cells
+from ._fetch import data_home, fetch_file
+from ._labels import HARMONISED_CLASSES, harmonise_labels, read_label_maps
+from ._load import join_cells, load_cells, save_cells
 from ._optics import LABORATORIES, Laboratory
+from ._public import (
+    fetch_bloodmnist,
+    fetch_zheng18,
+    load_acevedo20,
+    load_bccd,
+    load_image_dataset,
+    load_lisc,
+    load_matek19,
+    load_mll23,
+    load_raabin,
+    load_zheng18,
+    read_bloodmnist,
+)
 from ._synthetic import COMMON_CLASSES, draw_cell, make_blood_cells
 
 __all__ = [
     "COMMON_CLASSES",
+    "HARMONISED_CLASSES",
     "LABORATORIES",
     "Laboratory",
+    "data_home",
     "draw_cell",
+    "fetch_bloodmnist",
+    "fetch_file",
+    "fetch_zheng18",
+    "harmonise_labels",
+    "join_cells",
+    "load_acevedo20",
+    "load_bccd",
     "load_cells",
+    "load_image_dataset",
+    "load_lisc",
+    "load_matek19",
+    "load_mll23",
+    "load_raabin",
+    "load_zheng18",
     "make_blood_cells",
+    "read_bloodmnist",
+    "read_label_maps",
     "save_cells",
 ]

@@ -1,8 +1,10 @@
 """Cells on disk: a CSV, or a tree of domain/label/image."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 _REQUIRED = ("path", "domain", "label")
-_IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def load_cells(
@@ -24,8 +26,8 @@ def load_cells(
     Parameters
     ----------
     csv_or_folder : path
-        A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV), or a folder of
-        ``domain/label/image`` files.
+        A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
+        slide), or a folder of ``domain/label/image`` files.
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``; default all, sorted.
     domains : sequence of str, optional
@@ -35,7 +37,8 @@ def load_cells(
     -------
     Bunch
         paths : list of str; target : int array (n,), an index into target_names : list of str; domain : str array
-        (n,); masks : list of str or None; dropped : dict of label to count, the cells left out by `classes`.
+        (n,); masks : list of str or None; group : str array (n,), or None if the CSV has no such column; dropped : dict
+        of label to count, the cells left out by `classes`.
 
     Raises
     ------
@@ -68,6 +71,64 @@ def load_cells(
     table = table[kept]
     if table.empty:
         raise ValueError(f"No cell of '{source}' is left. Fix: check the classes and domains asked for.")
+    return as_cells(table, classes, dropped)
+
+
+def join_cells(*parts: Bunch) -> Bunch:
+    """Put the cells of several loaders together, one vocabulary for all.
+
+    Parameters
+    ----------
+    *parts : Bunch
+        With ``paths``, or all with ``images``.
+
+    Returns
+    -------
+    Bunch
+        As `load_cells` returns; ``target_names`` are those of all parts, in order of appearance.
+
+    Raises
+    ------
+    ValueError
+        If there is no part, or some have paths and some images.
+
+    Examples
+    --------
+    >>> from sam_bloodcell.datasets import join_cells, make_blood_cells
+    >>> parts = [make_blood_cells(1, domains=[lab], image_size=32) for lab in ("lab_a", "lab_b")]
+    >>> sorted(set(join_cells(*parts).domain.tolist()))
+    ['lab_a', 'lab_b']
+    """
+    kinds = {kind for part in parts for kind in ("paths", "images") if part.get(kind) is not None}
+    if len(kinds) != 1:
+        raise ValueError(f"Got {len(parts)} parts with {sorted(kinds)} but expected one kind. Fix: load paths.")
+    (kind,) = kinds
+    names = list(dict.fromkeys(str(name) for part in parts for name in part.target_names))
+    target = [[names.index(str(part.target_names[code])) for code in part.target] for part in parts]
+    groups = [
+        np.full(len(part.target), "") if part.get("group") is None else np.asarray(part.group, str) for part in parts
+    ]
+    dropped: Counter[str] = Counter()
+    for part in parts:
+        dropped.update(part.get("dropped") or {})
+    return Bunch(
+        **{kind: [image for part in parts for image in part[kind]]},
+        target=np.concatenate(target).astype(np.int64),
+        target_names=names,
+        domain=np.concatenate([np.asarray(part.domain, str) for part in parts]),
+        masks=[mask for part in parts for mask in _masks(part)],
+        group=np.concatenate(groups) if any(part.get("group") is not None for part in parts) else None,
+        dropped=dict(dropped),
+    )
+
+
+def _masks(part: Bunch) -> Sequence[Any]:
+    masks = part.get("masks")
+    return [None] * len(part.target) if masks is None else masks
+
+
+def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, dropped: Mapping[str, int]) -> Bunch:
+    """Turn a table of path, domain, label, mask and optionally group into what loaders return."""
     names = sorted(table["label"].unique()) if classes is None else list(classes)
     return Bunch(
         paths=table["path"].tolist(),
@@ -75,7 +136,8 @@ def load_cells(
         target_names=names,
         domain=table["domain"].to_numpy(str),
         masks=[mask or None for mask in table["mask"]],
-        dropped=dropped,
+        group=table["group"].to_numpy(str) if "group" in table else None,
+        dropped=dict(dropped),
     )
 
 
@@ -141,7 +203,7 @@ def _list_folder(folder: Path) -> pd.DataFrame:
     files = [
         file
         for file in sorted(folder.glob("*/*/*"))
-        if file.suffix.lower() in _IMAGE_SUFFIXES and not file.stem.endswith("_mask")
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.endswith("_mask")
     ]
     if not files:
         raise ValueError(f"'{folder}' holds no images. Fix: arrange them as domain/label/image, or pass a CSV.")

@@ -1,21 +1,16 @@
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.utils import Bunch
 
 from sam_bloodcell.evaluation import (
-    cross_domain_mean,
+    cross_domain_predictions,
     cross_domain_scores,
-    default_classifiers,
-    domain_shift,
-    run_benchmark,
+    leave_one_domain_out_predictions,
     summarise_scores,
 )
 
@@ -32,15 +27,6 @@ class Reader(ClassifierMixin, BaseEstimator):
 
     def predict(self, X):
         return np.asarray(X)[:, 0].astype(int)
-
-
-@pytest.fixture
-def separable():
-    """Two laboratories, three classes of ten cells each, easy to tell apart."""
-    rng = np.random.default_rng(0)
-    y = np.tile(["lymphocyte", "monocyte", "neutrophil"], 20)
-    X = rng.normal(size=(60, 4)) + 8 * np.eye(4)[np.unique(y, return_inverse=True)[1]]
-    return X, y, np.repeat(["a", "b"], 30)
 
 
 def test_metrics_equal_a_hand_count():
@@ -135,7 +121,7 @@ def test_paths_are_handed_to_a_pipeline(separable):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": [0, 1]}, "Got 60 samples in X, 2 labels in y and 60 in domain"),
+        ({"y": [0, 1]}, "Got 60 samples in X, 2 in y, 60 in domain"),
         ({"y": [0, None] * 30}, "Got y=None in row 1"),
         ({"domain": ["a", "a", np.nan] * 20}, "Got domain=nan in row 2"),
         ({"y": np.zeros((60, 2))}, r"Got y of shape \(60, 2\)"),
@@ -151,77 +137,110 @@ def test_bad_input_names_cause_and_fix(separable, change, message):
         cross_domain_scores(**arguments)
 
 
-def test_default_classifiers_all_run_on_the_fewest_cells():
-    y = np.tile(np.arange(5), 10)
-    X = np.random.default_rng(0).normal(size=(50, 5)) + 6 * np.eye(5)[y]
-    classifiers = default_classifiers(random_state=0)
-    assert {"RF", "SVM poly", "SVM rbf", "SVM linear", "MLP", "LR"} <= set(classifiers)
-    del classifiers["RF"]  # slow, and not in question
-    scores = cross_domain_scores(classifiers, X, y, domain=np.repeat([0, 1], 25), random_state=0)
-    assert scores["accuracy"].notna().all()
+def test_predictions_are_a_row_per_cell_and_fit(separable):
+    X, y, domain = separable
+    found = cross_domain_predictions(LogisticRegression(), X, y, domain=domain, random_state=0)
+    assert len(found) == 2 * (30 + 5 * 30)
+    at_home = found.query("train_domain == test_domain")
+    assert sorted(at_home["row"]) == list(range(60))
+    assert (found["label"] == y[found["row"]]).all()
+    assert (found["test_domain"] == domain[found["row"]]).all()
+    assert found["confidence"].between(1 / 3, 1).all()
+    assert found["n_train"].eq(24).all()
 
 
-def test_default_classifiers_without_xgboost(monkeypatch):
-    monkeypatch.setitem(sys.modules, "xgboost", None)
-    assert "XGBoost" not in default_classifiers()
+def test_provenance_says_what_the_numbers_rest_on(separable):
+    X, y, domain = separable
+    found = cross_domain_scores(LogisticRegression(C=3.0), X, y, domain=domain, cv=2, random_state=7).attrs[
+        "provenance"
+    ]
+    assert found["random_state"] == 7
+    assert found["n_cells"] == 60
+    assert found["estimators"] == {"LogisticRegression": "LogisticRegression(C=3.0)"}
+    assert {"sam-bloodcell", "scikit-learn", "python"} <= set(found["versions"])
+    swapped = np.where(y == "monocyte", "x", y)
+    other = cross_domain_scores(LogisticRegression(), X, swapped, domain=domain, cv=2, random_state=7)
+    assert other.attrs["provenance"]["cells_sha256"] != found["cells_sha256"]
 
 
-def test_summary_and_mean_over_pairs():
-    pairs = [("a", "a", 1.0), ("a", "b", 0.2), ("a", "b", 0.4), ("b", "a", 0.7)]
-    scores = pd.DataFrame(pairs, columns=["train_domain", "test_domain", "accuracy"])
-    scores = scores.assign(classifier="RF", balanced_accuracy=scores["accuracy"], macro_f1=scores["accuracy"])
-    row = summarise_scores(scores).iloc[1]
-    assert (row["accuracy_mean"], row["n"]) == (pytest.approx(0.3), 2)
-    assert row["accuracy_std"] == pytest.approx(np.sqrt(0.02))
-    assert cross_domain_mean(scores)["RF"] == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="Got metric='auc'"):
-        cross_domain_mean(scores, "auc")
-    with pytest.raises(ValueError, match="Got scores of one domain"):
-        cross_domain_mean(scores[:1])
+def test_no_fold_cuts_a_group(separable):
+    X, y, domain = separable
+    groups = np.arange(60) // 3
+    found = cross_domain_predictions(LogisticRegression(), X, y, domain=domain, groups=groups, cv=3, random_state=0)
+    at_home = found.query("train_domain == test_domain")
+    assert at_home.groupby("group")["fold"].nunique().eq(1).all()
+    assert (found["group"] == groups[found["row"]]).all()
 
 
-def test_benchmark_refuses_bad_targets_before_embedding():
-    cells = Bunch(images=np.zeros((4, 2)), target=[0, 1, -1, 0], target_names=["x", "y"], domain=list("aabb"))
-    with pytest.raises(ValueError, match="Got target=-1 in row 2"):
-        run_benchmark(cells, embedder=None, autoencoder=None)
+def test_a_group_in_two_domains_is_warned_of(separable):
+    X, y, domain = separable
+    groups = np.array([f"p{i % 30 // 3}" for i in range(60)])
+    with pytest.warns(UserWarning, match=r"10 group\(s\) occur in several domains, such as p0"):
+        cross_domain_predictions(LogisticRegression(), X, y, domain=domain, groups=groups, cv=2, random_state=0)
 
 
-def test_evaluation_imports_no_pictures():
-    code = "import sys, sam_bloodcell.evaluation; sys.exit(bool({'matplotlib', 'jinja2'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
+def test_a_splitter_that_cuts_groups_is_warned_of(separable):
+    X, y, domain = separable
+    splitter = StratifiedKFold(2, shuffle=True, random_state=0)
+    with pytest.warns(UserWarning, match=r"group\(s\) are cut by a fold"):
+        found = cross_domain_predictions(
+            LogisticRegression(), X, y, domain=domain, groups=np.arange(60) // 3, cv=splitter, random_state=0
+        )
+    assert found["fold"].nunique() == 2
 
 
-def test_domain_shift_sees_laboratories_apart_and_together():
+def test_fewer_groups_than_folds_is_an_error(separable):
+    X, y, domain = separable
+    with pytest.raises(ValueError, match=r"Got 2 group\(s\) in domain 'a' but expected at least cv=5"):
+        cross_domain_predictions(LogisticRegression(), X, y, domain=domain, groups=np.arange(60) // 15)
+
+
+class Centre(TransformerMixin, BaseEstimator):
+    """Takes the mean of each domain away where told the domain, else that of the fit; remembers what it saw."""
+
+    seen: list = []
+
+    def fit(self, X, y=None, *, domain=None):
+        self.mean_ = np.mean(X, axis=0)
+        self.seen.append((len(X), None if domain is None else sorted(set(domain))))
+        return self
+
+    def transform(self, X, *, domain=None):
+        X = np.asarray(X)
+        if domain is None:
+            return X - self.mean_
+        return X - np.stack([X[domain == name].mean(0) for name in domain])
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("inductive", (24, ["a"])), ("transductive", (60, ["a", "b"]))])
+def test_what_a_mode_lets_domain_steps_see(separable, mode, seen):
+    X, y, domain = separable
+    X[domain == "b", 0] += 30
+    Centre.seen.clear()
+    pipe = make_pipeline(FunctionTransformer(), Centre(), LogisticRegression())
+    scores = cross_domain_scores(pipe, X, y, domain=domain, mode=mode, random_state=0)
+    assert Centre.seen[0] == seen
+    assert len(Centre.seen) == (10 if mode == "inductive" else 1)
+    across = scores.query("train_domain != test_domain")["accuracy"]
+    assert (across > 0.9).all() if mode == "transductive" else (across < 0.7).all()
+
+
+def test_leave_one_domain_out():
     rng = np.random.default_rng(0)
-    lab = np.repeat(["a", "b", "c"], 60)
-    same = rng.normal(size=(180, 4))
-    together = domain_shift(same, lab, random_state=0)
-    apart = domain_shift(same + 5 * np.unique(lab, return_inverse=True)[1][:, None], lab, random_state=0)
-    assert together["chance"] == apart["chance"] == pytest.approx(1 / 3)
-    assert together["domain_accuracy"] < 0.5
-    assert apart["domain_accuracy"] > 0.99
-    assert apart["mmd"] > 5 * together["mmd"]
-    assert domain_shift(same, lab, random_state=0) == together
+    y, domain = np.tile(["x", "y"], 30), np.repeat(["a", "b", "c"], 20)
+    X = rng.normal(size=(60, 2)) + 6 * (y == "x")[:, None]
+    Reader.fits.clear()
+    found = leave_one_domain_out_predictions(LogisticRegression(), X, y, domain=domain, random_state=0)
+    assert found["train_domain"].unique().tolist() == ["others"]
+    assert sorted(found["row"]) == list(range(60))
+    assert found["n_train"].eq(40).all()
+    assert (found["label"] == found["predicted"]).mean() > 0.9
+    with pytest.raises(ValueError, match="Got cells of one domain"):
+        leave_one_domain_out_predictions(LogisticRegression(), X[:20], y[:20], domain=domain[:20])
 
 
-@pytest.mark.parametrize("lab", [["a"] * 20, ["a"] * 16 + ["b"] * 4])
-def test_domain_shift_needs_two_laboratories(lab):
-    with pytest.raises(ValueError, match="expected at least two domains of at least 5 cells each"):
-        domain_shift(np.zeros((20, 2)), lab)
-
-
-def test_benchmark_tells_the_autoencoder_each_cells_laboratory(separable):
-    class Aligner(TransformerMixin, BaseEstimator):
-        def fit(self, X, y=None, *, domain):
-            return self
-
-        def transform(self, X, *, domain=None):
-            self.domain_ = domain
-            return np.asarray(X)
-
-    X, y, lab = separable
-    names, target = np.unique(y, return_inverse=True)
-    cells = Bunch(images=X, target=target, target_names=names, domain=lab)
-    result = run_benchmark(cells, FunctionTransformer(), Aligner(), LogisticRegression(), cv=2, random_state=0)
-    assert result.autoencoder.domain_.tolist() == lab.tolist()
-    assert list(result.shift.index) == ["embeddings", "autoencoder"]
+def test_an_unknown_mode_is_an_error(separable):
+    X, y, domain = separable
+    with pytest.raises(ValueError, match="Got mode='both' but expected one of inductive, transductive"):
+        cross_domain_scores(LogisticRegression(), X, y, domain=domain, mode="both")

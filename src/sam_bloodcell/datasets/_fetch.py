@@ -1,0 +1,118 @@
+"""Downloads of public data: resumed, checked, kept."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+_CHUNK = 1 << 18
+
+
+def data_home(folder: str | os.PathLike | None = None) -> Path:
+    """Return the folder that downloads go to, made if need be.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Default ``SAM_BLOODCELL_HOME``, else the user's cache folder.
+    """
+    chosen = folder or os.environ.get("SAM_BLOODCELL_HOME") or _pooch().os_cache("sam-bloodcell")
+    path = Path(chosen).expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def fetch_file(
+    url: str,
+    digest: str | None = None,
+    *,
+    name: str | None = None,
+    folder: str | os.PathLike | None = None,
+    verbose: int = 1,
+) -> Path:
+    """Download a file once; an interrupted download goes on where it was.
+
+    Parameters
+    ----------
+    url : str
+        http or https.
+    digest : str, optional
+        "sha256:..." or "md5:..." of the file. Without it the first download is trusted and its SHA-256 is told in a
+        warning, to be given from then on.
+    name : str, optional
+        File name; default the last part of the URL.
+    folder : path, optional
+        As in `data_home`.
+    verbose : int, default=1
+        Above 0, a progress bar.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If the file is not the one that the digest belongs to; it is not kept.
+    OSError
+        If it cannot be downloaded; what came is kept for the next call.
+    ImportError
+        If pooch is not installed.
+    """
+    pooch = _pooch()
+    home = data_home(folder)
+    name = name or url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    if digest is None and (home / name).is_file():
+        return home / name
+    path = Path(pooch.retrieve(url, digest, name, home, downloader=_Resuming(home / f"{name}.part", verbose > 0)))
+    if digest is None:
+        found = pooch.file_hash(str(path))
+        warnings.warn(
+            f"The digest of '{url}' is not known here; what came is trusted. Fix: pass digest='sha256:{found}' from "
+            "now on.",
+            stacklevel=2,
+        )
+    return path
+
+
+class _Resuming:
+    """A pooch downloader that keeps what came in a file beside, and asks the server for the rest."""
+
+    def __init__(self, part: Path, progress: bool) -> None:
+        self.part, self.progress = part, progress
+
+    def __call__(self, url: str, output_file: Any, pooch: Any) -> None:
+        import requests
+        from tqdm.auto import tqdm
+
+        have = self.part.stat().st_size if self.part.exists() else 0
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
+            if answer.status_code != 416:  # 416: all of it is here
+                answer.raise_for_status()
+                have = have if answer.status_code == 206 else 0
+                expected = have + int(answer.headers.get("Content-Length", 0))
+                with (
+                    self.part.open("ab" if have else "wb") as file,
+                    tqdm(
+                        desc=self.part.stem, initial=have, total=expected or None, unit="B", unit_scale=True,
+                        disable=not self.progress,
+                    ) as bar,
+                ):  # fmt: skip
+                    for chunk in answer.iter_content(_CHUNK):
+                        file.write(chunk)
+                        bar.update(len(chunk))
+                if expected and self.part.stat().st_size < expected:
+                    raise OSError(
+                        f"'{url}' broke off after {self.part.stat().st_size} of {expected} bytes. Fix: call again, it "
+                        "goes on there."
+                    )
+        self.part.replace(output_file)
+
+
+def _pooch() -> Any:
+    try:
+        import pooch
+    except ImportError as exc:
+        raise ImportError('Downloads need pooch. Fix: pip install "sam-bloodcell[fetch]"') from exc
+    return pooch

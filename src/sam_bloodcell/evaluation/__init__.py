@@ -1,0 +1,41 @@
+"""Trained here, tested there: the protocol, what its predictions are worth, and how far laboratories differ.
+
+Everything rests on one table, a row per predicted cell (`cross_domain_predictions`): scores, recall by class,
+calibration, intervals and comparisons are read from it.
+"""
+
+from ._benchmark import BenchmarkResult, run_benchmark
+from ._classifiers import default_classifiers
+from ._novelty import AbstainingClassifier
+from ._protocol import cross_domain_predictions, cross_domain_scores, leave_one_domain_out_predictions
+from ._scores import (
+    METRICS,
+    compare_pipelines,
+    confidence_intervals,
+    confusion_counts,
+    cross_domain_mean,
+    per_class_recall,
+    score_predictions,
+    summarise_scores,
+)
+from ._shift import domain_shift, near_duplicates
+
+__all__ = [
+    "METRICS",
+    "AbstainingClassifier",
+    "BenchmarkResult",
+    "compare_pipelines",
+    "confidence_intervals",
+    "confusion_counts",
+    "cross_domain_mean",
+    "cross_domain_predictions",
+    "cross_domain_scores",
+    "default_classifiers",
+    "domain_shift",
+    "leave_one_domain_out_predictions",
+    "near_duplicates",
+    "per_class_recall",
+    "run_benchmark",
+    "score_predictions",
+    "summarise_scores",
+]

@@ -1,0 +1,145 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from sam_bloodcell.evaluation import (
+    METRICS,
+    compare_pipelines,
+    confidence_intervals,
+    confusion_counts,
+    cross_domain_mean,
+    per_class_recall,
+    score_predictions,
+    summarise_scores,
+)
+
+
+def predictions(classifier="LR", right=0.7, n=120, seed=0, folds=1, confidence=0.8, classes=("x", "y", "z")):
+    """Trained on a, tested on b, right as often as asked for."""
+    rng = np.random.default_rng(seed)
+    label = np.random.default_rng(1).choice(classes, n)
+    parts = []
+    for fold in range(folds):
+        predicted = np.where(rng.random(n) < right, label, rng.choice(classes, n))
+        parts.append(
+            pd.DataFrame(
+                {"classifier": classifier, "train_domain": "a", "test_domain": "b", "fold": fold, "row": np.arange(n),
+                 "group": np.arange(n) // 2, "label": label, "predicted": predicted, "confidence": confidence,
+                 "known": True, "n_train": 9}
+            )
+        )  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_summary_and_mean_over_pairs():
+    pairs = [("a", "a", 1.0), ("a", "b", 0.2), ("a", "b", 0.4), ("b", "a", 0.7)]
+    scores = pd.DataFrame(pairs, columns=["train_domain", "test_domain", "accuracy"])
+    scores = scores.assign(classifier="RF", balanced_accuracy=scores["accuracy"], macro_f1=scores["accuracy"])
+    row = summarise_scores(scores).iloc[1]
+    assert (row["accuracy_mean"], row["n"]) == (pytest.approx(0.3), 2)
+    assert row["accuracy_std"] == pytest.approx(np.sqrt(0.02))
+    assert cross_domain_mean(scores)["RF"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="Got metric='auc'"):
+        cross_domain_mean(scores, "auc")
+    with pytest.raises(ValueError, match="Got scores of one domain"):
+        cross_domain_mean(scores[:1])
+
+
+def test_calibration_error_by_hand():
+    cells = predictions(n=10, confidence=0.85)
+    cells["predicted"] = np.where(np.arange(10) < 6, cells["label"], "wrong")
+    assert score_predictions(cells)["ece"].item() == pytest.approx(0.25)
+    cells["confidence"] = [0.95] * 6 + [0.05] * 4
+    assert score_predictions(cells)["ece"].item() == pytest.approx(0.05)
+    cells["confidence"] = np.nan
+    assert np.isnan(score_predictions(cells)["ece"].item())
+
+
+def test_recall_by_class_and_confusion():
+    cells = predictions(folds=2)
+    table = per_class_recall(cells).set_index("label")
+    for name in ("x", "y", "z"):
+        own = cells[cells["label"] == name]
+        assert table.loc[name, "recall"] == pytest.approx((own["predicted"] == name).mean())
+        assert table.loc[name, "n"] == len(own) / 2
+    shares = confusion_counts(cells)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    np.testing.assert_allclose(np.diag(shares), table["recall"].sort_index())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_interval_is_around_the_score_itself(metric):
+    cells = predictions(folds=3)
+    found = confidence_intervals(cells, metric=metric, random_state=0).iloc[0]
+    assert found["score"] == pytest.approx(score_predictions(cells)[metric].mean(), abs=1e-6)
+    assert found["low"] < found["score"] < found["high"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"),
+    [("balanced_accuracy", balanced_accuracy_score), ("macro_f1", lambda a, b: f1_score(a, b, average="macro"))],
+)
+def test_bootstrap_equals_scikit_learn_on_drawn_cells(metric, score):
+    cells = predictions(n=60)
+    rng = np.random.default_rng(3)
+    draws = []
+    for _ in range(400):
+        groups = rng.integers(0, 30, 30)
+        drawn = cells.iloc[np.concatenate([[2 * group, 2 * group + 1] for group in groups])]
+        draws.append(score(drawn["label"], drawn["predicted"]))
+    found = confidence_intervals(cells, metric=metric, n_bootstrap=4000, random_state=0).iloc[0]
+    np.testing.assert_allclose([found["low"], found["high"]], np.quantile(draws, [0.025, 0.975]), atol=0.03)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    covered = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        cells = predictions(n=200, classes=("x", "y")).assign(group=np.arange(200))
+        cells["predicted"] = np.where(rng.random(200) < 0.8, cells["label"], "other")
+        found = confidence_intervals(cells, metric="accuracy", n_bootstrap=300, random_state=seed).iloc[0]
+        covered += found["low"] <= 0.8 <= found["high"]
+    assert covered >= 51
+
+
+def test_groups_widen_the_interval():
+    label = np.repeat(np.array(["x", "y"] * 10), 20)
+    wrong = np.repeat(np.random.default_rng(0).random(20) < 0.3, 20)  # whole patients go wrong
+    cells = predictions(n=400).assign(label=label, predicted=np.where(wrong, "z", label))
+    widths = []
+    for group in (np.arange(400), np.repeat(np.arange(20), 20)):
+        found = confidence_intervals(cells.assign(group=group), metric="accuracy", random_state=0).iloc[0]
+        widths.append(found["high"] - found["low"])
+    assert widths[1] > 2 * widths[0]
+
+
+def test_by_pair_also_at_home():
+    home = predictions(n=30).assign(test_domain="a")
+    found = confidence_intervals(pd.concat([predictions(), home]), by_pair=True, random_state=0)
+    assert found["test_domain"].tolist() == ["b", "a"]
+    with pytest.raises(ValueError, match="Got scores of one domain"):
+        confidence_intervals(home)
+
+
+def test_comparison_sees_a_difference_and_none():
+    cells = pd.concat([predictions("good", 0.9), predictions("poor", 0.5, seed=1), predictions("same", 0.9, seed=0)])
+    table = compare_pipelines(cells, random_state=0).set_index(["a", "b"])
+    assert table.loc[("good", "poor"), "p_holm"] < 0.05
+    assert table.loc[("good", "poor"), "low"] > 0
+    assert table.loc[("good", "same"), "difference"] == 0
+    assert table.loc[("good", "same"), "p"] == 1
+    assert (table["p_holm"] >= table["p"]).all()
+    against = compare_pipelines(cells, "poor", random_state=0)
+    assert against["b"].unique().tolist() == ["poor"]
+    with pytest.raises(ValueError, match="Got baseline='none' but expected one of 'good'"):
+        compare_pipelines(cells, "none")
+    with pytest.raises(ValueError, match="Got one classifier"):
+        compare_pipelines(predictions())
+
+
+def test_benchmarks_compare_feature_sets():
+    cells = pd.concat(
+        [predictions("LR", 0.9).assign(features="autoencoder"), predictions("LR", 0.5, seed=1).assign(features="raw")]
+    )
+    assert compare_pipelines(cells, ("raw", "LR"), random_state=0)["a"].tolist() == [("autoencoder", "LR")]
