@@ -101,10 +101,10 @@ def test_benchmark_without_autoencoder(cells, tmp_path):
 
 def test_page_stands_alone(page):
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == 5  # two heat maps, cells, losses, maps
+    assert len(sources) == 7  # two heat maps, confusions, cells, stain, losses, maps
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?://|url\(|@import|<script|<link", page)
-    assert len(re.findall(r'<img [^>]*alt="[^"]+', page)) == 5
+    assert len(re.findall(r'<img [^>]*alt="[^"]+', page)) == 7
 
 
 def test_page_escapes_what_users_name(page):
@@ -120,7 +120,7 @@ def test_page_says_what_was_done(page):
     assert "transductive" in text
     assert "fewer than 5 cells in a laboratory is left out" in text
     assert "basophil 1* 0 1" in text
-    assert "cv five random_state 3" in text
+    assert "cv five folds keep together nothing random_state 3" in text
     for package in ("python", "sam-bloodcell", "torch", "scikit-learn", "numpy"):
         assert f"<dt>{package}</dt>" in page
 

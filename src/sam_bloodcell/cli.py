@@ -66,7 +66,7 @@ def benchmark(
     from .autoencoder import CrossDomainAutoencoder
     from .datasets import load_cells
     from .embedder import SAMLoRAEmbedder
-    from .evaluation import cross_domain_mean, run_benchmark
+    from .evaluation import cross_domain_mean, per_class_recall, run_benchmark
     from .report import write_report
 
     verbose = 0 if quiet else 1
@@ -86,7 +86,10 @@ def benchmark(
         )
         out.mkdir(parents=True, exist_ok=True)
         result.scores.to_csv(out / "scores.csv", index=False)
-        report = write_report(result, out / "report.html")
+        per_class_recall(result.predictions).to_csv(out / "recall_by_class.csv", index=False)
+        if result.intervals is not None:
+            result.intervals.to_csv(out / "intervals.csv", index=False)
+        report = write_report(result, out / "report.html", figures=out / "figures")
     except (ValueError, OSError, ImportError) as exc:
         _fail(exc)
     typer.echo("\nMean balanced accuracy over all pairs of different laboratories:")

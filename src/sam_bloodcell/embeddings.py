@@ -91,6 +91,55 @@ class CellEmbeddings:
         """(n, C)."""
         return (len(self.pooled), self.pooled.shape[1])
 
+    def to_frame(self, index: Any = None) -> Any:
+        """Return a table of the pooled embeddings and the masks' quality.
+
+        Parameters
+        ----------
+        index : array-like of shape (n,), optional
+            Such as the paths.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``embedding_0`` to ``embedding_{C-1}``, and ``quality_area`` and so on.
+        """
+        import pandas as pd
+
+        names = [f"embedding_{i}" for i in range(self.shape[1])]
+        quality = pd.DataFrame(self.quality, index=index).add_prefix("quality_")
+        return pd.concat([pd.DataFrame(self.pooled, columns=names, index=index), quality], axis=1)
+
+    def to_anndata(self, obs: Any = None) -> Any:
+        """Return an AnnData object, for scanpy.
+
+        Parameters
+        ----------
+        obs : DataFrame or dict of columns, optional
+            What is known of each cell, such as domain and label.
+
+        Returns
+        -------
+        anndata.AnnData
+            ``X`` are the pooled embeddings; ``obs`` has the given columns and the masks' quality.
+
+        Raises
+        ------
+        ImportError
+            If anndata is not installed.
+        """
+        try:
+            from anndata import AnnData
+        except ImportError as exc:
+            raise ImportError('AnnData objects need anndata. Fix: pip install "sam-bloodcell[anndata]"') from exc
+        import pandas as pd
+
+        rows = pd.RangeIndex(len(self)).astype(str)
+        quality = pd.DataFrame(self.quality, index=rows).add_prefix("quality_")
+        known = pd.DataFrame(index=rows) if obs is None else pd.DataFrame(obs).set_axis(rows)
+        table = pd.concat([known, quality], axis=1)
+        return AnnData(self.pooled, obs=table, var=pd.DataFrame(index=[f"embedding_{i}" for i in range(self.shape[1])]))
+
     def __len__(self) -> int:
         return len(self.pooled)
 

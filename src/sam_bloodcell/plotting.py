@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from .evaluation import METRICS, summarise_scores
+from .evaluation import METRICS, confusion_counts, summarise_scores
 from .images import load_rgb, pad_to_square
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def plot_cells(
     reconstructions: Sequence[Any] | np.ndarray | None = None,
     *,
     titles: Sequence[str] | None = None,
+    title_size: float = 7,
     columns: int = 3,
 ) -> Figure:
     """Draw cells side by side: the picture with the mask's outline, the crop, the reconstruction.
@@ -102,6 +103,8 @@ def plot_cells(
         Shown where given.
     titles : sequence of str, length n, or None
         Shown above each picture.
+    title_size : float, default=7
+        In points.
     columns : int, default=3
         Cells per row.
 
@@ -154,7 +157,7 @@ def plot_cells(
                 continue
             _draw_outlined(ax, images[i], None if masks is None else np.asarray(masks[i]))
             if titles is not None:
-                ax.set_title(_plain(titles[i]), fontsize=7, loc="left", pad=3)
+                ax.set_title(_plain(titles[i]), fontsize=title_size, loc="left", pad=3)
     return figure
 
 
@@ -206,8 +209,154 @@ def plot_history(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_embedding_map(features: Mapping[str, Any], domain: Any, y: Any, names: Sequence[str] | None = None) -> Figure:
-    """Draw the first two principal components of each feature set, by class and by laboratory.
+def plot_confusions(predictions: pd.DataFrame) -> Figure:
+    """Draw a confusion matrix for every pair of training and test laboratory, as shares of each true class.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        Of one classifier, from `cross_domain_predictions` or `leave_one_domain_out_predictions`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A row per training laboratory.
+
+    Raises
+    ------
+    ValueError
+        If there are several classifiers or feature sets.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sam_bloodcell.plotting import plot_confusions
+    >>> found = pd.DataFrame({"classifier": "LR", "train_domain": "a", "test_domain": ["a", "b"],
+    ...                       "label": ["x", "y"], "predicted": ["x", "x"]})
+    >>> [ax.get_title() for ax in plot_confusions(found).axes]
+    ['a → a', 'a → b']
+    """
+    series = predictions[[key for key in ("features", "classifier") if key in predictions]].drop_duplicates()
+    if len(series) != 1:
+        raise ValueError(f"Got predictions of {len(series)} classifiers but expected one; select its rows.")
+    classes = sorted({*predictions["label"], *predictions["predicted"]}, key=str)
+    pairs = list(predictions.groupby(["train_domain", "test_domain"], sort=False))
+    columns = predictions["test_domain"].nunique() if len(pairs) > predictions["test_domain"].nunique() else len(pairs)
+    side = 1.3 + 0.42 * len(classes)
+    figure, axes = _grid(len(pairs), columns=columns, width=side, height=side)
+    ticks = [_plain(name) for name in classes]
+    for i, (ax, ((train, test), table)) in enumerate(zip(axes, pairs, strict=True)):
+        shares = confusion_counts(table).reindex(index=classes, columns=classes).to_numpy(float)
+        ax.imshow(shares, vmin=0, vmax=1, cmap="cividis")
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                colour = "white" if share < 0.55 else "black"
+                ax.text(column, row, f"{share:.2f}".lstrip("0"), ha="center", va="center", fontsize=7, color=colour)
+        ax.set_title(_plain(f"{train} → {test}"), fontsize=9)
+        ax.set_xticks(range(len(classes)), ticks, rotation=45, ha="right", fontsize=7)
+        ax.set_yticks(range(len(classes)), ticks if i % columns == 0 else [""] * len(classes), fontsize=7)
+        ax.spines[:].set_visible(False)
+    figure.supylabel("true class", fontsize=9)
+    figure.supxlabel("answer", fontsize=9)
+    return figure
+
+
+def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray, *, n: int = 24) -> Figure | None:
+    """Draw the most confident mistakes across laboratories as a contact sheet.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `cross_domain_predictions`.
+    images : sequence of paths or arrays, length n_samples
+        What X was embedded from; ``row`` points into it.
+    n : int, default=24
+        Cells to show.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        None where there is no mistake.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    across = predictions[(predictions["train_domain"] != predictions["test_domain"]) & predictions["known"]]
+    wrong = across[across["label"] != across["predicted"]].sort_values("confidence", ascending=False, kind="stable")
+    wrong = wrong.drop_duplicates("row").head(n)
+    if wrong.empty:
+        return None
+    titles = [f"{cell.label} → {cell.predicted}" for cell in wrong.itertuples()]
+    return plot_cells([images[row] for row in wrong["row"]], titles=titles, columns=6, title_size=5.5)
+
+
+def plot_mask_quality(quality: np.ndarray, domain: Any) -> Figure:
+    """Draw how far masks can be trusted, by laboratory: area, confidence, contact with the border.
+
+    Parameters
+    ----------
+    quality : structured array of shape (n,)
+        `CellEmbeddings.quality`.
+    domain : array-like of shape (n,)
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Boxes from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    labs = np.asarray(domain)
+    panels = {
+        "area (share of the image)": quality["area"],
+        "confidence (mean probability)": quality["confidence"],
+        "border inside the mask (share)": quality["border"],
+    }
+    figure = _draw_boxes(panels, labs)
+    lost = int(quality["fallback"].sum())
+    figure.suptitle(f"{lost} of {len(quality)} images without a plausible cell", fontsize=10)
+    return figure
+
+
+def plot_stain(crops: Any, domain: Any) -> Figure:
+    """Draw the colours of the cells by laboratory: mean red, green and blue under the mask, 0 to 255.
+
+    Parameters
+    ----------
+    crops : uint8 array of shape (n, S, S, 3)
+        `CellEmbeddings.crops`; grey (128) is outside the cell.
+    domain : array-like of shape (n,)
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Boxes from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    means = np.full((len(crops), 3), np.nan)
+    for row in range(len(crops)):
+        crop = np.asarray(crops[row])
+        inside = (crop != 128).any(-1)
+        if inside.any():
+            means[row] = crop[inside].mean(0)
+    return _draw_boxes(dict(zip(("red", "green", "blue"), means.T, strict=True)), np.asarray(domain))
+
+
+def plot_embedding_map(
+    features: Mapping[str, Any], domain: Any, y: Any, names: Sequence[str] | None = None, *, method: str = "pca"
+) -> Figure:
+    """Draw each feature set in two dimensions, by class and by laboratory.
 
     Where the laboratories overlap and the classes part, features transfer.
 
@@ -219,6 +368,9 @@ def plot_embedding_map(features: Mapping[str, Any], domain: Any, y: Any, names: 
         Laboratory and class of each cell.
     names : sequence of str or None, default=None
         Class names, if `y` holds indices into them.
+    method : {"pca", "umap"}, default="pca"
+        The first two principal components, or UMAP (``pip install "sam-bloodcell[umap]"``), whose distances between
+        groups mean little.
 
     Returns
     -------
@@ -227,9 +379,9 @@ def plot_embedding_map(features: Mapping[str, Any], domain: Any, y: Any, names: 
     Raises
     ------
     ValueError
-        If the lengths differ.
+        If the lengths differ or the method is unknown.
     ImportError
-        If matplotlib is not installed.
+        If matplotlib, or umap-learn for "umap", is not installed.
 
     Examples
     --------
@@ -248,14 +400,27 @@ def plot_embedding_map(features: Mapping[str, Any], domain: Any, y: Any, names: 
     figure = _figure((10, 4.2 * len(features)))
     axes = figure.subplots(len(features), 2, squeeze=False)
     for row, (name, matrix) in zip(axes, features.items(), strict=True):
-        pca = PCA(2, svd_solver="full").fit(np.asarray(matrix, dtype=float))
-        points = pca.transform(np.asarray(matrix, dtype=float))
+        points, axis_labels = _in_two_dimensions(np.asarray(matrix, dtype=float), method)
         for ax, (by, labels) in zip(row, groupings.items(), strict=True):
             _draw_points(ax, points, labels)
             ax.set_title(_plain(f"{name}, by {by}"), fontsize=10)
-            ax.set_xlabel(f"component 1 ({pca.explained_variance_ratio_[0]:.0%} of variance)", fontsize=8)
-            ax.set_ylabel(f"component 2 ({pca.explained_variance_ratio_[1]:.0%})", fontsize=8)
+            ax.set_xlabel(axis_labels[0], fontsize=8)
+            ax.set_ylabel(axis_labels[1], fontsize=8)
     return figure
+
+
+def _in_two_dimensions(matrix: np.ndarray, method: str) -> tuple[np.ndarray, tuple[str, str]]:
+    if method == "pca":
+        pca = PCA(2, svd_solver="full").fit(matrix)
+        first, second = pca.explained_variance_ratio_
+        return pca.transform(matrix), (f"component 1 ({first:.0%} of variance)", f"component 2 ({second:.0%})")
+    if method != "umap":
+        raise ValueError(f"Got method={method!r} but expected pca or umap.")
+    try:
+        from umap import UMAP
+    except ImportError as exc:
+        raise ImportError('This map needs umap-learn. Fix: pip install "sam-bloodcell[umap]"') from exc
+    return UMAP(random_state=0, n_jobs=1).fit_transform(matrix), ("UMAP 1", "UMAP 2")
 
 
 def _figure(size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> Figure:
@@ -342,6 +507,23 @@ def _draw_points(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[25])  # type: ignore[union-attr]
     ax.tick_params(labelsize=7)
+
+
+def _draw_boxes(panels: Mapping[str, np.ndarray], labs: np.ndarray) -> Figure:
+    names = np.unique(labs).tolist()
+    figure, axes = _grid(len(panels), columns=3, width=2.6, height=0.9 + 0.32 * len(names))
+    for i, (ax, (title, values)) in enumerate(zip(axes, panels.items(), strict=True)):
+        groups = [values[(labs == name) & ~np.isnan(values)] for name in names]
+        drawn = ax.boxplot(groups, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True)
+        for box in drawn["boxes"]:
+            box.set(facecolor=_COLOURS[5], alpha=0.6)
+        for middle in drawn["medians"]:
+            middle.set(color="black")
+        ax.set_yticks(range(1, len(names) + 1), [_plain(name) for name in names] if i == 0 else [""] * len(names))
+        ax.invert_yaxis()
+        ax.set_title(title, fontsize=9)
+        ax.tick_params(labelsize=8)
+    return figure
 
 
 def _plain(text: Any) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import importlib.metadata
 import io
 import os
-import platform
 import uuid
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -21,7 +19,7 @@ from .evaluation import METRICS, BenchmarkResult, cross_domain_mean, summarise_s
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PACKAGES = ("sam-bloodcell", "torch", "scikit-learn", "numpy", "pandas", "xgboost")
+_FORMATS = ("png", "svg")
 
 
 def write_report(
@@ -30,6 +28,7 @@ def write_report(
     *,
     title: str = "Blood cells across laboratories",
     settings: Mapping[str, Any] | None = None,
+    figures: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write a benchmark's tables, pictures and settings as one HTML file.
 
@@ -46,6 +45,9 @@ def write_report(
         The page's title.
     settings : dict or None, default=None
         More settings to list, such as the command line. They win over the result's own of the same name.
+
+    figures : path or None, default=None
+        A folder for the pictures as PNG and SVG files too; made if need be.
 
     Returns
     -------
@@ -80,22 +82,26 @@ def write_report(
     path = Path(path)
     if path.is_dir():
         path = path / "report.html"
+    pictures = {name: list(shown) for name, shown in _figures(result).items()}
     page = _template().render(
         title=title,
         headlines=list(_headlines(result.scores)),
+        intervals=[] if result.intervals is None else result.intervals.to_dict("records"),
         n_classifiers=result.scores["classifier"].nunique(),
         n_folds=result.scores["fold"].nunique(),
         transductive="autoencoder" in result.features,
         counts=_counts(result),
         left_out=_left_out(result.scores),
         score_tables=_score_tables(result.scores),
-        shift=result.shift.to_dict("index"),
-        figures={name: list(pictures) for name, pictures in _figures(result).items()},
+        shift=_shift_rows(result.shift_by_class),
+        duplicates=_duplicates(result),
+        figures=pictures,
         settings={**result.settings, **(settings or {})},
-        versions=_versions(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_whole(path, page)
+    if figures is not None:
+        _write_figures(pictures, Path(figures))
     return path
 
 
@@ -172,7 +178,10 @@ def _figures(result: BenchmarkResult) -> dict[str, Iterator[dict[str, str]]]:
     """Pictures by section, each a PNG data URI with its alternative text."""
     return {
         "transfer": _transfer_figures(result.scores),
+        "confusions": _confusion_figures(result),
+        "mistakes": _mistake_figures(result),
         "cells": _cell_figures(result),
+        "quality": _quality_figures(result),
         "history": _history_figures(result.autoencoder),
         "maps": _map_figures(result),
     }
@@ -187,12 +196,73 @@ def _transfer_figures(scores: pd.DataFrame) -> Iterator[dict[str, str]]:
         yield _picture(figure, f"{alt}.", caption=str(name))
 
 
+def _best(result: BenchmarkResult) -> pd.DataFrame | None:
+    """Predictions of the feature set and classifier that transfer best, if any pair could be scored."""
+    best = max(_headlines(result.scores), key=lambda headline: headline["score"], default=None)
+    if best is None:
+        return None
+    table = result.predictions
+    return table[(table["features"] == best["features"]) & (table["classifier"] == best["classifier"])]
+
+
+def _confusion_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
+    from .plotting import plot_confusions
+
+    best = _best(result)
+    if best is not None:
+        name = f"{best['classifier'].iloc[0]} on {best['features'].iloc[0]}"
+        yield _picture(plot_confusions(best), f"Confusion matrices by pair of laboratories, {name}.", caption=name)
+
+
+def _mistake_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
+    from .plotting import plot_mistakes
+
+    best, images = _best(result), _images(result)
+    if best is not None and images is not None:
+        figure = plot_mistakes(best, images)
+        if figure is not None:
+            yield _picture(figure, "The most confident mistakes across laboratories, true class and answer.")
+
+
+def _quality_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
+    from .plotting import plot_mask_quality, plot_stain
+
+    embeddings, domain = result.embeddings, np.asarray(result.cells.domain)
+    if hasattr(embeddings, "quality"):
+        yield _picture(plot_mask_quality(embeddings.quality, domain), "Area and confidence of the masks by laboratory.")
+    if hasattr(embeddings, "crops"):
+        yield _picture(plot_stain(embeddings.crops, domain), "Colours of the cells by laboratory.")
+
+
+def _images(result: BenchmarkResult) -> Any:
+    """Return what can be shown of the cells: paths or pictures, else None."""
+    source = result.cells["paths"] if result.cells.get("paths") is not None else result.cells["images"]
+    return source if np.ndim(source[0]) in (0, 2, 3) else None
+
+
+def _shift_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {"features": features, "cells": cells} | {str(name): value for name, value in row.items()}
+        for (features, cells), row in zip(table.index, table.to_dict("records"), strict=True)
+    ]
+
+
+def _duplicates(result: BenchmarkResult) -> list[str]:
+    labs = np.asarray(result.cells.domain)
+    paths = result.cells.get("paths")
+
+    def named(row: int) -> str:
+        return f"row {row}" + (f" ({paths[row]})" if paths is not None else "") + f" of {labs[row]}"
+
+    return [f"{named(a)} and {named(b)}" for a, b in result.duplicates[["a", "b"]].head(20).to_numpy().tolist()]
+
+
 def _cell_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
     from .plotting import plot_cells
 
     cells, shown, embeddings = result.cells, result.shown, result.embeddings
-    source = cells["paths"] if cells.get("paths") is not None else cells["images"]
-    if np.ndim(source[0]) not in (0, 2, 3):
+    source = _images(result)
+    if source is None:
         return
     names = np.asarray(cells.target_names)[np.asarray(cells.target)[shown]]
     figure = plot_cells(
@@ -222,20 +292,22 @@ def _map_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
 
 
 def _picture(figure: Figure, alt: str, caption: str = "") -> dict[str, str]:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return {"uri": uri, "alt": alt, "caption": caption}
+    drawn = {}
+    for form in _FORMATS:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=form, dpi=150)
+        drawn[form] = buffer.getvalue()
+    uri = "data:image/png;base64," + base64.b64encode(drawn["png"]).decode("ascii")
+    return {"uri": uri, "alt": alt, "caption": caption, **drawn}  # type: ignore[dict-item]
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": f"{platform.python_version()} on {platform.platform()}"}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+def _write_figures(figures: Mapping[str, list[dict[str, Any]]], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for section, pictures in figures.items():
+        for number, picture in enumerate(pictures, start=1):
+            name = section if len(pictures) == 1 else f"{section}-{number}"
+            for form in _FORMATS:
+                (folder / f"{name}.{form}").write_bytes(picture[form])
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -159,8 +159,9 @@ def run_benchmark(
             table.insert(0, "features", name)
             tables.append(table)
     predictions = pd.concat(tables, ignore_index=True)
-    by_class = pd.concat(
-        {name: domain_shift(matrix, labs, y=labels, random_state=seed) for name, matrix in features.items()}
+    by_class: pd.DataFrame = pd.concat(
+        [domain_shift(matrix, labs, y=labels, random_state=seed) for matrix in features.values()],  # type: ignore[misc]
+        keys=list(features),
     )
     several = len(np.unique(labs)) > 1
     shown = _choose_shown(labels, labs, seed)

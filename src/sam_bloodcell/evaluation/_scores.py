@@ -195,7 +195,9 @@ def confidence_intervals(
     ValueError
         If `metric` is unknown or no pair of different domains was predicted.
     """
-    drawn = _bootstrap(predictions, metric, n_bootstrap, random_state, within=by_pair)
+    drawn: dict[tuple, dict[Any, NDArray[np.float64]]] = dict(
+        _bootstrap(predictions, metric, n_bootstrap, random_state, within=by_pair)
+    )
     if not by_pair:
         drawn = {series: {"": np.mean(list(pairs.values()), axis=0)} for series, pairs in drawn.items()}
     tail = (1 - level) / 2
@@ -240,7 +242,7 @@ def compare_pipelines(
     ValueError
         If the baseline or metric is unknown, or there is nothing to compare.
     """
-    drawn: dict[Any, NDArray[np.float64]] = {
+    drawn: dict[Any, Any] = {
         (series if len(series) > 1 else series[0]): np.mean(list(pairs.values()), axis=0)
         for series, pairs in _bootstrap(predictions, metric, n_bootstrap, random_state).items()
     }
@@ -296,7 +298,8 @@ def _bootstrap(
     rng = np.random.default_rng(seed_of(random_state))
     weights: dict[Any, NDArray[np.float32]] = {}
     places: dict[Any, dict[Any, int]] = {}
-    for lab, groups in cells.groupby("test_domain", sort=False)["group"]:
+    for lab in cells["test_domain"].unique().tolist():
+        groups = cells.loc[cells["test_domain"] == lab, "group"]
         places[lab] = {name: at for at, name in enumerate(groups.unique())}
         n = len(places[lab])
         draws = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)

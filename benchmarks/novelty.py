@@ -1,0 +1,71 @@
+"""How well cells of a type that was never trained on are told from known ones: one type left out at a time.
+
+python benchmarks/novelty.py
+
+Five classes of the shared cells, vit_tiny embeddings. At home: train on half of acevedo without the type, test on the
+other half with it. Abroad: train on acevedo without the type, test on tecom and cellavision. Printed: area under the
+ROC curve (0.5 is chance) of `AbstainingClassifier.novelty`, mean over types and seeds, and the share answered.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import train_test_split
+
+from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell.datasets import COMMON_CLASSES, load_cells
+from sam_bloodcell.evaluation import AbstainingClassifier
+
+DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+LEAST = 5
+
+
+def main():
+    cells = load_cells(DATA / "cells.csv", classes=COMMON_CLASSES)
+    pooled = np.asarray(SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform(cells.paths))
+    labels, domain = np.asarray(cells.target_names)[cells.target], cells.domain
+    aligned = CrossDomainAutoencoder(random_state=0).fit(pooled, domain=domain).transform(pooled, domain=domain)
+    rows = []
+    for features, X in (("embeddings", pooled), ("autoencoder", aligned)):
+        for seed in range(3):
+            train, rest = train_test_split(
+                np.flatnonzero(domain == "acevedo"),
+                random_state=seed,
+                stratify=labels[domain == "acevedo"],
+                test_size=0.5,
+            )
+            tests = {"at home": rest, "tecom": np.flatnonzero(domain == "tecom")}
+            tests["cellavision"] = np.flatnonzero(domain == "cellavision")
+            for left_out in COMMON_CLASSES:
+                known = train[labels[train] != left_out]
+                for criterion in ("neighbours", "mahalanobis", "confidence"):
+                    fitted = AbstainingClassifier(criterion=criterion, random_state=seed).fit(X[known], labels[known])
+                    for where, test in tests.items():
+                        new = labels[test] == left_out
+                        if new.sum() < LEAST:
+                            continue
+                        answered = fitted.predict(X[test]) != "unknown"
+                        rows.append(
+                            {
+                                "features": features,
+                                "tested": where,
+                                "criterion": criterion,
+                                "left out": left_out,
+                                "auroc": roc_auc_score(new, fitted.novelty(X[test])),
+                                "known answered": answered[~new].mean(),
+                                "new answered": answered[new].mean(),
+                            }
+                        )
+    table = pd.DataFrame(rows)
+    values = ["auroc", "known answered", "new answered"]
+    print(
+        table.groupby(["features", "tested", "criterion"], sort=False)[values].agg(["mean", "std"]).round(3).to_string()
+    )
+    print(table.groupby(["features", "tested", "left out"], sort=False)["auroc"].mean().unstack().round(2).to_string())
+
+
+if __name__ == "__main__":
+    main()

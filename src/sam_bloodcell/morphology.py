@@ -1,0 +1,159 @@
+"""Features with names: size, shape, nucleus and stain of a cell, measured from its mask and crop."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from .cells import GREY
+
+_LEAST_LOBE = 0.08  # share of the nucleus
+
+FEATURES = (
+    "area", "eccentricity", "solidity", "roundness", "nucleus_to_cell", "nucleus_to_cytoplasm", "nucleus_lobes",
+    "nucleus_solidity", "nucleus_eccentricity", "nucleus_red", "nucleus_green", "nucleus_blue", "cytoplasm_red",
+    "cytoplasm_green", "cytoplasm_blue", "cytoplasm_granularity",
+)  # fmt: skip
+
+
+class CellMorphology(TransformerMixin, BaseEstimator):
+    """Measure each cell: 16 numbers that a haematologist can read.
+
+    Put it beside an embedding in a ``FeatureUnion``, or look at its `set_output` table by laboratory.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Width of the embeddings that it was fitted on.
+
+    Notes
+    -----
+    The features are ``area``, the mask's share of the (square) image; ``eccentricity`` and ``solidity`` (area by that
+    of the convex hull) of cell and nucleus; ``roundness``, 4 pi area by squared perimeter; ``nucleus_to_cell`` and
+    ``nucleus_to_cytoplasm``, ratios of areas (the latter at most 99); ``nucleus_lobes``, pieces of the nucleus of at
+    least 8% of it; optical density of nucleus and cytoplasm in red, green and blue; ``cytoplasm_granularity``, the
+    standard deviation of the cytoplasm's density in green. The nucleus is what absorbs red most within the cell
+    (Otsu's threshold). Densities are of the raw image, so they change with stain and camera.
+
+    References
+    ----------
+    Otsu, "A Threshold Selection Method from Gray-Level Histograms", IEEE Trans. SMC 1979.
+
+    Examples
+    --------
+    >>> from sam_bloodcell import SAMLoRAEmbedder
+    >>> from sam_bloodcell.datasets import make_blood_cells
+    >>> from sam_bloodcell.morphology import CellMorphology
+    >>> cells = SAMLoRAEmbedder("vit_tiny").fit_transform(make_blood_cells(1, random_state=0).images)
+    >>> table = CellMorphology().set_output(transform="pandas").fit_transform(cells)
+    >>> table.shape, bool(table["nucleus_to_cell"].between(0, 1).all())
+    ((10, 16), True)
+    """
+
+    def fit(self, X: Any, y: Any = None) -> "CellMorphology":
+        """Learn nothing; check that masks and crops are there.
+
+        Parameters
+        ----------
+        X : CellEmbeddings
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError
+            If X carries no masks and crops.
+        ImportError
+            If scikit-image is not installed.
+        """
+        _check(X)
+        _measure()
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Measure cells.
+
+        Parameters
+        ----------
+        X : CellEmbeddings of n cells
+
+        Returns
+        -------
+        features : array of shape (n, 16)
+            In the order of `get_feature_names_out`.
+
+        Raises
+        ------
+        TypeError
+            If X carries no masks and crops.
+        """
+        check_is_fitted(self)
+        _check(X)
+        return np.array([measure_cell(X.masks[row], X.crops[row]) for row in range(len(X))]).reshape(len(X), -1)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray:
+        """Return the names of the features."""
+        return np.array(FEATURES, dtype=object)
+
+
+def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float]:
+    """Measure one cell.
+
+    Parameters
+    ----------
+    mask : bool array of shape (H, W)
+    crop : uint8 array of shape (S, S, 3)
+        The cell on grey (128).
+
+    Returns
+    -------
+    features : list of 16 floats
+        In the order of `FEATURES`.
+    """
+    label, regionprops, threshold_otsu = _measure()
+    cell = regionprops(mask.astype(np.uint8))[0]
+    inside = (crop != GREY).any(-1)
+    density = -np.log((crop.astype(np.float64) + 1) / 256)
+    red = density[..., 0]
+    nucleus = inside & (red > threshold_otsu(red[inside])) if np.ptp(red[inside]) > 0 else inside
+    cytoplasm = inside & ~nucleus
+    lobes = [lobe.area for lobe in regionprops(label(nucleus))]
+    whole = regionprops(nucleus.astype(np.uint8))[0]
+    shown = cytoplasm if cytoplasm.any() else inside
+    return [
+        float(mask.mean()),
+        float(cell.eccentricity),
+        float(cell.solidity),
+        float(min(1.0, 4 * np.pi * cell.area / max(cell.perimeter, 1.0) ** 2)),
+        float(nucleus.sum() / inside.sum()),
+        float(min(99.0, nucleus.sum() / max(cytoplasm.sum(), 1))),
+        float(sum(area >= _LEAST_LOBE * nucleus.sum() for area in lobes)),
+        float(whole.solidity),
+        float(whole.eccentricity),
+        *density[nucleus].mean(0).tolist(),
+        *density[shown].mean(0).tolist(),
+        float(density[shown][:, 1].std()),
+    ]
+
+
+def _check(X: Any) -> None:
+    if not (hasattr(X, "masks") and hasattr(X, "crops")):
+        raise TypeError(
+            f"Got {type(X).__name__} but expected CellEmbeddings, whose masks and crops are measured. Fix: put "
+            "CellMorphology right behind SAMLoRAEmbedder."
+        )
+
+
+def _measure() -> tuple[Any, Any, Any]:
+    try:
+        from skimage.filters import threshold_otsu
+        from skimage.measure import label, regionprops
+    except ImportError as exc:
+        raise ImportError('Measuring cells needs scikit-image. Fix: pip install "sam-bloodcell[masks]"') from exc
+    return label, regionprops, threshold_otsu
