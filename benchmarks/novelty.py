@@ -31,12 +31,8 @@ def main():
     rows = []
     for features, X in (("embeddings", pooled), ("autoencoder", aligned)):
         for seed in range(3):
-            train, rest = train_test_split(
-                np.flatnonzero(domain == "acevedo"),
-                random_state=seed,
-                stratify=labels[domain == "acevedo"],
-                test_size=0.5,
-            )
+            home = np.flatnonzero(domain == "acevedo")
+            train, rest = train_test_split(home, random_state=seed, stratify=labels[home], test_size=0.5)
             tests = {"at home": rest, "tecom": np.flatnonzero(domain == "tecom")}
             tests["cellavision"] = np.flatnonzero(domain == "cellavision")
             for left_out in COMMON_CLASSES:
@@ -61,10 +57,10 @@ def main():
                         )
     table = pd.DataFrame(rows)
     values = ["auroc", "known answered", "new answered"]
-    print(
-        table.groupby(["features", "tested", "criterion"], sort=False)[values].agg(["mean", "std"]).round(3).to_string()
-    )
-    print(table.groupby(["features", "tested", "left out"], sort=False)["auroc"].mean().unstack().round(2).to_string())
+    groups = table.groupby(["features", "tested", "criterion"], sort=False)[values]
+    print(groups.agg(["mean", "std"]).round(3).to_string())
+    by_type = table.pivot_table("auroc", ["features", "tested"], "left out")
+    print(by_type.round(2).to_string())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sam_bloodcell.plotting import plot_cells, plot_embedding_map, plot_history, plot_transfer_matrix
+from sam_bloodcell.cells import QUALITY
+from sam_bloodcell.plotting import (
+    plot_cells,
+    plot_confusions,
+    plot_embedding_map,
+    plot_history,
+    plot_mask_quality,
+    plot_mistakes,
+    plot_stain,
+    plot_transfer_matrix,
+)
 
 
 @pytest.fixture
@@ -87,3 +97,48 @@ def test_missing_matplotlib_names_the_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "sam-bloodcell\[report\]"'):
         plot_history(pd.DataFrame({"loss": [1.0]}))
+
+
+@pytest.fixture
+def predictions():
+    cells = pd.DataFrame(
+        {"train_domain": "a", "test_domain": ["a", "a", "b", "b"], "fold": 0, "row": range(4), "known": True,
+         "label": ["x", "y", "x", "y"], "predicted": ["x", "y", "y", "y"], "confidence": [0.9, 0.8, 0.7, 0.6]}
+    )  # fmt: skip
+    return cells.assign(classifier="LR")
+
+
+def test_confusions_show_shares_of_each_true_class(predictions):
+    figure = plot_confusions(predictions)
+    abroad = figure.axes[1]
+    assert abroad.get_title() == "a → b"
+    np.testing.assert_array_equal(abroad.images[0].get_array(), [[0, 1], [0, 1]])
+    with pytest.raises(ValueError, match="Got predictions of 2 classifiers"):
+        plot_confusions(pd.concat([predictions, predictions.assign(classifier="RF")]))
+
+
+def test_mistakes_are_the_confident_ones_abroad(predictions):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    figure = plot_mistakes(predictions, images)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["x → y"]
+    assert plot_mistakes(predictions[:2], images) is None
+
+
+def test_mask_quality_and_stain_have_a_box_a_laboratory():
+    quality = np.zeros(6, QUALITY)
+    quality["area"], quality["fallback"][0] = np.linspace(0.1, 0.3, 6), True
+    figure = plot_mask_quality(quality, list("aaabbb"))
+    assert figure.get_suptitle() == "1 of 6 images without a plausible cell"
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    crops = np.full((6, 8, 8, 3), 128, np.uint8)
+    crops[:5, 2:5, 2:5] = (200, 100, 50)  # the last one is empty
+    medians = [line.get_xdata()[0] for line in plot_stain(crops, list("aaabbb")).axes[0].lines]
+    assert 200 in medians
+
+
+def test_umap_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match=r'pip install "sam-bloodcell\[umap\]"'):
+        plot_embedding_map({"x": np.eye(4)}, list("aabb"), list("xyxy"), method="umap")
+    with pytest.raises(ValueError, match="Got method='tsne'"):
+        plot_embedding_map({"x": np.eye(4)}, list("aabb"), list("xyxy"), method="tsne")

@@ -1,5 +1,8 @@
 import html
+import json
 import re
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -139,3 +142,43 @@ def test_missing_jinja_names_the_install(result, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r'pip install "sam-bloodcell\[report\]"'):
         write_report(result, tmp_path)
+
+
+def test_figures_as_files(result, tmp_path):
+    write_report(result, tmp_path / "report.html", figures=tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"transfer-1.png", "transfer-1.svg", "maps.png", "confusions.svg", "history.svg", "quality.png"} <= names
+    assert (tmp_path / "figures" / "maps.svg").read_text().lstrip().startswith("<?xml")
+
+
+# Notes in the page what a reader would stumble over: errors, images that did not load, text cut off or off the page.
+LOOK = """<script>
+const found = {errors: [], images: 0, broken: 0, clipped: []};
+addEventListener("error", (event) => found.errors.push(String(event.message || event.target.src)), true);
+addEventListener("load", () => {
+  for (const image of document.images) { found.images++; if (!image.naturalWidth) found.broken++; }
+  if (document.documentElement.scrollWidth > innerWidth) found.clipped.push("page");
+  for (const element of document.querySelectorAll("body *")) {
+    const hides = ["hidden", "clip"].includes(getComputedStyle(element).overflowX);
+    if (hides && element.scrollWidth > element.clientWidth) found.clipped.push(element.tagName);
+  }
+  document.body.dataset.found = JSON.stringify(found);
+});
+</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1200, 600])
+def test_page_in_a_real_browser(page, width, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page.replace("<head>", f"<head>{LOOK}"), "utf-8")
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--window-size={width},900",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=5000",
+        f"--screenshot={tmp_path / 'page.png'}", "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in shown.stderr
+    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', shown.stdout)[1]))
+    assert found == {"errors": [], "images": 7, "broken": 0, "clipped": []}

@@ -100,6 +100,43 @@ def benchmark(
 
 
 @app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="bc-sam or dorl.")],
+    matek: Annotated[Path, typer.Option(help="Folder of Matek-19 (AML-Cytomorphology_LMU).")],
+    acevedo: Annotated[Path, typer.Option(help="Folder of Acevedo-20 (PBC_dataset_normal_DIB).")],
+    out: Out = Path("out"),
+    backbone: Backbone = "vit_b",
+    adapter: Adapter = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Cells of a class and laboratory, for a trial.")] = None,
+    epochs: Epochs = None,
+    cv: Folds = 5,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Run a paper's table from folders of its two datasets, and print our numbers beside the published ones.
+
+    Example: sam-bloodcell reproduce bc-sam --matek AML --acevedo PBC --adapter published.pth
+    """
+    from .report import write_report
+    from .reproduce import reproduce
+
+    try:
+        table, result = reproduce(
+            paper, matek, acevedo, backbone=backbone, adapter=adapter, limit=limit, epochs=epochs, cv=cv,
+            random_state=seed, verbose=0 if quiet else 1,
+        )  # fmt: skip
+        out.mkdir(parents=True, exist_ok=True)
+        table.round(2).to_csv(out / f"{paper}.csv", index=False)
+        report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
+    except (ValueError, OSError, ImportError) as exc:
+        _fail(exc)
+    typer.echo("Accuracy in percent, mean and standard deviation over folds, beside the published one:")
+    typer.echo(table.round(2).to_string(index=False))
+    means = table.groupby("classifier", sort=False)[["ours", "published"]].mean().round(2)
+    typer.echo(f"\nAverages over the four:\n{means.to_string()}\n\n{out / f'{paper}.csv'}\n{report}")
+
+
+@app.command()
 def embed(
     images: Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")],
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .npz, .zarr or .h5ad.")] = Path("cells.parquet"),

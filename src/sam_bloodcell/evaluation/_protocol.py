@@ -347,6 +347,12 @@ def _see_all(estimator: Any, data: _Data) -> tuple[Any, Any]:
     return tail, X
 
 
+def _confidence(classifier: Any, X: Any) -> np.ndarray:
+    if not hasattr(classifier, "predict_proba"):
+        return np.full(_num_samples(X), np.nan)
+    return np.asarray(classifier.predict_proba(X), np.float64).max(1)
+
+
 def _fit_and_predict(estimator: Any, X: Any, labels: np.ndarray, labs: np.ndarray, task: Fit) -> pd.DataFrame:
     """Fit on the training rows, then predict those of each domain."""
     classes, encoded = np.unique(labels[task.train], return_inverse=True)
@@ -371,7 +377,7 @@ def _fit_and_predict(estimator: Any, X: Any, labels: np.ndarray, labs: np.ndarra
                     "row": rows,
                     "label": labels[rows],
                     "predicted": classes[np.asarray(tail.predict(cells)).astype(int)],
-                    "confidence": tail.predict_proba(cells).max(1) if hasattr(tail, "predict_proba") else np.nan,
+                    "confidence": _confidence(tail, cells),
                     "known": np.isin(labels[rows], classes),
                     "n_train": len(task.train),
                 }

@@ -1,0 +1,138 @@
+"""The papers' tables once more: Matek-19 and Acevedo-20 in 13 classes, our numbers beside the published ones."""
+
+import os
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import Bunch
+
+from .autoencoder import CrossDomainAutoencoder
+from .datasets import join_cells, load_acevedo20, load_matek19
+from .embedder import SAMLoRAEmbedder
+from .evaluation import BenchmarkResult, default_classifiers, run_benchmark, summarise_scores
+
+PAPERS = ("bc-sam", "dorl")
+
+
+def reproduce(
+    paper: str,
+    matek: str | os.PathLike,
+    acevedo: str | os.PathLike,
+    *,
+    backbone: str = "vit_b",
+    adapter: Any = None,
+    limit: int | None = None,
+    epochs: int | None = None,
+    cv: int = 5,
+    random_state: int = 0,
+    verbose: int = 0,
+) -> tuple[pd.DataFrame, BenchmarkResult]:
+    """Run a paper's table with its preset.
+
+    Parameters
+    ----------
+    paper : {"bc-sam", "dorl"}
+    matek, acevedo : path
+        Folders of Matek-19 and Acevedo-20 (`sam_bloodcell.datasets`).
+    backbone : str, default="vit_b"
+        The papers' one.
+    adapter : optional
+        As in `SAMLoRAEmbedder`: the papers' own encoder is fine-tuned, so their published adapter or your own. None
+        uses plain SAM, with a point in the middle as prompt.
+    limit : int, optional
+        Cells of a class and laboratory at most, drawn at random, for a trial.
+    epochs : int, optional
+        Of the autoencoder; default the paper's, which take hours on a CPU.
+    cv : int, default=5
+    random_state : int, default=0
+    verbose : int, default=0
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        A row per classifier and pair of laboratories: ``ours`` and ``spread`` (mean and standard deviation over folds)
+        and ``published``, accuracy in percent.
+    result : BenchmarkResult
+        All of it, for `report.write_report`.
+
+    Raises
+    ------
+    ValueError
+        If the paper is unknown, or as the loaders, `limit_cells` and `run_benchmark`.
+    ImportError
+        If XGBoost is not installed, which BC-SAM's table needs.
+
+    References
+    ----------
+    Li et al., "Towards Cross-Domain Single Blood Cell Image Classification via Large-Scale LoRA-based Segment Anything
+    Model", ISBI 2024; Li et al., DoRL, 2024.
+    """
+    published = published_results(paper)
+    classifiers = default_classifiers(random_state)
+    wanted = published["classifier"].unique().tolist()
+    if not set(wanted) <= set(classifiers):
+        raise ImportError('The paper\'s table needs XGBoost. Fix: pip install "sam-bloodcell[xgboost]"')
+    cells = join_cells(load_matek19(matek, scheme="harmonised"), load_acevedo20(acevedo, scheme="harmonised"))
+    if limit is not None:
+        cells = limit_cells(cells, limit, random_state)
+    result = run_benchmark(
+        cells,
+        SAMLoRAEmbedder(backbone, adapter, random_state=random_state, verbose=verbose),
+        CrossDomainAutoencoder(preset=paper, epochs=epochs or "auto", random_state=random_state, verbose=verbose),
+        {name: classifiers[name] for name in wanted},
+        cv=cv,
+        random_state=random_state,
+        verbose=verbose,
+    )
+    scores = summarise_scores(result.scores[result.scores["features"] == "autoencoder"])
+    ours = scores.assign(ours=100 * scores["accuracy_mean"], spread=100 * scores["accuracy_std"])
+    keys = ["classifier", "train_domain", "test_domain"]
+    table = published.drop(columns="paper").merge(ours[[*keys, "ours", "spread"]], on=keys, how="left")
+    return table[[*keys, "ours", "spread", "published"]], result
+
+
+def published_results(paper: str) -> pd.DataFrame:
+    """Return a paper's published accuracies in percent, a row per classifier and pair of laboratories."""
+    if paper not in PAPERS:
+        raise ValueError(f"Got paper={paper!r} but expected one of {', '.join(PAPERS)}.")
+    with files(__package__).joinpath("published_results.csv").open(encoding="utf-8") as file:
+        table = pd.read_csv(file, comment="#")
+    return table[table["paper"] == paper].reset_index(drop=True)
+
+
+def limit_cells(cells: Bunch, n: int, random_state: int) -> Bunch:
+    """Draw at most `n` cells of each class and laboratory.
+
+    Parameters
+    ----------
+    cells : Bunch
+        With paths, as the loaders return.
+    n : int
+        At least 1.
+    random_state : int
+
+    Returns
+    -------
+    Bunch
+
+    Raises
+    ------
+    ValueError
+        If `n` is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"Got limit={n} but expected at least 1.")
+    order = np.random.default_rng(random_state).permutation(len(cells.target))
+    table = pd.DataFrame({"target": cells.target, "domain": cells.domain}).iloc[order]
+    rows = np.sort(table.groupby(["domain", "target"]).head(n).index.to_numpy())
+    return Bunch(
+        paths=[cells.paths[row] for row in rows],
+        target=cells.target[rows],
+        target_names=cells.target_names,
+        domain=cells.domain[rows],
+        masks=[cells.masks[row] for row in rows],
+        group=None if cells.group is None else cells.group[rows],
+        dropped=cells.dropped,
+    )

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sam_bloodcell.cli import app
+from sam_bloodcell.datasets import load_acevedo20, make_blood_cells
+from sam_bloodcell.reproduce import limit_cells, published_results
+
+# A code of each dataset for a synthetic class.
+MATEK = {"neutrophil": "NGS", "lymphocyte": "LYT", "monocyte": "MON"}
+ACEVEDO = {"neutrophil": "SNE", "lymphocyte": "LY", "monocyte": "MO"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Synthetic stand-ins in the layouts of Matek-19 (TIFF with alpha, a folder a code) and Acevedo-20 (prefixes)."""
+    root = tmp_path_factory.mktemp("papers")
+    cells = make_blood_cells(7, classes=list(MATEK), random_state=0)
+    for i, (image, code, domain) in enumerate(zip(cells.images, cells.target, cells.domain, strict=True)):
+        name = cells.target_names[code]
+        if domain == "lab_a":
+            path = root / "matek" / "AML-Cytomorphology" / MATEK[name] / f"{MATEK[name]}_{i:04d}.tiff"
+            picture = Image.fromarray(image).convert("RGBA")
+        else:
+            path = root / "acevedo" / name / f"{ACEVEDO[name]}_{i}.jpg"
+            picture = Image.fromarray(image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    return root / "matek", root / "acevedo"
+
+
+def test_published_numbers_average_as_published():
+    averages = {"RF": 58.86, "SVM poly": 59.85, "XGBoost": 63.00, "SVM rbf": 63.20, "MLP": 63.54}
+    means = published_results("bc-sam").groupby("classifier")["published"].mean()
+    for name, average in averages.items():
+        assert means[name] == pytest.approx(average, abs=0.02)
+    means = published_results("dorl").groupby("classifier")["published"].mean()
+    assert means["SVM linear"] == pytest.approx(75.23, abs=0.02)
+    assert means["MLP"] == pytest.approx(73.97, abs=0.02)
+    with pytest.raises(ValueError, match="Got paper='third' but expected one of bc-sam, dorl"):
+        published_results("third")
+
+
+def test_limit_draws_of_every_class_and_laboratory(folders):
+    cells = load_acevedo20(folders[1])
+    few = limit_cells(cells, 2, 0)
+    assert np.bincount(few.target).tolist() == [2, 2, 2]
+    assert set(few.paths) <= set(cells.paths)
+    assert limit_cells(cells, 2, 0).paths == few.paths
+    with pytest.raises(ValueError, match="Got limit=0"):
+        limit_cells(cells, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*look like copies")
+@pytest.mark.parametrize(("paper", "n"), [("bc-sam", 20), ("dorl", 8)])
+def test_the_whole_table_on_stand_ins(paper, n, folders, tmp_path):
+    result = CliRunner().invoke(
+        app,
+        ["reproduce", paper, "--matek", str(folders[0]), "--acevedo", str(folders[1]), "--backbone", "vit_tiny",
+         "--limit", "5", "--epochs", "1", "--cv", "2", "--out", str(tmp_path), "--quiet"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lines = (tmp_path / f"{paper}.csv").read_text().splitlines()
+    assert lines[0] == "classifier,train_domain,test_domain,ours,spread,published"
+    assert len(lines) == n + 1
+    assert all(line.split(",")[3] for line in lines[1:])
+    assert "published" in result.output
+    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "figures" / "maps.svg").is_file()
