@@ -73,6 +73,8 @@ def test_benchmark_on_real_cells(cells_root, tmp_path):
     assert "Warning: Left out classes with fewer than cv=5 cells" in result.output
     assert "'basophil' of domain 'tecom' (1 cell)" in result.output
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"intervals.csv", "recall_by_class.csv", "provenance.json", "report.html", "figures"} <= made
     labs = {"acevedo", "cellavision", "tecom"}
     assert set(zip(scores["train_domain"], scores["test_domain"], strict=True)) == {(a, b) for a in labs for b in labs}
     assert (scores.groupby(["features", "classifier", "train_domain", "test_domain"]).size() == 5).all()

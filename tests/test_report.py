@@ -123,7 +123,7 @@ def test_page_says_what_was_done(page):
     assert "transductive" in text
     assert "fewer than 5 cells in a laboratory is left out" in text
     assert "basophil 1* 0 1" in text
-    assert "cv five folds keep together nothing random_state 3" in text
+    assert "cv five folds keep together nothing random_state 3 cells SHA-256" in text
     for package in ("python", "sam-bloodcell", "torch", "scikit-learn", "numpy"):
         assert f"<dt>{package}</dt>" in page
 

@@ -1,5 +1,6 @@
 """The command line; it parses, calls and prints, and has no logic of its own."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -86,6 +87,7 @@ def benchmark(
         )
         out.mkdir(parents=True, exist_ok=True)
         result.scores.to_csv(out / "scores.csv", index=False)
+        (out / "provenance.json").write_text(json.dumps(result.settings, indent=2), "utf-8")
         per_class_recall(result.predictions).to_csv(out / "recall_by_class.csv", index=False)
         if result.intervals is not None:
             result.intervals.to_csv(out / "intervals.csv", index=False)

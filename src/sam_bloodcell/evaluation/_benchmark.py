@@ -186,6 +186,7 @@ def run_benchmark(
             "cv": str(cv),
             "folds keep together": "groups" if cells.get("group") is not None else "nothing",
             "random_state": str(seed),
+            "cells SHA-256": tables[0].attrs["provenance"]["cells_sha256"],
             **versions(),
         },
     )
