@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -317,3 +318,30 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"The cache '.*' cannot be used: .*locked. Fix:"):
         store.info()
     blocker.close()
+
+
+def test_an_index_from_elsewhere_cannot_reach_out_of_its_folder(tmp_path):
+    images = make_blood_cells(1, random_state=0).images
+    embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit(images)
+    expected = np.asarray(embedder.transform(images).pooled)
+    victim = tmp_path / "victim.npy"
+    np.save(victim, np.arange(3))
+    (index,) = (tmp_path / "cache").glob("*.sqlite*")
+    with closing(sqlite3.connect(index)) as connection:
+        for table, column in (("cell", "shard"), ("shard", "name")):
+            connection.execute(f"UPDATE {table} SET {column} = '../victim.npy'")
+        connection.commit()
+    np.testing.assert_allclose(embedder.transform(images).pooled, expected, atol=1e-5)
+    DiskStore(tmp_path / "cache").prune(0)
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("row", [0, 99, -1])
+def test_an_index_that_is_wrong_about_rows_is_noticed(row, tmp_path):
+    images = make_blood_cells(1, random_state=0).images
+    embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path).fit(images)
+    expected = np.asarray(embedder.transform(images).pooled)
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
+        connection.execute("UPDATE cell SET row = ?", (row,))
+        connection.commit()
+    np.testing.assert_allclose(embedder.transform(images).pooled, expected, atol=1e-5)

@@ -95,6 +95,10 @@ def parse_bytes(size: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
+# An index that came from elsewhere cannot make us read or delete anything but shards of its folder.
+_SHARD = re.compile(r"[0-9a-z]+/[0-9a-f]{64}\.npy")
+
+
 class _Session(ABC):
     """What disk and memory have in common: the places of what was found."""
 
@@ -306,7 +310,7 @@ class DiskStore:
             index.executemany("DELETE FROM shard WHERE name = ?", [(name,) for name in names])
 
         self.transact(forget)
-        for name in names:
+        for name in filter(_SHARD.fullmatch, names):
             with suppress(OSError):  # gone already, or mapped on a system that keeps mapped files
                 (self.folder / name).unlink()
 
@@ -358,6 +362,8 @@ class DiskStore:
         """Return a shard memory-mapped; one that is gone or damaged is dropped and None returned."""
         path = self.folder / name
         try:
+            if not _SHARD.fullmatch(name):
+                raise FileNotFoundError
             stat = path.stat()
             seen = (path, stat.st_mtime_ns, stat.st_size)
             if seen in _intact or sha256(path) == path.stem:
@@ -457,8 +463,14 @@ class _DiskSession(_Session):
         for key, name, row in self._store.find(self.recipe, unknown):
             if name not in self._shards:
                 self._shards[name] = self._store.read(name)
-            if (records := self._shards[name]) is not None:
-                self.found[key] = (records, row)
+            records = self._shards[name]
+            if records is None:
+                continue
+            if not 0 <= row < len(records) or records[row]["key"].tobytes() != key:
+                self._store.drop([name])  # an index that is wrong about a shard is not believed about any of it
+                self._shards[name] = None
+                continue
+            self.found[key] = (records, row)
         return [key for key in unknown if key not in self.found]
 
     def take(self, keys: Sequence[Key]) -> list[Key]:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+from sam_bloodcell.datasets import join_cells, load_cells, make_blood_cells, save_cells
 from sam_bloodcell.images import load_mask, load_rgb
 
 
@@ -188,3 +188,17 @@ class TestCSV:
         message = f"Got the class 'mono' but '{csv}' has monocyte."
         with pytest.raises(ValueError, match=re.escape(message)):
             load_cells(csv, classes=["mono"])
+
+
+def test_groups_are_read_and_a_cell_without_one_is_its_own(tmp_path):
+    csv = save_cells(
+        make_blood_cells(2, domains=["lab_a"], classes=["lymphocyte", "monocyte"], image_size=32), tmp_path
+    )
+    table = pd.read_csv(csv).assign(group=["p1", "", "p1", ""])
+    table.to_csv(csv, index=False)
+    cells = load_cells(csv)
+    assert cells.group.tolist() == ["p1", "cell 1", "p1", "cell 3"]
+    joined = join_cells(cells, cells, load_cells(tmp_path))
+    assert joined.group[:2].tolist() == ["0: p1", "0: cell 1"]
+    assert joined.group[4] == "1: p1", "the same name elsewhere is another patient"
+    assert len(set(joined.group)) == 3 + 3 + 4

@@ -27,7 +27,7 @@ def load_cells(
     ----------
     csv_or_folder : path
         A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
-        slide), or a folder of ``domain/label/image`` files.
+        slide; a cell without one is its own), or a folder of ``domain/label/image`` files.
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``; default all, sorted.
     domains : sequence of str, optional
@@ -85,7 +85,8 @@ def join_cells(*parts: Bunch) -> Bunch:
     Returns
     -------
     Bunch
-        As `load_cells` returns; ``target_names`` are those of all parts, in order of appearance.
+        As `load_cells` returns; ``target_names`` are those of all parts, in order of appearance. Groups of different
+        parts are different patients or slides, whatever their names; a cell without one is a group of its own.
 
     Raises
     ------
@@ -105,9 +106,7 @@ def join_cells(*parts: Bunch) -> Bunch:
     (kind,) = kinds
     names = list(dict.fromkeys(str(name) for part in parts for name in part.target_names))
     target = [[names.index(str(part.target_names[code])) for code in part.target] for part in parts]
-    groups = [
-        np.full(len(part.target), "") if part.get("group") is None else np.asarray(part.group, str) for part in parts
-    ]
+    grouped = any(part.get("group") is not None for part in parts)
     dropped: Counter[str] = Counter()
     for part in parts:
         dropped.update(part.get("dropped") or {})
@@ -117,9 +116,15 @@ def join_cells(*parts: Bunch) -> Bunch:
         target_names=names,
         domain=np.concatenate([np.asarray(part.domain, str) for part in parts]),
         masks=[mask for part in parts for mask in _masks(part)],
-        group=np.concatenate(groups) if any(part.get("group") is not None for part in parts) else None,
+        group=np.concatenate([_distinct_groups(part, at) for at, part in enumerate(parts)]) if grouped else None,
         dropped=dict(dropped),
     )
+
+
+def _distinct_groups(part: Bunch, at: int) -> np.ndarray:
+    names = part.get("group")
+    names = [f"cell {row}" for row in range(len(part.target))] if names is None else names
+    return np.array([f"{at}: {name}" for name in names], dtype=str)
 
 
 def _masks(part: Bunch) -> Sequence[Any]:
@@ -188,6 +193,9 @@ def _read_csv(csv: Path) -> pd.DataFrame:
         empty = np.flatnonzero(table[name].str.strip() == "")
         if len(empty):
             raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
+    if "group" in table:
+        own = pd.Series([f"cell {row}" for row in range(len(table))], dtype=str)
+        table["group"] = table["group"].where(table["group"].str.strip() != "", own)
     for name in ("path", "mask"):
         table[name] = [str(csv.parent / value) if value else "" for value in table[name]]
         for row, value in enumerate(table[name]):
