@@ -12,7 +12,7 @@ PACKAGE = Path(sam_bloodcell.__file__).parent
 # From the top down; a room may import its own layer, but for the two estimators.
 LAYERS = (
     {"cli"},
-    {"reproduce"},
+    {"reproduce", "doctor"},
     {"pretrained", "report", "plotting", "bulk", "evaluation", "morphology"},
     {"embedder", "autoencoder"},
     {"forward"},

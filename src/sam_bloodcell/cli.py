@@ -207,6 +207,20 @@ def prune(
 
 
 @app.command()
+def doctor() -> None:
+    """Tell what works on this machine, and what to do about the rest.
+
+    Example: sam-bloodcell doctor
+    """
+    from .doctor import examine
+
+    for finding in examine():
+        typer.echo(f"{finding.what:22} {finding.found}")
+        if finding.fix:
+            typer.secho(f"{'':22} -> {finding.fix}", fg=typer.colors.YELLOW)
+
+
+@app.command()
 def download(
     backbone: Annotated[str, typer.Argument(help="vit_b, vit_l, vit_h or a Hub repo id.")] = "vit_b",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch; default the pinned one.")] = None,
