@@ -24,7 +24,7 @@ from sam_bloodcell.evaluation import (
 
 DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CLASSIFIERS = ("RF", "SVM rbf", "LR")
-# F1 micro and macro as published; other training data and classes, see docs/results.md.
+# F1 micro and macro as published, by domain generalisation; what differs is told in docs/results.md.
 SADA = {"tecom": (0.843, 0.626), "acevedo": (0.799, 0.816)}
 
 
