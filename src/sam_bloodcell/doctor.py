@@ -50,7 +50,7 @@ def examine() -> Iterator[Finding]:
     yield _hub_cache()
     yield _hub_reachable()
     for extra, module in EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None and _has_files(module)
+        there = _has_files(module)
         yield Finding(f"extra {extra}", "installed" if there else "not installed",
                       "" if there else f'if you need it: pip install "sam-bloodcell[{extra}]"')  # fmt: skip
 

@@ -46,10 +46,8 @@ class BenchmarkResult:
         The autoencoder's pictures of the shown cells.
     shown : ndarray of shape (n_shown,), int
         Rows of the cells to show: a few per domain and class.
-    shift : pandas.DataFrame
-        `domain_shift` of each feature set.
     shift_by_class : pandas.DataFrame
-        The same for all cells and for each class by itself, indexed by feature set and class.
+        `domain_shift` of all cells ("all") and of each class by itself, indexed by feature set and class.
     settings : dict of str to str
         The parts and parameters of the run, readable.
     """
@@ -64,9 +62,14 @@ class BenchmarkResult:
     autoencoder: Any
     reconstructions: np.ndarray | None
     shown: np.ndarray
-    shift: pd.DataFrame
     shift_by_class: pd.DataFrame
     settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shift(self) -> pd.DataFrame:
+        """`domain_shift` of each feature set, over all cells."""
+        of_all = self.shift_by_class[self.shift_by_class.index.get_level_values(1) == "all"]
+        return of_all.droplevel(1)[["mmd", "domain_accuracy", "chance"]]
 
 
 def run_benchmark(
@@ -176,7 +179,6 @@ def run_benchmark(
         autoencoder=autoencoder,
         reconstructions=_reconstruct(autoencoder, embeddings, shown),
         shown=shown,
-        shift=by_class.xs("all", level=1)[["mmd", "domain_accuracy", "chance"]],
         shift_by_class=by_class,
         settings={
             "embedder": repr(embedder),

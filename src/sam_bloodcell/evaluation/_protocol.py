@@ -103,14 +103,15 @@ def cross_domain_predictions(
     """
     data = _Data.checked(X, y, domain, groups, int(cv) if isinstance(cv, int | np.integer) else None)
     seed = seed_of(random_state)
-    plan = [(lab, fold, train, held_out) for lab, fold, train, held_out in data.folds(cv, seed)]
+    named = named_estimators(estimators)
+    plan = list(data.folds(cv, seed))
     fits = [
         Fit(name, lab, fold, train, {other: held_out if other == lab else rows for other, rows in data.rows.items()})
-        for name in named_estimators(estimators)
+        for name in named
         for lab, fold, train, held_out in plan
     ]
     settings = {"design": "pairs", "cv": str(cv), "mode": mode, "random_state": seed}
-    return _run(named_estimators(estimators), data, fits, mode, settings, n_jobs, verbose)
+    return _run(named, data, fits, mode, settings, n_jobs, verbose)
 
 
 def leave_one_domain_out_predictions(
@@ -158,13 +159,14 @@ def leave_one_domain_out_predictions(
     data = _Data.checked(X, y, domain, groups, min_cells)
     if len(data.rows) < 2:
         raise ValueError("Got cells of one domain but expected at least two; add another laboratory.")
+    named = named_estimators(estimators)
     fits = [
         Fit(name, OTHERS, 0, np.concatenate([data.rows[other] for other in data.rows if other != lab]), {lab: rows})
-        for name in named_estimators(estimators)
+        for name in named
         for lab, rows in data.rows.items()
     ]
     settings = {"design": "leave one domain out", "mode": mode, "random_state": seed_of(random_state)}
-    return _run(named_estimators(estimators), data, fits, mode, settings, n_jobs, verbose)
+    return _run(named, data, fits, mode, settings, n_jobs, verbose)
 
 
 def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any, **options: Any) -> pd.DataFrame:
