@@ -22,6 +22,20 @@ TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
 torch.set_num_threads(2)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--image-cases", type=int, default=6000, help="damaged image files to try")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests counted (`record_property("figure", text)`)."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    figures = [text for report in reports for name, text in report.user_properties if name == "figure"]
+    if figures:
+        terminalreporter.section("figures")
+        for text in sorted(figures):
+            terminalreporter.line(text)
+
+
 def _randomise(module, seed=0):
     """Seeded values everywhere: SAM's own start leaves position tables and biases at zero, hiding mistakes."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,14 +1,16 @@
+import os
 import pickle
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from sam_bloodcell.images import (
     ImageReadError,
     as_image_list,
+    digest,
     load_mask,
     load_rgb,
     load_square,
@@ -91,6 +93,13 @@ class TestFiles:
         path = _save(tmp_path / "stack.tif", pages[0], save_all=True, append_images=pages[1:])
         np.testing.assert_array_equal(load_rgb(path), RGB)
         assert "first is taken" in load_rgb.__doc__
+
+    def test_a_colour_profile_changes_nothing(self, tmp_path):
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+        np.testing.assert_array_equal(load_rgb(_save(tmp_path / "a.png", RGB, icc_profile=profile)), RGB)
+
+    def test_the_suffix_does_not_decide(self, tmp_path):
+        np.testing.assert_array_equal(load_rgb(_save(tmp_path / "a.jpg", RGB, format="TIFF")), RGB)
 
     def test_one_pixel(self, tmp_path):
         np.testing.assert_array_equal(load_rgb(_save(tmp_path / "a.png", RGB[:1, :1])), RGB[:1, :1])
@@ -186,7 +195,14 @@ class TestArrays:
             pytest.param(np.zeros((3, 8, 8)), ("(3, 8, 8)", "put the colour channel last"), id="CHW"),
             pytest.param(np.zeros((0, 5, 3), np.uint8), ("(0, 5, 3)", "expected (H, W)"), id="empty"),
             pytest.param(np.zeros(9, np.uint8), ("(9,)",), id="1-D"),
-            pytest.param(None, ("shape ()",), id="none"),
+            pytest.param(None, ("Got None but expected an image", "leave this row out"), id="none"),
+            pytest.param(float("nan"), ("Got nan", "leave this row out"), id="missing-in-a-table"),
+            pytest.param(7, ("shape ()",), id="number"),
+            pytest.param([[1], [1, 2]], ("a list that is no array", "pass a path"), id="ragged"),
+            pytest.param(
+                GREY.astype(np.uint16), ("16-bit values up to", "would be black", "save it as 8 bit"), id="dim"
+            ),
+            pytest.param(np.zeros((1, 20_000), np.uint8), ("too large to be one cell: 20000 x 1 px",), id="wide"),
         ],
     )
     def test_wrong_arrays_name_the_row_and_the_fix(self, values, fragments):
@@ -214,7 +230,7 @@ class TestBrokenFiles:
     def test_empty_and_text(self, tmp_path, content, size):
         path = tmp_path / "a.png"
         path.write_bytes(content)
-        _rejected(path, f"Row 2: '{path}' is no image that Pillow can read {size}. Fix: remove", row=2)
+        _rejected(path, f"Row 2: '{path}' is no image that can be read here {size}. Fix: remove", row=2)
 
     @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
     @pytest.mark.parametrize("opened", [False, True])
@@ -237,6 +253,32 @@ class TestBrokenFiles:
 
     def test_name_too_long(self):
         _rejected("a" * 5000, "Row 1: ", "cannot be read", row=1)
+
+    def test_too_wide_to_be_padded(self, tmp_path):
+        path = _save(tmp_path / "a.png", np.zeros((2, 20_000), np.uint8))
+        _rejected(path, f"Row 4: '{path}' is too large to be one cell: 20000 x 2 px. Fix: crop it.", row=4)
+
+    def test_kinds_that_run_other_programs_are_not_tried(self, tmp_path):
+        path = _save(tmp_path / "a.png", RGB, format="EPS")
+        _rejected(path, "Row 0: ", "is no image that can be read here", "PNG", row=0)
+
+    @pytest.mark.parametrize("read", [load_rgb, load_mask, digest])
+    def test_what_is_no_file_is_not_waited_for(self, tmp_path, read):
+        os.mkfifo(tmp_path / "pipe.png")
+        with pytest.raises(ImageReadError, match=r"^Row 3: '.*pipe\.png' is no file. Fix: pass image files"):
+            read(tmp_path / "pipe.png", 3)
+
+    @pytest.mark.parametrize("read", [load_rgb, load_mask, digest])
+    def test_zero_byte_in_the_name(self, read):
+        with pytest.raises(ImageReadError, match=r"^Row 1: 'a.b' cannot be read: embedded null byte"):
+            read("a\0b", 1)
+
+    def test_a_flipped_bit_is_found_out(self, tmp_path):
+        path = _save(tmp_path / "a.png", RGB, compress_level=0)
+        content = bytearray(path.read_bytes())
+        content[content.index(b"IDAT") + 30] ^= 1
+        path.write_bytes(content)
+        _rejected(path, "cannot be read", "broken PNG file")
 
     def test_32_bit_integers(self):
         _rejected(Image.new("I", (2, 2), 70_000), "beyond 65535", "Fix: save it as 8 or 16 bit.")
@@ -274,6 +316,12 @@ class TestMasks:
             load_mask(path, 4)
         with pytest.raises(ImageReadError, match=r"^Row 0: The mask is empty\. Fix: "):
             load_mask(np.zeros((4, 4), bool), 0)
+
+    def test_nan(self, tmp_path):
+        values = np.array([[0, np.nan]], np.float32)
+        for mask in (values, _save(tmp_path / "m.tif", values)):
+            with pytest.raises(ImageReadError, match="Row 2: .*The mask holds NaN. Fix: write 0 outside the cell"):
+                load_mask(mask, 2)
 
     def test_missing(self, tmp_path):
         with pytest.raises(ImageReadError, match=r"^Row 6: '.*gone\.png' does not exist"):

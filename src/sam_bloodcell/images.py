@@ -2,18 +2,20 @@
 
 import hashlib
 import os
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 RGB = NDArray[np.uint8]
 
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises on damaged files
+# What Pillow may try: it would hand other kinds, such as EPS, to outside programs. It knows five without being told.
+_PLUGINS = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
@@ -77,8 +79,9 @@ def _one_column(paths: NDArray, name: str) -> NDArray:
 def load_rgb(image: Any, row: int | None = None) -> RGB:
     """Read one image as uint8 RGB.
 
-    Transparent images are composited on white, EXIF rotation is applied, 16-bit values are scaled by their range.
-    Of a file with several pages or frames, the first is taken.
+    Transparent images are composited on white, EXIF rotation is applied, 16-bit values are scaled by their range (0 to
+    65535), floats by theirs (0 to 1). Of a file with several pages or frames, the first is taken. Colour profiles are
+    ignored: the numbers are taken as they are.
 
     Parameters
     ----------
@@ -94,8 +97,9 @@ def load_rgb(image: Any, row: int | None = None) -> RGB:
     Raises
     ------
     ImageReadError
-        If the file is missing, truncated or no image, or the array is of another shape, type or range. It is an
-        ``OSError`` and a ``ValueError``.
+        If the file is missing, damaged or no image of `FORMATS`, or the array is of another shape, type or range, or
+        the image is too large to be one cell: when padded to a square, more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        It is an ``OSError`` and a ``ValueError``.
 
     Examples
     --------
@@ -107,7 +111,7 @@ def load_rgb(image: Any, row: int | None = None) -> RGB:
         return _read_file(Path(image), where, _from_pil)
     if isinstance(image, Image.Image):
         return _read_pil(image, where, _from_pil)
-    return _from_array(np.asarray(image), where)
+    return _from_array(_as_array(image, where), where)
 
 
 def pad_to_square(image: NDArray) -> NDArray:
@@ -143,37 +147,59 @@ def digest(image: Any, row: int | None = None) -> bytes:
         As `load_rgb`, as far as it shows without decoding a file.
     """
     if isinstance(image, str | os.PathLike):
-        try:
+        with _reading(Path(image), "" if row is None else f"Row {row}: "):
             return hashlib.sha256(Path(image).read_bytes()).digest()
-        except OSError:
-            load_rgb(image, row)  # says better what is wrong
-            raise
     pixels = load_rgb(image, row)
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
-def _read_file(path: Path, where: str, convert: Callable[[Image.Image, str], NDArray]) -> NDArray:
+def check_readable(image: Any, row: int | None = None) -> str:
+    """Return why an image cannot be read, as `load_rgb` says it; nothing if it can."""
     try:
-        if path.is_dir():
-            raise ImageReadError(f"{where}'{path}' is a folder. Fix: pass the image files in it.")
-        # Pillow only warns up to twice its limit; no cell is that large.
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                return convert(image, f"{where}'{path}' ")
+        load_rgb(image, row)
+    except ImageReadError as exc:
+        return str(exc)
+    return ""
+
+
+@contextmanager
+def _reading(path: Path, where: str) -> Iterator[None]:
+    """Raise only `ImageReadError` from reading a file: its decoders promise no kind of exception for damage."""
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a folder. Fix: pass the image files in it" if path.is_dir() else "no file. Fix: pass image files"
+            raise ImageReadError(f"{where}'{path}' is {kind}.")
+        yield
     except ImageReadError:
         raise
     except FileNotFoundError as exc:
         raise ImageReadError(f"{where}'{path}' does not exist. Fix: check the path and the working folder.") from exc
     except UnidentifiedImageError as exc:
         raise ImageReadError(
-            f"{where}'{path}' is no image that Pillow can read ({path.stat().st_size} bytes). "
-            "Fix: remove or replace it."
+            f"{where}'{path}' is no image that can be read here ({path.stat().st_size} bytes). Fix: remove it, or save "
+            f"it as one of {', '.join(FORMATS)}."
         ) from exc
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ImageReadError(f"{where}'{path}' is too large to be one cell: {exc} Fix: crop it.") from exc
-    except _DAMAGE as exc:
-        raise ImageReadError(f"{where}'{path}' cannot be read: {exc}. Fix: copy it again or remove it.") from exc
+    except PermissionError as exc:
+        raise ImageReadError(f"{where}'{path}' may not be read: {exc.strerror}. Fix: change its permissions.") from exc
+    except Exception as exc:
+        raise ImageReadError(f"{where}'{path}' cannot be read: {exc!s:.200}. Fix: copy it again or remove it.") from exc
+
+
+def _read_file(path: Path, where: str, convert: Callable[[Image.Image, str], NDArray]) -> NDArray:
+    with _reading(path, where), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        if image.format == "PNG":
+            _verify(file)
+        return convert(image, f"{where}'{path}' ")
+
+
+def _verify(file: BinaryIO) -> None:
+    """Check a PNG's sums, which decoding skips over, and leave the file where it was."""
+    at = file.tell()
+    file.seek(0)
+    Image.open(file, formats=("PNG",)).verify()
+    file.seek(at)
 
 
 def _read_pil(image: Image.Image, where: str, convert: Callable[[Image.Image, str], NDArray]) -> NDArray:
@@ -184,13 +210,14 @@ def _read_pil(image: Image.Image, where: str, convert: Callable[[Image.Image, st
         return convert(image, where + name)
     except ImageReadError:
         raise
-    except _DAMAGE as exc:
+    except Exception as exc:  # as in `_reading`
         raise ImageReadError(
-            f"{where}{name or 'The image '}cannot be read: {exc}. Fix: copy it again or remove it."
+            f"{where}{name or 'The image '}cannot be read: {exc!s:.200}. Fix: copy it again or remove it."
         ) from exc
 
 
 def _from_pil(image: Image.Image, where: str) -> RGB:
+    _check_size(image.size, where)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         return _from_array(_as_uint16(np.asarray(image), where), where)
@@ -201,6 +228,23 @@ def _from_pil(image: Image.Image, where: str) -> RGB:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))
+
+
+def _check_size(size: tuple[int, ...], where: str) -> None:
+    if Image.MAX_IMAGE_PIXELS is not None and max(size) ** 2 > Image.MAX_IMAGE_PIXELS:
+        raise ImageReadError(f"{where}is too large to be one cell: {size[0]} x {size[1]} px. Fix: crop it.")
+
+
+def _as_array(image: Any, where: str) -> NDArray:
+    if image is None or isinstance(image, float):
+        raise ImageReadError(f"{where}Got {image} but expected an image or a path. Fix: leave this row out.")
+    try:
+        return np.asarray(image)
+    except Exception as exc:
+        raise ImageReadError(
+            f"{where}Got a {type(image).__name__} that is no array: {exc!s:.200}. Fix: pass a path, a PIL image or an "
+            "array."
+        ) from exc
 
 
 def _as_uint16(values: NDArray, where: str) -> NDArray[np.uint16]:
@@ -217,6 +261,7 @@ def _from_array(values: NDArray, where: str) -> RGB:
             f"{where}Got an array of shape {values.shape} but expected (H, W), (H, W, 3) or (H, W, 4). "
             "Fix: put the colour channel last."
         )
+    _check_size(values.shape[1::-1], where)
     values = _to_uint8(values, where)
     if values.ndim == 2:
         return np.repeat(values[:, :, None], 3, axis=2)
@@ -231,6 +276,10 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
     if values.dtype == bool:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
+        if 0 < values.max() <= 255:
+            raise ImageReadError(
+                f"{where}Got 16-bit values up to {values.max()} of 65535, which would be black. Fix: save it as 8 bit."
+            )
         return np.round(values / 257).astype(np.uint8)
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
@@ -272,7 +321,7 @@ def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
     elif isinstance(mask, Image.Image):
         inside = _read_pil(mask, where, _inside)
     elif isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype.kind in "biuf":
-        inside = mask.astype(bool)
+        inside = _nonzero(mask, where)
     else:
         inside = load_rgb(mask, row).max(axis=2) > 0
     if not inside.any():
@@ -283,10 +332,17 @@ def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
 
 def _inside(image: Image.Image, where: str) -> NDArray[np.bool_]:
     # Not by way of `_from_pil`: its 16-bit scaling would round the code 128 to 0, its white ground would be cell.
+    _check_size(image.size, where)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return np.asarray(image).astype(bool)
+        return _nonzero(np.asarray(image), where)
     if "transparency" in image.info or image.mode in _ALPHA_MODES:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return np.asarray(image.convert("RGB")).max(axis=2) > 0
+
+
+def _nonzero(values: NDArray, where: str) -> NDArray[np.bool_]:
+    if np.isnan(values).any():
+        raise ImageReadError(f"{where}The mask holds NaN. Fix: write 0 outside the cell.")
+    return values.astype(bool)

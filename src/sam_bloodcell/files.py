@@ -1,0 +1,121 @@
+"""Files that are whole or not there: written beside their place, then moved into it."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a path to write a file or folder to, which takes the place of `path` when all went well.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; names the file and the fix. What was there before is still there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder) / "scores.csv") as draft:
+    ...         _ = draft.write_text("accuracy\\n")
+    ...     os.listdir(folder)
+    ['scores.csv']
+    """
+    path = Path(path)
+    draft = path.with_name(f".{uuid.uuid4().hex}.{path.name}")  # the suffix stays: some writers go by it
+    try:
+        yield draft
+        if draft.is_dir():
+            remove(path)
+        draft.replace(path)
+    except OSError as exc:
+        raise unwritable(path, exc) from exc
+    finally:
+        remove(draft)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file, UTF-8, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        As `replacing`.
+    """
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def unwritable(path: str | os.PathLike, exc: OSError) -> OSError:
+    """Return an error that says what could not be written and what to do; of the same kind as `exc`."""
+    reason = exc.strerror or str(exc)
+    fix = "Fix: free space there, or write to a folder that has some and that you may write to"
+    return OSError(exc.errno, f"{reason}, so that it is not written. {fix}", os.fspath(path))
+
+
+def make_folder(path: str | os.PathLike) -> Path:
+    """Make a folder with its parents, unless it is there.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made; names it and the fix.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise unwritable(path, exc) from exc
+    return Path(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def allocate(path: str | os.PathLike) -> None:
+    """Have the disk set a sparse file's space aside: a write through its memory map could not say that it is full.
+
+    Raises
+    ------
+    OSError
+        If there is not enough; names the file and the fix.
+    """
+    if hasattr(os, "posix_fallocate"):  # elsewhere the system extends the file as it is made
+        try:
+            with Path(path).open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as exc:
+            raise unwritable(path, exc) from exc
+
+
+def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:
+    """Return the path of what a manifest names, relative to a folder.
+
+    Links are followed only when it is opened: a data set may be made of them.
+
+    Raises
+    ------
+    ValueError
+        If it leads out of the folder.
+
+    Examples
+    --------
+    >>> inside("cells", "../other/1.png")
+    Traceback (most recent call last):
+        ...
+    ValueError: '../other/1.png' leads out of the folder 'cells'.
+    """
+    root = os.path.abspath(folder)
+    full = os.path.abspath(os.path.join(root, name))  # noqa: PTH118, such as pathlib's resolve would follow links
+    if os.path.commonpath([root, full]) != root:
+        raise ValueError(f"'{name}' leads out of the folder '{folder}'.")
+    return Path(folder, os.path.relpath(full, root))
