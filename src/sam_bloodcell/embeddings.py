@@ -147,6 +147,8 @@ class CellEmbeddings:
         return iter(self.pooled)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        if copy is None:  # numpy 1 knows only True and False
+            return np.asarray(self.pooled, dtype=dtype)
         return np.array(self.pooled, dtype=dtype, copy=copy)
 
     def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:

@@ -208,3 +208,17 @@ def test_stock_peft_reads_the_folder(tiny_sam, trained, pixels, tmp_path):
     split_qkv(plain.image_encoder)
     peft.PeftModel.from_pretrained(plain.image_encoder, str(folder)).eval()
     torch.testing.assert_close(plain.tokens(pixels), sam.tokens(pixels), rtol=1e-6, atol=1e-6)
+
+
+def test_settings_of_a_newer_peft_are_left_out_where_they_are_off(tiny_sam, trained):
+    adapter = extract_adapter(*trained, STATS)
+    adapter.lora_config |= {"newer": None, "use_newer": False, "newer_size": 16, "newer_table": {}}
+    apply_adapter(tiny_sam(), adapter)
+
+
+@pytest.mark.parametrize("value", [True, {"rank": 4}, "fast"])
+def test_settings_of_a_newer_peft_that_are_on_are_refused(tiny_sam, trained, value):
+    adapter = extract_adapter(*trained, STATS)
+    adapter.lora_config["newer"] = value
+    with pytest.raises(ValueError, match=r"uses newer, which the installed PEFT does not know.*--upgrade peft"):
+        apply_adapter(tiny_sam(), adapter)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -227,7 +227,7 @@ def apply_adapter(sam: SAM, adapter: Adapter) -> None:
     peft = _peft()
 
     split_qkv(sam.image_encoder)
-    config = peft.LoraConfig(**adapter.lora_config | {"base_model_name_or_path": None})
+    config = peft.LoraConfig(**_known_to_peft(adapter.lora_config) | {"base_model_name_or_path": None})
     model = peft.get_peft_model(sam.image_encoder, config)
     try:
         result: Any = peft.set_peft_model_state_dict(model, adapter.lora)
@@ -240,6 +240,22 @@ def apply_adapter(sam: SAM, adapter: Adapter) -> None:
         raise ValueError(f"The LoRA adapter has keys that this encoder lacks: {result.unexpected_keys[:5]}.")
     sam.image_encoder = model.merge_and_unload()
     fuse_qkv(sam.image_encoder)
+
+
+def _known_to_peft(lora_config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a newer PEFT wrote and the installed one has no name for, provided that it is switched off."""
+    known = {field.name for field in fields(_peft().LoraConfig)}
+    unknown = {key: value for key, value in lora_config.items() if key not in known and key != "peft_version"}
+    # A number only tunes what another key switches on.
+    switched_on = [
+        key for key, value in unknown.items() if value and (value is True or not isinstance(value, int | float))
+    ]
+    if switched_on:
+        raise ValueError(
+            f"The adapter uses {', '.join(switched_on)}, which the installed PEFT does not know. "
+            "Fix: pip install --upgrade peft."
+        )
+    return {key: value for key, value in lora_config.items() if key in known}
 
 
 @cache
