@@ -320,7 +320,7 @@ class TestMasks:
     def test_nan(self, tmp_path):
         values = np.array([[0, np.nan]], np.float32)
         for mask in (values, _save(tmp_path / "m.tif", values)):
-            with pytest.raises(ImageReadError, match="Row 2: .*The mask holds NaN. Fix: write 0 outside the cell"):
+            with pytest.raises(ImageReadError, match=r"Row 2: .*The mask holds NaN\. Fix: write 0 outside"):
                 load_mask(mask, 2)
 
     def test_missing(self, tmp_path):

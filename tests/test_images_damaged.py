@@ -63,17 +63,25 @@ def wrong_head(content, rng):
     return content[:at] + rng.bytes(1) + content[at + 1 :]
 
 
-def outcome(path, intact):
-    """What became of a file: "as before", "another picture" or "refused"; all else is a failure of the gate."""
-    start = time.monotonic()
+def refusal(read, image):
+    """The message of the error that a reader raises, or nothing; any other error is a failure of the gate."""
     try:
-        pixels = load_rgb(path, 7)
+        read(image, 7)
     except ImageReadError as exc:
-        assert str(exc).startswith(f"Row 7: '{path}' "), exc
-        assert "Fix: " in str(exc), exc
+        return str(exc)
+    return ""
+
+
+def outcome(path, intact):
+    """What became of a file: "as before", "another picture" or "refused"."""
+    start = time.monotonic()
+    message = refusal(load_rgb, path)
+    assert time.monotonic() - start < LONGEST
+    if message:
+        assert message.startswith(f"Row 7: '{path}' ")
+        assert "Fix: " in message
         return "refused"
-    finally:
-        assert time.monotonic() - start < LONGEST
+    pixels = load_rgb(path)
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
@@ -117,13 +125,12 @@ DTYPES = st.one_of(
 @given(st.data())
 def test_odd_arrays(data):
     dtype = data.draw(DTYPES)
-    values = data.draw(arrays.arrays(dtype, SHAPES, elements=None if dtype != object else st.integers()))
+    values = data.draw(arrays.arrays(dtype, SHAPES, elements=st.integers() if dtype.hasobject else None))
     for read in (load_rgb, load_mask, digest):
-        try:
-            read(values, 7)
-        except ImageReadError as exc:
-            assert str(exc).startswith("Row 7: "), exc
-            assert "Fix: " in str(exc), exc
+        message = refusal(read, values)
+        if message:
+            assert message.startswith("Row 7: ")
+            assert "Fix: " in message
             continue
         assert 0 not in values.shape
         if read is load_rgb:

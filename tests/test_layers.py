@@ -22,7 +22,7 @@ LAYERS = (
     {"model_card", "remote"},
     {"models"},
     {"datasets"},
-    {"images"},
+    {"images", "files"},
 )
 ROOMS = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
 

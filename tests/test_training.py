@@ -1,5 +1,7 @@
+import errno
 import math
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -110,13 +112,16 @@ def test_a_write_that_dies_halfway_leaves_the_last_whole_checkpoint(tmp_path, mo
         train(_network(), _loss, _killed_at_epoch_2, PLAN, checkpoint=checkpoint)
     whole = checkpoint.read_bytes()
 
-    def dies_halfway(state, path):
-        path.write_bytes(whole[: len(whole) // 2])
-        raise OSError("No space left on device")
+    def dies_halfway(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", dies_halfway)
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "write_bytes", dies_halfway)
+        with pytest.raises(
+            OSError, match=r"No space left on device, so that it is not written\. Fix: free space there.*run\.ckpt"
+        ):
             train(_network(), _loss, _batches, PLAN, checkpoint=checkpoint)
     assert checkpoint.read_bytes() == whole
     unbroken, resumed = _network(), _network()

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._metadata_requests import _routing_enabled
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from . import devices, hub, remote
 from .domains import ClusterShifts, DomainScaler, balanced_batches, domain_column
 from .embeddings import CellEmbeddings
+from .files import make_folder, write_text
 from .model_card import write_model_card
 from .models.alignment import ALIGNMENTS
 from .models.autoencoders import ConvAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
@@ -389,15 +389,14 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         folder : Path
         """
         check_is_fitted(self)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(folder)
         state = self.__getstate__()
-        tensors = {key: torch.from_numpy(array).contiguous() for key, array in state.pop("network_").items()}
-        save_file(tensors, folder / _WEIGHTS)
+        tensors = {key: torch.from_numpy(array) for key, array in state.pop("network_").items()}
+        hub.write_tensors(tensors, folder / _WEIGHTS)
         if isinstance(state["random_state"], np.random.RandomState):
             state["random_state"] = None  # only a next fit would use it
         settings = json.dumps({"kind": "autoencoder", "state": state}, default=_as_json)
-        (folder / _SETTINGS).write_text(settings + "\n")
+        write_text(folder / _SETTINGS, settings + "\n")
         write_model_card(
             folder,
             title="Cross-domain autoencoder for blood cell embeddings",
@@ -448,7 +447,7 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
                 str(folder_or_repo), (_SETTINGS, _WEIGHTS), revision, token=token, local_files_only=local_files_only
             )
         missing = [path.name for path in files if not path.is_file()]
-        settings = {} if missing else json.loads(files[0].read_text())
+        settings = {} if missing else hub.read_json(files[0])
         if settings.get("kind") != "autoencoder":
             raise remote.WeightsUnavailableError(
                 f"'{folder_or_repo}' holds no autoencoder"

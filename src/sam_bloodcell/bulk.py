@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from itertools import chain
@@ -19,6 +18,7 @@ from . import forward
 from .cells import QUALITY
 from .embedder import SAMLoRAEmbedder
 from .embeddings import CellEmbeddings
+from .files import allocate, make_folder, paths_beside, remove, unwritable, write_text
 
 # What the folders given to `find_images` are searched for.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -28,7 +28,7 @@ _WAITING, _DONE, _UNREADABLE = range(3)
 _ROWS_AT_ONCE = 8192
 
 
-def find_images(sources: Sequence[str | os.PathLike]) -> pd.DataFrame:
+def find_images(sources: Sequence[str | os.PathLike], *, root: str | os.PathLike | None = None) -> pd.DataFrame:
     """List images.
 
     Parameters
@@ -36,6 +36,8 @@ def find_images(sources: Sequence[str | os.PathLike]) -> pd.DataFrame:
     sources : sequence of paths
         Image files; folders, searched with all their sub-folders but for masks (names that end in "_mask"); ``.csv``
         tables with a column "path" (relative to the table), whose other columns are kept.
+    root : path, optional
+        Folder that the paths of a table may not leave; default the table's own.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def find_images(sources: Sequence[str | os.PathLike]) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If a source does not exist or holds no image, or a table has no column "path".
+        If a source does not exist or holds no image, a table has no column "path", or a path leads out of `root`.
 
     Examples
     --------
@@ -54,16 +56,16 @@ def find_images(sources: Sequence[str | os.PathLike]) -> pd.DataFrame:
         ...
     ValueError: 'no such folder' does not exist. Fix: check the path and the working folder.
     """
-    tables = [_list(Path(source)) for source in sources]
+    tables = [_list(Path(source), root) for source in sources]
     return pd.concat(tables, ignore_index=True)
 
 
-def _list(source: Path) -> pd.DataFrame:
+def _list(source: Path, root: str | os.PathLike | None) -> pd.DataFrame:
     if source.suffix == ".csv" and source.is_file():
         table = pd.read_csv(source)
         if "path" not in table.columns:
             raise ValueError(f"'{source}' has no column 'path' but {list(table.columns)}. Fix: name the column 'path'.")
-        return table.assign(path=[str(source.parent / path) for path in table["path"]])
+        return table.assign(path=paths_beside(source, table["path"], root))
     if not source.exists():
         raise ValueError(f"'{source}' does not exist. Fix: check the path and the working folder.")
     if source.is_file():
@@ -127,7 +129,7 @@ def embed_to_file(
     table = images if isinstance(images, pd.DataFrame) else pd.DataFrame({"path": [os.fspath(path) for path in images]})
     if "path" not in table.columns or not len(table):
         raise ValueError(f"Got {len(table)} images, columns {list(table.columns)}, but expected some in 'path'.")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     work = _Work(out.with_name(out.name + ".unfinished"), embedder, table["path"].tolist())
     work.compute(embedder, skip_unreadable=on_error == "skip")
     kept, pooled = work.readable()
@@ -137,13 +139,16 @@ def embed_to_file(
     errors = out.with_name(out.name + ".errors.csv")
     errors.unlink(missing_ok=True)
     if on_error == "skip" and (failed := work.failures()):
-        pd.DataFrame(failed, columns=["row", "path", "error"]).to_csv(errors, index=False)
+        write_text(errors, pd.DataFrame(failed, columns=["row", "path", "error"]).to_csv(index=False))
     unfinished = work.folder / out.name
-    _remove(unfinished)
-    write(unfinished, table, pooled, list(embedder.get_feature_names_out()), work.plan)
-    _remove(out)
-    unfinished.replace(out)
-    shutil.rmtree(work.folder)
+    remove(unfinished)
+    try:
+        write(unfinished, table, pooled, list(embedder.get_feature_names_out()), work.plan)
+        remove(out)
+        unfinished.replace(out)
+    except OSError as exc:
+        raise unwritable(out, exc) from exc
+    remove(work.folder)
     return out
 
 
@@ -165,10 +170,10 @@ class _Work:
             "batch_size": encoder.images_per_pass(),
             **recipe.describe(),
         }
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         noted = folder / "plan.json"
         if noted.exists():
-            found = json.loads(noted.read_text())
+            found = json.loads(noted.read_text("utf-8"))
             # The batch size of the first start is kept: it decides the last digits.
             if found | {"batch_size": 0} != plan | {"batch_size": 0}:
                 raise ValueError(
@@ -183,7 +188,8 @@ class _Work:
                 ("state", (len(paths),), np.uint8),
             ):
                 np.lib.format.open_memmap(folder / f"{array}.npy", "w+", dtype, shape).flush()
-            _write_whole(noted, json.dumps(plan, indent=2))  # last: without it nothing was begun
+                allocate(folder / f"{array}.npy")
+            write_text(noted, json.dumps(plan, indent=2))  # last: without it nothing was begun
         self.plan = plan
         self.pooled, self.quality, self.state = (
             np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("pooled", "quality", "state")
@@ -210,7 +216,7 @@ class _Work:
             self.pooled[done.rows], self.quality[done.rows] = done.cells
         if done.errors:
             first = min(chain(done.rows, (row for row, _ in done.errors)))
-            _write_whole(self.folder / f"{first:012d}.errors.json", json.dumps(done.errors))
+            write_text(self.folder / f"{first:012d}.errors.json", json.dumps(done.errors))
         self.pooled.flush()
         self.quality.flush()
         self.state[done.rows] = _DONE
@@ -227,6 +233,7 @@ class _Work:
         dense = np.lib.format.open_memmap(
             self.folder / "dense.npy", "w+", np.float32, (len(kept), self.pooled.shape[1])
         )
+        allocate(self.folder / "dense.npy")
         for start in range(0, len(kept), _ROWS_AT_ONCE):
             dense[start : start + _ROWS_AT_ONCE] = self.pooled[kept[start : start + _ROWS_AT_ONCE]]
         return kept, dense
@@ -234,24 +241,11 @@ class _Work:
     def failures(self) -> list[tuple[int, str, str]]:
         """Return (row, path, error) of the images that could not be read."""
         files = sorted(self.folder.glob("*.errors.json"))
-        return [(row, self.paths[row], error) for file in files for row, error in json.loads(file.read_text())]
+        return [(row, self.paths[row], error) for file in files for row, error in json.loads(file.read_text("utf-8"))]
 
 
 def _pooled_and_quality(cells: CellEmbeddings) -> tuple[NDArray, NDArray]:
     return cells.pooled, cells.quality
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(text)
-    unfinished.replace(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 _Writer = Callable[[Path, pd.DataFrame, NDArray, list[str], dict[str, Any]], None]

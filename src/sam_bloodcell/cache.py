@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from .embeddings import CellEmbeddings
+from .files import make_folder, unwritable, write_text
 from .remote import sha256
 from .stored import StoredRows, as_records
 
@@ -242,9 +243,10 @@ class DiskStore:
         self.folder = Path(folder)
         self.limit = None if limit is None else parse_bytes(limit)
         self._index = self.folder / "index.sqlite"
-        (self.folder / "writers").mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder / "writers")
         if not self._index.exists():
-            self._rebuild()
+            with self._telling():
+                self._rebuild()
 
     @contextmanager
     def session(self, recipe: str, description: Mapping[str, Any]) -> Iterator["_DiskSession"]:
@@ -252,7 +254,7 @@ class DiskStore:
         shards = self.folder / recipe[:16]
         shards.mkdir(exist_ok=True)
         if not (shards / "recipe.json").exists():
-            (shards / "recipe.json").write_text(json.dumps(description, indent=2) + "\n")
+            write_text(shards / "recipe.json", json.dumps(description, indent=2) + "\n")
         writer = uuid.uuid4().hex
         # Held as long as this process lives: how others know that the claims are not a dead one's.
         alive = FileLock(self._lock_of(writer))
@@ -278,7 +280,7 @@ class DiskStore:
         )
         table = pd.DataFrame(rows, columns=["recipe", "cells", "bytes", "last_used"])
         table["last_used"] = pd.to_datetime(table["last_used"], unit="s").dt.floor("s")
-        made_by = [json.loads((self.folder / recipe / "recipe.json").read_text()) for recipe in table["recipe"]]
+        made_by = [json.loads((self.folder / recipe / "recipe.json").read_text("utf-8")) for recipe in table["recipe"]]
         return pd.concat([table, pd.DataFrame(made_by, index=table.index)], axis=1)
 
     def prune(self, limit: int | str) -> int:
@@ -345,8 +347,12 @@ class DiskStore:
     def write(self, recipe: str, keys: Sequence[Key], records: NDArray) -> NDArray:
         """Store records as a shard and return them memory-mapped."""
         unfinished = self.folder / recipe / f"{uuid.uuid4().hex}.tmp"
-        with unfinished.open("wb") as file:
-            np.save(file, records, allow_pickle=False)
+        try:
+            with unfinished.open("wb") as file:
+                np.save(file, records, allow_pickle=False)
+        except OSError as exc:
+            unfinished.unlink(missing_ok=True)
+            raise unwritable(unfinished, exc) from exc
         size = unfinished.stat().st_size
         name = f"{recipe}/{sha256(unfinished)}.npy"
         unfinished.replace(self.folder / name)
@@ -356,7 +362,7 @@ class DiskStore:
             index.executemany("DELETE FROM claim WHERE recipe = ? AND key = ?", [(recipe, key) for key in keys])
 
         self.transact(enter)
-        return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        return _load(self.folder / name)
 
     def read(self, name: str) -> NDArray | None:
         """Return a shard memory-mapped; one that is gone or damaged is dropped and None returned."""
@@ -367,9 +373,10 @@ class DiskStore:
             stat = path.stat()
             seen = (path, stat.st_mtime_ns, stat.st_size)
             if seen in _intact or sha256(path) == path.stem:
+                records = _load(path)
                 _intact.add(seen)
-                return np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
+                return records
+        except (FileNotFoundError, ValueError):
             pass
         self.drop([name])
         return None
@@ -382,16 +389,24 @@ class DiskStore:
         OSError
             If the index cannot be written.
         """
-        try:
+        with self._telling():
+            try:
+                return self._transact(work)
+            except sqlite3.DatabaseError as exc:
+                if isinstance(exc, sqlite3.OperationalError) and "no such table" not in str(exc):
+                    raise
+            self._rebuild()
             return self._transact(work)
-        except sqlite3.DatabaseError as exc:
-            if isinstance(exc, sqlite3.OperationalError) and "no such table" not in str(exc):
-                raise OSError(
-                    f"The cache '{self.folder}' cannot be used: {exc}. Fix: free space, make the folder writable, or "
-                    "set another cache_dir."
-                ) from exc
-        self._rebuild()
-        return self._transact(work)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise OSError(
+                f"The cache '{self.folder}' cannot be used: {exc}. Fix: free space, make the folder writable, or set "
+                "another cache_dir."
+            ) from exc
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with closing(sqlite3.connect(self._index, timeout=_PATIENCE, isolation_level=None)) as index:
@@ -413,7 +428,11 @@ class DiskStore:
             for leftover in ("index.sqlite", "index.sqlite-journal"):
                 (self.folder / leftover).unlink(missing_ok=True)
             for path in self.folder.glob("*/*.npy"):
-                if sha256(path) != path.stem:
+                try:
+                    intact = sha256(path) == path.stem and len(_load(path))
+                except ValueError:
+                    intact = False
+                if not intact:
                     path.unlink()
             shards = sorted(self.folder.glob("*/*.npy"))
 
@@ -421,7 +440,7 @@ class DiskStore:
                 for statement in _SCHEMA.strip().split(";\n"):
                     index.execute(statement)
                 for path in shards:
-                    keys = [key.tobytes() for key in np.load(path, mmap_mode="r", allow_pickle=False)["key"]]
+                    keys = [key.tobytes() for key in _load(path)["key"]]
                     name = f"{path.parent.name}/{path.name}"
                     _enter(index, path.parent.name, name, path.stat().st_size, keys)
 
@@ -482,6 +501,20 @@ class _DiskSession(_Session):
 
     def release(self) -> None:
         self._store.release(self._writer)
+
+
+def _load(path: Path) -> NDArray:
+    """Map a shard.
+
+    Raises
+    ------
+    ValueError
+        If it is no table of embeddings.
+    """
+    records = np.load(path, mmap_mode="r", allow_pickle=False)
+    if "key" not in (records.dtype.names or ()):
+        raise ValueError(f"'{path}' holds no embeddings.")
+    return records
 
 
 def _select(index: sqlite3.Connection, query: str, recipe: str, keys: Sequence[Key]) -> list[Any]:

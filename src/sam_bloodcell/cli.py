@@ -22,6 +22,7 @@ Architecture = Annotated[str, typer.Option(help="Of the autoencoder: auto, vecto
 Preset = Annotated[str | None, typer.Option(help="A paper's settings of the autoencoder: bc-sam or dorl.")]
 Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that a CSV's paths may not leave; default the CSV's own.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
@@ -58,6 +59,11 @@ def benchmark(
     epochs: Epochs = None,
     cv: Folds = 5,
     seed: Seed = 0,
+    root: Root = None,
+    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip with a warning.")] = "raise",
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Keep embeddings here; a killed run goes on from them.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train in each laboratory, test in every one, and write the table and a report.
@@ -65,19 +71,23 @@ def benchmark(
     Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
     """
     from .autoencoder import CrossDomainAutoencoder
-    from .datasets import load_cells
+    from .datasets import drop_unreadable, load_cells
     from .embedder import SAMLoRAEmbedder
     from .evaluation import cross_domain_mean, per_class_recall, run_benchmark
+    from .files import make_folder, write_text
     from .report import write_report
 
     verbose = 0 if quiet else 1
     try:
-        data = load_cells(cells, classes=classes.split(",") if classes else None)
+        _known(on_error, "raise", "skip")
+        data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
+        if on_error == "skip":
+            data = drop_unreadable(data)
         for label, count in data.dropped.items():
             typer.echo(f"left out: {count} cells of class {label}")
         result = run_benchmark(
             data,
-            SAMLoRAEmbedder(backbone, adapter, random_state=seed, verbose=verbose),
+            SAMLoRAEmbedder(backbone, adapter, cache_dir=cache_dir, random_state=seed, verbose=verbose),
             CrossDomainAutoencoder(
                 architecture=architecture, preset=preset, epochs=epochs or "auto", random_state=seed, verbose=verbose
             ),
@@ -85,12 +95,12 @@ def benchmark(
             random_state=seed,
             verbose=verbose,
         )
-        out.mkdir(parents=True, exist_ok=True)
-        result.scores.to_csv(out / "scores.csv", index=False)
-        (out / "provenance.json").write_text(json.dumps(result.settings, indent=2), "utf-8")
-        per_class_recall(result.predictions).to_csv(out / "recall_by_class.csv", index=False)
+        make_folder(out)
+        write_text(out / "scores.csv", result.scores.to_csv(index=False))
+        write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
+        write_text(out / "recall_by_class.csv", per_class_recall(result.predictions).to_csv(index=False))
         if result.intervals is not None:
-            result.intervals.to_csv(out / "intervals.csv", index=False)
+            write_text(out / "intervals.csv", result.intervals.to_csv(index=False))
         report = write_report(result, out / "report.html", figures=out / "figures")
     except (ValueError, OSError, ImportError) as exc:
         _fail(exc)
@@ -119,6 +129,7 @@ def reproduce(
 
     Example: sam-bloodcell reproduce bc-sam --matek AML --acevedo PBC --adapter published.pth
     """
+    from .files import make_folder, write_text
     from .report import write_report
     from .reproduce import reproduce
 
@@ -127,8 +138,8 @@ def reproduce(
             paper, matek, acevedo, backbone=backbone, adapter=adapter, limit=limit, epochs=epochs, cv=cv,
             random_state=seed, verbose=0 if quiet else 1,
         )  # fmt: skip
-        out.mkdir(parents=True, exist_ok=True)
-        table.round(2).to_csv(out / f"{paper}.csv", index=False)
+        make_folder(out)
+        write_text(out / f"{paper}.csv", table.round(2).to_csv(index=False))
         report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
     except (ValueError, OSError, ImportError) as exc:
         _fail(exc)
@@ -150,6 +161,7 @@ def embed(
     n_jobs: Annotated[int | None, typer.Option(help="Processes; default one that uses all cores.")] = None,
     on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip and list them in a CSV.")] = "raise",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+    root: Root = None,
     quiet: Quiet = False,
 ) -> None:
     """Embed any number of images into one file; after a kill, the same command goes on where it was.
@@ -160,7 +172,7 @@ def embed(
     from .embedder import SAMLoRAEmbedder
 
     try:
-        table = find_images(images)
+        table = find_images(images, root=root)
         embedder = SAMLoRAEmbedder(
             backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
             verbose=0 if quiet else 1,
@@ -268,6 +280,11 @@ def _setup() -> None:
         typer.secho(f"Warning: {message}", err=True, fg=typer.colors.YELLOW)
 
     warnings.showwarning = show
+
+
+def _known(value: str, *expected: str) -> None:
+    if value not in expected:
+        raise ValueError(f"Got {value!r} but expected one of {', '.join(expected)}.")
 
 
 def _rgb(text: str) -> tuple[float, ...]:

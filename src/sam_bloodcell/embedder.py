@@ -40,7 +40,8 @@ from .training import best_epoch
 
 # Parameters that do not change what `fit` with masks arrives at.
 _NOT_OF_THE_TRAINING = (
-    "batch_size", "cache_dir", "cache_limit", "checkpoint", "device", "dtype", "n_jobs", "prompt", "verbose",
+    "batch_size", "cache_dir", "cache_limit", "checkpoint", "device", "dtype", "n_jobs", "on_error", "prompt",
+    "verbose",
 )  # fmt: skip
 
 # Fitted attributes in a pickle: how they are packed into plain values, and back.
@@ -109,6 +110,8 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         Processes that `transform` spreads over, as in `joblib.Parallel`; a backend set by ``joblib.parallel_config``
         (Dask, Ray) takes it to a cluster. An adapter of your own travels as a file in `cache_dir`, which all machines
         of the cluster have to see.
+    on_error : {"raise", "nan"}, default="raise"
+        What `transform` does with an image that cannot be read: raise, or give it a row of NaN, and warn.
     cache_dir : str or path, optional
         Folder where every image's embedding is kept by content, weights and preprocessing, for all estimators,
         processes and sessions; `transform` then leaves tokens, masks and crops memory-mapped on disk. Default: in
@@ -181,6 +184,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         "dtype": [StrOptions({"auto", *forward.DTYPES})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "n_jobs": [Integral, None],
+        "on_error": [StrOptions({"raise", "nan"})],
         "cache_dir": [str, os.PathLike, None],
         "cache_limit": [Integral, str, None],
         "random_state": ["random_state"],
@@ -213,6 +217,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         dtype: str = "auto",
         batch_size: int | str = "auto",
         n_jobs: int | None = None,
+        on_error: str = "raise",
         cache_dir: str | os.PathLike | None = None,
         cache_limit: int | str | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -241,6 +246,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         self.dtype = dtype
         self.batch_size = batch_size
         self.n_jobs = n_jobs
+        self.on_error = on_error
         self.cache_dir = cache_dir
         self.cache_limit = cache_limit
         self.random_state = random_state
@@ -304,12 +310,20 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         ValueError
             If X is empty.
         ImageReadError
-            If an image cannot be read; it names the row and the file.
+            If an image cannot be read and ``on_error="raise"``; it names the row and the file.
         """
         check_is_fitted(self)
         images = as_image_list(X)
         store = open_store(self.cache_dir, self.cache_limit)
-        embedded = self.encoder_.embed(images, store, verbose=self.verbose)
+        unreadable: dict[int, str] | None = {} if self.on_error == "nan" else None
+        embedded = self.encoder_.embed(images, store, unreadable=unreadable, verbose=self.verbose)
+        if unreadable:
+            rows = sorted(unreadable)
+            warnings.warn(
+                f"{len(rows)} of {len(images)} images cannot be read and are embedded as NaN ({name_rows(rows)}); the "
+                f"first: {unreadable[rows[0]]}",
+                stacklevel=2,
+            )
         _warn_of_fallbacks(embedded.quality["fallback"])
         return embedded
 

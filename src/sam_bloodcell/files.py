@@ -3,14 +3,15 @@
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a path to write a file or folder to, which takes the place of `path` when all went well.
+    r"""Yield a path to write a file or folder to, which takes the place of `path` when all went well.
 
     Raises
     ------
@@ -22,7 +23,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with replacing(Path(folder) / "scores.csv") as draft:
-    ...         _ = draft.write_text("accuracy\\n")
+    ...         _ = draft.write_text("accuracy\n")
     ...     os.listdir(folder)
     ['scores.csv']
     """
@@ -77,7 +78,7 @@ def remove(path: Path) -> None:
     """Delete a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
+    elif path.is_symlink() or path.exists():
         path.unlink(missing_ok=True)
 
 
@@ -97,6 +98,26 @@ def allocate(path: str | os.PathLike) -> None:
             raise unwritable(path, exc) from exc
 
 
+def paths_beside(csv: Path, paths: Iterable[Any], root: str | os.PathLike | None = None) -> list[str]:
+    """Return the paths that a table's rows name relative to it; an empty one stays empty.
+
+    Raises
+    ------
+    ValueError
+        If a path is no text, or leads out of `root` (default: the table's folder); names the row.
+    """
+    found = []
+    for row, path in enumerate(paths):
+        try:
+            found.append(str(inside(root or csv.parent, Path(csv.parent, path).absolute())) if path else "")
+        except (TypeError, ValueError) as exc:
+            raise ValueError(
+                f"'{csv}' row {row}: {exc} Fix: paths are relative to the CSV's folder and stay in it; for a larger "
+                "one that holds them all, root=... (--root)."
+            ) from exc
+    return found
+
+
 def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:
     """Return the path of what a manifest names, relative to a folder.
 
@@ -114,8 +135,9 @@ def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:
         ...
     ValueError: '../other/1.png' leads out of the folder 'cells'.
     """
-    root = os.path.abspath(folder)
-    full = os.path.abspath(os.path.join(root, name))  # noqa: PTH118, such as pathlib's resolve would follow links
+    # Not Path.resolve, which follows links.
+    root = os.path.abspath(folder)  # noqa: PTH100
+    full = os.path.abspath(Path(root, name))  # noqa: PTH100
     if os.path.commonpath([root, full]) != root:
         raise ValueError(f"'{name}' leads out of the folder '{folder}'.")
     return Path(folder, os.path.relpath(full, root))

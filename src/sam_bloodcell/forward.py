@@ -5,7 +5,6 @@ import os
 import tempfile
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,19 +24,23 @@ from tqdm.auto import tqdm
 
 from . import devices, hub
 from .cache import Store
-from .cells import cell_crop, find_cell, token_weights
+from .cells import CROP_SIZE, GREY, QUALITY, cell_crop, find_cell, token_weights
 from .embeddings import CellEmbeddings
+from .files import make_folder, replacing
 from .images import RGB, ImageReadError, digest, load_square
 from .models.inference import accelerate
 from .models.lora import Adapter, apply_adapter
 from .models.sam import CELL, CELL_MASK_TOKENS, PATCH, SAM, load_weights, size_of
 from .segmentation import PixelStats, normalise
+from .stored import as_records
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Part of every recipe's digest: goes up whenever the same weights and image give another embedding.
 _VERSION = 1
 # What the widest activation of a batch may take: a third of a CPU's last cache, a small part of a GPU's memory.
 _ACTIVATION_BYTES = {"cpu": 10 << 20, "cuda": 160 << 20}
+# Stands for the digest of an image that cannot be read; no SHA-256 is known to be it.
+_UNREADABLE = bytes(32)
 # Seconds between looks at what another process is computing.
 _POLL = 0.05
 # How often a pool of processes is started again after one of them died.
@@ -120,6 +123,17 @@ _loaded: dict[Weights, SAM] = {}
 _loading = threading.Lock()
 
 
+def _after_fork() -> None:
+    """Let go of what a forked process does not have: its parent's threads. OpenMP's would be waited for for ever."""
+    global _loading
+    _loading = threading.Lock()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def network(weights: Weights, adapter: AnyAdapter = None) -> SAM:
     """Return a network ready for inference, loaded unless it was the last one used.
 
@@ -200,20 +214,29 @@ class Encoder:
         widest = (sam.image_size // PATCH) ** 2 * 4 * sam.size.width * parameter.element_size()
         return max(1, _ACTIVATION_BYTES.get(parameter.device.type, _ACTIVATION_BYTES["cpu"]) // widest)
 
-    def embed(self, images: Sequence[Any], store: Store, *, verbose: int = 0) -> CellEmbeddings:
+    def embed(
+        self, images: Sequence[Any], store: Store, *, unreadable: dict[int, str] | None = None, verbose: int = 0
+    ) -> CellEmbeddings:
         """Embed images in order, each distinct one once, taking from the store what is there.
 
         What other processes are embedding meanwhile is waited for; what a process that died left is taken over.
+
+        Parameters
+        ----------
+        images : sequence of n images
+        store : Store
+        unreadable : dict, optional
+            Is told, by row, why an image could not be read; its embedding is NaN. None raises instead.
+        verbose : int
+            1 shows a progress bar.
 
         Raises
         ------
         ImageReadError
             If an image cannot be read; it names the row and the file.
         """
-        keys = [digest(image, row) for row, image in enumerate(images)]
-        first: dict[bytes, int] = {}
-        for row, key in enumerate(keys):
-            first.setdefault(key, row)
+        keys, first = _digests(images, unreadable)
+        refused: dict[bytes, str] = {}
         died = 0
         with (
             store.session(self.recipe.digest, self.recipe.describe()) as session,
@@ -225,9 +248,13 @@ class Encoder:
                 chunks = ([(first[key], images[first[key]]) for key in batch] for batch in batches)
                 idle = True
                 try:
-                    for done in self.stream(chunks):
-                        session.put([keys[row] for row in done.rows], done.cells)
-                        bar.update(len(done.rows))
+                    for done in self.stream(chunks, skip_unreadable=unreadable is not None):
+                        if done.rows:
+                            session.put([keys[row] for row in done.rows], done.cells)
+                        for row, reason in done.errors:
+                            del first[keys[row]]
+                            refused[keys[row]] = reason
+                        bar.update(len(done.rows) + len(done.errors))
                         idle = False
                 except BrokenProcessPool as exc:
                     died += 1
@@ -238,7 +265,25 @@ class Encoder:
                     continue
                 if idle:
                     time.sleep(_POLL)
+            if unreadable is not None:
+                # The first of equal files was tried; its message names its own row.
+                unreadable.update({row: refused[key] for row, key in enumerate(keys) if key in refused})
+                if unreadable:
+                    session.found[_UNREADABLE] = (as_records([_UNREADABLE], self._nothing()), 0)
+                    keys = [_UNREADABLE if row in unreadable else key for row, key in enumerate(keys)]
             return session.rows(keys)
+
+    def _nothing(self) -> CellEmbeddings:
+        """Return what stands for an image that cannot be read: one row of NaN, no mask, a grey crop."""
+        sam = self.network()
+        side, grid, width = sam.image_size, sam.image_size // PATCH, sam.size.width
+        return CellEmbeddings(
+            pooled=np.full((1, width), np.nan, np.float32),
+            tokens=np.full((1, width, grid, grid), np.nan, np.float16),
+            masks=np.zeros((1, side, side), bool),
+            crops=np.full((1, CROP_SIZE, CROP_SIZE, 3), GREY, np.uint8),
+            quality=np.array([(np.nan, 0, np.nan, np.nan, False)], QUALITY),
+        )
 
     def stream(
         self,
@@ -284,12 +329,10 @@ class Encoder:
         if packaged is not None and packaged.digest() == digest:
             return ""
         folder = Path(self.shared or Path(tempfile.gettempdir()) / "sam-bloodcell") / "adapters"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{digest}.adapter"
+        path = make_folder(folder) / f"{digest}.adapter"
         if not path.exists():
-            unfinished = folder / f"{uuid.uuid4().hex}.tmp"
-            unfinished.write_bytes(hub.pack_adapter(self.adapter))
-            unfinished.replace(path)
+            with replacing(path) as draft:
+                draft.write_bytes(hub.pack_adapter(self.adapter))
         return str(path)
 
     def _stream_here(
@@ -325,6 +368,22 @@ class Encoder:
         )
         tokens, probability = zip(*map(self.forward, (pixels[:half], pixels[half:])), strict=True)
         return np.concatenate(tokens), np.concatenate(probability)
+
+
+def _digests(images: Sequence[Any], unreadable: dict[int, str] | None) -> tuple[list[bytes], dict[bytes, int]]:
+    """Return the digest of each image, and the first row of each digest."""
+    keys: list[bytes] = []
+    first: dict[bytes, int] = {}
+    for row, image in enumerate(images):
+        try:
+            key = digest(image, row)
+            first.setdefault(key, row)
+        except ImageReadError as exc:
+            if unreadable is None:
+                raise
+            key, unreadable[row] = _UNREADABLE, str(exc)
+        keys.append(key)
+    return keys, first
 
 
 def _embed_chunk(

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from . import remote
+from .files import make_folder, replacing, write_text
 from .models.lora import Adapter
 from .remote import WeightsUnavailableError
 
@@ -202,7 +203,7 @@ def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adap
     mean, std = ours["pixel_stats"]
     return Adapter(
         lora=read_tensors(folder / "adapter_model.safetensors"),
-        lora_config=json.loads((folder / "adapter_config.json").read_text()),
+        lora_config=read_json(folder / "adapter_config.json"),
         decoder=read_tensors(folder / "decoder.safetensors"),
         pixel_stats=(tuple(mean), tuple(std)),
         image_size=ours["image_size"],
@@ -224,8 +225,7 @@ def write_adapter(
     dtype : torch.dtype
         Stored type of the tensors.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     repo, revision = backbone.resolved()
     config = adapter.lora_config | {
         "base_model_name_or_path": repo,
@@ -241,10 +241,17 @@ def write_adapter(
         "pixel_stats": adapter.pixel_stats,
     }
     for name, tensors in (("adapter_model", adapter.lora), ("decoder", adapter.decoder)):
-        save_file({key: t.to(dtype).contiguous() for key, t in tensors.items()}, folder / f"{name}.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "sam_bloodcell.json").write_text(json.dumps(ours, indent=2) + "\n")
+        write_tensors({key: tensor.to(dtype) for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+    write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
+    write_text(folder / "sam_bloodcell.json", json.dumps(ours, indent=2) + "\n")
     return folder
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a ``.safetensors`` file, whole or not at all."""
+    content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+    with replacing(path) as draft:
+        draft.write_bytes(content)
 
 
 def pack_adapter(adapter: Adapter) -> bytes:
@@ -257,15 +264,23 @@ def pack_adapter(adapter: Adapter) -> bytes:
 
 
 def unpack_adapter(content: bytes) -> Adapter:
-    """Undo `pack_adapter`."""
+    """Undo `pack_adapter`.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the content is damaged.
+    """
     end = 8 + int.from_bytes(content[:8], "little")
-    tensors = load(content[end:])
+    try:
+        tensors, head = load(content[end:]), json.loads(content[8:end])
+        mean, std = head["pixel_stats"]
+    except (SafetensorError, ValueError, LookupError, TypeError) as exc:
+        raise WeightsUnavailableError(f"The adapter's file is damaged: {exc}. Fix: delete it.") from exc
     lora, decoder = (
         {key.removeprefix(part): tensor for key, tensor in tensors.items() if key.startswith(part)}
         for part in ("lora/", "decoder/")
     )
-    head = json.loads(content[8:end])
-    mean, std = head["pixel_stats"]
     return Adapter(lora, head["lora_config"], decoder, (tuple(mean), tuple(std)), head["image_size"])
 
 
@@ -283,7 +298,24 @@ def packaged_autoencoder(name: str) -> Path | None:
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """Return the backbone, its revision, the image size and pixel statistics noted in an adapter folder."""
-    return json.loads((folder / "sam_bloodcell.json").read_text())
+    return read_json(folder / "sam_bloodcell.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the settings beside weights.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file is absent, damaged, or holds anything but a table.
+    """
+    try:
+        settings = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise WeightsUnavailableError(f"'{path}' cannot be read: {exc}. Fix: fetch or save it again.") from exc
+    if not isinstance(settings, dict):
+        raise WeightsUnavailableError(f"'{path}' holds no settings. Fix: fetch or save it again.")
+    return settings
 
 
 def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .files import write_text
+
 _REPO = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _NOTICE = "**For research only, not for diagnosis.**"
 
@@ -75,7 +77,7 @@ def write_model_card(
 ```
 """
     path = folder / "README.md"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zipfile import BadZipFile
 
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -15,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import remote
 from .autoencoder import CrossDomainAutoencoder
 from .embedder import SAMLoRAEmbedder
+from .files import make_folder, replacing, write_text
 from .model_card import write_model_card
 
 _MODEL, _SETTINGS = "pipeline.skops", "sam_bloodcell.json"
@@ -54,9 +56,9 @@ def save_pretrained(
     """
     check_is_fitted(pipeline)
     skops = _skops()
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    skops.dump(pipeline, folder / _MODEL)
+    folder = make_folder(folder)
+    with replacing(folder / _MODEL) as draft:
+        skops.dump(pipeline, draft)
     embedders = [part for part in _parts(pipeline) if isinstance(part, SAMLoRAEmbedder)]
     base, revision = embedders[0].backbone_.resolved() if embedders else (None, None)
     settings = {
@@ -67,7 +69,7 @@ def save_pretrained(
         "trusted": [name for name in skops.get_untrusted_types(file=folder / _MODEL) if name not in _OURS],
         "versions": {name: version(name) for name in _PACKAGES},
     }
-    (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
     write_model_card(
         folder,
         title="Blood cell classifier",
@@ -110,7 +112,7 @@ def from_pretrained(
     Raises
     ------
     WeightsUnavailableError
-        If a file is missing or cannot be fetched.
+        If a file is missing, damaged or cannot be fetched.
     ValueError
         If the file needs classes that are not trusted; it lists them.
     ImportError
@@ -125,7 +127,13 @@ def from_pretrained(
             f"'{folder_or_repo}' is no pipeline folder: it lacks {_MODEL}. Fix: pass a folder made by save_pretrained; "
             "adapters and autoencoders load by their own class's from_pretrained."
         )
-    needed = skops.get_untrusted_types(file=path)
+    try:
+        needed = skops.get_untrusted_types(file=path)
+    except (BadZipFile, LookupError, ValueError) as exc:
+        raise remote.WeightsUnavailableError(
+            f"'{path}' is no pipeline that can be read: {exc}. Fix: fetch it again, or pass a folder made by "
+            "save_pretrained."
+        ) from exc
     allowed = [name for name in needed if name in (*_OURS, *trusted) or name.startswith("sklearn.")]
     unknown = sorted(set(needed) - set(allowed))
     if unknown:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .evaluation import METRICS, BenchmarkResult, cross_domain_mean, summarise_scores
+from .files import make_folder, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,8 +98,8 @@ def write_report(
         figures=pictures,
         settings={**result.settings, **(settings or {})},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, page)
+    make_folder(path.parent)
+    write_text(path, page)
     if figures is not None:
         _write_figures(pictures, Path(figures))
     return path
@@ -302,18 +302,9 @@ def _picture(figure: Figure, alt: str, caption: str = "") -> dict[str, str]:
 
 
 def _write_figures(figures: Mapping[str, list[dict[str, Any]]], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for section, pictures in figures.items():
         for number, picture in enumerate(pictures, start=1):
             name = section if len(pictures) == 1 else f"{section}-{number}"
             for form in _FORMATS:
                 (folder / f"{name}.{form}").write_bytes(picture[form])
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from sklearn.utils import Bunch
 
 from .autoencoder import CrossDomainAutoencoder
 from .datasets import join_cells, load_acevedo20, load_matek19
+from .datasets._load import take_cells
 from .embedder import SAMLoRAEmbedder
 from .evaluation import BenchmarkResult, default_classifiers, run_benchmark, summarise_scores
 
@@ -127,12 +128,4 @@ def limit_cells(cells: Bunch, n: int, random_state: int) -> Bunch:
     order = np.random.default_rng(random_state).permutation(len(cells.target))
     table = pd.DataFrame({"target": cells.target, "domain": cells.domain}).iloc[order]
     rows = np.sort(table.groupby(["domain", "target"]).head(n).index.to_numpy())
-    return Bunch(
-        paths=[cells.paths[row] for row in rows],
-        target=cells.target[rows],
-        target_names=cells.target_names,
-        domain=cells.domain[rows],
-        masks=[cells.masks[row] for row in rows],
-        group=None if cells.group is None else cells.group[rows],
-        dropped=cells.dropped,
-    )
+    return take_cells(cells, rows)

@@ -3,8 +3,10 @@
 The ladder: `train` -> `_Run.go` -> `_Run.epoch` -> `_Run.step`.
 """
 
+import io
 import math
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+
+from .files import replacing
 
 # A batch is whatever the loss understands; the loss returns its terms, the one to minimise under "loss".
 Batch = Any
@@ -229,8 +233,7 @@ class _Run:
 
     def save(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
         """Write everything that going on needs; a write that dies leaves the last whole checkpoint."""
-        path = Path(checkpoint)
-        half = path.with_name(path.name + ".part")
+        content = io.BytesIO()
         torch.save(
             {
                 "fingerprint": fingerprint,
@@ -241,14 +244,22 @@ class _Run:
                 "rng": torch.get_rng_state(),
                 "history": self.history,
             },
-            half,
+            content,
         )
-        half.replace(path)
+        with replacing(checkpoint) as draft:
+            draft.write_bytes(content.getbuffer())
 
     def restore(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
         """Go on from a checkpoint."""
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if state["fingerprint"] != fingerprint:
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            found = state["fingerprint"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as exc:
+            raise ValueError(
+                f"'{checkpoint}' is no checkpoint of a training: {exc!s:.200}. Fix: delete it to start anew, or name "
+                "another file."
+            ) from exc
+        if found != fingerprint:
             raise ValueError(
                 f"The checkpoint '{checkpoint}' belongs to a training with other data or settings. Fix: delete it to "
                 "start anew, or name another file."

@@ -2,7 +2,7 @@
 
 from ._fetch import data_home, fetch_file
 from ._labels import HARMONISED_CLASSES, harmonise_labels, read_label_maps
-from ._load import join_cells, load_cells, save_cells
+from ._load import drop_unreadable, join_cells, load_cells, save_cells
 from ._optics import LABORATORIES, Laboratory
 from ._public import (
     fetch_bloodmnist,
@@ -26,6 +26,7 @@ __all__ = [
     "Laboratory",
     "data_home",
     "draw_cell",
+    "drop_unreadable",
     "fetch_bloodmnist",
     "fetch_file",
     "fetch_zheng18",

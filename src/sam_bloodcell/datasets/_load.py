@@ -1,6 +1,7 @@
 """Cells on disk: a CSV, or a tree of domain/label/image."""
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ import pandas as pd
 from PIL import Image
 from sklearn.utils import Bunch
 
+from ..files import make_folder, paths_beside, replacing, write_text
+from ..images import check_readable, name_rows
+
 _REQUIRED = ("path", "domain", "label")
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -20,6 +24,7 @@ def load_cells(
     *,
     classes: Sequence[str] | None = None,
     domains: Sequence[str] | None = None,
+    root: str | os.PathLike | None = None,
 ) -> Bunch:
     """List the cells of a CSV or a folder; no image is opened.
 
@@ -32,6 +37,8 @@ def load_cells(
         Labels to keep, in the order of ``target_names``; default all, sorted.
     domains : sequence of str, optional
         Domains to keep; default all.
+    root : path, optional
+        Folder that the CSV's paths may not leave; default the CSV's own.
 
     Returns
     -------
@@ -45,7 +52,7 @@ def load_cells(
     FileNotFoundError
         If the CSV, the folder, or a file that the CSV names is missing; the message gives the row.
     ValueError
-        If columns or values are missing, a class or domain is unknown, or no cell is left.
+        If columns or values are missing, a path leads out of `root`, a class or domain is unknown, or no cell is left.
 
     Examples
     --------
@@ -61,7 +68,7 @@ def load_cells(
     if source.is_dir():
         table = _list_folder(source)
     elif source.is_file():
-        table = _read_csv(source)
+        table = _read_csv(source, root)
     else:
         raise FileNotFoundError(f"'{source}' does not exist. Fix: pass a CSV file or a folder of domain/label/image.")
     if domains is not None:
@@ -72,6 +79,53 @@ def load_cells(
     if table.empty:
         raise ValueError(f"No cell of '{source}' is left. Fix: check the classes and domains asked for.")
     return as_cells(table, classes, dropped)
+
+
+def drop_unreadable(cells: Bunch) -> Bunch:
+    """Leave out the cells whose images cannot be read, with a warning that names them.
+
+    Every image is opened. A run of hours then does not end at one damaged file.
+
+    Parameters
+    ----------
+    cells : Bunch
+        With ``paths``, as the loaders return.
+
+    Returns
+    -------
+    Bunch
+        The same with fewer rows, and unreadable : dict of path to the reason.
+
+    Raises
+    ------
+    ValueError
+        If no image can be read.
+    """
+    reasons = [check_readable(path) for path in cells.paths]
+    bad = np.flatnonzero([bool(reason) for reason in reasons])
+    if len(bad) == len(reasons):
+        raise ValueError(f"None of the {len(bad)} images can be read; the first: {reasons[0]}")
+    if len(bad):
+        warnings.warn(
+            f"{len(bad)} of {len(reasons)} images cannot be read and are left out ({name_rows(bad)}); the first: "
+            f"{reasons[bad[0]]}",
+            stacklevel=2,
+        )
+    kept = take_cells(cells, np.setdiff1d(np.arange(len(reasons)), bad))
+    return Bunch(**kept, unreadable={str(cells.paths[row]): reasons[row] for row in bad})
+
+
+def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
+    """Take some rows of cells with ``paths``; classes and what was dropped stay as they are."""
+    return Bunch(
+        paths=[cells.paths[row] for row in rows],
+        target=cells.target[rows],
+        target_names=cells.target_names,
+        domain=cells.domain[rows],
+        masks=[_masks(cells)[row] for row in rows],
+        group=None if cells.get("group") is None else cells.group[rows],
+        dropped=cells.dropped,
+    )
 
 
 def join_cells(*parts: Bunch) -> Bunch:
@@ -159,24 +213,34 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
     Returns
     -------
     csv : Path
+
+    Raises
+    ------
+    ValueError
+        If a domain or class is no folder name.
+    OSError
+        If a file cannot be written.
     """
-    folder = Path(folder)
+    folder = make_folder(folder)
     rows = []
     for number, (image, mask, target, domain) in enumerate(
         zip(cells.images, cells.masks, cells.target, cells.domain, strict=True)
     ):
         label = cells.target_names[target]
-        stem = Path(str(domain)) / label / f"{number:05d}"
-        (folder / stem).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f"{stem}.png")
-        Image.fromarray(mask).save(folder / f"{stem}_mask.png")
+        if len(Path(str(domain), str(label)).parts) != 2 or ".." in (str(domain), str(label)):
+            raise ValueError(f"Got domain {domain!r} and class {label!r} but expected folder names. Fix: rename them.")
+        stem = Path(str(domain), str(label), f"{number:05d}")
+        make_folder((folder / stem).parent)
+        for name, pixels in ((f"{stem}.png", image), (f"{stem}_mask.png", mask)):
+            with replacing(folder / name) as draft:
+                Image.fromarray(pixels).save(draft)
         rows.append((f"{stem}.png", domain, label, f"{stem}_mask.png"))
     csv = folder / "cells.csv"
-    pd.DataFrame(rows, columns=[*_REQUIRED, "mask"]).to_csv(csv, index=False)
+    write_text(csv, pd.DataFrame(rows, columns=[*_REQUIRED, "mask"]).to_csv(index=False))
     return csv
 
 
-def _read_csv(csv: Path) -> pd.DataFrame:
+def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
     try:
         table = pd.read_csv(csv, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
@@ -197,7 +261,7 @@ def _read_csv(csv: Path) -> pd.DataFrame:
         own = pd.Series([f"cell {row}" for row in range(len(table))], dtype=str)
         table["group"] = table["group"].where(table["group"].str.strip() != "", own)
     for name in ("path", "mask"):
-        table[name] = [str(csv.parent / value) if value else "" for value in table[name]]
+        table[name] = paths_beside(csv, table[name], root)
         for row, value in enumerate(table[name]):
             if value and not Path(value).is_file():
                 raise FileNotFoundError(

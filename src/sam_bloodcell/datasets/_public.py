@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -210,11 +211,14 @@ def fetch_bloodmnist(
 
 def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Bunch:
     """Load a BloodMNIST file that is there already; as `fetch_bloodmnist`."""
-    with np.load(file, allow_pickle=False) as arrays:
-        splits = ("train", "val", "test")
-        images = np.concatenate([arrays[f"{split}_images"] for split in splits])
-        codes = np.concatenate([arrays[f"{split}_labels"].ravel() for split in splits])
-        split = np.repeat(splits, [len(arrays[f"{split}_labels"]) for split in splits])
+    splits = ("train", "val", "test")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            images = np.concatenate([arrays[f"{split}_images"] for split in splits])
+            labels = [arrays[f"{split}_labels"].ravel() for split in splits]
+    except (ValueError, LookupError, BadZipFile, AttributeError, TypeError) as exc:
+        raise ValueError(f"'{file}' is no BloodMNIST file: {exc}. Fix: fetch_bloodmnist.") from exc
+    codes, split = np.concatenate(labels), np.repeat(splits, [len(part) for part in labels])
     table = pd.DataFrame({"path": np.arange(len(codes)), "domain": "acevedo-20", "code": codes.astype(str), "mask": ""})
     cells = _harmonised(SOURCES["bloodmnist"], table, file, scheme)
     rows = np.asarray(cells.pop("paths"))

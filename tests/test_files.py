@@ -1,0 +1,108 @@
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sam_bloodcell.files import allocate, inside, make_folder, paths_beside, replacing, write_text
+
+
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "scores.csv"
+    write_text(path, "before")
+
+    def dies_halfway():
+        with replacing(path) as draft:
+            draft.write_text("half")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        dies_halfway()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_the_place_of_a_folder(tmp_path):
+    for content in ("old", "new"):
+        with replacing(tmp_path / "group.zarr") as draft:
+            draft.mkdir()
+            (draft / content).touch()
+    assert [path.name for path in (tmp_path / "group.zarr").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "x"), lambda path: make_folder(path)])
+def test_what_cannot_be_written_names_the_file_and_the_fix(tmp_path, write):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"not written\. Fix: free space there.*file/inside") as caught:
+        write(tmp_path / "file" / "inside")
+    assert caught.value.errno == errno.ENOTDIR
+
+
+@pytest.mark.parametrize("name", ["../b/1.png", "/elsewhere/1.png", "a/../../1.png", "..", "/"])
+def test_manifests_cannot_lead_out(tmp_path, name):
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        inside(tmp_path / "cells", name)
+
+
+def test_manifests_may_name_what_lies_inside_and_links(tmp_path):
+    (tmp_path / "link").symlink_to("/")
+    assert inside(tmp_path, "a/../1 é.png") == tmp_path / "1 é.png"
+    assert inside(tmp_path, str(tmp_path / "a" / "1.png")) == tmp_path / "a" / "1.png"
+    assert inside(tmp_path, "link/1.png") == tmp_path / "link" / "1.png"
+
+
+def test_a_wider_root_lets_paths_lead_further(tmp_path):
+    csv = tmp_path / "tables" / "cells.csv"
+    with pytest.raises(ValueError, match=r"cells\.csv' row 1: '.*' leads out .* root=\.\.\. \(--root\)"):
+        paths_beside(csv, ["1.png", "../images/2.png"])
+    assert paths_beside(csv, ["", "../images/2.png"], tmp_path) == ["", str(tmp_path / "images" / "2.png")]
+
+
+FULL = """
+import sys
+from pathlib import Path
+import numpy as np
+from sam_bloodcell import files
+path = Path(sys.argv[1]) / "big.npy"
+np.lib.format.open_memmap(path, "w+", np.float32, (1 << 20,)).flush()
+try:
+    files.allocate(path)
+except OSError as exc:
+    print(exc)
+"""
+
+
+def test_a_sparse_file_that_will_not_fit_is_told_before_it_is_written_to(on_full_disk):
+    assert "No space left on device, so that it is not written. Fix: free space" in on_full_disk(FULL)
+
+
+def test_allocated_space_stays_as_it_was(tmp_path):
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(1 << 20)
+    allocate(tmp_path / "a")
+    assert (tmp_path / "a").stat().st_blocks * 512 >= 1 << 20
+    assert (tmp_path / "a").read_bytes() == bytes(1 << 20)
+
+
+@pytest.fixture
+def on_full_disk(tmp_path):
+    """Return a runner of Python code on a disk of 1 MB, whose folder is the code's argument."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=1m tmpfs '{disk}'"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("no small disk: mounting one needs root")
+
+    def run(code):
+        script = tmp_path / "code.py"
+        script.write_text(code)
+        command = f"{mount} && '{sys.executable}' -W ignore '{script}' '{disk}' && ls -A '{disk}'"
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", command], capture_output=True, text=True, timeout=120, check=False,
+            cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
