@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py --minutes 60
 
-prints a line a minute and, at the end, growth from the first fifth of the run to the last: it fails above 5% of memory or
-any open file more. Every round uses images that were never seen before, a cache that is limited, and new estimators.
+prints a line a minute and, at the end, growth from the first fifth of the run to the last: it fails above 5% of memory
+or any open file more. Every round uses images that were never seen before, a cache that is limited, and new estimators.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
     minutes = parser.parse_args().minutes
-    process, start, seen, rounds, samples = psutil.Process(), time.monotonic(), 0, 0, []
+    process, start, seen, rounds, told, samples = psutil.Process(), time.monotonic(), 0, 0, 0, []
     with tempfile.TemporaryDirectory() as folder:
         while (passed := (time.monotonic() - start) / 60) < minutes:
             seen += one_round(rounds, Path(folder))
@@ -50,7 +50,8 @@ def main() -> None:
             size = sum(file.stat().st_size for file in Path(folder).rglob("*.npy"))
             sample = (process.memory_info().rss / 1e6, process.num_fds(), process.num_threads(), size / 1e6)
             samples.append(sample)
-            if int(passed) > int((passed * 60 - 10) / 60) or rounds % 20 == 1:
+            if passed >= told:
+                told += 1
                 print("minute {:5.1f}, round {:4d}: {:6.0f} MB, {} files, {} threads, cache {:.0f} MB".format(
                     passed, rounds, *sample), flush=True)  # fmt: skip
     fifth = max(1, len(samples) // 5)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.cli import app
-from sam_bloodcell.datasets import make_blood_cells, save_cells
+from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 
 
 def run(*args):
@@ -35,6 +35,22 @@ def test_benchmark_keeps_the_classes_asked_for(tmp_path):
     assert result.exit_code == 0, result.output
     assert "left out: 12 cells of class neutrophil" in result.output
     assert (pd.read_csv(tmp_path / "out" / "scores.csv")["n_classes"] == 2).all()
+
+
+@pytest.mark.filterwarnings("always")
+def test_benchmark_leaves_unreadable_images_out_when_told_to(tmp_path):
+    table = save_cells(make_blood_cells(4, random_state=0), tmp_path / "cells")
+    bad = Path(load_cells(table).paths[5])
+    bad.write_bytes(b"no image")
+    args = ("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    result = run(*args)
+    assert result.exit_code == 1
+    assert f"Error: Row 5: '{bad}' is no image that can be read here (8 bytes). Fix:" in result.output
+    result = run(*args, "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    assert "Warning: 1 of 40 images cannot be read and are left out (rows 5); the first: " in result.output
+    result = run(*args, "--on-error", "nan")
+    assert "Error: Got 'nan' but expected one of raise, skip." in result.output
 
 
 @pytest.mark.parametrize(

@@ -327,3 +327,37 @@ def test_dice_on_cells_that_training_never_saw(embedder, cells_root):
     scores = pd.Series([dice(a, b) for a, b in zip(masks, truth, strict=True)]).groupby(table["domain"].to_numpy())
     assert scores.count().to_dict() == {"cellavision": 17, "tecom": 52}
     assert (scores.mean() >= 0.90).all(), scores.mean()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_unreadable_images_are_nan_rows_on_request(tmp_path, cached):
+    images = make_blood_cells(1, domains=["lab_a"], random_state=0).images
+    paths = [tmp_path / f"{row}.png" for row in range(5)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    settings = {"cache_dir": tmp_path / "cache" if cached else None, "dtype": "float32"}
+    expected = SAMLoRAEmbedder("vit_tiny", **settings).fit(paths).transform(paths[1:4]).pooled
+    paths[0].write_bytes(b"no image")
+    paths[4].unlink()
+    embedder = SAMLoRAEmbedder("vit_tiny", on_error="nan", **settings).fit(paths)
+    with pytest.warns(UserWarning, match=r"2 of 5 images cannot be read .*\(rows 0, 4\); the first: Row 0: .*0\.png"):
+        found = embedder.transform(paths)
+    np.testing.assert_allclose(found.pooled[1:4], expected, atol=1e-4)
+    for part in (found.pooled, np.asarray(found.tokens), found.quality["confidence"].reshape(5, 1)):
+        assert np.isnan(part[[0, 4]]).all()
+        assert np.isfinite(part[1:4]).all()
+    assert not np.asarray(found.masks)[[0, 4]].any()
+    with pytest.raises(ImageReadError, match=r"Row [04]: .*[04]\.png"):
+        embedder.set_params(on_error="raise").transform(paths)
+
+
+def test_nothing_but_unreadable_images(tmp_path):
+    embedder = SAMLoRAEmbedder("vit_tiny", on_error="nan").fit(["a.png"])
+    with pytest.warns(UserWarning, match="2 of 2 images cannot be read"):
+        found = embedder.transform([tmp_path / "a.png", tmp_path / "b.png"])
+    assert np.isnan(found.pooled).all()
+
+
+def test_on_error_is_checked():
+    with pytest.raises(ValueError, match="on_error"):
+        SAMLoRAEmbedder("vit_tiny", on_error="skip").fit(["a.png"])

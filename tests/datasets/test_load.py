@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sam_bloodcell.datasets import join_cells, load_cells, make_blood_cells, save_cells
+from sam_bloodcell.datasets import drop_unreadable, join_cells, load_cells, make_blood_cells, save_cells
 from sam_bloodcell.images import load_mask, load_rgb
 
 
@@ -202,3 +202,21 @@ def test_groups_are_read_and_a_cell_without_one_is_its_own(tmp_path):
     assert joined.group[:2].tolist() == ["0: p1", "0: cell 1"]
     assert joined.group[4] == "1: p1", "the same name elsewhere is another patient"
     assert len(set(joined.group)) == 3 + 3 + 4
+
+
+def test_unreadable_cells_are_left_out_and_named(tmp_path):
+    cells = load_cells(save_cells(make_blood_cells(1, image_size=32, random_state=0), tmp_path))
+    whole = drop_unreadable(cells)
+    assert (whole.paths, whole.unreadable) == (cells.paths, {})
+    Path(cells.paths[3]).write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"1 of \d+ images cannot be read and are left out \(rows 3\); the first: "):
+        kept = drop_unreadable(cells)
+    assert kept.paths == cells.paths[:3] + cells.paths[4:]
+    assert kept.masks == cells.masks[:3] + cells.masks[4:]
+    np.testing.assert_array_equal(kept.target, np.delete(cells.target, 3))
+    np.testing.assert_array_equal(kept.domain, np.delete(cells.domain, 3))
+    assert list(kept.unreadable) == [cells.paths[3]]
+    for path in cells.paths:
+        Path(path).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"None of the \d+ images can be read; the first: "):
+        drop_unreadable(cells)
