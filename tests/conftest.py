@@ -1,4 +1,8 @@
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch comes in: each worker takes one core, and so do its children
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from importlib import import_module
@@ -19,7 +23,7 @@ from sam_bloodcell.models.sam import SAM, EncoderSize
 
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def pytest_addoption(parser):
