@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import sam_bloodcell
+from sam_bloodcell import datasets, evaluation
 from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SIZES
 
@@ -92,6 +94,19 @@ from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
     cells = make_blood_cells(3, classes=["lymphocyte", "monocyte"], random_state=0)
     new = {"new_paths": cells.images[:4], "new_laboratory": ["new"] * 4}
     run(imports + in_a_pipeline, paths=cells.images, labels=cells.target, laboratory=cells.domain, **new)
+
+
+def test_tables_are_those_of_their_files():
+    page = (DOCS / "results.md").read_text()
+    written = runpy.run_path(str(DOCS / "tables" / "write.py"))["written"]
+    assert "<!-- leave_one_laboratory_out -->" in page
+    assert written(page) == page
+
+
+def test_every_public_name_is_in_the_reference():
+    page = (DOCS / "api.rst").read_text()
+    names = {name for module in (sam_bloodcell, datasets, evaluation) for name in module.__all__} - {"__version__"}
+    assert {name for name in names if name not in page} == set()
 
 
 def messages():
