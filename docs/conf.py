@@ -44,4 +44,8 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "sam-bloodcell"
 html_show_sourcelink = False
+# Pages without pages below them need no navigation of their section.
+html_sidebars = dict.fromkeys(
+    ("index", "own_laboratories", "method", "design", "results", "vit_tiny", "errors", "robustness", "api"), ()
+)
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "show_prev_next": True}

@@ -36,6 +36,7 @@ features = {
     "autoencoder": autoencoder.transform(embeddings, domain=cells.domain),
 }
 plot_embedding_map(features, cells.domain, labels)
+# sphinx_gallery_thumbnail_number = 2
 
 # %%
 # Three numbers say the same: how well a logistic regression guesses the laboratory, what guessing gives (chance), and

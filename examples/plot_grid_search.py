@@ -9,6 +9,7 @@ through the network once, whatever folds, candidates, processes and later sessio
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import sklearn
@@ -50,6 +51,18 @@ DiskStore(cache).info()[["cells", "bytes"]]
 
 table = pd.DataFrame(search.cv_results_)
 table[["param_align__n_components", "param_classify__C", "mean_test_score", "mean_fit_time"]].round(3)
+
+# %%
+
+scores = table.pivot_table("mean_test_score", "param_align__n_components", "param_classify__C")
+figure, ax = plt.subplots(figsize=(4.5, 2.5), layout="constrained")
+ax.imshow(scores, cmap="cividis", vmin=0, vmax=1)
+for (i, j), score in np.ndenumerate(scores.to_numpy()):
+    ax.text(j, i, f"{score:.2f}", ha="center", va="center", color="white" if score < 0.55 else "black")
+ax.set_xticks(range(scores.shape[1]), scores.columns)
+ax.set_yticks(range(scores.shape[0]), scores.index)
+ax.set(xlabel="C of the SVM", ylabel="features", title="accuracy, mean over folds")
+figure
 
 # %%
 # These folds mix the laboratories: they choose a setting, they do not say how well it does in a laboratory that it was
