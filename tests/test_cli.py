@@ -83,7 +83,7 @@ def test_benchmark_on_real_cells(cells_root, tmp_path):
     few = table.groupby(["domain", "label"], sort=False).head(12)
     few.to_csv(tmp_path / "cells.csv", index=False)
     classes = "neutrophil,lymphocyte,monocyte,eosinophil,basophil"
-    args = ("--classes", classes, "--out", tmp_path / "out", "--epochs", 1, "--quiet")
+    args = ("--root", cells_root, "--classes", classes, "--out", tmp_path / "out", "--epochs", 1, "--quiet")
     result = run("benchmark", tmp_path / "cells.csv", *args)
     assert result.exit_code == 0, result.output
     assert "Warning: Left out classes with fewer than cv=5 cells" in result.output
