@@ -3,27 +3,25 @@
 python .ci/lowest.py > lowest.txt
 pip install -c constraints.txt -c lowest.txt -e ".[test]"
 
-PyTorch stays at the version of constraints.txt, and what only tests, docs or developers use at its newest.
+PyTorch stays at the version of constraints.txt, and what only tests, docs or developers use at its newest. Markers, as in
+`; python_version < "3.12"`, are read for the Python that runs this.
 """
 
-import re
 import tomllib
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
 TOOLS = {"test", "docs", "dev"}  # extras of who works on the project
-LOWER_BOUND = re.compile(r"(?P<name>[\w.-]+)(\[.*?\])?>=(?P<version>[\w.]+)")
 
-requirements = PROJECT["dependencies"] + [
-    requirement
-    for extra, needed in PROJECT["optional-dependencies"].items()
-    if extra not in TOOLS
-    for requirement in needed
-    if not requirement.startswith(PROJECT["name"])
+texts = PROJECT["dependencies"] + [
+    text for extra, needed in PROJECT["optional-dependencies"].items() if extra not in TOOLS for text in needed
 ]
-for requirement in requirements:
-    bound = LOWER_BOUND.match(requirement)
-    if bound is None:
-        raise SystemExit(f"Got {requirement!r} but expected a lower bound, as in 'numpy>=1.26'.")
-    if bound["name"] != "torch" and "python_version <" not in requirement:  # this runs on a newer one
-        print(f"{bound['name']}=={bound['version']}")
+for requirement in map(Requirement, texts):
+    if requirement.name in {PROJECT["name"], "torch"} or (requirement.marker and not requirement.marker.evaluate()):
+        continue
+    lowest = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+    if not lowest:
+        raise SystemExit(f"Got '{requirement}' but expected a lower bound, as in 'numpy>=1.26'.")
+    print(f"{requirement.name}=={lowest[0]}")
