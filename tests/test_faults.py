@@ -108,7 +108,8 @@ def test_jobs_in_jobs_neither_hang_nor_take_more_cores_than_there_are():
 
 
 CLI = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
 from sam_bloodcell import cli, forward
 from tests import counting
 forward._forward = counting._written_down
