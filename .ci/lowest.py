@@ -3,8 +3,8 @@
 python .ci/lowest.py > lowest.txt
 pip install -c constraints.txt -c lowest.txt -e ".[test]"
 
-PyTorch stays at the version of constraints.txt, and what only tests, docs or developers use at its newest. Markers, as in
-`; python_version < "3.12"`, are read for the Python that runs this.
+PyTorch stays at the version of constraints.txt, and what only tests, docs or developers use at its newest. Markers,
+as in `; python_version < "3.12"`, are read for the Python that runs this.
 """
 
 import tomllib
