@@ -89,7 +89,7 @@ def test_class_labels_are_not_looked_at(cells):
 @pytest.mark.parametrize("architecture", MAPS)
 def test_reconstruction_learns_the_crops(cells, architecture):
     X, lab = cells[0][12:36], cells[1][12:36]
-    fitted = small(architecture, epochs=60, batch_size=8, embedding_weight=0.1).fit(X, domain=lab)
+    fitted = small(architecture, epochs=100, batch_size=8, embedding_weight=0.1).fit(X, domain=lab)
     crops = fitted.reconstruct(X, domain=lab)
     assert crops.shape == (24, 32, 32, 3)
     assert crops.dtype == np.uint8
