@@ -3,6 +3,7 @@
 import os
 import signal
 import warnings
+from unittest import mock
 
 import joblib
 import numpy as np
@@ -53,6 +54,16 @@ def test_chunks_go_to_the_workers_and_weights_are_loaded_there(client, cells):
     assert sorted(rows) == list(range(40))
     pooled = np.concatenate([part.cells.pooled for part in done])[np.argsort(rows)]
     np.testing.assert_allclose(pooled, expected.pooled, atol=0.1)
+
+
+def embed_without_parallel(paths):
+    with mock.patch("joblib.Parallel", side_effect=AssertionError("a task that waits for tasks")):
+        with joblib.parallel_config("dask"):
+            return len(SAMLoRAEmbedder("vit_tiny").fit_transform(paths))
+
+
+def test_a_task_embeds_where_it_is(client, cells):
+    assert client.submit(embed_without_parallel, cells.paths[:2]).result(timeout=60) == 2
 
 
 def test_a_search_and_a_bulk_embedding_run_on_the_cluster(client, cells, tmp_path):

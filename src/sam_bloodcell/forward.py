@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -306,8 +307,7 @@ class Encoder:
         backend, _ = get_active_backend()
         ours = type(backend).__module__.startswith("joblib._parallel_backends")
         # In a task of a cluster (a search's fold) the work stays there: tasks that wait for tasks can wait for ever.
-        nested = (backend.nesting_level or 0) > 0
-        if nested or (ours and joblib.effective_n_jobs(self.n_jobs) == 1):
+        if _is_nested(backend) or (ours and joblib.effective_n_jobs(self.n_jobs) == 1):
             yield from self._stream_here(chunks, skip_unreadable, finish)
             return
         adapter = self._by_reference()
@@ -368,6 +368,20 @@ class Encoder:
         )
         tokens, probability = zip(*map(self.forward, (pixels[:half], pixels[half:])), strict=True)
         return np.concatenate(tokens), np.concatenate(probability)
+
+
+def _is_nested(backend: Any) -> bool:
+    """Tell whether this already is a task of some `joblib.Parallel`; Dask's tasks start with a backend that forgot."""
+    if (backend.nesting_level or 0) > 0:
+        return True
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
 
 
 def _digests(images: Sequence[Any], unreadable: dict[int, str] | None) -> tuple[list[bytes], dict[bytes, int]]:
