@@ -57,9 +57,9 @@ def test_chunks_go_to_the_workers_and_weights_are_loaded_there(client, cells):
 
 
 def embed_without_parallel(paths):
-    with mock.patch("joblib.Parallel", side_effect=AssertionError("a task that waits for tasks")):
-        with joblib.parallel_config("dask"):
-            return len(SAMLoRAEmbedder("vit_tiny").fit_transform(paths))
+    waits = mock.patch("joblib.Parallel", side_effect=AssertionError("a task that waits for tasks"))
+    with waits, joblib.parallel_config("dask"):
+        return len(SAMLoRAEmbedder("vit_tiny").fit_transform(paths))
 
 
 def test_a_task_embeds_where_it_is(client, cells):

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 import sam_bloodcell
 from sam_bloodcell import datasets, evaluation
-from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.datasets import make_blood_cells, save_cells
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SIZES
 
-DOCS = Path(__file__).parents[1] / "docs"
+README = Path(__file__).parents[1] / "README.md"
+DOCS = README.parent / "docs"
 SOURCE = Path(sam_bloodcell.__file__).parent
 IN_A_FOLDER = "import os, sys\nos.chdir(sys.argv[1])\n"
 
@@ -56,6 +57,19 @@ def test_no_page_with_python_is_forgotten():
 @pytest.mark.parametrize("page", SELF_CONTAINED)
 def test_the_page_runs(page, run):
     run("\n".join(python_blocks(DOCS / page)))
+
+
+def test_the_readme_runs(run):
+    save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), "cells")
+    names = run("\n".join(python_blocks(README)))
+    assert names["pipe"].predict(names["cells"].paths, domain=names["cells"].domain).shape == (16,)
+
+
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)[^)]*\)", page.read_text())
+    built = {page.parent / link for link in links if "auto_examples" in link}  # made by the docs build
+    assert [link for link in links if not (page.parent / link).exists() and page.parent / link not in built] == []
 
 
 def test_the_page_on_weights_runs(hub_server, in_subprocess, tmp_path):

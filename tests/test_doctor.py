@@ -1,4 +1,5 @@
 import sys
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -47,11 +48,12 @@ def test_offline_is_no_fault(monkeypatch):
 
 
 def test_cached_weights_are_named(monkeypatch, tmp_path):
-    class Repo:
-        repo_id = "facebook/sam-vit-base"
+    pinned = hub.HUB_BACKBONES["vit_b"][1]
+    revisions = [SimpleNamespace(commit_hash=name, last_modified=at) for at, name in enumerate((pinned, "0" * 40))]
 
-    monkeypatch.setattr(doctor, "scan_cache_dir", lambda: type("Cache", (), {"repos": [Repo]}))
-    assert findings()["weights in the cache"].found == "vit_b"
+    repo = SimpleNamespace(repo_id="facebook/sam-vit-base", revisions=revisions)
+    monkeypatch.setattr(doctor, "scan_cache_dir", lambda: SimpleNamespace(repos=[repo]))
+    assert findings()["weights in the cache"].found == (f"vit_b at {pinned[:8]} (the pinned one), vit_b at 00000000")
 
 
 @pytest.mark.parametrize("there", [True, False])

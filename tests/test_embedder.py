@@ -169,7 +169,7 @@ import os, signal, sys
 import numpy as np, torch
 from sam_bloodcell import SAMLoRAEmbedder, training
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(sys.argv[4]))  # as many as here: their number decides the last bits
 save, saved = training._Run.save, []
 
 def save_and_die(*args):
@@ -188,7 +188,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(cells, tmp_path):
     params = {"image_size": 64, "epochs": 4, "lora_dropout": 0.1, "validation_fraction": 0.3, "random_state": 0}
     data, checkpoint = tmp_path / "cells.npz", tmp_path / "run.ckpt"
     np.savez(data, images=cells.images, masks=cells.masks)
-    command = [sys.executable, "-c", KILLED, data, checkpoint, repr(params)]
+    command = [sys.executable, "-c", KILLED, data, checkpoint, repr(params), str(torch.get_num_threads())]
     assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
     assert len(torch.load(checkpoint, weights_only=True)["history"]) == 2
 

@@ -11,14 +11,25 @@ PACKAGE = Path(sam_bloodcell.__file__).parent
 
 # From the top down; a room may import its own layer, but for the two estimators.
 LAYERS = (
-    {"cli"},
+    {"cli", "__main__"},
     {"reproduce", "doctor"},
     {"pretrained", "report", "plotting", "bulk", "evaluation", "morphology"},
     {"embedder", "autoencoder"},
     {"forward"},
     {"cache"},
     {"stored"},
-    {"embeddings", "cells", "domains", "segmentation", "pseudo_masks", "training", "devices", "published", "hub"},
+    {
+        "embeddings",
+        "cells",
+        "domains",
+        "segmentation",
+        "reconstruction",
+        "pseudo_masks",
+        "training",
+        "devices",
+        "published",
+        "hub",
+    },
     {"model_card", "remote"},
     {"models"},
     {"datasets"},

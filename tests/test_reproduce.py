@@ -48,7 +48,7 @@ def test_limit_draws_of_every_class_and_laboratory(folders):
     assert np.bincount(few.target).tolist() == [2, 2, 2]
     assert set(few.paths) <= set(cells.paths)
     assert limit_cells(cells, 2, 0).paths == few.paths
-    with pytest.raises(ValueError, match="Got limit=0"):
+    with pytest.raises(ValueError, match="The 'n' parameter of limit_cells must be"):
         limit_cells(cells, 0, 0)
 
 

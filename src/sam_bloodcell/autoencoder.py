@@ -5,10 +5,10 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._metadata_requests import _routing_enabled
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -27,42 +27,11 @@ from .embeddings import CellEmbeddings
 from .files import make_folder, write_text
 from .model_card import write_model_card
 from .models.alignment import ALIGNMENTS
-from .models.autoencoders import ConvAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
-from .models.losses import ssim
+from .models.autoencoders import CROP_SIZES
+from .reconstruction import OURS, PRESETS, Batch, Cells, Settings, build_network, loss_terms, ready, split_rows
 from .training import TrainingPlan, Validation, train
 
-_CHUNK = 256  # rows that are read and encoded at a time
 _WEIGHTS, _SETTINGS = "autoencoder.safetensors", "sam_bloodcell.json"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Parameters of `CrossDomainAutoencoder`, nothing left "auto" but `epochs`: then so many as make `steps`."""
-
-    architecture: str
-    alignment: str | None
-    alignment_weight: float
-    normalization: str | None
-    embedding_weight: float
-    learning_rate: float
-    batch_size: int
-    crop_size: int = 32
-    epochs: int | None = None
-    steps: int = 600
-    weight_decay: float = 0.05
-    warmup_steps: int = 500
-    n_components: int = 50
-
-
-_OURS = {
-    "vector": Settings("vector", None, 1.0, "cluster", 1.0, 2e-3, 256),
-    "conv": Settings("conv", None, 1.0, "cluster", 5.0, 1e-3, 128, steps=300),
-    "masked": Settings("masked", None, 1.0, "cluster", 1.0, 5e-4, 64, steps=300),
-}
-PRESETS = {
-    "bc-sam": Settings("conv", "mean", 5.0, None, 0.0, 5e-4, 128, crop_size=128, epochs=10),
-    "dorl": Settings("masked", "mean", 2.0, None, 1.0, 1e-4, 64, crop_size=128, epochs=300),
-}
 
 
 class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -158,13 +127,13 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "architecture": [StrOptions({"auto", *_OURS})],
+        "architecture": [StrOptions({"auto", *OURS})],
         "preset": [StrOptions(set(PRESETS)), None],
         "alignment": [StrOptions({"auto", *ALIGNMENTS}), None],
         "alignment_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "normalization": [StrOptions({"auto", "cluster", "domain"}), None],
         "embedding_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "crop_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "crop_size": [Options(Integral, set(CROP_SIZES)), StrOptions({"auto"})],
         "epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
@@ -475,13 +444,13 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         state = dict(state)
         if "network_" in state:
             settings = Settings(**state["settings_"])
-            network = _build(settings, state["n_features_in_"])
+            network = build_network(settings, state["n_features_in_"])
             network.load_state_dict(
                 {key: torch.from_numpy(np.array(array)) for key, array in state["network_"].items()}
             )
             shifts = state["shifts_"]
             state |= {
-                "network_": _ready(network),
+                "network_": ready(network),
                 "settings_": settings,
                 "scaler_": DomainScaler.from_plain(state["scaler_"]),
                 "shifts_": None if shifts is None else ClusterShifts.from_plain(shifts),
@@ -506,14 +475,14 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
             architecture = preset.architecture if preset else "vector"
         given = {field.name: getattr(self, field.name) for field in fields(Settings) if hasattr(self, field.name)}
         given = {name: value for name, value in given.items() if value != "auto"} | {"architecture": architecture}
-        settings = replace(preset or _OURS[architecture], **given)
+        settings = replace(preset or OURS[architecture], **given)
         if architecture == "vector" and settings.embedding_weight == 0:
             raise ValueError(
                 "Got embedding_weight=0 but a vector autoencoder has nothing else to learn from. Fix: 1.0."
             )
         return settings
 
-    def _read(self, X: Any, domain: ArrayLike | None, settings: Settings, reset: bool) -> "_Cells":
+    def _read(self, X: Any, domain: ArrayLike | None, settings: Settings, reset: bool) -> Cells:
         """Check X and domain; `reset` starts a fit, else X must look like that of the fit."""
         if settings.architecture == "vector":
             least = 2 if reset else 1
@@ -524,10 +493,10 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
                 dtype=(np.float64, np.float32),
                 ensure_min_samples=least,
             )
-            cells = _Cells(values, values, None, settings.crop_size)
+            cells = Cells(values, values, None, settings.crop_size)
         else:
             self._check_maps(X, settings, reset)
-            cells = _Cells(X.tokens, X.pooled, X.crops, settings.crop_size)
+            cells = Cells(X.tokens, X.pooled, X.crops, settings.crop_size)
         if domain is not None:
             cells.domain = domain_column(domain, len(cells))
             cells.codes = np.unique(cells.domain, return_inverse=True)[1]
@@ -550,7 +519,7 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         if len(X) < 1 + reset:
             raise ValueError(f"Got {len(X)} cells but expected at least {1 + reset}. Fix: add cells.")
 
-    def _start(self, X: Any, domain: ArrayLike | None, goes_on: bool = False) -> tuple["_Cells", Settings]:
+    def _start(self, X: Any, domain: ArrayLike | None, goes_on: bool = False) -> tuple[Cells, Settings]:
         """Read X for training, and gather its statistics."""
         settings = self.settings_ if goes_on else self._settle()
         cells = self._read(X, domain, settings, reset=not goes_on)
@@ -568,14 +537,14 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
             self.scaler_.update(cells.inputs[rows], cells.domain_of(rows))
         return self._scaled(cells), settings
 
-    def _scaled(self, cells: "_Cells") -> "_Cells":
+    def _scaled(self, cells: Cells) -> Cells:
         """Cells with the statistics to scale them by; presets scale all laboratories alike."""
         cells.scaler = self.scaler_
         if self.settings_.normalization is None:
             cells.domain = None
         return cells
 
-    def _seen(self, X: Any, domain: ArrayLike | None) -> "_Cells":
+    def _seen(self, X: Any, domain: ArrayLike | None) -> Cells:
         """Read X for a fitted network."""
         check_is_fitted(self)
         cells = self._scaled(self._read(X, domain, self.settings_, reset=False))
@@ -584,7 +553,7 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
         return cells
 
     def _train(
-        self, cells: "_Cells", rows: NDArray, held_out: NDArray, settings: Settings, seed: int, goes_on: bool = False
+        self, cells: Cells, rows: NDArray, held_out: NDArray, settings: Settings, seed: int, goes_on: bool = False
     ) -> pd.DataFrame:
         device = devices.choose(self.device)
         steps = max(1, len(rows) // settings.batch_size)
@@ -598,24 +567,24 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
             decay=not goes_on,
         )
 
-        def batches(epoch: int) -> Iterator[_Batch]:
+        def batches(epoch: int) -> Iterator[Batch]:
             rng = np.random.default_rng([seed, epoch])
             for batch in balanced_batches(cells.codes[rows], settings.batch_size, steps, rng):
                 yield cells.batch(np.sort(rows[batch]), device)
 
         @torch.inference_mode()
         def score(network: nn.Module) -> dict[str, float]:
-            parts = [(len(part), cells.batch(part, device)) for part in _split(held_out)]
-            losses = [n * _loss_terms(network, batch, settings)["reconstruction"].item() for n, batch in parts]
+            parts = [(len(part), cells.batch(part, device)) for part in split_rows(held_out)]
+            losses = [n * loss_terms(network, batch, settings)["reconstruction"].item() for n, batch in parts]
             return {"validation_score": -sum(losses) / len(held_out)}
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = self.network_.float() if goes_on else _build(settings, self.n_features_in_)
+            network = self.network_.float() if goes_on else build_network(settings, self.n_features_in_)
             self.network_ = network.to(device)
             return train(
                 network,
-                lambda network, batch: _loss_terms(network, batch, settings),
+                lambda network, batch: loss_terms(network, batch, settings),
                 batches,
                 plan,
                 validation=Validation(score, "validation_score", self.patience) if len(held_out) else None,
@@ -623,114 +592,21 @@ class CrossDomainAutoencoder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMi
                 description="CrossDomainAutoencoder",
             )
 
-    def _finish(self, cells: "_Cells", seed: int) -> "CrossDomainAutoencoder":
-        self.network_ = _ready(self.network_.cpu())
+    def _finish(self, cells: Cells, seed: int) -> "CrossDomainAutoencoder":
+        self.network_ = ready(self.network_.cpu())
         self.shifts_ = None
         if self.settings_.normalization == "cluster" and cells.domain is not None and len(np.unique(cells.domain)) > 1:
             self.shifts_ = ClusterShifts.fit(self._encode(cells), cells.domain, seed)
         return self
 
-    def _encode(self, cells: "_Cells") -> NDArray[np.float32]:
+    def _encode(self, cells: Cells) -> NDArray[np.float32]:
         return np.concatenate(list(self._each_chunk(cells, lambda network, inputs: network.encode(inputs))))
 
-    def _each_chunk(self, cells: "_Cells", function: Callable[[Any, Tensor], Tensor]) -> Iterator[NDArray[np.float32]]:
+    def _each_chunk(self, cells: Cells, function: Callable[[Any, Tensor], Tensor]) -> Iterator[NDArray[np.float32]]:
         dtype = next(self.network_.parameters()).dtype
         for rows in cells.chunks():
             with torch.inference_mode():
                 yield function(self.network_, torch.from_numpy(cells.scaled(rows)).to(dtype)).float().numpy()
-
-
-class _Batch(NamedTuple):
-    inputs: Tensor  # BxC or BxCxhxw, scaled
-    pooled: Tensor  # BxC, scaled
-    crops: Tensor | None  # Bx3xSxS in [0, 1]
-    codes: Tensor  # B, the laboratory's number, -1 unknown
-
-
-class _Cells:
-    """Rows of X as a network takes them, read and scaled a few at a time so that they may lie on disk."""
-
-    def __init__(self, inputs: NDArray, pooled: NDArray, crops: NDArray | None, crop_size: int) -> None:
-        self.inputs, self.pooled, self.crops, self.crop_size = inputs, pooled, crops, crop_size
-        self.domain: NDArray | None = None  # to scale by
-        self.codes = np.full(len(inputs), -1)  # of the laboratory, to align; -1 unknown
-        self.scaler = DomainScaler()
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def chunks(self) -> Iterator[slice]:
-        """Rows in order, a few at a time."""
-        return (slice(start, start + _CHUNK) for start in range(0, len(self), _CHUNK))
-
-    def domain_of(self, rows: Any) -> NDArray | None:
-        """Laboratories of these rows."""
-        return None if self.domain is None else self.domain[rows]
-
-    def scaled(self, rows: Any) -> NDArray[np.float32]:
-        """Return the inputs of these rows."""
-        return self.scaler.scale(self.inputs[rows], self.domain_of(rows))
-
-    def batch(self, rows: NDArray, device: torch.device) -> _Batch:
-        """All that a training step looks at."""
-        inputs = torch.from_numpy(self.scaled(rows)).to(device)
-        if self.inputs is self.pooled:
-            pooled = inputs
-        else:
-            pooled = torch.from_numpy(self.scaler.scale(self.pooled[rows], self.domain_of(rows))).to(device)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        crops = None
-        if self.crops is not None:
-            small = _shrink(self.crops[rows], self.crop_size)
-            crops = torch.from_numpy(small).to(device).movedim(-1, 1).float() / 255
-        return _Batch(inputs, pooled, crops, torch.from_numpy(self.codes[rows]).to(device))
-
-
-def _build(settings: Settings, width: int) -> nn.Module:
-    if settings.architecture == "vector":
-        return VectorAutoencoder(width, settings.n_components)
-    if settings.architecture == "masked":
-        return MaskedAutoencoder(width, settings.n_components, settings.crop_size)
-    network = ConvAutoencoder(width, settings.n_components, settings.crop_size, settings.embedding_weight > 0)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
-
-
-def _ready(network: nn.Module) -> nn.Module:
-    """Make a network ready for inference: an MLP in float64, where a row's features do not depend on its neighbours."""
-    network.eval()
-    return network.double() if isinstance(network, VectorAutoencoder) else network
-
-
-def _loss_terms(network: nn.Module, batch: _Batch, settings: Settings) -> dict[str, Tensor]:
-    made: Reconstruction = network(batch.inputs)
-    parts = {}
-    if made.crops is not None and batch.crops is not None:
-        parts["crops"] = 1 - ssim(made.crops, batch.crops)
-    if made.embedding is not None:
-        target = batch.pooled if made.embedding.ndim == 2 else batch.inputs
-        error = (made.embedding.float() - target).square().mean(1)
-        parts["embedding"] = (error if made.hidden is None else error[made.hidden]).mean()
-    weights = {"crops": 1.0, "embedding": settings.embedding_weight}
-    reconstruction = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-    terms = {"loss": reconstruction, "reconstruction": reconstruction}
-    if settings.alignment:
-        terms["alignment"] = ALIGNMENTS[settings.alignment](made.features.float(), batch.codes)
-        terms["loss"] = reconstruction + settings.alignment_weight * terms["alignment"]
-    return terms | parts if len(parts) > 1 else terms
-
-
-def _split(rows: NDArray) -> list[NDArray]:
-    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-
-
-def _shrink(crops: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Average (n, S, S, 3) crops down to (n, size, size, 3), S a multiple of size."""
-    n, side = crops.shape[:2]
-    factor = side // size
-    if factor == 1:
-        return np.array(crops)
-    blocks = crops.reshape(n, size, factor, size, factor, 3)
-    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def _as_json(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from . import forward
@@ -28,12 +29,14 @@ _WAITING, _DONE, _UNREADABLE = range(3)
 _ROWS_AT_ONCE = 8192
 
 
-def find_images(sources: Sequence[str | os.PathLike], *, root: str | os.PathLike | None = None) -> pd.DataFrame:
+def find_images(
+    sources: str | os.PathLike | Sequence[str | os.PathLike], *, root: str | os.PathLike | None = None
+) -> pd.DataFrame:
     """List images.
 
     Parameters
     ----------
-    sources : sequence of paths
+    sources : path or sequence of paths
         Image files; folders, searched with all their sub-folders but for masks (names that end in "_mask"); ``.csv``
         tables with a column "path" (relative to the table), whose other columns are kept.
     root : path, optional
@@ -47,7 +50,8 @@ def find_images(sources: Sequence[str | os.PathLike], *, root: str | os.PathLike
     Raises
     ------
     ValueError
-        If a source does not exist or holds no image, a table has no column "path", or a path leads out of `root`.
+        If there is no source, one does not exist or holds no image, a table has no column "path", or a path leads out
+        of `root`.
 
     Examples
     --------
@@ -56,6 +60,10 @@ def find_images(sources: Sequence[str | os.PathLike], *, root: str | os.PathLike
         ...
     ValueError: 'no such folder' does not exist. Fix: check the path and the working folder.
     """
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
+    if not list(sources):
+        raise ValueError("Got no sources but expected at least one. Fix: name image files, folders or tables.")
     tables = [_list(Path(source), root) for source in sources]
     return pd.concat(tables, ignore_index=True)
 
@@ -115,6 +123,10 @@ def embed_to_file(
         If the file exists and is not to be replaced.
     ValueError
         If the suffix is none of the four, a folder of other images or settings is in the way, or no image is left.
+    NotFittedError
+        If the embedder is not fitted.
+    TypeError
+        If `images` is a single path.
     ImportError
         If the library for the format is not installed.
     ImageReadError
@@ -122,10 +134,13 @@ def embed_to_file(
     """
     out = Path(out)
     write = _writer(out)
+    check_is_fitted(embedder)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"Got on_error={on_error!r} but expected 'raise' or 'skip'.")
     if out.exists() and not overwrite:
         raise FileExistsError(f"'{out}' exists. Fix: overwrite=True (--overwrite), or another name.")
+    if isinstance(images, str | os.PathLike):
+        raise TypeError(f"Got images={images!r} but expected a list of paths. Fix: find_images({str(images)!r}).")
     table = images if isinstance(images, pd.DataFrame) else pd.DataFrame({"path": [os.fspath(path) for path in images]})
     if "path" not in table.columns or not len(table):
         raise ValueError(f"Got {len(table)} images, columns {list(table.columns)}, but expected some in 'path'.")

@@ -1,14 +1,34 @@
 """The command line; it parses, calls and prints, and has no logic of its own."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one line, not a traceback; what is no user's error keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `| head` has read enough
+            raise
+        except (ValueError, TypeError, OSError, ImportError) as exc:
+            typer.secho(f"Error: {exc}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(1) from exc
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Classify single blood cell images across laboratories. For research only, not for diagnosis.",
+    epilog="Exit codes: 0 done; 1 an error, told in one line that starts with 'Error:'; 2 no such command or option; "
+    "130 stopped by Ctrl-C.",
+    rich_markup_mode="markdown" if sys.stdout.isatty() else None,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,6 +43,7 @@ Preset = Annotated[str | None, typer.Option(help="A paper's settings of the auto
 Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that a CSV's paths may not leave; default the CSV's own.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or a torch device name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
@@ -78,32 +99,29 @@ def benchmark(
     from .report import write_report
 
     verbose = 0 if quiet else 1
-    try:
-        _known(on_error, "raise", "skip")
-        data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
-        if on_error == "skip":
-            data = drop_unreadable(data)
-        for label, count in data.dropped.items():
-            typer.echo(f"left out: {count} cells of class {label}")
-        result = run_benchmark(
-            data,
-            SAMLoRAEmbedder(backbone, adapter, cache_dir=cache_dir, random_state=seed, verbose=verbose),
-            CrossDomainAutoencoder(
-                architecture=architecture, preset=preset, epochs=epochs or "auto", random_state=seed, verbose=verbose
-            ),
-            cv=cv,
-            random_state=seed,
-            verbose=verbose,
-        )
-        make_folder(out)
-        write_text(out / "scores.csv", result.scores.to_csv(index=False))
-        write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
-        write_text(out / "recall_by_class.csv", per_class_recall(result.predictions).to_csv(index=False))
-        if result.intervals is not None:
-            write_text(out / "intervals.csv", result.intervals.to_csv(index=False))
-        report = write_report(result, out / "report.html", figures=out / "figures")
-    except (ValueError, OSError, ImportError) as exc:
-        _fail(exc)
+    _known(on_error, "raise", "skip")
+    data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
+    if on_error == "skip":
+        data = drop_unreadable(data)
+    for label, count in data.dropped.items():
+        typer.echo(f"left out: {count} cells of class {label}")
+    result = run_benchmark(
+        data,
+        SAMLoRAEmbedder(backbone, adapter, cache_dir=cache_dir, random_state=seed, verbose=verbose),
+        CrossDomainAutoencoder(
+            architecture=architecture, preset=preset, epochs=epochs or "auto", random_state=seed, verbose=verbose
+        ),
+        cv=cv,
+        random_state=seed,
+        verbose=verbose,
+    )
+    make_folder(out)
+    write_text(out / "scores.csv", result.scores.to_csv(index=False))
+    write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
+    write_text(out / "recall_by_class.csv", per_class_recall(result.predictions).to_csv(index=False))
+    if result.intervals is not None:
+        write_text(out / "intervals.csv", result.intervals.to_csv(index=False))
+    report = write_report(result, out / "report.html", figures=out / "figures")
     typer.echo("\nMean balanced accuracy over all pairs of different laboratories:")
     typer.echo(cross_domain_mean(result.scores).unstack("features").round(3).to_string())
     typer.echo("\nHow far the laboratories lie apart (0 and chance: not at all):")
@@ -133,16 +151,13 @@ def reproduce(
     from .report import write_report
     from .reproduce import reproduce
 
-    try:
-        table, result = reproduce(
-            paper, matek, acevedo, backbone=backbone, adapter=adapter, limit=limit, epochs=epochs, cv=cv,
-            random_state=seed, verbose=0 if quiet else 1,
-        )  # fmt: skip
-        make_folder(out)
-        write_text(out / f"{paper}.csv", table.round(2).to_csv(index=False))
-        report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
-    except (ValueError, OSError, ImportError) as exc:
-        _fail(exc)
+    table, result = reproduce(
+        paper, matek, acevedo, backbone=backbone, adapter=adapter, limit=limit, epochs=epochs, cv=cv,
+        random_state=seed, verbose=0 if quiet else 1,
+    )  # fmt: skip
+    make_folder(out)
+    write_text(out / f"{paper}.csv", table.round(2).to_csv(index=False))
+    report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
     typer.echo("Accuracy in percent, mean and standard deviation over folds, beside the published one:")
     typer.echo(table.round(2).to_string(index=False))
     means = table.groupby("classifier", sort=False)[["ours", "published"]].mean().round(2)
@@ -156,7 +171,7 @@ def embed(
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
     image_size: Annotated[int, typer.Option(help="Side in pixels at which the encoder sees an image.")] = 224,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or a torch device name.")] = "auto",
+    device: Device = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a forward pass; default by memory.")] = None,
     n_jobs: Annotated[int | None, typer.Option(help="Processes; default one that uses all cores.")] = None,
     on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip and list them in a CSV.")] = "raise",
@@ -171,16 +186,52 @@ def embed(
     from .bulk import embed_to_file, find_images
     from .embedder import SAMLoRAEmbedder
 
-    try:
-        table = find_images(images, root=root)
-        embedder = SAMLoRAEmbedder(
-            backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
-            verbose=0 if quiet else 1,
-        )  # fmt: skip
-        written = embed_to_file(embedder.fit(table["path"]), table, out, on_error=on_error, overwrite=overwrite)
-    except (ValueError, OSError, ImportError) as exc:
-        _fail(exc)
+    table = find_images(images, root=root)
+    embedder = SAMLoRAEmbedder(
+        backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
+        verbose=0 if quiet else 1,
+    )  # fmt: skip
+    written = embed_to_file(embedder.fit(table["path"]), table, out, on_error=on_error, overwrite=overwrite)
     typer.echo(written)
+
+
+@app.command()
+def finetune(
+    cells: Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or folder of domain/label/image.")],
+    out: Annotated[Path, typer.Option(help="Adapter folder to write; made if need be.")] = Path("adapter"),
+    masks: Annotated[str, typer.Option(help="given: the cells' own; auto: made from the stain.")] = "given",
+    backbone: Backbone = "vit_tiny",
+    adapter: Adapter = None,
+    lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA factors.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; training stops when it gets no better.")] = 150,
+    image_size: Annotated[int, typer.Option(help="Side in pixels at which the encoder sees an image.")] = 224,
+    device: Device = "auto",
+    seed: Seed = 0,
+    root: Root = None,
+    quiet: Quiet = False,
+) -> None:
+    """Adapt the encoder to your cells by LoRA, from their masks; after a kill, the same command goes on.
+
+    Example: sam-bloodcell finetune cells.csv --out adapter
+    """
+    from .datasets import keep_masked, load_cells
+    from .embedder import SAMLoRAEmbedder
+    from .files import make_folder, remove, write_text
+
+    _known(masks, "given", "auto")
+    data = load_cells(cells, root=root)
+    if masks == "given":
+        data = keep_masked(data)
+    checkpoint = make_folder(out) / "unfinished.pt"
+    embedder = SAMLoRAEmbedder(
+        backbone, adapter, lora_rank=lora_rank, epochs=epochs, image_size=image_size, device=device,
+        checkpoint=checkpoint, random_state=seed, verbose=0 if quiet else 1,
+    ).fit(data.paths, masks=data.masks if masks == "given" else "auto")  # fmt: skip
+    best = float(embedder.history_["dice"].max())
+    embedder.save_pretrained(out, metrics={"Dice on the cells set aside": round(best, 4)})
+    write_text(out / "history.csv", embedder.history_.to_csv(index=False))
+    remove(checkpoint)
+    typer.echo(f"Dice {best:.3f} on the cells set aside, after {embedder.best_epoch_} epochs.\n{out}")
 
 
 cache = typer.Typer(help="Look after a folder that was given as cache_dir.", no_args_is_help=True)
@@ -211,10 +262,7 @@ def prune(
     """
     from .cache import DiskStore
 
-    try:
-        freed = DiskStore(folder).prune(to)
-    except (ValueError, OSError) as exc:
-        _fail(exc)
+    freed = DiskStore(folder).prune(to)
     typer.echo(f"{freed / 1e6:.1f} MB freed.")
 
 
@@ -243,10 +291,7 @@ def download(
     """
     from . import hub
 
-    try:
-        typer.echo(hub.locate_backbone(hub.Backbone(backbone, revision)))
-    except (ValueError, OSError) as exc:
-        _fail(exc)
+    typer.echo(hub.locate_backbone(hub.Backbone(backbone, revision)))
 
 
 @app.command()
@@ -266,12 +311,9 @@ def convert(
     from .published import PUBLISHED_PIXEL_STATS, read_published_adapter
 
     default_mean, default_std = PUBLISHED_PIXEL_STATS
-    try:
-        stats = (_rgb(mean) if mean else default_mean, _rgb(std) if std else default_std)
-        adapter = read_published_adapter(published, backbone=backbone, image_size=image_size, pixel_stats=stats)
-        typer.echo(hub.write_adapter(adapter, folder, hub.Backbone(backbone)))
-    except (ValueError, OSError) as exc:
-        _fail(exc)
+    stats = (_rgb(mean) if mean else default_mean, _rgb(std) if std else default_std)
+    adapter = read_published_adapter(published, backbone=backbone, image_size=image_size, pixel_stats=stats)
+    typer.echo(hub.write_adapter(adapter, folder, hub.Backbone(backbone)))
 
 
 @app.callback()
@@ -293,8 +335,3 @@ def _rgb(text: str) -> tuple[float, ...]:
     except ValueError:
         raise ValueError(f"Got {text!r} but expected three numbers. Fix: write them as 215.03,187.76,200.47.") from None
     return red, green, blue
-
-
-def _fail(exc: Exception) -> None:
-    typer.secho(f"Error: {exc}", err=True, fg=typer.colors.RED)
-    raise typer.Exit(1) from exc

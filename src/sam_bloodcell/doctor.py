@@ -99,7 +99,12 @@ def _hub_cache() -> Finding:
         repos = {repo.repo_id: repo for repo in scan_cache_dir().repos}
     except CacheNotFound:
         repos = {}
-    cached = [name for name, (repo, _) in hub.HUB_BACKBONES.items() if repo in repos]
+    cached = [
+        f"{name} at {revision.commit_hash[:8]}{' (the pinned one)' if revision.commit_hash == pinned else ''}"
+        for name, (repo, pinned) in hub.HUB_BACKBONES.items()
+        if repo in repos
+        for revision in sorted(repos[repo].revisions, key=lambda revision: revision.last_modified)
+    ]
     if cached:
         return Finding("weights in the cache", ", ".join(cached))
     return Finding("weights in the cache", "none of Segment Anything", "if you need them: sam-bloodcell download vit_b")

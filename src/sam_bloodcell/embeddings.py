@@ -83,7 +83,16 @@ class CellEmbeddings:
 
     @classmethod
     def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
-        """Join rows, in order."""
+        """Join rows, in order.
+
+        Raises
+        ------
+        TypeError
+            If a part is something else.
+        """
+        for part in parts:
+            if not isinstance(part, CellEmbeddings):
+                raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
 
     @property

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,9 +36,20 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
     ------
     ValueError
         If X is empty, a single image or a table of several columns.
+    TypeError
+        If X is no collection.
     """
     if isinstance(X, str | os.PathLike | Image.Image):
         raise ValueError(f"Got one image as {name} but expected a collection. Fix: pass [{name}].")
+    if not isinstance(X, Iterable):
+        raise TypeError(f"Got {name}={X!r} but expected a collection of images. Fix: pass a list of paths.")
+    X = _as_sequence(X, name)
+    if len(X) == 0:
+        raise ValueError(f"Got an empty {name} but expected at least one image. Fix: check the folder or filter.")
+    return X
+
+
+def _as_sequence(X: Any, name: str) -> Sequence[Any]:
     if hasattr(X, "columns"):  # a pandas or polars table
         if X.shape[1] != 1:
             raise ValueError(
@@ -55,11 +66,7 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
                 f"Got {name} as an array of shape {X.shape} but expected (n, H, W, 3). "
                 f"Fix: for one image pass {name}[None]."
             )
-    elif not isinstance(X, Sequence):
-        X = list(X)
-    if len(X) == 0:
-        raise ValueError(f"Got an empty {name} but expected at least one image. Fix: check the folder or filter.")
-    return X
+    return X if isinstance(X, Sequence | np.ndarray) else list(X)
 
 
 def name_rows(rows: Sequence[int] | NDArray) -> str:

@@ -45,6 +45,9 @@ def write_model_card(
     """
     from huggingface_hub import ModelCardData
 
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise TypeError(f"Got metrics={metrics!r} but expected numbers by name. Fix: {{'Dice': 0.95}}.")
+
     header = ModelCardData(
         license=licence,
         library_name="sam-bloodcell",

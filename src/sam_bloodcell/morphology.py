@@ -115,7 +115,18 @@ def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float
     -------
     features : list of 16 floats
         In the order of `FEATURES`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes are others, or there is no cell in the mask or the crop.
     """
+    mask, crop = np.asarray(mask), np.asarray(crop)
+    if mask.ndim != 2 or crop.ndim != 3 or crop.shape[-1] != 3 or not mask.any() or (crop == GREY).all():
+        raise ValueError(
+            f"Got a mask of shape {mask.shape} and a crop of shape {crop.shape} but expected (H, W) and (S, S, 3) with "
+            "a cell in each. Fix: take one row of CellEmbeddings.masks and .crops."
+        )
     label, regionprops, threshold_otsu = _measure()
     cell = regionprops(mask.astype(np.uint8))[0]
     inside = (crop != GREY).any(-1)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
+from sklearn.utils import check_array
 
-from .evaluation import METRICS, confusion_counts, summarise_scores
-from .images import load_rgb, pad_to_square
+from .evaluation import confusion_counts, summarise_scores
+from .evaluation._checks import check_arguments, check_lengths, check_table, label_column
+from .evaluation._scores import check_predictions
+from .images import as_image_list, load_rgb, pad_to_square
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,8 +64,7 @@ def plot_transfer_matrix(
     >>> plot_transfer_matrix(scores).axes[0].get_title()
     'RF'
     """
-    if metric not in METRICS:
-        raise ValueError(f"Got metric={metric!r} but expected one of {', '.join(METRICS)}.")
+    check_arguments("plot_transfer_matrix", metric=metric)
     summary = summarise_scores(_of_classifiers(scores, classifier))
     labs = sorted({*summary["train_domain"], *summary["test_domain"]}, key=str)
     keys = [key for key in ("features", "classifier") if key in summary and len(summary[key].unique()) > 1]
@@ -115,7 +117,7 @@ def plot_cells(
     Raises
     ------
     ValueError
-        If the lengths differ or there is no image.
+        If the lengths differ, there is no image, or a number is out of range.
     ImportError
         If matplotlib is not installed.
 
@@ -127,6 +129,8 @@ def plot_cells(
     >>> len(plot_cells(picture, crops=picture, columns=2).axes)
     4
     """
+    check_arguments("plot_cells", columns=columns, title_size=title_size)
+    images = as_image_list(images, "images")
     n = len(images)
     parts = {
         "images": images,
@@ -189,6 +193,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
     >>> [ax.get_title() for ax in figure.axes]
     ['loss', 'alignment']
     """
+    check_table(history, "history", (), "an estimator's history_")
     epochs = history["epoch"] if "epoch" in history else pd.Series(range(1, len(history) + 1))
     terms = history.drop(columns="epoch", errors="ignore").select_dtypes("number")
     if terms.empty:
@@ -238,6 +243,7 @@ def plot_confusions(predictions: pd.DataFrame) -> Figure:
     >>> [ax.get_title() for ax in plot_confusions(found).axes]
     ['a → a', 'a → b']
     """
+    check_predictions(predictions, "classifier", "train_domain", "test_domain", "label", "predicted")
     series = predictions[[key for key in ("features", "classifier") if key in predictions]].drop_duplicates()
     if len(series) != 1:
         raise ValueError(f"Got predictions of {len(series)} classifiers but expected one; select its rows.")
@@ -282,14 +288,24 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
 
     Raises
     ------
+    ValueError
+        If there are fewer images than `row` asks for.
     ImportError
         If matplotlib is not installed.
     """
+    check_predictions(predictions)
+    check_arguments("plot_mistakes", n=n)
     across = predictions[(predictions["train_domain"] != predictions["test_domain"]) & predictions["known"]]
     wrong = across[across["label"] != across["predicted"]].sort_values("confidence", ascending=False, kind="stable")
     wrong = wrong.drop_duplicates("row").head(n)
     if wrong.empty:
         return None
+    images = as_image_list(images, "images")
+    if wrong["row"].max() >= len(images):
+        raise ValueError(
+            f"Got {len(images)} images but predictions of row {wrong['row'].max()}. Fix: pass the images that X was "
+            "embedded from, all of them."
+        )
     titles = [f"{cell.label} → {cell.predicted}" for cell in wrong.itertuples()]
     return plot_cells([images[row] for row in wrong["row"]], titles=titles, columns=6, title_size=5.5)
 
@@ -313,7 +329,8 @@ def plot_mask_quality(quality: np.ndarray, domain: Any) -> Figure:
     ImportError
         If matplotlib is not installed.
     """
-    labs = np.asarray(domain)
+    labs = label_column(domain, "domain")
+    check_lengths(len(quality), domain=labs)
     panels = {
         "area (share of the image)": quality["area"],
         "confidence (mean probability)": quality["confidence"],
@@ -344,13 +361,15 @@ def plot_stain(crops: Any, domain: Any) -> Figure:
     ImportError
         If matplotlib is not installed.
     """
+    labs = label_column(domain, "domain")
+    check_lengths(len(crops), domain=labs)
     means = np.full((len(crops), 3), np.nan)
     for row in range(len(crops)):
         crop = np.asarray(crops[row])
         inside = (crop != 128).any(-1)
         if inside.any():
             means[row] = crop[inside].mean(0)
-    return _draw_boxes(dict(zip(("red", "green", "blue"), means.T, strict=True)), np.asarray(domain))
+    return _draw_boxes(dict(zip(("red", "green", "blue"), means.T, strict=True)), labs)
 
 
 def plot_embedding_map(
@@ -379,7 +398,7 @@ def plot_embedding_map(
     Raises
     ------
     ValueError
-        If the lengths differ or the method is unknown.
+        If there are no features, lengths differ, a value is missing, or the method is unknown.
     ImportError
         If matplotlib, or umap-learn for "umap", is not installed.
 
@@ -392,15 +411,23 @@ def plot_embedding_map(
     >>> [ax.get_title() for ax in figure.axes]
     ['pixels, by class', 'pixels, by laboratory']
     """
-    classes = np.asarray(y) if names is None else np.asarray(names)[np.asarray(y)]
-    groupings = {"class": classes, "laboratory": np.asarray(domain)}
+    if not isinstance(features, Mapping):
+        raise TypeError(
+            f"Got features of type {type(features).__name__} but expected a dict. Fix: {{'name': features}}."
+        )
+    classes = label_column(y, "y")
+    if names is not None:
+        if classes.dtype.kind not in "iu" or not 0 <= classes.min() <= classes.max() < len(names):
+            raise ValueError(f"Got y that does not index the {len(names)} names. Fix: leave names out, or pass all.")
+        classes = np.asarray(names)[classes]
+    groupings = {"class": classes, "laboratory": label_column(domain, "domain")}
     lengths = [*(len(matrix) for matrix in features.values()), *(len(by) for by in groupings.values())]
-    if len(set(lengths)) != 1:
+    if not len(features) or len(set(lengths)) != 1:
         raise ValueError(f"Got lengths {lengths} of features, classes and domains but expected the same.")
     figure = _figure((10, 4.2 * len(features)))
     axes = figure.subplots(len(features), 2, squeeze=False)
     for row, (name, matrix) in zip(axes, features.items(), strict=True):
-        points, axis_labels = _in_two_dimensions(np.asarray(matrix, dtype=float), method)
+        points, axis_labels = _in_two_dimensions(check_array(matrix, dtype=float, input_name=name), method)
         for ax, (by, labels) in zip(row, groupings.items(), strict=True):
             _draw_points(ax, points, labels)
             ax.set_title(_plain(f"{name}, by {by}"), fontsize=10)

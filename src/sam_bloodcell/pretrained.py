@@ -118,6 +118,8 @@ def from_pretrained(
     ImportError
         If skops is not installed.
     """
+    if isinstance(trusted, str):
+        raise TypeError(f"Got trusted={trusted!r} but expected a list of names. Fix: trusted=[{trusted!r}].")
     skops = _skops()
     path = Path(folder_or_repo) / _MODEL
     if not Path(folder_or_repo).is_dir():

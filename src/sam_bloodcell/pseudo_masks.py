@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .cells import largest_component
-from .images import RGB
+from .images import RGB, load_rgb
 
 # Lengths as shares of the image's side.
 _BLUR = 0.006
@@ -30,6 +30,7 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     Parameters
     ----------
     image : uint8 array of shape (H, W, 3)
+        Or whatever else is an image: a path, a PIL image, another kind of array.
 
     Returns
     -------
@@ -38,6 +39,8 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
 
     Raises
     ------
+    ImageReadError
+        If it is no image.
     ImportError
         If scikit-image is not installed.
 
@@ -46,6 +49,7 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     Otsu, IEEE Trans. SMC 1979; Beucher and Meyer, "The morphological approach to segmentation", 1993.
     """
     filters, segmentation = _skimage("filters"), _skimage("segmentation")
+    image = load_rgb(image)
     side = max(image.shape[:2])
     density = -np.log((image.astype(np.float32) + 1) / 256)
     density = filters.gaussian(density, _BLUR * side, channel_axis=2)

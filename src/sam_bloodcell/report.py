@@ -79,6 +79,8 @@ def write_report(
     ...     write_report(result, folder).name
     'report.html'
     """
+    if not isinstance(result, BenchmarkResult):
+        raise TypeError(f"Got result of type {type(result).__name__} but expected run_benchmark's.")
     path = Path(path)
     if path.is_dir():
         path = path / "report.html"

@@ -10,9 +10,10 @@ from sklearn.utils import Bunch
 
 from .autoencoder import CrossDomainAutoencoder
 from .datasets import join_cells, load_acevedo20, load_matek19
-from .datasets._load import take_cells
+from .datasets._load import check_cells, take_cells
 from .embedder import SAMLoRAEmbedder
 from .evaluation import BenchmarkResult, default_classifiers, run_benchmark, summarise_scores
+from .evaluation._checks import check_arguments
 
 PAPERS = ("bc-sam", "dorl")
 
@@ -123,8 +124,8 @@ def limit_cells(cells: Bunch, n: int, random_state: int) -> Bunch:
     ValueError
         If `n` is below 1.
     """
-    if n < 1:
-        raise ValueError(f"Got limit={n} but expected at least 1.")
+    check_arguments("limit_cells", n=n, random_state=random_state)
+    check_cells(cells, "paths", "target", "domain")
     order = np.random.default_rng(random_state).permutation(len(cells.target))
     table = pd.DataFrame({"target": cells.target, "domain": cells.domain}).iloc[order]
     rows = np.sort(table.groupby(["domain", "target"]).head(n).index.to_numpy())

@@ -37,8 +37,11 @@ def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[
     Raises
     ------
     ValueError
-        If there are not as many masks as images, or a mask is of another size than its image.
+        If there are not as many masks as images, one is None, or a mask is of another size than its image.
     """
+    absent = [row for row, mask in enumerate(masks) if mask is None]
+    if absent:
+        raise ValueError(f"Got no mask in {name_rows(absent)}. Fix: leave these cells out (datasets.keep_masked).")
     if len(masks) != len(images):
         raise ValueError(
             f"Got {len(masks)} masks for {len(images)} images but expected one mask per image, in the same order. "

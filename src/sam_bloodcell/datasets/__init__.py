@@ -2,7 +2,7 @@
 
 from ._fetch import data_home, fetch_file
 from ._labels import HARMONISED_CLASSES, harmonise_labels, read_label_maps
-from ._load import drop_unreadable, join_cells, load_cells, save_cells
+from ._load import drop_unreadable, join_cells, keep_masked, load_cells, save_cells
 from ._optics import LABORATORIES, Laboratory
 from ._public import (
     fetch_bloodmnist,
@@ -32,6 +32,7 @@ __all__ = [
     "fetch_zheng18",
     "harmonise_labels",
     "join_cells",
+    "keep_masked",
     "load_acevedo20",
     "load_bccd",
     "load_cells",

@@ -5,6 +5,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..files import inside, make_folder
+
 _CHUNK = 1 << 18
 
 
@@ -17,9 +19,7 @@ def data_home(folder: str | os.PathLike | None = None) -> Path:
         Default ``SAM_BLOODCELL_HOME``, else the user's cache folder.
     """
     chosen = folder or os.environ.get("SAM_BLOODCELL_HOME") or _pooch().os_cache("sam-bloodcell")
-    path = Path(chosen).expanduser()
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    return make_folder(Path(chosen).expanduser())
 
 
 def fetch_file(
@@ -53,15 +53,19 @@ def fetch_file(
     Raises
     ------
     ValueError
-        If the file is not the one that the digest belongs to; it is not kept.
+        If it is no http address, the name leads out of the folder, or the file is not the one that the digest belongs
+        to; it is not kept.
     OSError
         If it cannot be downloaded; what came is kept for the next call.
     ImportError
         If pooch is not installed.
     """
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        raise ValueError(f"Got url={url!r} but expected one that starts with http:// or https://.")
     pooch = _pooch()
     home = data_home(folder)
     name = name or url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    inside(home, name)
     if digest is None and (home / name).is_file():
         return home / name
     path = Path(pooch.retrieve(url, digest, name, home, downloader=_Resuming(home / f"{name}.part", verbose > 0)))

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,14 +42,21 @@ def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If a column is missing, a code is there twice or a class is not in the vocabulary; it names the row.
+        If it is no CSV, a column is missing, a code is there twice or a class is not in the vocabulary; it names the
+        row.
     """
-    source = files(__package__).joinpath("label_maps.csv") if csv is None else csv
-    with source.open(encoding="utf-8") if csv is None else open(csv, encoding="utf-8") as file:  # type: ignore[union-attr] # noqa: PTH123
-        table = pd.read_csv(file, comment="#", dtype=str, keep_default_na=False)
-    for name in ("meaning", "note"):
-        if name not in table:
-            table[name] = ""
+    source = files(__package__).joinpath("label_maps.csv") if csv is None else Path(csv)
+    try:
+        with source.open(encoding="utf-8") as file:
+            table = pd.read_csv(file, comment="#", dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
+        raise ValueError(f"'{source}' is no readable CSV: {exc}. Fix: save it as UTF-8 with commas.") from exc
+    return _checked(table, str(source))
+
+
+def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return label maps with all their columns; raise as `read_label_maps`."""
+    table = table.assign(**{name: "" for name in ("meaning", "note") if name not in table})
     lacking = [name for name in _COLUMNS if name not in table]
     if lacking:
         raise ValueError(f"'{source}' lacks the column(s) {', '.join(lacking)}. Fix: add them.")
@@ -108,7 +116,7 @@ def harmonise_labels(
     >>> found.audit.set_index("code").loc["IG", "note"]
     'which stage is not said'
     """
-    table = maps if isinstance(maps, pd.DataFrame) else read_label_maps(maps)
+    table = _checked(maps, "maps") if isinstance(maps, pd.DataFrame) else read_label_maps(maps)
     if scheme not in SCHEMES:
         raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)}.")
     rows = table[table["dataset"] == dataset]
@@ -116,6 +124,8 @@ def harmonise_labels(
         known = ", ".join(sorted(table["dataset"].unique()))
         raise ValueError(f"Got dataset={dataset!r} but there are maps for {known}. Fix: pass maps= with your own.")
     by_key = {_key(row["code"]): row for row in rows.to_dict("records")}
+    if isinstance(codes, str):
+        raise TypeError(f"Got codes={codes!r} but expected a list of codes. Fix: pass [{codes!r}].")
     keys = [_key(code) for code in codes]
     for at, key in enumerate(keys):
         if key not in by_key:

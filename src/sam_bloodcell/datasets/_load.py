@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ def load_cells(
     (4, 2)
     """
     source = Path(csv_or_folder)
+    if not os.fspath(csv_or_folder):
+        raise FileNotFoundError("Got an empty path. Fix: pass a CSV file or a folder of domain/label/image.")
     if source.is_dir():
         table = _list_folder(source)
     elif source.is_file():
@@ -101,6 +103,7 @@ def drop_unreadable(cells: Bunch) -> Bunch:
     ValueError
         If no image can be read.
     """
+    check_cells(cells, "paths", "target", "target_names", "domain")
     reasons = [check_readable(path) for path in cells.paths]
     bad = np.flatnonzero([bool(reason) for reason in reasons])
     if len(bad) == len(reasons):
@@ -113,6 +116,47 @@ def drop_unreadable(cells: Bunch) -> Bunch:
         )
     kept = take_cells(cells, np.setdiff1d(np.arange(len(reasons)), bad))
     return Bunch(**kept, unreadable={str(cells.paths[row]): reasons[row] for row in bad})
+
+
+def keep_masked(cells: Bunch) -> Bunch:
+    """Leave out the cells without a mask, with a warning that counts them.
+
+    Parameters
+    ----------
+    cells : Bunch
+        With ``paths``, as the loaders return.
+
+    Returns
+    -------
+    Bunch
+        The same with fewer rows; none of its ``masks`` is None.
+
+    Raises
+    ------
+    ValueError
+        If no cell has a mask.
+    """
+    check_cells(cells, "paths", "target", "target_names", "domain")
+    masked = np.flatnonzero([mask is not None for mask in _masks(cells)])
+    n = len(cells.paths)
+    if not len(masked):
+        raise ValueError(
+            f"None of the {n} cells has a mask. Fix: name them in a column 'mask' of the CSV, or as number_mask.png "
+            'beside number.png; or let them be made from the stain (masks="auto").'
+        )
+    if len(masked) < n:
+        warnings.warn(f"{n - len(masked)} of {n} cells have no mask and are left out.", stacklevel=2)
+    return take_cells(cells, masked)
+
+
+def check_cells(cells: Any, *names: str) -> None:
+    """Raise unless this is what the loaders return, with these parts."""
+    lacking = [name for name in names if not isinstance(cells, Bunch) or cells.get(name) is None]
+    if lacking:
+        raise ValueError(
+            f"Got cells of type {type(cells).__name__} without {', '.join(lacking)} but expected what load_cells "
+            "returns. Fix: sam_bloodcell.datasets.load_cells(csv_or_folder), or make_blood_cells()."
+        )
 
 
 def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
@@ -145,7 +189,7 @@ def join_cells(*parts: Bunch) -> Bunch:
     Raises
     ------
     ValueError
-        If there is no part, or some have paths and some images.
+        If there is no part, one is not what a loader returns, or some have paths and some images.
 
     Examples
     --------
@@ -154,6 +198,8 @@ def join_cells(*parts: Bunch) -> Bunch:
     >>> sorted(set(join_cells(*parts).domain.tolist()))
     ['lab_a', 'lab_b']
     """
+    for part in parts:
+        check_cells(part, "target", "target_names", "domain")
     kinds = {kind for part in parts for kind in ("paths", "images") if part.get(kind) is not None}
     if len(kinds) != 1:
         raise ValueError(f"Got {len(parts)} parts with {sorted(kinds)} but expected one kind. Fix: load paths.")
@@ -217,10 +263,11 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
     Raises
     ------
     ValueError
-        If a domain or class is no folder name.
+        If there are no images or masks, or a domain or class is no folder name.
     OSError
         If a file cannot be written.
     """
+    check_cells(cells, "images", "masks", "target", "target_names", "domain")
     folder = make_folder(folder)
     rows = []
     for number, (image, mask, target, domain) in enumerate(
@@ -291,6 +338,10 @@ def _list_folder(folder: Path) -> pd.DataFrame:
 
 
 def _chosen(column: pd.Series, wanted: Sequence[str], kind: str, source: Path) -> pd.Series:
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise TypeError(f"Got {wanted!r} to choose by {kind} but expected a list of names. Fix: pass [{wanted!r}].")
+    if len(set(wanted)) < len(list(wanted)):
+        raise ValueError(f"Got a {kind} twice in {list(wanted)}. Fix: name each once.")
     unknown = sorted(set(wanted) - set(column))
     if unknown:
         raise ValueError(

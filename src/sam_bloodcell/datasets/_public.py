@@ -260,6 +260,8 @@ def load_image_dataset(
         except ImportError as exc:
             raise ImportError("Image folders of the Hub need datasets. Fix: pip install datasets") from exc
         dataset = load_dataset("imagefolder", data_dir=os.fspath(dataset), split="train")
+    if not hasattr(dataset, "column_names"):
+        raise TypeError(f"Got dataset of type {type(dataset).__name__} but expected one of Hugging Face, or a folder.")
     lacking = {image, label} - set(dataset.column_names)
     if lacking:
         raise ValueError(

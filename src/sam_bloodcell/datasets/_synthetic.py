@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -138,7 +138,7 @@ def draw_cell(
     Raises
     ------
     ValueError
-        If the class, the laboratory or the size is not a possible one.
+        If the class, the laboratory, the size or the source of randomness is not a possible one.
 
     Examples
     --------
@@ -151,6 +151,8 @@ def draw_cell(
     (cell_type,) = _known_classes([cell_type])
     (laboratory,) = _known_laboratories([laboratory])
     size = _image_size("size", size)
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"Got rng={rng!r} but expected a numpy Generator; pass numpy.random.default_rng(seed).")
 
     radius, centre = _place(cell_type, laboratory, size, rng)
     cell = draw_white_cell(cell_type, radius, centre, size, rng)
@@ -240,7 +242,7 @@ def _image_size(name: str, value: object) -> int:
 
 
 def _known_classes(classes: Sequence[str]) -> list[str]:
-    names = [classes] if isinstance(classes, str) else list(classes)
+    names = [classes] if isinstance(classes, str) or not isinstance(classes, Iterable) else list(classes)
     unknown = [name for name in names if name not in COMMON_CLASSES]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(f"Got classes={names!r} but expected distinct names; choose from {', '.join(COMMON_CLASSES)}.")
@@ -249,7 +251,7 @@ def _known_classes(classes: Sequence[str]) -> list[str]:
 
 def _known_laboratories(domains: Sequence[str | Laboratory]) -> list[Laboratory]:
     known = ", ".join(LABORATORIES)
-    entries = [domains] if isinstance(domains, (str, Laboratory)) else list(domains)
+    entries = [domains] if isinstance(domains, str) or not isinstance(domains, Iterable) else list(domains)
     found = []
     for entry in entries:
         if not isinstance(entry, Laboratory) and entry not in LABORATORIES:

@@ -5,11 +5,11 @@ calibration, intervals and comparisons are read from it.
 """
 
 from ._benchmark import BenchmarkResult, run_benchmark
+from ._checks import METRICS
 from ._classifiers import default_classifiers
 from ._novelty import AbstainingClassifier
 from ._protocol import cross_domain_predictions, cross_domain_scores, leave_one_domain_out_predictions
 from ._scores import (
-    METRICS,
     compare_pipelines,
     confidence_intervals,
     confusion_counts,

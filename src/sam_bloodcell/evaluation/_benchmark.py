@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pandas as pd
 from sklearn.utils import Bunch
 from sklearn.utils.validation import _num_samples
 
-from ._checks import check_lengths, label_column, seed_of
+from ..datasets._load import check_cells
+from ._checks import check_arguments, check_lengths, label_column, seed_of
 from ._classifiers import default_classifiers, named_estimators
 from ._protocol import cross_domain_predictions, scorable_rows
 from ._provenance import versions, weights_of
@@ -78,7 +80,7 @@ def run_benchmark(
     autoencoder: Any | None,
     classifiers: Any | None = None,
     *,
-    cv: int = 5,
+    cv: Any = 5,
     random_state: Any = None,
     n_jobs: int | None = None,
     verbose: int = 0,
@@ -112,7 +114,8 @@ def run_benchmark(
     Raises
     ------
     ValueError
-        If a target is no index into ``target_names``, or as in `cross_domain_predictions`.
+        If cells are not what a loader returns, a target is no index into ``target_names``, or as in
+        `cross_domain_predictions`.
 
     Examples
     --------
@@ -129,10 +132,18 @@ def run_benchmark(
     >>> float(result.scores["accuracy"].mean())
     1.0
     """
+    check_arguments(
+        "run_benchmark", embedder=embedder, autoencoder=autoencoder, cv=cv, random_state=random_state, n_jobs=n_jobs,
+        verbose=verbose,
+    )  # fmt: skip
+    check_cells(cells, "target", "target_names", "domain")
+    check_cells(cells, "images" if cells.get("paths") is None else "paths")
     labels, labs, seed = _class_names(cells), label_column(cells.domain, "domain"), seed_of(random_state)
     X = cells["paths"] if cells.get("paths") is not None else cells["images"]
     check_lengths(_num_samples(X), y=labels, domain=labs)
-    scorable_rows(labels, labs, cv)  # raises and warns now, before the hours of embedding
+    scorable_rows(
+        labels, labs, cv if isinstance(cv, Integral) else 2
+    )  # raises and warns now, before the hours of embedding
     named = named_estimators(default_classifiers(seed) if classifiers is None else classifiers)
 
     embeddings = embedder.fit_transform(X)
@@ -196,6 +207,8 @@ def run_benchmark(
 
 def _class_names(cells: Bunch) -> np.ndarray:
     target, names = np.asarray(cells.target), np.asarray(cells.target_names)
+    if target.dtype.kind not in "iu":
+        raise ValueError(f"Got target of dtype {target.dtype} but expected integers, indices into target_names.")
     outside = np.flatnonzero((target < 0) | (target >= len(names)))
     if len(outside):
         raise ValueError(

@@ -10,6 +10,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from ._checks import check_arguments
+
 
 def default_classifiers(random_state: Any = None) -> dict[str, Any]:
     """Return the classifiers of the papers' tables, unfitted, by their short names.
@@ -32,6 +34,7 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
     >>> list(default_classifiers(random_state=0))[:4]
     ['RF', 'SVM poly', 'SVM rbf', 'SVM linear']
     """
+    check_arguments("default_classifiers", random_state=random_state)
     # A quarter for validation: five folds leave four cells of the rarest class, so each class can have one.
     network = MLPClassifier(early_stopping=True, validation_fraction=0.25, max_iter=500, random_state=random_state)
     classifiers: dict[str, Any] = {

@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._checks import check_arguments
+
 _NEIGHBOURS = 5
 
 
@@ -88,8 +90,7 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         """
         if self.criterion not in _CRITERIA:
             raise ValueError(f"Got criterion={self.criterion!r} but expected one of {', '.join(_CRITERIA)}.")
-        if not 0 < self.coverage < 1:
-            raise ValueError(f"Got coverage={self.coverage} but expected a share between 0 and 1.")
+        check_arguments("AbstainingClassifier", coverage=self.coverage, random_state=self.random_state)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, counts = np.unique(y, return_counts=True)

@@ -15,12 +15,11 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 from tqdm.auto import tqdm
 
-from ._checks import check_lengths, label_column, seed_of
+from ._checks import check_arguments, check_lengths, label_column, seed_of
 from ._classifiers import named_estimators
 from ._provenance import provenance
 from ._scores import score_predictions
 
-MODES = ("inductive", "transductive")
 # What stands in train_domain where all laboratories but the tested one trained.
 OTHERS = "others"
 
@@ -101,6 +100,9 @@ def cross_domain_predictions(
     >>> len(found), found["test_domain"].value_counts().to_dict()  # each cell once at home, five times abroad
     (120, {'a': 60, 'b': 60})
     """
+    check_arguments(
+        "cross_domain_predictions", cv=cv, mode=mode, random_state=random_state, n_jobs=n_jobs, verbose=verbose
+    )
     data = _Data.checked(X, y, domain, groups, int(cv) if isinstance(cv, int | np.integer) else None)
     seed = seed_of(random_state)
     named = named_estimators(estimators)
@@ -156,6 +158,10 @@ def leave_one_domain_out_predictions(
     >>> len(found), found["n_train"].unique().tolist()
     (30, [20])
     """
+    check_arguments(
+        "leave_one_domain_out_predictions", min_cells=min_cells, mode=mode, random_state=random_state, n_jobs=n_jobs,
+        verbose=verbose,
+    )  # fmt: skip
     data = _Data.checked(X, y, domain, groups, min_cells)
     if len(data.rows) < 2:
         raise ValueError("Got cells of one domain but expected at least two; add another laboratory.")
@@ -304,8 +310,6 @@ def _warn_of_shared_groups(groups: np.ndarray, labs: np.ndarray) -> None:
 def _run(
     named: Mapping[str, Any], data: _Data, fits: Iterable[Fit], mode: str, settings: dict, n_jobs: Any, verbose: int
 ) -> pd.DataFrame:
-    if mode not in MODES:
-        raise ValueError(f"Got mode={mode!r} but expected one of {', '.join(MODES)}.")
     fits = list(fits)
     ready = {name: (estimator, data.X) for name, estimator in named.items()}
     if mode == "transductive":

@@ -8,10 +8,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from ._checks import seed_of
+from ._checks import METRICS, check_arguments, check_table, seed_of
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 _BINS = 15
+_PREDICTED = (
+    "classifier", "train_domain", "test_domain", "fold", "row", "group", "label", "predicted", "confidence", "known",
+    "n_train",
+)  # fmt: skip
 
 
 def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -35,6 +38,7 @@ def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     ----------
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (expected calibration error).
     """
+    check_predictions(predictions)
     keys = [*_series_keys(predictions), "train_domain", "fold", "test_domain"]
     rows = []
     for names, cells in predictions.groupby(keys, sort=False):
@@ -79,6 +83,7 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     >>> float(summarise_scores(scores)["accuracy_mean"].iloc[0])
     0.6
     """
+    _check_scores(scores, *METRICS)
     keys = [*_series_keys(scores), "train_domain", "test_domain"]
     groups = scores.groupby(keys, sort=False)
     columns = {f"{metric}_{name}": groups[metric].agg(name) for metric in METRICS for name in ("mean", "std")}
@@ -114,7 +119,8 @@ def cross_domain_mean(scores: pd.DataFrame, metric: str = "balanced_accuracy") -
     >>> float(cross_domain_mean(scores, "accuracy")["RF"])
     0.5
     """
-    _check_metric(metric)
+    check_arguments("cross_domain_mean", metric=metric)
+    _check_scores(scores, metric)
     keys = _series_keys(scores)
     pairs = _across(scores).groupby([*keys, "train_domain", "test_domain"], sort=False)[metric].mean()
     return pairs.groupby(level=keys, sort=False).mean()
@@ -134,6 +140,7 @@ def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
         A row per (features,) classifier, train_domain, test_domain and label: ``recall``, the mean over folds, and
         ``n``, the cells of a fold on average.
     """
+    check_predictions(predictions)
     keys = [*_series_keys(predictions), "train_domain", "test_domain", "label"]
     known = predictions[predictions["known"]]
     hits = (known["label"] == known["predicted"]).astype(float)
@@ -155,6 +162,7 @@ def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         True classes (rows) by predicted ones; rows sum to 1. Classes that training did not know have a row too.
     """
+    check_predictions(predictions, "label", "predicted")
     counts = pd.crosstab(predictions["label"], predictions["predicted"])
     return counts.div(counts.sum(axis=1), axis=0)
 
@@ -195,6 +203,10 @@ def confidence_intervals(
     ValueError
         If `metric` is unknown or no pair of different domains was predicted.
     """
+    check_arguments(
+        "confidence_intervals", metric=metric, by_pair=by_pair, level=level, n_bootstrap=n_bootstrap,
+        random_state=random_state,
+    )  # fmt: skip
     drawn: dict[tuple, dict[Any, NDArray[np.float64]]] = dict(
         _bootstrap(predictions, metric, n_bootstrap, random_state, within=by_pair)
     )
@@ -242,6 +254,7 @@ def compare_pipelines(
     ValueError
         If the baseline or metric is unknown, or there is nothing to compare.
     """
+    check_arguments("compare_pipelines", metric=metric, n_bootstrap=n_bootstrap, random_state=random_state)
     drawn: dict[Any, Any] = {
         (series if len(series) > 1 else series[0]): np.mean(list(pairs.values()), axis=0)
         for series, pairs in _bootstrap(predictions, metric, n_bootstrap, random_state).items()
@@ -292,7 +305,7 @@ def _bootstrap(
     predictions: pd.DataFrame, metric: str, n_bootstrap: int, random_state: Any, within: bool = False
 ) -> dict[tuple, dict[tuple, NDArray[np.float64]]]:
     """Scores by series and pair: of the cells as they are, then of each draw; all series see the same draws."""
-    _check_metric(metric)
+    check_predictions(predictions)
     cells = predictions if within else _across(predictions)
     cells = cells[cells["known"]]
     rng = np.random.default_rng(seed_of(random_state))
@@ -342,9 +355,13 @@ def _across(table: pd.DataFrame) -> pd.DataFrame:
     return across
 
 
-def _check_metric(metric: str) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"Got metric={metric!r} but expected one of {', '.join(METRICS)}.")
+def check_predictions(predictions: Any, *columns: str) -> None:
+    """Raise unless this is a table of predictions, with all their columns unless told which."""
+    check_table(predictions, "predictions", columns or _PREDICTED, "cross_domain_predictions")
+
+
+def _check_scores(scores: Any, *metrics: str) -> None:
+    check_table(scores, "scores", ("classifier", "train_domain", "test_domain", *metrics), "cross_domain_scores")
 
 
 def _series_keys(scores: pd.DataFrame) -> list[str]:

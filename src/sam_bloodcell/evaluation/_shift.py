@@ -10,8 +10,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array
 
-from ._checks import check_lengths, label_column, seed_of
+from ._checks import check_arguments, check_lengths, label_column, seed_of
 
 _MAX_COMPARED = 1000  # cells a laboratory in `domain_shift`, whose kernels grow with the square
 
@@ -44,7 +45,7 @@ def domain_shift(
     Raises
     ------
     ValueError
-        If there are fewer than two domains, or fewer than 5 cells of one.
+        If there are fewer than two domains or 5 cells of one, lengths differ, or a feature is missing.
 
     Examples
     --------
@@ -58,11 +59,12 @@ def domain_shift(
 
     from ..models.alignment import mmd
 
+    check_arguments("domain_shift", random_state=random_state)
+    features = check_array(features, dtype=np.float64, input_name="features")
     labs = label_column(domain, "domain")
     if y is not None:
-        return _shift_by_class(np.asarray(features), labs, label_column(y, "y"), random_state)
-    matrix = np.asarray(features, dtype=np.float64)
-    check_lengths(len(matrix), domain=labs)
+        return _shift_by_class(features, labs, label_column(y, "y"), random_state)
+    check_lengths(len(features), domain=labs)
     names, codes, counts = np.unique(labs, return_inverse=True, return_counts=True)
     if len(names) < 2 or counts.min() < 5:
         raise ValueError(
@@ -73,7 +75,7 @@ def domain_shift(
     rows = np.concatenate(
         [rng.permutation(np.flatnonzero(codes == code))[:_MAX_COMPARED] for code in range(len(names))]
     )
-    scaled, codes = StandardScaler().fit_transform(matrix[rows]), codes[rows]
+    scaled, codes = StandardScaler().fit_transform(features[rows]), codes[rows]
     guess = LogisticRegression(max_iter=2000, class_weight="balanced")
     folds = StratifiedKFold(5, shuffle=True, random_state=seed_of(random_state))
     accuracy = cross_val_score(
@@ -106,6 +108,11 @@ def near_duplicates(embeddings: Any, *, threshold: float | str = "auto") -> pd.D
     pandas.DataFrame
         ``a`` and ``b``, two rows, each couple once, and their ``distance``; the closest first.
 
+    Raises
+    ------
+    ValueError
+        If there is no cell, a feature is missing, or the threshold is negative.
+
     Examples
     --------
     >>> import numpy as np
@@ -115,7 +122,9 @@ def near_duplicates(embeddings: Any, *, threshold: float | str = "auto") -> pd.D
     >>> near_duplicates(cells)[["a", "b"]].to_numpy().tolist()
     [[3, 7]]
     """
-    scaled = StandardScaler().fit_transform(np.asarray(embeddings, np.float64))
+    check_arguments("near_duplicates", threshold=threshold)
+    embeddings = check_array(embeddings, dtype=np.float64, input_name="embeddings")
+    scaled = StandardScaler().fit_transform(embeddings)
     least = (0.08 if scaled.shape[1] >= 16 else 0.0) if threshold == "auto" else threshold
     sample = scaled[np.random.default_rng(0).permutation(len(scaled))[:_MAX_COMPARED]]
     median = float(np.median(pdist(sample))) if len(sample) > 1 else 0.0

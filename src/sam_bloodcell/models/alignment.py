@@ -13,6 +13,11 @@ _MMD_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def _over_pairs(distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, domain: Tensor) -> Tensor:
+    if features.ndim != 2 or domain.shape != features.shape[:1]:
+        raise ValueError(
+            f"Got features of shape {tuple(features.shape)} and domain of shape {tuple(domain.shape)} but expected "
+            "(B, F) and (B,)."
+        )
     groups = [features[domain == code] for code in domain[domain >= 0].unique()]
     pairs = [distance(a, b) for i, a in enumerate(groups) for b in groups[i + 1 :]]
     return torch.stack(pairs).mean() if pairs else features.sum() * 0.0
@@ -99,15 +104,17 @@ def sinkhorn(features: Tensor, domain: Tensor, blur: float = 0.05, iterations: i
     features : Tensor of shape (B, F)
     domain : int Tensor of shape (B,)
     blur : float
-        Smoothness of the transport.
+        Smoothness of the transport, above 0.
     iterations : int
-        Of the scaling algorithm, in the log domain.
+        At least 1, of the scaling algorithm, in the log domain.
 
     References
     ----------
     Cuturi, "Sinkhorn distances", NeurIPS 2013; Feydy et al., "Interpolating between optimal transport and MMD using
     Sinkhorn divergences", AISTATS 2019.
     """
+    if blur <= 0 or iterations < 1:
+        raise ValueError(f"Got blur={blur}, iterations={iterations} but expected blur > 0 and iterations >= 1.")
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         costs = [_squared_distances(x, y) / (2 * features.shape[1]) for x, y in ((a, b), (a, a), (b, b))]
