@@ -386,7 +386,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
             Bad(
                 "image",
                 [None, DRAWN.images, "nowhere.png", DRAWN.images[0][:0], DRAWN.images[0].astype(float)],
-                "image|Got",
+                "image|Got|nowhere",
             )
         ],
     ),

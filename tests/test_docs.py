@@ -61,8 +61,8 @@ def test_the_page_runs(page, run):
 
 def test_the_readme_runs(run):
     save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), "cells")
-    names = run("\n".join(python_blocks(README)))
-    assert names["pipe"].predict(names["cells"].paths, domain=names["cells"].domain).shape == (16,)
+    names = run("\n".join([*python_blocks(README), "answers = pipe.predict(cells.paths, domain=cells.domain)"]))
+    assert names["answers"].shape == (16,)
 
 
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)

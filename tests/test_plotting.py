@@ -47,7 +47,7 @@ def test_transfer_matrix_picks_classifier_and_metric(scores, tmp_path):
     assert figure.axes[0].texts[0].get_text().startswith("0.10")
     with pytest.raises(ValueError, match="Got classifier='SVM'"):
         plot_transfer_matrix(scores, classifier="SVM")
-    with pytest.raises(ValueError, match="Got metric='auc'"):
+    with pytest.raises(ValueError, match="The 'metric' parameter of plot_transfer_matrix"):
         plot_transfer_matrix(scores, metric="auc")
 
 

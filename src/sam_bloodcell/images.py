@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,7 +41,7 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
     """
     if isinstance(X, str | os.PathLike | Image.Image):
         raise ValueError(f"Got one image as {name} but expected a collection. Fix: pass [{name}].")
-    if not isinstance(X, Iterable):
+    if not hasattr(X, "__iter__") and not hasattr(X, "columns"):
         raise TypeError(f"Got {name}={X!r} but expected a collection of images. Fix: pass a list of paths.")
     X = _as_sequence(X, name)
     if len(X) == 0:
@@ -49,7 +49,7 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
     return X
 
 
-def _as_sequence(X: Any, name: str) -> Sequence[Any]:
+def _as_sequence(X: Any, name: str) -> Any:
     if hasattr(X, "columns"):  # a pandas or polars table
         if X.shape[1] != 1:
             raise ValueError(

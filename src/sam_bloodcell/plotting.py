@@ -293,7 +293,8 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
     ImportError
         If matplotlib is not installed.
     """
-    check_predictions(predictions)
+    shown = ("train_domain", "test_domain", "row", "label", "predicted", "confidence", "known")
+    check_predictions(predictions, *shown)
     check_arguments("plot_mistakes", n=n)
     across = predictions[(predictions["train_domain"] != predictions["test_domain"]) & predictions["known"]]
     wrong = across[across["label"] != across["predicted"]].sort_values("confidence", ascending=False, kind="stable")

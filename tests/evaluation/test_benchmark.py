@@ -14,7 +14,7 @@ from sam_bloodcell.evaluation import run_benchmark
 def test_benchmark_refuses_bad_targets_before_embedding():
     cells = Bunch(images=np.zeros((4, 2)), target=[0, 1, -1, 0], target_names=["x", "y"], domain=list("aabb"))
     with pytest.raises(ValueError, match="Got target=-1 in row 2"):
-        run_benchmark(cells, embedder=None, autoencoder=None)
+        run_benchmark(cells, embedder=FunctionTransformer(), autoencoder=None)
 
 
 def test_benchmark_tells_the_autoencoder_each_cells_laboratory(separable):

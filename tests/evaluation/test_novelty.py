@@ -45,7 +45,7 @@ def test_numbers_answer_minus_one(blobs):
     ("parameters", "message"),
     [
         ({"criterion": "magic"}, "Got criterion='magic' but expected one of neighbours"),
-        ({"coverage": 1.0}, "Got coverage=1.0 but expected a share"),
+        ({"coverage": 1.0}, "The 'coverage' parameter of AbstainingClassifier"),
         ({"unknown": "monocyte"}, "Got unknown='monocyte', which is a class too"),
     ],
 )

@@ -40,7 +40,7 @@ def test_summary_and_mean_over_pairs():
     assert (row["accuracy_mean"], row["n"]) == (pytest.approx(0.3), 2)
     assert row["accuracy_std"] == pytest.approx(np.sqrt(0.02))
     assert cross_domain_mean(scores)["RF"] == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="Got metric='auc'"):
+    with pytest.raises(ValueError, match="The 'metric' parameter of cross_domain_mean"):
         cross_domain_mean(scores, "auc")
     with pytest.raises(ValueError, match="Got scores of one domain"):
         cross_domain_mean(scores[:1])

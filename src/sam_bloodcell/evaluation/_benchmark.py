@@ -141,9 +141,8 @@ def run_benchmark(
     labels, labs, seed = _class_names(cells), label_column(cells.domain, "domain"), seed_of(random_state)
     X = cells["paths"] if cells.get("paths") is not None else cells["images"]
     check_lengths(_num_samples(X), y=labels, domain=labs)
-    scorable_rows(
-        labels, labs, cv if isinstance(cv, Integral) else 2
-    )  # raises and warns now, before the hours of embedding
+    # Raises and warns now, before the hours of embedding.
+    scorable_rows(labels, labs, int(cv) if isinstance(cv, Integral) else 2)
     named = named_estimators(default_classifiers(seed) if classifiers is None else classifiers)
 
     embeddings = embedder.fit_transform(X)
