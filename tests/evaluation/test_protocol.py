@@ -242,5 +242,7 @@ def test_leave_one_domain_out():
 
 def test_an_unknown_mode_is_an_error(separable):
     X, y, domain = separable
-    with pytest.raises(ValueError, match="The 'mode' parameter of cross_domain_predictions must be a str among .* Got 'both' instead"):
+    with pytest.raises(
+        ValueError, match=r"The 'mode' parameter of cross_domain_predictions must be a str among .* Got 'both' instead"
+    ):
         cross_domain_scores(LogisticRegression(), X, y, domain=domain, mode="both")
