@@ -82,7 +82,7 @@ def readme() -> str:
 def _by_classifier(protocol: str) -> str:
     scores = _scores(protocol)
     classifiers = scores["classifier"].unique().tolist()
-    per_seed = scores.groupby(["features", "seed", "classifier"])["balanced_accuracy"].mean().unstack()[classifiers]
+    per_seed = scores.groupby(["features", "seed", "classifier"])["balanced_accuracy"].mean().unstack()[classifiers]  # noqa: PD010
     lines = []
     for name in (name for name in ORDER if name in per_seed.index):
         seeds = per_seed.loc[name]
