@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.hub_server import COMMIT
@@ -49,6 +50,15 @@ def test_a_file_is_fetched_once_and_then_cached(tries, hub_server):
     assert tries(("lab/small", "v1", None, True)) == [first]
     assert tries(("lab/small", COMMIT), HF_ENDPOINT="http://127.0.0.1:9") == [first]
     assert len(hub_server.asked) == before
+
+
+def test_two_processes_on_one_hub_cache_fetch_a_file_once(tries, hub_server):
+    (hub_server.folder("lab/large") / FILE).write_bytes(CONTENT * (1 + (8 << 20) // len(CONTENT)))
+    with ThreadPoolExecutor(2) as pool:
+        (one,), (other,) = pool.map(tries, [("lab/large", "v1")] * 2)
+    assert one == other
+    assert one[-1] is True
+    assert hub_server.asked.count(f"GET /lab/large/resolve/v1/{FILE}") == 1
 
 
 def test_each_refusal_says_what_to_do(tries, hub_server):
