@@ -122,7 +122,9 @@ def test_the_advised_command_fetches_what_was_asked_for(backbone, monkeypatch):
 
 
 def test_revisions_are_pinned_unless_asked_otherwise():
-    assert Backbone("vit_b").resolved() == hub.HUB_BACKBONES["vit_b"]
+    for name in ("vit_b", "vit_l", "vit_h"):
+        assert Backbone(name).resolved() == hub.HUB_BACKBONES[name]
+        assert re.fullmatch("[0-9a-f]{40}", hub.HUB_BACKBONES[name][1])
     assert Backbone("vit_b", "main").resolved() == ("facebook/sam-vit-base", "main")
     assert Backbone("someone/sam").resolved() == ("someone/sam", None)
 

@@ -24,11 +24,11 @@ from .remote import WeightsUnavailableError
 
 PACKAGED = Path(__file__).parent / "weights"
 
-# Backbones on the Hub by short name: repo and pinned revision (None: not pinned yet, the branch's newest).
+# Backbones on the Hub by short name: repo and pinned revision.
 HUB_BACKBONES = {
     "vit_b": ("facebook/sam-vit-base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f"),
-    "vit_l": ("facebook/sam-vit-large", None),
-    "vit_h": ("facebook/sam-vit-huge", None),
+    "vit_l": ("facebook/sam-vit-large", "6851e0441005b0fb96f2cc4dfac472f3d1b14af1"),
+    "vit_h": ("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67"),
 }
 _MODEL_FILE = "model.safetensors"
 _ADAPTER_FILES = (
