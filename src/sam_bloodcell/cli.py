@@ -231,7 +231,7 @@ def finetune(
     embedder.save_pretrained(out, metrics={"Dice on the cells set aside": round(best, 4)})
     write_text(out / "history.csv", embedder.history_.to_csv(index=False))
     remove(checkpoint)
-    typer.echo(f"Dice {best:.3f} on the cells set aside, after {embedder.best_epoch_} epochs.\n{out}")
+    typer.echo(f"Dice {best:.3f} on the cells set aside; the weights of epoch {embedder.best_epoch_} are kept.\n{out}")
 
 
 cache = typer.Typer(help="Look after a folder that was given as cache_dir.", no_args_is_help=True)
