@@ -137,7 +137,7 @@ def test_finetune_writes_an_adapter_that_loads(tmp_path):
     assert {"adapter_model.safetensors", "README.md", "history.csv"} <= made
     assert "unfinished.pt" not in made
     embedder = SAMLoRAEmbedder.from_pretrained(tmp_path / "adapter")
-    assert embedder.adapter_.rank == 2
+    assert embedder.adapter_.lora_config["r"] == 2
     assert embedder.transform(load_cells(table).paths[:1]).shape == (1, 192)
 
 
