@@ -142,7 +142,7 @@ def keep_masked(cells: Bunch) -> Bunch:
     if not len(masked):
         raise ValueError(
             f"None of the {n} cells has a mask. Fix: name them in a column 'mask' of the CSV, or as number_mask.png "
-            'beside number.png; or let them be made from the stain (masks="auto").'
+            'beside number.png; or let them be made from the stain (masks="auto", --masks auto).'
         )
     if len(masked) < n:
         warnings.warn(f"{n - len(masked)} of {n} cells have no mask and are left out.", stacklevel=2)
