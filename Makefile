@@ -6,6 +6,7 @@ install:
 lint:
 	ruff check .
 	ruff format --check .
+	shellcheck .ci/run
 
 format:
 	ruff check --fix .

@@ -75,6 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(content)
             repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            if self._is_closed(repo):
+                return self._answer(403)
             self.hub.folder(repo)
             return self._json({"url": f"{self.hub.url}/{repo}", "id": repo, "name": repo})
         if match := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)/preupload/[\w.-]+", path):
@@ -111,14 +113,17 @@ class _Handler(BaseHTTPRequestHandler):
             assert hashlib.sha256(stored).hexdigest() == value["oid"]
             (folder / value["path"]).write_bytes(stored)
 
+    def _is_closed(self, repo):
+        token = self.hub.private.get(repo)
+        return token is not None and self.headers.get("Authorization") != f"Bearer {token}"
+
     def _download(self, body):
         self.hub.asked.append(f"{self.command} {self.path}")
         match = re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/([\w.-]+)/(.+)", self.path)
         if not match:
             return self._answer(404)
         repo, revision, name = match.groups()
-        token = self.hub.private.get(repo)
-        if token and self.headers.get("Authorization") != f"Bearer {token}":
+        if self._is_closed(repo):
             return self._answer(401, {"X-Error-Code": "RepoNotFound"})
         if not (self.hub.root / repo).is_dir():
             return self._answer(404, {"X-Error-Code": "RepoNotFound"})

@@ -200,7 +200,8 @@ def test_names_of_laboratories_cannot_lead_out(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
 
-def test_tokens_stay_out_of_messages_and_cards(tmp_path, in_subprocess):
+def test_tokens_stay_out_of_messages_and_cards(tmp_path, in_subprocess, hub_server):
+    hub_server.private["someone/something"] = "hf_another"
     code = """
 import sys
 from sam_bloodcell import SAMLoRAEmbedder
@@ -215,8 +216,9 @@ for load in (SAMLoRAEmbedder.from_pretrained, lambda name: embedder.push_to_hub(
     except OSError as exc:
         print(exc)
 """
-    said = in_subprocess(code, tmp_path / "adapter", HF_TOKEN="hf_verysecrettoken", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "someone/something" in said
+    said = in_subprocess(code, tmp_path / "adapter", HF_TOKEN="hf_verysecrettoken", HF_ENDPOINT=hub_server.url)
+    assert "nor can it be fetched" in said
+    assert "could not be pushed" in said
     assert "hf_verysecret" not in said
 
 
