@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from tests.counting import CountingEmbedder, passes
 
-from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder, cache
+from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.cache import DiskStore, MemoryStore, parse_bytes
 from sam_bloodcell.cells import QUALITY
 from sam_bloodcell.datasets import make_blood_cells
@@ -292,7 +292,7 @@ def test_memory_drops_the_oldest_beyond_its_share(monkeypatch):
         for i in range(3):
             session.put([key(i)], some_cells(1, i))
         assert store.nbytes > 0
-        monkeypatch.setattr(cache, "_MEMORY_SHARE", 0)
+        monkeypatch.setattr("sam_bloodcell.cache._memory._MEMORY_SHARE", 0)
         session.put([key(3)], some_cells(1, 3))
         assert len(session.rows([key(0), key(3)])) == 2  # the session keeps what it saw
     assert store.nbytes == 0
@@ -312,7 +312,7 @@ def test_an_error_gives_up_what_was_claimed(cells, embed, tmp_path, monkeypatch,
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     store = DiskStore(tmp_path)
-    monkeypatch.setattr(cache, "_PATIENCE", 0)
+    monkeypatch.setattr("sam_bloodcell.cache._disk._PATIENCE", 0)
     blocker = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
     with pytest.raises(OSError, match=r"The cache '.*' cannot be used: .*locked. Fix:"):

@@ -1,37 +1,32 @@
-"""Every image once: embeddings by content, on disk for all processes and sessions, or in memory for this process.
+"""Embeddings on disk, for any number of processes.
 
-On disk an embedding is a row of a shard: a numpy file of records, named by the SHA-256 of its content. An SQLite
-index says which row of which shard holds which image. Shards are written under another name first and never changed,
-so a reader sees all of one or nothing; the index can be rebuilt from them.
+An embedding is a row of a shard: a numpy file of records, named by the SHA-256 of its content. An SQLite index says
+which row of which shard holds which image. Shards are written under another name first and never changed, so a reader
+sees all of one or nothing; the index can be rebuilt from them.
 """
 
 import json
 import os
 import re
 import sqlite3
-import threading
 import time
 import uuid
-from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import psutil
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from .embeddings import CellEmbeddings
-from .files import make_folder, unwritable, write_text
-from .remote import sha256
-from .stored import StoredRows, as_records
+from ..embeddings import CellEmbeddings
+from ..files import make_folder, unwritable, write_text
+from ..remote import sha256
+from ..stored import as_records
+from ._session import Key, Session
 
-Key = bytes  # an image's digest, 32 bytes
-Place = tuple[NDArray, int]  # records, row
 T = TypeVar("T")
 
 _SCHEMA = """
@@ -46,40 +41,7 @@ _PATIENCE = 60
 _KEYS_AT_ONCE = 900
 # Unfinished files older than so many seconds are of writers that died.
 _STALE = 3600
-# Of the free memory, the share that embeddings may take which nobody asked to keep.
-_MEMORY_SHARE = 0.25
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-class Session(Protocol):
-    """One look at a store for the embeddings of one recipe; what it found or put stays readable."""
-
-    def missing(self, keys: Iterable[Key]) -> list[Key]:
-        """Return the keys that are not stored, damaged ones included."""
-
-    def claim(self, keys: Sequence[Key], size: int) -> Iterator[list[Key]]:
-        """Yield batches of the keys that nobody else is computing; from then on they are this session's."""
-
-    def put(self, keys: Sequence[Key], cells: CellEmbeddings) -> None:
-        """Store what was computed."""
-
-    def rows(self, keys: Sequence[Key]) -> CellEmbeddings:
-        """Return stored embeddings in the order of the keys."""
-
-    def release(self) -> None:
-        """Give up what was claimed and not put."""
-
-
-class Store(Protocol):
-    """Where embeddings are kept."""
-
-    def session(self, recipe: str, description: Mapping[str, Any]) -> Any:
-        """Return a context manager that gives a `Session`; `recipe` is a digest, the description for people."""
-
-
-def open_store(folder: str | os.PathLike | None, limit: int | str | None = None) -> Store:
-    """Return the store of a folder, or without one that of this process."""
-    return MEMORY if folder is None else DiskStore(folder, limit)
 
 
 def parse_bytes(size: int | str) -> int:
@@ -98,134 +60,6 @@ def parse_bytes(size: int | str) -> int:
 
 # An index that came from elsewhere cannot make us read or delete anything but shards of its folder.
 _SHARD = re.compile(r"[0-9a-z]+/[0-9a-f]{64}\.npy")
-
-
-class _Session(ABC):
-    """What disk and memory have in common: the places of what was found."""
-
-    in_memory = False
-
-    def __init__(self, recipe: str) -> None:
-        self.recipe = recipe
-        self.found: dict[Key, Place] = {}
-
-    def claim(self, keys: Sequence[Key], size: int) -> Iterator[list[Key]]:
-        for start in range(0, len(keys), size):
-            if batch := self.take(keys[start : start + size]):
-                yield batch
-
-    @abstractmethod
-    def take(self, keys: Sequence[Key]) -> list[Key]:
-        """Claim what nobody else is computing of the keys."""
-
-    def rows(self, keys: Sequence[Key]) -> CellEmbeddings:
-        pooled, tokens, masks, crops, quality = self.columns(keys)
-        return CellEmbeddings(np.asarray(pooled), tokens, masks, crops, np.asarray(quality))
-
-    def columns(self, keys: Sequence[Key]) -> Iterator[StoredRows]:
-        """Yield pooled, tokens, masks, crops and quality, in the order of the keys."""
-        shards: dict[int, int] = {}
-        arrays: list[NDArray] = []
-        which = np.empty(len(keys), np.intp)
-        rows = np.empty(len(keys), np.intp)
-        for i, key in enumerate(keys):
-            records, rows[i] = self.found[key]
-            if id(records) not in shards:
-                shards[id(records)] = len(arrays)
-                arrays.append(records)
-            which[i] = shards[id(records)]
-        for field in ("pooled", "tokens", "masks", "crops", "quality"):
-            yield StoredRows(arrays, which, rows, field, self.in_memory)
-
-
-class MemoryStore:
-    """Embeddings of this process, the oldest dropped when they would take more than a quarter of the free memory."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._places: dict[tuple[str, Key], Place] = {}
-        # Records and the names of their rows by the records' id, used longest ago first.
-        self._batches: OrderedDict[int, tuple[NDArray, list[tuple[str, Key]]]] = OrderedDict()
-        self._claims: dict[tuple[str, Key], object] = {}
-        self.nbytes = 0
-
-    @contextmanager
-    def session(self, recipe: str, description: Mapping[str, Any]) -> Iterator["_MemorySession"]:
-        """See `Store`."""
-        session = _MemorySession(self, recipe)
-        try:
-            yield session
-        finally:
-            session.release()
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._places.clear()
-            self._batches.clear()
-            self.nbytes = 0
-
-    def find(self, recipe: str, keys: Iterable[Key]) -> dict[Key, Place]:
-        """Return the places of the keys that are there."""
-        with self._lock:
-            found = {key: self._places[recipe, key] for key in keys if (recipe, key) in self._places}
-            for records, _ in found.values():
-                self._batches.move_to_end(id(records))
-            return found
-
-    def claim(self, recipe: str, keys: Sequence[Key], session: object) -> list[Key]:
-        """Note the keys as the session's that are neither there nor another's."""
-        with self._lock:
-            free = [key for key in keys if (recipe, key) not in self._places and (recipe, key) not in self._claims]
-            self._claims.update({(recipe, key): session for key in free})
-            return free
-
-    def release(self, session: object) -> None:
-        """Drop a session's claims."""
-        with self._lock:
-            self._claims = {key: owner for key, owner in self._claims.items() if owner is not session}
-
-    def keep(self, recipe: str, keys: Sequence[Key], records: NDArray) -> None:
-        """Keep records while memory allows."""
-        with self._lock:
-            for key in keys:
-                self._claims.pop((recipe, key), None)
-            names = [(recipe, key) for key in keys]
-            self._places.update({name: (records, row) for row, name in enumerate(names)})
-            self._batches[id(records)] = (records, names)
-            self.nbytes += records.nbytes
-            while self._batches and self.nbytes > _MEMORY_SHARE * (psutil.virtual_memory().available + self.nbytes):
-                _, (oldest, names) = self._batches.popitem(last=False)
-                self.nbytes -= oldest.nbytes
-                for name in names:
-                    self._places.pop(name, None)
-
-
-class _MemorySession(_Session):
-    in_memory = True
-
-    def __init__(self, store: MemoryStore, recipe: str) -> None:
-        super().__init__(recipe)
-        self._store = store
-
-    def missing(self, keys: Iterable[Key]) -> list[Key]:
-        unknown = [key for key in keys if key not in self.found]
-        self.found |= self._store.find(self.recipe, unknown)
-        return [key for key in unknown if key not in self.found]
-
-    def take(self, keys: Sequence[Key]) -> list[Key]:
-        return self._store.claim(self.recipe, keys, self)
-
-    def put(self, keys: Sequence[Key], cells: CellEmbeddings) -> None:
-        records = as_records(keys, cells)
-        self.found.update({key: (records, row) for row, key in enumerate(keys)})
-        self._store.keep(self.recipe, keys, records)
-
-    def release(self) -> None:
-        self._store.release(self)
-
-
-MEMORY = MemoryStore()
 
 
 class DiskStore:
@@ -471,7 +305,7 @@ class DiskStore:
 _intact: set[tuple[Path, int, int]] = set()
 
 
-class _DiskSession(_Session):
+class _DiskSession(Session):
     def __init__(self, store: DiskStore, recipe: str, writer: str) -> None:
         super().__init__(recipe)
         self._store, self._writer = store, writer
