@@ -1,12 +1,13 @@
 """How well cells of a type that was never trained on are told from known ones: one type left out at a time.
 
-python benchmarks/novelty.py
+    python benchmarks/novelty.py --out docs/tables/novelty.csv
 
 Five classes of the shared cells, vit_tiny embeddings. At home: train on half of acevedo without the type, test on the
 other half with it. Abroad: train on acevedo without the type, test on tecom and cellavision. Printed: area under the
 ROC curve (0.5 is chance) of `AbstainingClassifier.novelty`, mean over types and seeds, and the share answered.
 """
 
+import argparse
 import os
 from pathlib import Path
 
@@ -24,6 +25,9 @@ LEAST = 5
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/novelty.csv"))
+    args = parser.parse_args()
     cells = load_cells(DATA / "cells.csv", classes=COMMON_CLASSES)
     pooled = np.asarray(SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform(cells.paths))
     labels, domain = np.asarray(cells.target_names)[cells.target], cells.domain
@@ -47,6 +51,7 @@ def main():
                         rows.append(
                             {
                                 "features": features,
+                                "seed": seed,
                                 "tested": where,
                                 "criterion": criterion,
                                 "left out": left_out,
@@ -56,6 +61,8 @@ def main():
                             }
                         )
     table = pd.DataFrame(rows)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    table.round(4).to_csv(args.out, index=False)
     values = ["auroc", "known answered", "new answered"]
     groups = table.groupby(["features", "tested", "criterion"], sort=False)[values]
     print(groups.agg(["mean", "std"]).round(3).to_string())

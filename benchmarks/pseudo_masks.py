@@ -1,11 +1,12 @@
 """How good are masks made from the stain alone? Dice against annotated masks of the shared cell data.
 
-    python benchmarks/pseudo_masks.py
+    python benchmarks/pseudo_masks.py --out docs/tables/pseudo_masks.csv
 
 The settings in `sam_bloodcell.pseudo_masks` were looked at on cells that are not held out (`training/cells.py`), so the
 held-out column is the one to believe.
 """
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,9 @@ from cells import is_held_out  # noqa: E402
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/pseudo_masks.csv"))
+    args = parser.parse_args()
     data = Path(os.environ.get("SAM_BLOODCELL_DATA", ROOT.parent / "shared" / "data"))
     cells = pd.read_csv(data / "cells.csv", keep_default_na=False)
     cells = cells[cells["mask"] != ""].copy()
@@ -32,6 +36,8 @@ def main() -> None:
         dice.append(2 * (found & truth).sum() / (found.sum() + truth.sum()))
     cells["dice"] = dice
     cells["split"] = np.where(cells["path"].map(is_held_out), "held out", "looked at")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    cells[["domain", "split", "dice"]].round(4).to_csv(args.out, index=False)
     by = cells.groupby(["domain", "split"])["dice"]
     table = by.agg(["count", "mean", "std", "median", "min"])
     table["share above 0.8"] = by.apply(lambda d: (d > 0.8).mean())

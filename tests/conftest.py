@@ -30,10 +30,16 @@ def pytest_addoption(parser):
     parser.addoption("--image-cases", type=int, default=6000, help="damaged image files to try")
 
 
+COUNTED = {"fault": "faults survived", "bad_argument": "bad arguments refused by their names"}
+
+
 def pytest_terminal_summary(terminalreporter):
-    """Print what tests counted (`record_property("figure", text)`)."""
+    """Print what tests measured (`record_property("figure", text)`), and how many passed of those that are counted."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     figures = [text for report in reports for name, text in report.user_properties if name == "figure"]
+    passed = [report for report in terminalreporter.stats.get("passed", []) if report.when == "call"]
+    counts = {told: sum(mark in report.keywords for report in passed) for mark, told in COUNTED.items()}
+    figures += [f"{count} {told}" for told, count in counts.items() if count]
     if figures:
         terminalreporter.section("figures")
         for text in sorted(figures):

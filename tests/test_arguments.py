@@ -476,6 +476,7 @@ def test_the_arguments_that_work_do(function, made):
         called(function, working(function, made))
 
 
+@pytest.mark.bad_argument
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("function", "bad", "value"), CASES)
 def test_a_bad_argument_is_named(function, bad, value, made):
@@ -528,6 +529,7 @@ RANGES = {
 }  # fmt: skip
 
 
+@pytest.mark.bad_argument
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [(kind, name, value) for kind, table in RANGES.items() for name, values in table.items() for value in values],

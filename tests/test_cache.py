@@ -106,6 +106,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_shard_is_done_again(embed, tmp_path, damage):
     expected = pickle.loads(pickle.dumps(embed()))  # a file changed under a memory map may end the process
@@ -118,6 +119,7 @@ def test_a_damaged_shard_is_done_again(embed, tmp_path, damage):
     np.testing.assert_allclose(again.pooled, expected.pooled, atol=0.05)  # batches are cut differently
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("content", [b"no database" * 500, b"", None], ids=["garbage", "empty", "gone"])
 def test_a_damaged_index_is_rebuilt_without_its_damaged_shards(embed, tmp_path, content):
     expected = embed()
@@ -148,6 +150,7 @@ np.save(sys.argv[2], embedder.transform(images).pooled)
 """
 
 
+@pytest.mark.fault
 def test_two_writers_share_the_work(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     writers = [_python(WRITER, tmp_path / "cache", tmp_path / f"{name}.npy") for name in "ab"]
@@ -167,6 +170,7 @@ with DiskStore(sys.argv[1]).session("0" * 64, {}) as session:
 """
 
 
+@pytest.mark.fault
 def test_what_a_killed_writer_claimed_is_taken_over(tmp_path):
     with _python(CLAIMER, tmp_path) as other, DiskStore(tmp_path).session("0" * 64, {}) as session:
         assert "xxx" in other.stdout.readline()
@@ -300,6 +304,7 @@ def test_memory_drops_the_oldest_beyond_its_share(monkeypatch):
         assert session.missing([key(0)]) == [key(0)]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_an_error_gives_up_what_was_claimed(cells, embed, tmp_path, monkeypatch, on_disk):
     folder = tmp_path / "cache" if on_disk else None
@@ -320,6 +325,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     blocker.close()
 
 
+@pytest.mark.fault
 def test_an_index_from_elsewhere_cannot_reach_out_of_its_folder(tmp_path):
     images = make_blood_cells(1, random_state=0).images
     embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit(images)
@@ -336,6 +342,7 @@ def test_an_index_from_elsewhere_cannot_reach_out_of_its_folder(tmp_path):
     assert victim.exists()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("row", [0, 99, -1])
 def test_an_index_that_is_wrong_about_rows_is_noticed(row, tmp_path):
     images = make_blood_cells(1, random_state=0).images

@@ -78,6 +78,7 @@ def test_a_search_and_a_bulk_embedding_run_on_the_cluster(client, cells, tmp_pat
     np.testing.assert_allclose(np.load(out)["embeddings"], fitted.transform(cells.paths).pooled, atol=0.1)
 
 
+@pytest.mark.fault
 def test_a_worker_that_dies_costs_its_chunks(client, cells):
     embedder = SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(cells.paths)
     victim, seen = client.run(os.getpid).popitem()[1], []

@@ -155,6 +155,7 @@ def test_batches_are_sized_to_the_memory(monkeypatch, name, expected):
     assert Encoder(recipe, batch_size=3).images_per_pass() == 3
 
 
+@pytest.mark.fault
 def test_a_worker_that_dies_costs_its_chunk(cells, tmp_path, monkeypatch):
     monkeypatch.setenv("KILL_ONCE", str(tmp_path / "killed"))
     with joblib.parallel_config("loky", n_jobs=2), pytest.warns(UserWarning, match="A worker process died"):

@@ -52,6 +52,7 @@ def test_a_file_is_fetched_once_and_then_cached(tries, hub_server):
     assert len(hub_server.asked) == before
 
 
+@pytest.mark.fault
 def test_two_processes_on_one_hub_cache_fetch_a_file_once(tries, hub_server):
     (hub_server.folder("lab/large") / FILE).write_bytes(CONTENT * (1 + (8 << 20) // len(CONTENT)))
     with ThreadPoolExecutor(2) as pool:
@@ -97,6 +98,7 @@ def test_no_network_and_offline_mode_name_the_way_out(tries):
     assert "offline mode is on (HF_HUB_OFFLINE). Fix: run hf download lab/small once with network" in offline
 
 
+@pytest.mark.fault
 def test_no_half_file_is_used_after_a_cut_connection(tries, hub_server):
     hub_server.cut.add(FILE)
     for said in tries(("lab/small", "v1"), ("lab/small", "v1")):

@@ -82,6 +82,7 @@ def test_the_loss_goes_down_and_the_history_tells():
     assert not network.training
 
 
+@pytest.mark.fault
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
     unbroken = _network()
     expected = train(unbroken, _loss, _batches, PLAN)
@@ -106,6 +107,7 @@ def test_a_finished_checkpoint_trains_no_more(tmp_path):
     _assert_same(network, again)
 
 
+@pytest.mark.fault
 def test_a_write_that_dies_halfway_leaves_the_last_whole_checkpoint(tmp_path, monkeypatch):
     checkpoint = tmp_path / "run.ckpt"
     with pytest.raises(_KilledError):
@@ -184,6 +186,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value):
         torch.testing.assert_close(tensor, before[key], rtol=0, atol=0)
 
 
+@pytest.mark.fault
 def test_ctrl_c_keeps_the_last_full_epoch(tmp_path):
     checkpoint = tmp_path / "run.ckpt"
     network = _network()
@@ -202,6 +205,7 @@ def test_ctrl_c_keeps_the_last_full_epoch(tmp_path):
     _assert_same(unbroken, network)
 
 
+@pytest.mark.fault
 def test_ctrl_c_in_the_first_epoch_interrupts():
     with pytest.raises(KeyboardInterrupt):
         train(_network(), _loss, _interrupted_in_epoch(0), PLAN)

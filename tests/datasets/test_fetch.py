@@ -21,6 +21,7 @@ def test_a_file_is_fetched_once_and_checked(url, file_server, tmp_path):
     assert file_server.requests == ["/file.bin"]
 
 
+@pytest.mark.fault
 def test_a_broken_download_goes_on_where_it_was(url, file_server, tmp_path):
     file_server.break_off = True
     with pytest.raises(OSError, match=r"(?i)broke|incomplete"):
