@@ -7,9 +7,9 @@ PyTorch stays at the version of constraints.txt, and what only tests, docs or de
 as in `; python_version < "3.12"`, are read for the Python that runs this.
 """
 
-import tomllib
 from pathlib import Path
 
+import tomllib
 from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.fixes import parse_version
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder
 from sam_bloodcell.cells import QUALITY
@@ -279,7 +280,9 @@ def test_metadata_routing_takes_domains_to_both_sides(cells):
     with sklearn.config_context(enable_metadata_routing=True):
         pipe = make_pipeline(small(), LogisticRegression())
         search = GridSearchCV(pipe, {"logisticregression__C": [0.1, 1]}, cv=folds).fit(X, kind, domain=lab)
-        assert search.score(X, kind, domain=lab) > 0.9
+        assert search.best_estimator_.score(X, kind, domain=lab) > 0.9
+        if parse_version(sklearn.__version__) >= parse_version("1.8"):  # Python 3.10 has only older ones
+            assert search.score(X, kind, domain=lab) > 0.9
         direct = small().fit_transform(X, domain=lab)
     np.testing.assert_array_equal(direct, small().fit(X, domain=lab).transform(X, domain=lab))
 

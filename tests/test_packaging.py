@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 import re
-import tomllib
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +14,11 @@ from packaging.requirements import Requirement
 import sam_bloodcell
 from sam_bloodcell.cli import app
 from sam_bloodcell.doctor import EXTRAS
+
+if sys.version_info < (3, 11):
+    import tomli as tomllib  # pytest brings it
+else:
+    import tomllib
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
