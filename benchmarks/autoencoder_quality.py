@@ -11,8 +11,8 @@ the other. Two protocols:
 - "inductive": it is fitted on the cells of the training laboratory alone, and `transform` knows no laboratory.
 
 Classes with fewer than 5 cells to train on or 3 to test on are left out. Token-map architectures and presets train for
-about `--steps` steps of 128 cells and paint 32 px crops, to be done in hours. After every fit its scores are saved; a
-second call goes on from there.
+about `--steps` steps of 128 cells, or for the epochs in their name, and paint 32 px crops, to be done in hours. After
+every fit its scores are saved; a second call goes on from there.
 """
 
 import argparse
@@ -56,6 +56,8 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
     "conv, cluster": {"architecture": "conv"},
     "preset dorl, 32 px crops": {"preset": "dorl", "crop_size": 32},
     "preset bc-sam, 32 px crops": {"preset": "bc-sam", "crop_size": 32},
+    "conv, cluster, 10 epochs": {"architecture": "conv", "epochs": 10},
+    "preset bc-sam, 32 px crops, 10 epochs": {"preset": "bc-sam", "crop_size": 32, "epochs": 10},
 }
 INDUCTIVE = ("pooled embeddings", "vector (default)", "masked, cluster", "conv, cluster")
 
@@ -85,7 +87,8 @@ def features_of(
     rows = np.flatnonzero(domain == source) if source else np.arange(len(domain))
     autoencoder = CrossDomainAutoencoder(random_state=seed, verbose=1, **params)
     if {"preset", "architecture"} & set(params):
-        autoencoder.set_params(epochs=max(1, round(steps / max(1, len(rows) // 128))), batch_size=128)
+        short = max(1, round(steps / max(1, len(rows) // 128)))
+        autoencoder.set_params(epochs=params.get("epochs", short), batch_size=128)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Got one domain")
         autoencoder.fit(cells[rows], domain=domain[rows])

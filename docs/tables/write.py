@@ -1,25 +1,49 @@
-"""Write the tables that have a results file into results.md and the README, between their markers.
+"""Write the tables of the pages and the README, between their markers, from the files that programs wrote.
 
     python docs/tables/write.py
 
-The numbers come from the CSVs beside this file, which the benchmarks of the same names wrote; a test fails where a page
-and its file differ.
+A CSV beside this file is what the benchmark of the same name wrote (`--out`), a text file what it printed; the masks'
+figures are in the packaged weights' training log. A test fails where a page and its file differ.
 """
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 HERE = Path(__file__).parent
-PAGES = (HERE.parent / "results.md", HERE.parents[1] / "README.md")
+PAGES = [HERE.parent / f"{name}.md" for name in ("results", "vit_tiny", "weights", "scale")]
+PAGES.append(HERE.parents[1] / "README.md")
+TRAINING_LOG = HERE.parents[1] / "src/sam_bloodcell/weights/vit_tiny/training_log.json"
 LABORATORIES = ("tecom", "acevedo", "cellavision")
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 ORDER = (
     "pooled embeddings", "pooled, standardised by laboratory", "vector (default)", "vector, domain",
     "vector, not aligned", "vector, mean", "vector, coral", "vector, mmd", "vector, sinkhorn",
 )  # fmt: skip
+MAPS = (
+    "conv, cluster", "conv, cluster, 10 epochs", "conv, not aligned", "preset bc-sam, 32 px crops",
+    "preset bc-sam, 32 px crops, 10 epochs", "masked, cluster", "masked, not aligned",
+    "preset dorl, 32 px crops",
+)  # fmt: skip
+PROBED = {
+    "vit_tiny": "**vit_tiny**",
+    "random vit_tiny": "vit_tiny, random weights",
+    "colour histogram": "colour histogram",
+    "pixels, PCA": "pixels, PCA",
+    "small CNN": "small CNN, trained on the source's labels",
+}
+PROBES = {"LR": "LR", "SVM rbf": "SVM rbf", "kNN": "kNN", "RF": "RF", "CNN": "itself"}
+SETTINGS = {
+    "in domain": "in domain, 5-fold",
+    "eleven": "eleven",
+    "across": "across",
+    "across, standardised": "across, standardised",
+}
+NOVELTY = {"at home": "acevedo, other half", "tecom": "tecom", "cellavision": "cellavision"}
 COMPARED = {"pooled embeddings": "pooled", "pooled, standardised by laboratory": "standardised", ORDER[2]: ORDER[2]}
 IN_THE_README = {
     ORDER[0]: ORDER[0],
@@ -42,12 +66,17 @@ def leave_one_laboratory_out() -> str:
 
 def transductive() -> str:
     """Balanced accuracy by classifier, the autoencoder fitted on the unlabelled cells of all laboratories."""
-    return _by_classifier("transductive")
+    return _by_classifier("transductive", ORDER)
+
+
+def token_maps() -> str:
+    """Balanced accuracy by classifier of the architectures that see token maps."""
+    return _by_classifier("transductive", MAPS)
 
 
 def inductive() -> str:
     """Balanced accuracy by classifier, the autoencoder fitted on the training laboratory alone."""
-    return _by_classifier("inductive")
+    return _by_classifier("inductive", ORDER)
 
 
 def metrics() -> str:
@@ -79,12 +108,62 @@ def readme() -> str:
     return _table(["balanced accuracy, mean over the six pairs", *classifiers], lines)
 
 
-def _by_classifier(protocol: str) -> str:
+def backbone() -> str:
+    """Balanced accuracy of probes on features, mean over laboratories or pairs."""
+    table = pd.read_csv(HERE / "backbone_quality.csv")
+    per_seed = table.groupby(["features", "probe", "setting", "seed"])["value"].mean()
+    lines = []
+    for name, shown in PROBED.items():
+        for probe in (probe for probe in PROBES if probe in per_seed[name].index):
+            found = per_seed[name, probe]
+            by_setting = {setting: found.get(setting, pd.Series(dtype=float)) for setting in SETTINGS}
+            by_setting["eleven"] = by_setting["eleven"][:1]  # one split: nothing is drawn
+            lines.append([shown, PROBES[probe], *map(_spread, by_setting.values())])
+    return _table(["features", "probe", *SETTINGS.values()], lines)
+
+
+def masks() -> str:
+    """Dice and IoU on cells that training did not see, of laboratories that it saw and of those that it did not."""
+    log = json.loads(TRAINING_LOG.read_text(encoding="utf-8"))
+    lines = []
+    for part, seen in {"unseen": "yes", "left_out": "no"}.items():
+        for lab, found in log[part].items():
+            scores = (f"{found[name]:.3f}" for name in ("dice_mean", "dice_std", "dice_min", "iou_mean"))
+            lines.append([lab, seen, str(found["cells"]), *scores])
+    return _table(["laboratory", "in training", "cells", "Dice mean", "Dice std", "Dice min", "IoU mean"], lines)
+
+
+def pseudo_masks() -> str:
+    """Dice of masks made from the stain."""
+    lines = [
+        [lab, f"{len(dice)} {split}", _spread(dice), f"{dice.median():.3f}", f"{(dice > 0.8).mean():.0%}"]
+        for (lab, split), dice in pd.read_csv(HERE / "pseudo_masks.csv").groupby(["domain", "split"])["dice"]
+    ]
+    return _table(["laboratory", "cells", "Dice, mean ± standard deviation", "median", "above 0.8"], lines)
+
+
+def novelty() -> str:
+    """AUROC over types and seeds, and the shares of known and new cells that still get an answer."""
+    table = pd.read_csv(HERE / "novelty.csv").groupby(["tested", "criterion", "features"])
+    lines = []
+    for tested, shown in NOVELTY.items():
+        for criterion in ("neighbours", "mahalanobis", "confidence"):
+            cells = [_told_apart(table.get_group((tested, criterion, each))) for each in ("embeddings", "autoencoder")]
+            lines.append([shown if criterion == "neighbours" else "", criterion, *cells])
+    return _table(["tested", "criterion", "embeddings", "`CrossDomainAutoencoder` features"], lines)
+
+
+def _told_apart(rows: pd.DataFrame) -> str:
+    auroc, known, new = rows["auroc"], rows["known answered"].mean(), rows["new answered"].mean()
+    return f"{auroc.mean():.2f} ± {auroc.std():.2f} ({known:.0%}, {new:.0%})"
+
+
+def _by_classifier(protocol: str, order: Sequence[str]) -> str:
     scores = _scores(protocol)
     classifiers = scores["classifier"].unique().tolist()
     per_seed = scores.groupby(["features", "seed", "classifier"])["balanced_accuracy"].mean().unstack()[classifiers]  # noqa: PD010
     lines = []
-    for name in (name for name in ORDER if name in per_seed.index):
+    for name in (name for name in order if name in per_seed.index):
         seeds = per_seed.loc[name]
         columns = [*(seeds[each] for each in classifiers), seeds.mean(axis=1)]
         lines.append([name, str(len(seeds)), *map(_spread, columns)])
@@ -97,7 +176,9 @@ def _scores(protocol: str) -> pd.DataFrame:
 
 
 def _spread(values: pd.Series) -> str:
-    return f"{values.mean():.3f} ± {values.std():.3f}"
+    if values.empty:
+        return ""
+    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
 def _left_out(row: pd.Series) -> str:
@@ -110,7 +191,16 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join([rows[0], "|---" * len(header) + "|", *rows[1:]])
 
 
-TABLES = {made.__name__: made for made in (leave_one_laboratory_out, transductive, inductive, metrics, pairs, readme)}
+def _printed(file: Path) -> str:
+    return f"```text\n{file.read_text(encoding='utf-8').strip()}\n```"
+
+
+MADE = (
+    leave_one_laboratory_out, transductive, inductive, token_maps, metrics, pairs, readme, backbone, masks,
+    pseudo_masks, novelty,
+)  # fmt: skip
+TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in MADE}
+TABLES |= {file.stem: partial(_printed, file) for file in HERE.glob("*.txt")}
 
 
 def written(page: str) -> str:
