@@ -209,6 +209,14 @@ def test_nothing_readable_is_an_error(embedder, with_bad, tmp_path):
         embed_to_file(embedder, with_bad[:3], tmp_path / "out.npz", on_error="skip")
 
 
+def test_a_list_that_failed_at_once_may_be_mended(embedder, folder, tmp_path):
+    images = find_images([folder])["path"].tolist()
+    with pytest.raises(ImageReadError, match="Row 0: 'wrong' does not exist"):
+        embed_to_file(embedder, ["wrong", *images], tmp_path / "out.npz")
+    assert list(tmp_path.iterdir()) == []
+    assert embed_to_file(embedder, images, tmp_path / "out.npz").is_file()
+
+
 def test_what_is_in_the_way_is_named(embedder, folder, tmp_path):
     images = find_images([folder])
     out = embed_to_file(embedder, images[:2], tmp_path / "out.npz")

@@ -146,7 +146,10 @@ def embed_to_file(
         raise ValueError(f"Got {len(table)} images, columns {list(table.columns)}, but expected some in 'path'.")
     make_folder(out.parent)
     work = _Work(out.with_name(out.name + ".unfinished"), embedder, table["path"].tolist())
-    work.compute(embedder, skip_unreadable=on_error == "skip")
+    try:
+        work.compute(embedder, skip_unreadable=on_error == "skip")
+    finally:
+        work.leave_if_empty()
     kept, pooled = work.readable()
     table = table.iloc[kept].reset_index(drop=True)
     quality = pd.DataFrame(work.quality[kept])
@@ -225,6 +228,11 @@ class _Work:
             for done in embedder.encoder_.stream(chunks, skip_unreadable=skip_unreadable, finish=_pooled_and_quality):
                 self._note(done)
                 bar.update(len(done.rows) + len(done.errors))
+
+    def leave_if_empty(self) -> None:
+        """Remove the folder where nothing was done: a list that starts with a wrong path may be mended next time."""
+        if not self.state.any():
+            remove(self.folder)
 
     def _note(self, done: forward.Embedded) -> None:
         if done.rows:

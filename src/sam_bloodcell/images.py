@@ -154,8 +154,9 @@ def digest(image: Any, row: int | None = None) -> bytes:
         As `load_rgb`, as far as it shows without decoding a file.
     """
     if isinstance(image, str | os.PathLike):
-        with _reading(Path(image), "" if row is None else f"Row {row}: "):
-            return hashlib.sha256(Path(image).read_bytes()).digest()
+        path = Path(image)
+        with _reading(path, "" if row is None else f"Row {row}: "):
+            return hashlib.sha256(path.read_bytes()).digest()
     pixels = load_rgb(image, row)
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
@@ -173,7 +174,7 @@ def check_readable(image: Any, row: int | None = None) -> str:
 def _reading(path: Path, where: str) -> Iterator[None]:
     """Raise only `ImageReadError` from reading a file: its decoders promise no kind of exception for damage."""
     try:
-        if path.exists() and not path.is_file():
+        if not path.is_file() and path.exists():
             kind = "a folder. Fix: pass the image files in it" if path.is_dir() else "no file. Fix: pass image files"
             raise ImageReadError(f"{where}'{path}' is {kind}.")
         yield
