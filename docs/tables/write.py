@@ -192,7 +192,7 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _printed(file: Path) -> str:
-    return f"```text\n{file.read_text(encoding='utf-8').strip()}\n```"
+    return "\n".join(["```text", *file.read_text(encoding="utf-8").splitlines(), "```"])
 
 
 MADE = (

@@ -33,6 +33,7 @@ CASES = {
     "vit_l with 2 blocks at 224 px": (shortened("vit_l", 2), 224, 2),
     "vit_h with 2 blocks at 224 px": (shortened("vit_h", 2), 224, 2),
     "vit_b with 3 blocks at 1024 px": (shortened("vit_b", 3), 1024, 1),
+    "vit_l with 2 blocks at 1024 px": (shortened("vit_l", 2), 1024, 1),
     "vit_h with 2 blocks at 1024 px": (shortened("vit_h", 2), 1024, 1),
 }
 

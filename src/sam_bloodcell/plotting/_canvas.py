@@ -25,6 +25,7 @@ def new_figure(size: tuple[float, float], layout: Literal["constrained"] | None 
 
 
 def new_grid(n: int, columns: int, width: float, height: float, sharex: bool = False) -> tuple[Figure, list[Axes]]:
+    """Make a figure of n panels, each so many inches wide and high, row by row."""
     columns = min(columns, n)
     rows = math.ceil(n / columns)
     figure = new_figure((width * columns + 0.9, height * rows))
@@ -35,6 +36,6 @@ def new_grid(n: int, columns: int, width: float, height: float, sharex: bool = F
 
 
 def plain(text: Any) -> str:
-    """Text as it is: no mathematics between dollar signs, no label hidden for its leading underscore."""
+    """Return text as it is: no mathematics between dollar signs, no label hidden for its leading underscore."""
     shown = str(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
