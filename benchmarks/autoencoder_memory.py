@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder
-from sam_bloodcell.cells import QUALITY
+from sam_bloodcell.segmentation.cell import QUALITY
 
 SIZES = (1_000, 20_000)
 STORES = {"tokens": ((192, 14, 14), np.float16), "crops": ((128, 128, 3), np.uint8)}

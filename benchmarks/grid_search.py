@@ -12,9 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sam_bloodcell import SAMLoRAEmbedder, cache, forward
+from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.bulk import find_images
 from sam_bloodcell.datasets import make_blood_cells, save_cells
+from sam_bloodcell.embedding import cache, forward
 
 GRID = [0.001, 0.01, 0.1, 1, 10, 100, 1000, 10000]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/pseudo_masks.py --out docs/tables/pseudo_masks.csv
 
-The settings in `sam_bloodcell.pseudo_masks` were looked at on cells that are not held out (`training/cells.py`), so the
+The settings in `sam_bloodcell.segmentation.stain` were looked at on cells that are not held out (`training/cells.py`), so the
 held-out column is the one to believe.
 """
 
@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from sam_bloodcell.images import load_mask, load_rgb
-from sam_bloodcell.pseudo_masks import stain_mask
+from sam_bloodcell.images.masks import load_mask
+from sam_bloodcell.images.reading import load_rgb
+from sam_bloodcell.segmentation.stain import stain_mask
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "training"))

@@ -18,8 +18,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
-from sam_bloodcell.cache import DiskStore
 from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.embedding.cache import DiskStore
 
 cells = make_blood_cells(10, classes=("lymphocyte", "monocyte", "neutrophil"), random_state=0)
 labels = np.array(cells.target_names)[cells.target]

@@ -17,7 +17,7 @@ from tests.hub_server import HubServer
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy comes in: scikit-learn's check of array APIs needs it
 
-from sam_bloodcell import cache
+from sam_bloodcell.embedding import cache
 from sam_bloodcell.models._segment_anything import modeling
 from sam_bloodcell.models.sam import SAM, EncoderSize
 

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from sam_bloodcell import SAMLoRAEmbedder, forward
+from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell.embedding import forward
 
 _run = forward._forward
 

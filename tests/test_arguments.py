@@ -28,8 +28,8 @@ from sam_bloodcell import (
     evaluation,
     from_pretrained,
     plotting,
-    pseudo_masks,
     save_pretrained,
+    segmentation,
 )
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.models import alignment
@@ -380,7 +380,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
         lambda made: {"cells": made.cells, "n": 1, "random_state": 0},
         [Bad("cells", [None, DRAWN]), Bad("n", [0, 2.5, "x", None]), Bad("random_state", ["x"])],
     ),
-    pseudo_masks.stain_mask: (
+    segmentation.stain_mask: (
         {"image": DRAWN.images[0]},
         [
             Bad(

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from tests.counting import passes
 
-from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, bulk, forward
+from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, bulk
 from sam_bloodcell.bulk import embed_to_file, find_images
 from sam_bloodcell.datasets import make_blood_cells, save_cells
+from sam_bloodcell.embedding import forward
 
 QUALITY = ["area", "components", "border", "confidence", "fallback"]
 
@@ -79,7 +80,8 @@ KILLED = """
 import os, random, signal, sys, time
 import numpy as np, pyarrow.parquet, torch
 from pathlib import Path
-from sam_bloodcell import SAMLoRAEmbedder, forward
+from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell.embedding import forward
 from sam_bloodcell.bulk import embed_to_file, find_images
 from sam_bloodcell.models.lora import _peft
 from tests import counting

@@ -34,7 +34,8 @@ def csv(tmp_path_factory):
 FORKED = """
 import os
 import numpy as np
-from sam_bloodcell import SAMLoRAEmbedder, cache
+from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell.embedding import cache
 from sam_bloodcell.datasets import make_blood_cells
 images = make_blood_cells(1, domains=["lab_a"], random_state=0).images
 embedder = SAMLoRAEmbedder("vit_tiny").fit(images)
@@ -111,9 +112,10 @@ def test_jobs_in_jobs_neither_hang_nor_take_more_cores_than_there_are():
 CLI = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
-from sam_bloodcell import cli, forward
+from sam_bloodcell import cli
+from sam_bloodcell.embedding import forward
 from tests import counting
-from sam_bloodcell.evaluation import _benchmark
+from sam_bloodcell.evaluation import benchmark as _benchmark
 from sklearn.linear_model import LogisticRegression
 forward._forward = counting._written_down
 _benchmark.default_classifiers = lambda seed: {"LR": LogisticRegression()}  # which ones does not matter here
@@ -216,7 +218,7 @@ print(embedder.transform([sys.argv[1]]).shape)
 
 def test_a_clock_that_jumps_back(csv, tmp_path, monkeypatch):
     from sam_bloodcell import SAMLoRAEmbedder
-    from sam_bloodcell.cache import DiskStore
+    from sam_bloodcell.embedding.cache import DiskStore
 
     paths = sorted(map(str, csv.parent.rglob("*[0-9].png")))[:4]
     embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path).fit(paths)

@@ -6,9 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, make_pipeline
 
 from sam_bloodcell import CellEmbeddings, SAMLoRAEmbedder
-from sam_bloodcell.cells import QUALITY, cell_crop
 from sam_bloodcell.datasets import load_cells, make_blood_cells
 from sam_bloodcell.morphology import FEATURES, CellMorphology, measure_cell
+from sam_bloodcell.segmentation.cell import QUALITY, cell_crop
 
 
 def drawn_cell(lobes=((64, 64, 15),), radius=30):

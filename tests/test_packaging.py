@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 import sam_bloodcell
 from sam_bloodcell.cli import app
-from sam_bloodcell.doctor import EXTRAS
+from sam_bloodcell.cli.doctor import EXTRAS
 
 if sys.version_info < (3, 11):
     import tomli as tomllib  # pytest brings it

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sam_bloodcell.cells import QUALITY
 from sam_bloodcell.plotting import (
     plot_cells,
     plot_confusions,
@@ -15,6 +14,7 @@ from sam_bloodcell.plotting import (
     plot_stain,
     plot_transfer_matrix,
 )
+from sam_bloodcell.segmentation.cell import QUALITY
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import torch
 from sklearn.utils import Bunch
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder, WeightsUnavailableError, from_pretrained
-from sam_bloodcell.cache import DiskStore
 from sam_bloodcell.datasets import load_cells, make_blood_cells, read_bloodmnist, save_cells
-from sam_bloodcell.hub import packaged_adapter, unpack_adapter, write_adapter
+from sam_bloodcell.embedding.cache import DiskStore
 from sam_bloodcell.published import read_published_adapter
+from sam_bloodcell.weights.hub import packaged_adapter, unpack_adapter, write_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch's remark before it refuses
 
@@ -223,7 +223,7 @@ for load in (SAMLoRAEmbedder.from_pretrained, lambda name: embedder.push_to_hub(
 
 
 def test_a_written_adapter_names_no_folder_of_this_machine(tmp_path):
-    from sam_bloodcell.hub import Backbone
+    from sam_bloodcell.weights.hub import Backbone
 
     folder = write_adapter(packaged_adapter("vit_tiny"), tmp_path / "adapter", Backbone("vit_tiny"))
     text = "".join(path.read_text() for path in Path(folder).glob("*.json"))

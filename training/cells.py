@@ -11,7 +11,9 @@ import torch
 from tqdm import tqdm
 
 from sam_bloodcell.datasets import COMMON_CLASSES, Laboratory, draw_cell
-from sam_bloodcell.images import load_mask, load_rgb, pad_to_square, resize
+from sam_bloodcell.images.frames import pad_to_square, resize
+from sam_bloodcell.images.masks import load_mask
+from sam_bloodcell.images.reading import load_rgb
 
 SHARED_DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -19,9 +19,10 @@ from cells import SHARED_DATA, manifest, synthetic_cells, training_rows
 from safetensors.torch import load_file, save_file
 
 from sam_bloodcell import SAMLoRAEmbedder
-from sam_bloodcell.hub import Backbone, write_adapter
-from sam_bloodcell.images import load_mask, load_rgb
-from sam_bloodcell.pseudo_masks import stain_mask
+from sam_bloodcell.images.masks import load_mask
+from sam_bloodcell.images.reading import load_rgb
+from sam_bloodcell.segmentation.stain import stain_mask
+from sam_bloodcell.weights.hub import Backbone, write_adapter
 
 # Least Dice between stage 1's mask and the stain's for a self-made mask.
 AGREEMENT = 0.9

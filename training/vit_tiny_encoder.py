@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from sam_bloodcell.datasets import COMMON_CLASSES
 from sam_bloodcell.models.losses import segmentation_loss
 from sam_bloodcell.models.sam import SAM, SIZES
-from sam_bloodcell.training import TrainingPlan, train
+from sam_bloodcell.models.training import TrainingPlan, train
 
 SIZE = 224
 

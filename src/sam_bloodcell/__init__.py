@@ -3,12 +3,11 @@
 `SAMLoRAEmbedder` and `CrossDomainAutoencoder` are scikit-learn transformers that chain in front of any classifier.
 """
 
-from .autoencoder import CrossDomainAutoencoder
-from .embedder import SAMLoRAEmbedder
-from .embeddings import CellEmbeddings
-from .hub import WeightsUnavailableError
-from .images import ImageReadError
-from .pretrained import from_pretrained, push_to_hub, save_pretrained
+from .alignment.autoencoder import CrossDomainAutoencoder
+from .embedding.embedder import SAMLoRAEmbedder
+from .embedding.embeddings import CellEmbeddings
+from .exceptions import ImageReadError, WeightsUnavailableError
+from .weights.pipelines import from_pretrained, push_to_hub, save_pretrained
 
 __version__ = "0.1.0"
 

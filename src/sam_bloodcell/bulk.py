@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from . import forward
-from .cells import QUALITY
-from .embedder import SAMLoRAEmbedder
-from .embeddings import CellEmbeddings
+from .embedding import forward
+from .embedding.embedder import SAMLoRAEmbedder
+from .embedding.embeddings import CellEmbeddings
 from .files import allocate, make_folder, paths_beside, remove, unwritable, write_text
+from .segmentation.cell import QUALITY
 
 # What the folders given to `find_images` are searched for.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from .cells import GREY
+from .segmentation.cell import GREY
 
 _LEAST_LOBE = 0.08  # share of the nucleus
 

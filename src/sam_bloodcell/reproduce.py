@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
-from .autoencoder import CrossDomainAutoencoder
+from .alignment.autoencoder import CrossDomainAutoencoder
 from .datasets import join_cells, load_acevedo20, load_matek19
-from .datasets._load import check_cells, take_cells
-from .embedder import SAMLoRAEmbedder
+from .datasets.cells import check_cells, take_cells
+from .embedding.embedder import SAMLoRAEmbedder
 from .evaluation import BenchmarkResult, default_classifiers, run_benchmark, summarise_scores
-from .evaluation._checks import check_arguments
+from .evaluation.checks import check_arguments
 
 PAPERS = ("bc-sam", "dorl")
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from sam_bloodcell import hub
 from sam_bloodcell.models.lora import (
     add_lora,
     apply_adapter,
@@ -14,6 +13,7 @@ from sam_bloodcell.models.lora import (
     split_qkv,
 )
 from sam_bloodcell.models.sam import SAM, SIZES, EncoderSize
+from sam_bloodcell.weights import hub
 
 STATS = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 DECODER = ("prompt_encoder.", "mask_decoder.")

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sam_bloodcell import SAMLoRAEmbedder, hub
+from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.models.sam import SAM, SIZES, EncoderSize, load_weights
+from sam_bloodcell.weights import hub
 
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
 CLOSE = {"rtol": 0, "atol": 1e-4}

@@ -1,10 +1,11 @@
 """Cells to work with: your own folders, the field's public datasets, one vocabulary of labels, synthetic smears."""
 
-from ._fetch import data_home, fetch_file
-from ._labels import HARMONISED_CLASSES, harmonise_labels, read_label_maps
-from ._load import drop_unreadable, join_cells, keep_masked, load_cells, save_cells
-from ._optics import LABORATORIES, Laboratory
-from ._public import (
+from ..synthetic.optics import LABORATORIES, Laboratory
+from ..synthetic.smears import COMMON_CLASSES, draw_cell, make_blood_cells
+from .cells import drop_unreadable, join_cells, keep_masked, load_cells, save_cells
+from .download import data_home, fetch_file
+from .labels import HARMONISED_CLASSES, harmonise_labels, read_label_maps
+from .public import (
     fetch_bloodmnist,
     fetch_zheng18,
     load_acevedo20,
@@ -17,7 +18,6 @@ from ._public import (
     load_zheng18,
     read_bloodmnist,
 )
-from ._synthetic import COMMON_CLASSES, draw_cell, make_blood_cells
 
 __all__ = [
     "COMMON_CLASSES",

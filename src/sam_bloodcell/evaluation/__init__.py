@@ -4,12 +4,12 @@ Everything rests on one table, a row per predicted cell (`cross_domain_predictio
 calibration, intervals and comparisons are read from it.
 """
 
-from ._benchmark import BenchmarkResult, run_benchmark
-from ._checks import METRICS
-from ._classifiers import default_classifiers
-from ._novelty import AbstainingClassifier
-from ._protocol import cross_domain_predictions, cross_domain_scores, leave_one_domain_out_predictions
-from ._scores import (
+from .benchmark import BenchmarkResult, run_benchmark
+from .checks import METRICS
+from .classifiers import default_classifiers
+from .novelty import AbstainingClassifier
+from .protocol import cross_domain_predictions, cross_domain_scores, leave_one_domain_out_predictions
+from .scores import (
     compare_pipelines,
     confidence_intervals,
     confusion_counts,
@@ -18,7 +18,7 @@ from ._scores import (
     score_predictions,
     summarise_scores,
 )
-from ._shift import domain_shift, near_duplicates
+from .shift import domain_shift, near_duplicates
 
 __all__ = [
     "METRICS",

@@ -1,8 +1,8 @@
 """Results as pictures: transfer matrices, cells, loss curves and feature maps, as matplotlib figures."""
 
-from ._cells import plot_cells, plot_mistakes
-from ._laboratories import plot_embedding_map, plot_mask_quality, plot_stain
-from ._results import plot_confusions, plot_history, plot_transfer_matrix
+from .cells import plot_cells, plot_mistakes
+from .laboratories import plot_embedding_map, plot_mask_quality, plot_stain
+from .results import plot_confusions, plot_history, plot_transfer_matrix
 
 __all__ = [
     "plot_cells",

@@ -1,0 +1,1 @@
+"""Stage 2: features of cells that survive a change of laboratory."""

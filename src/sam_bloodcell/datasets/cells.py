@@ -1,0 +1,352 @@
+"""Cells on disk: a CSV, or a tree of domain/label/image."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.utils import Bunch
+
+from ..files import make_folder, paths_beside, replacing, write_text
+from ..images.collections import name_rows
+from ..images.reading import check_readable
+
+_REQUIRED = ("path", "domain", "label")
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def load_cells(
+    csv_or_folder: str | os.PathLike,
+    *,
+    classes: Sequence[str] | None = None,
+    domains: Sequence[str] | None = None,
+    root: str | os.PathLike | None = None,
+) -> Bunch:
+    """List the cells of a CSV or a folder; no image is opened.
+
+    Parameters
+    ----------
+    csv_or_folder : path
+        A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
+        slide; a cell without one is its own), or a folder of ``domain/label/image`` files.
+    classes : sequence of str, optional
+        Labels to keep, in the order of ``target_names``; default all, sorted.
+    domains : sequence of str, optional
+        Domains to keep; default all.
+    root : path, optional
+        Folder that the CSV's paths may not leave; default the CSV's own.
+
+    Returns
+    -------
+    Bunch
+        paths : list of str; target : int array (n,), an index into target_names : list of str; domain : str array
+        (n,); masks : list of str or None; group : str array (n,), or None if the CSV has no such column; dropped : dict
+        of label to count, the cells left out by `classes`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the CSV, the folder, or a file that the CSV names is missing; the message gives the row.
+    ValueError
+        If columns or values are missing, a path leads out of `root`, a class or domain is unknown, or no cell is left.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     csv = save_cells(make_blood_cells(1, image_size=32), folder)
+    ...     cells = load_cells(csv, classes=["lymphocyte", "monocyte"])
+    >>> len(cells.paths), cells.dropped["neutrophil"]
+    (4, 2)
+    """
+    source = Path(csv_or_folder)
+    if not os.fspath(csv_or_folder):
+        raise FileNotFoundError("Got an empty path. Fix: pass a CSV file or a folder of domain/label/image.")
+    if source.is_dir():
+        table = _list_folder(source)
+    elif source.is_file():
+        table = _read_csv(source, root)
+    else:
+        raise FileNotFoundError(f"'{source}' does not exist. Fix: pass a CSV file or a folder of domain/label/image.")
+    if domains is not None:
+        table = table[_chosen(table["domain"], domains, "domain", source)]
+    kept = np.ones(len(table), bool) if classes is None else _chosen(table["label"], classes, "class", source)
+    dropped = table.loc[~kept, "label"].value_counts().sort_index().to_dict()
+    table = table[kept]
+    if table.empty:
+        raise ValueError(f"No cell of '{source}' is left. Fix: check the classes and domains asked for.")
+    return as_cells(table, classes, dropped)
+
+
+def drop_unreadable(cells: Bunch) -> Bunch:
+    """Leave out the cells whose images cannot be read, with a warning that names them.
+
+    Every image is opened. A run of hours then does not end at one damaged file.
+
+    Parameters
+    ----------
+    cells : Bunch
+        With ``paths``, as the loaders return.
+
+    Returns
+    -------
+    Bunch
+        The same with fewer rows, and unreadable : dict of path to the reason.
+
+    Raises
+    ------
+    ValueError
+        If no image can be read.
+    """
+    check_cells(cells, "paths", "target", "target_names", "domain")
+    reasons = [check_readable(path) for path in cells.paths]
+    bad = np.flatnonzero([bool(reason) for reason in reasons])
+    if len(bad) == len(reasons):
+        raise ValueError(f"None of the {len(bad)} images can be read; the first: {reasons[0]}")
+    if len(bad):
+        warnings.warn(
+            f"{len(bad)} of {len(reasons)} images cannot be read and are left out ({name_rows(bad)}); the first: "
+            f"{reasons[bad[0]]}",
+            stacklevel=2,
+        )
+    kept = take_cells(cells, np.setdiff1d(np.arange(len(reasons)), bad))
+    return Bunch(**kept, unreadable={str(cells.paths[row]): reasons[row] for row in bad})
+
+
+def keep_masked(cells: Bunch) -> Bunch:
+    """Leave out the cells without a mask, with a warning that counts them.
+
+    Parameters
+    ----------
+    cells : Bunch
+        With ``paths``, as the loaders return.
+
+    Returns
+    -------
+    Bunch
+        The same with fewer rows; none of its ``masks`` is None.
+
+    Raises
+    ------
+    ValueError
+        If no cell has a mask.
+    """
+    check_cells(cells, "paths", "target", "target_names", "domain")
+    masked = np.flatnonzero([mask is not None for mask in _masks(cells)])
+    n = len(cells.paths)
+    if not len(masked):
+        raise ValueError(
+            f"None of the {n} cells has a mask. Fix: name them in a column 'mask' of the CSV, or as number_mask.png "
+            'beside number.png; or let them be made from the stain (masks="auto", --masks auto).'
+        )
+    if len(masked) < n:
+        warnings.warn(f"{n - len(masked)} of {n} cells have no mask and are left out.", stacklevel=2)
+    return take_cells(cells, masked)
+
+
+def check_cells(cells: Any, *names: str) -> None:
+    """Raise unless this is what the loaders return, with these parts."""
+    lacking = [name for name in names if not isinstance(cells, Bunch) or cells.get(name) is None]
+    if lacking:
+        raise ValueError(
+            f"Got cells of type {type(cells).__name__} without {', '.join(lacking)} but expected what load_cells "
+            "returns. Fix: sam_bloodcell.datasets.load_cells(csv_or_folder), or make_blood_cells()."
+        )
+
+
+def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
+    """Take some rows of cells with ``paths``; classes and what was dropped stay as they are."""
+    return Bunch(
+        paths=[cells.paths[row] for row in rows],
+        target=cells.target[rows],
+        target_names=cells.target_names,
+        domain=cells.domain[rows],
+        masks=[_masks(cells)[row] for row in rows],
+        group=None if cells.get("group") is None else cells.group[rows],
+        dropped=cells.dropped,
+    )
+
+
+def join_cells(*parts: Bunch) -> Bunch:
+    """Put the cells of several loaders together, one vocabulary for all.
+
+    Parameters
+    ----------
+    *parts : Bunch
+        With ``paths``, or all with ``images``.
+
+    Returns
+    -------
+    Bunch
+        As `load_cells` returns; ``target_names`` are those of all parts, in order of appearance. Groups of different
+        parts are different patients or slides, whatever their names; a cell without one is a group of its own.
+
+    Raises
+    ------
+    ValueError
+        If there is no part, one is not what a loader returns, or some have paths and some images.
+
+    Examples
+    --------
+    >>> from sam_bloodcell.datasets import join_cells, make_blood_cells
+    >>> parts = [make_blood_cells(1, domains=[lab], image_size=32) for lab in ("lab_a", "lab_b")]
+    >>> sorted(set(join_cells(*parts).domain.tolist()))
+    ['lab_a', 'lab_b']
+    """
+    for part in parts:
+        check_cells(part, "target", "target_names", "domain")
+    kinds = {kind for part in parts for kind in ("paths", "images") if part.get(kind) is not None}
+    if len(kinds) != 1:
+        raise ValueError(f"Got {len(parts)} parts with {sorted(kinds)} but expected one kind. Fix: load paths.")
+    (kind,) = kinds
+    names = list(dict.fromkeys(str(name) for part in parts for name in part.target_names))
+    target = [[names.index(str(part.target_names[code])) for code in part.target] for part in parts]
+    grouped = any(part.get("group") is not None for part in parts)
+    dropped: Counter[str] = Counter()
+    for part in parts:
+        dropped.update(part.get("dropped") or {})
+    return Bunch(
+        **{kind: [image for part in parts for image in part[kind]]},
+        target=np.concatenate(target).astype(np.int64),
+        target_names=names,
+        domain=np.concatenate([np.asarray(part.domain, str) for part in parts]),
+        masks=[mask for part in parts for mask in _masks(part)],
+        group=np.concatenate([_distinct_groups(part, at) for at, part in enumerate(parts)]) if grouped else None,
+        dropped=dict(dropped),
+    )
+
+
+def _distinct_groups(part: Bunch, at: int) -> np.ndarray:
+    names = part.get("group")
+    names = [f"cell {row}" for row in range(len(part.target))] if names is None else names
+    return np.array([f"{at}: {name}" for name in names], dtype=str)
+
+
+def _masks(part: Bunch) -> Sequence[Any]:
+    masks = part.get("masks")
+    return [None] * len(part.target) if masks is None else masks
+
+
+def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, dropped: Mapping[str, int]) -> Bunch:
+    """Turn a table of path, domain, label, mask and optionally group into what loaders return."""
+    names = sorted(table["label"].unique()) if classes is None else list(classes)
+    return Bunch(
+        paths=table["path"].tolist(),
+        target=table["label"].map({name: code for code, name in enumerate(names)}).to_numpy(np.int64),
+        target_names=names,
+        domain=table["domain"].to_numpy(str),
+        masks=[mask or None for mask in table["mask"]],
+        group=table["group"].to_numpy(str) if "group" in table else None,
+        dropped=dict(dropped),
+    )
+
+
+def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
+    """Write cells with ``images`` (and ``masks``) as PNG files and the CSV that `load_cells` reads.
+
+    Parameters
+    ----------
+    cells : Bunch
+        As `make_blood_cells` returns.
+    folder : path
+        Made if need be; gets cells.csv and ``domain/label/number.png``, masks as ``number_mask.png``.
+
+    Returns
+    -------
+    csv : Path
+
+    Raises
+    ------
+    ValueError
+        If there are no images or masks, or a domain or class is no folder name.
+    OSError
+        If a file cannot be written.
+    """
+    check_cells(cells, "images", "masks", "target", "target_names", "domain")
+    folder = make_folder(folder)
+    rows = []
+    for number, (image, mask, target, domain) in enumerate(
+        zip(cells.images, cells.masks, cells.target, cells.domain, strict=True)
+    ):
+        label = cells.target_names[target]
+        if len(Path(str(domain), str(label)).parts) != 2 or ".." in (str(domain), str(label)):
+            raise ValueError(f"Got domain {domain!r} and class {label!r} but expected folder names. Fix: rename them.")
+        stem = Path(str(domain), str(label), f"{number:05d}")
+        make_folder((folder / stem).parent)
+        for name, pixels in ((f"{stem}.png", image), (f"{stem}_mask.png", mask)):
+            with replacing(folder / name) as draft:
+                Image.fromarray(pixels).save(draft)
+        rows.append((f"{stem}.png", domain, label, f"{stem}_mask.png"))
+    csv = folder / "cells.csv"
+    write_text(csv, pd.DataFrame(rows, columns=[*_REQUIRED, "mask"]).to_csv(index=False))
+    return csv
+
+
+def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(csv, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
+        raise ValueError(f"'{csv}' is no readable CSV: {exc}. Fix: save it as UTF-8 with commas.") from exc
+    lacking = [name for name in _REQUIRED if name not in table]
+    if lacking:
+        raise ValueError(
+            f"'{csv}' lacks the column(s) {', '.join(lacking)}; it has {', '.join(table.columns)}. "
+            "Fix: name its columns path, domain, label and optionally mask."
+        )
+    if "mask" not in table:
+        table["mask"] = ""
+    for name in _REQUIRED:
+        empty = np.flatnonzero(table[name].str.strip() == "")
+        if len(empty):
+            raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
+    if "group" in table:
+        own = pd.Series([f"cell {row}" for row in range(len(table))], dtype=str)
+        table["group"] = table["group"].where(table["group"].str.strip() != "", own)
+    for name in ("path", "mask"):
+        table[name] = paths_beside(csv, table[name], root)
+        for row, value in enumerate(table[name]):
+            if value and not Path(value).is_file():
+                raise FileNotFoundError(
+                    f"'{csv}' row {row}: the {'image' if name == 'path' else 'mask'} '{value}' does not exist. "
+                    "Fix: paths are relative to the CSV's folder."
+                )
+    return table
+
+
+def _list_folder(folder: Path) -> pd.DataFrame:
+    files = [
+        file
+        for file in sorted(folder.glob("*/*/*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.endswith("_mask")
+    ]
+    if not files:
+        raise ValueError(f"'{folder}' holds no images. Fix: arrange them as domain/label/image, or pass a CSV.")
+    masks = [file.with_name(f"{file.stem}_mask.png") for file in files]
+    return pd.DataFrame(
+        {
+            "path": [str(file) for file in files],
+            "domain": [file.parts[-3] for file in files],
+            "label": [file.parts[-2] for file in files],
+            "mask": [str(mask) if mask.is_file() else "" for mask in masks],
+        }
+    )
+
+
+def _chosen(column: pd.Series, wanted: Sequence[str], kind: str, source: Path) -> pd.Series:
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise TypeError(f"Got {wanted!r} to choose by {kind} but expected a list of names. Fix: pass [{wanted!r}].")
+    if len(set(wanted)) < len(list(wanted)):
+        raise ValueError(f"Got a {kind} twice in {list(wanted)}. Fix: name each once.")
+    unknown = sorted(set(wanted) - set(column))
+    if unknown:
+        raise ValueError(
+            f"Got the {kind} {unknown[0]!r} but '{source}' has {', '.join(sorted(column.unique()))}. "
+            "Fix: check the spelling."
+        )
+    return column.isin(list(wanted))

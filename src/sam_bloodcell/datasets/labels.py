@@ -1,0 +1,150 @@
+"""One vocabulary for all laboratories: from each dataset's codes to harmonised classes, with an audit."""
+
+import os
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import Bunch
+
+from ..synthetic.anatomy import COMMON_CLASSES
+
+# The order of the papers' tables.
+HARMONISED_CLASSES = (
+    "basophil", "eosinophil", "erythroblast", "myeloblast", "promyelocyte", "myelocyte", "metamyelocyte",
+    "neutrophil_banded", "neutrophil_segmented", "monocyte", "lymphocyte_typical", "lymphocyte_atypical",
+    "smudge_cell",
+)  # fmt: skip
+SCHEMES = {"harmonised": HARMONISED_CLASSES, "common": COMMON_CLASSES}
+LABEL_MAP_VERSION = 1
+
+_COLUMNS = ("dataset", "code", "meaning", "harmonised", "common", "note")
+
+
+def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
+    """Read label maps: the packaged ones, or your own.
+
+    Parameters
+    ----------
+    csv : path, optional
+        A table with the columns dataset, code, harmonised, common and optionally meaning and note; an empty class
+        drops the code, and note says why. Lines that begin with # are comments. Default: the packaged maps.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per dataset and code, all strings.
+
+    Raises
+    ------
+    ValueError
+        If it is no CSV, a column is missing, a code is there twice or a class is not in the vocabulary; it names the
+        row.
+    """
+    source = files(__package__).joinpath("label_maps.csv") if csv is None else Path(csv)
+    try:
+        with source.open(encoding="utf-8") as file:
+            table = pd.read_csv(file, comment="#", dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
+        raise ValueError(f"'{source}' is no readable CSV: {exc}. Fix: save it as UTF-8 with commas.") from exc
+    return _checked(table, str(source))
+
+
+def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return label maps with all their columns; raise as `read_label_maps`."""
+    table = table.assign(**{name: "" for name in ("meaning", "note") if name not in table})
+    lacking = [name for name in _COLUMNS if name not in table]
+    if lacking:
+        raise ValueError(f"'{source}' lacks the column(s) {', '.join(lacking)}. Fix: add them.")
+    for row, cells in enumerate(table.to_dict("records")):
+        for scheme, classes in SCHEMES.items():
+            if cells[scheme] not in ("", *classes):
+                raise ValueError(
+                    f"'{source}' row {row}: {cells[scheme]!r} is no {scheme} class. Fix: leave it empty to drop the "
+                    f"code, or use one of {', '.join(classes)}."
+                )
+    twice = table[table.assign(code=table["code"].map(_key)).duplicated(["dataset", "code"])]
+    if len(twice):
+        double = twice.iloc[0]
+        raise ValueError(
+            f"'{source}' maps the code {double['code']!r} of {double['dataset']} twice. Fix: keep one row."
+        )
+    return table[list(_COLUMNS)]
+
+
+def harmonise_labels(
+    codes: Sequence[Any],
+    dataset: str,
+    *,
+    scheme: str = "harmonised",
+    maps: pd.DataFrame | str | os.PathLike | None = None,
+) -> Bunch:
+    """Translate a dataset's codes into the shared vocabulary.
+
+    Parameters
+    ----------
+    codes : sequence of length n
+        As the dataset has them; case, spaces, dashes and underscores do not matter.
+    dataset : str
+        Whose codes they are, such as "matek-19".
+    scheme : {"harmonised", "common"}, default="harmonised"
+        13 classes, or 5.
+    maps : DataFrame or path, optional
+        As from `read_label_maps`; default the packaged maps.
+
+    Returns
+    -------
+    Bunch
+        label : str array (n,), "" where dropped; kept : bool array (n,); audit : DataFrame with a row per code: code,
+        meaning, label, n, note; version : of the packaged maps, or None for your own.
+
+    Raises
+    ------
+    ValueError
+        If the dataset or scheme is unknown, or a code is not in the map; nothing is dropped without a row that says so.
+
+    Examples
+    --------
+    >>> from sam_bloodcell.datasets import harmonise_labels
+    >>> found = harmonise_labels(["SNE", "IG", "MO"], "acevedo-20")
+    >>> found.label.tolist()
+    ['neutrophil_segmented', '', 'monocyte']
+    >>> found.audit.set_index("code").loc["IG", "note"]
+    'which stage is not said'
+    """
+    table = _checked(maps, "maps") if isinstance(maps, pd.DataFrame) else read_label_maps(maps)
+    if scheme not in SCHEMES:
+        raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)}.")
+    rows = table[table["dataset"] == dataset]
+    if rows.empty:
+        known = ", ".join(sorted(table["dataset"].unique()))
+        raise ValueError(f"Got dataset={dataset!r} but there are maps for {known}. Fix: pass maps= with your own.")
+    by_key = {_key(row["code"]): row for row in rows.to_dict("records")}
+    if isinstance(codes, str):
+        raise TypeError(f"Got codes={codes!r} but expected a list of codes. Fix: pass [{codes!r}].")
+    keys = [_key(code) for code in codes]
+    for at, key in enumerate(keys):
+        if key not in by_key:
+            known = ", ".join(rows["code"])
+            raise ValueError(
+                f"Row {at}: {codes[at]!r} is no code of {dataset}, which has {known}. Fix: correct it, or pass maps= "
+                "with a row for it."
+            )
+    counts = pd.Series(keys, dtype=str).value_counts()
+    audit = pd.DataFrame(
+        [
+            {"code": row["code"], "meaning": row["meaning"], "label": row[scheme], "n": int(counts.get(key, 0)),
+             "note": row["note"]}
+            for key, row in by_key.items()
+        ]
+    )  # fmt: skip
+    label = np.array([by_key[key][scheme] for key in keys], dtype=str)
+    return Bunch(label=label, kept=label != "", audit=audit, version=LABEL_MAP_VERSION if maps is None else None)
+
+
+def _key(code: Any) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", str(code).casefold()).strip("_")

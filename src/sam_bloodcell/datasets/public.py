@@ -1,0 +1,368 @@
+"""Loaders of the field's public datasets: their folders as they come, their labels harmonised."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import Bunch
+
+from .cells import IMAGE_SUFFIXES, as_cells
+from .download import data_home, fetch_file
+from .labels import SCHEMES, harmonise_labels
+from .sources import SOURCES, Source
+
+_BLOODMNIST_URL = "https://zenodo.org/records/10519652/files"
+_BLOODMNIST_MD5 = {
+    28: "7053d0359d879ad8a5505303e11de1dc",
+    64: "2b94928a2ae4916078ca51e05b6b800b",
+    128: "adace1e0ed228fccda1f39692059dd4c",
+    224: "b718ff6835fcbdb22ba9eacccd7b2601",
+}
+_ZHENG_URL = "https://github.com/zxaoyou/segmentation_WBC/archive/HEAD.zip"
+
+_PARAMETERS = """
+    Parameters
+    ----------
+    folder : path
+        The unpacked dataset: {layout}.
+    scheme : {{"common", "harmonised", "original"}}, default="common"
+        5 or 13 shared classes, or the dataset's own codes.
+
+    Returns
+    -------
+    Bunch
+        As `load_cells` returns, with code : str array (n,), the dataset's own; audit : DataFrame, what `scheme` made
+        of each code and why; DESCR : licence and citation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist or holds no such images; says where the dataset is to be had.
+    ValueError
+        If a code is unknown or no cell is left.
+
+    Notes
+    -----
+    {title}.
+    Licence: {licence}. Cite: {citation}.
+    """
+
+
+def _documented(name: str) -> Callable:
+    """Complete a loader's docstring with what all loaders share and what its source says."""
+
+    def complete(loader: Callable) -> Callable:
+        loader.__doc__ = (loader.__doc__ or "") + "\n" + _PARAMETERS.format(**SOURCES[name]._asdict())
+        return loader
+
+    return complete
+
+
+@_documented("acevedo-20")
+def load_acevedo20(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+    """Load Acevedo-20 (the PBC dataset); the finer class is the file's prefix."""
+    return _load(SOURCES["acevedo-20"], folder, scheme, code_of=lambda path: path.stem.split("_")[0])
+
+
+@_documented("matek-19")
+def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotation: str | None = None) -> Bunch:
+    """Load Matek-19 (AML-Cytomorphology_LMU).
+
+    `annotation` is "first", "second" or "third" to take the classes from the dataset's annotations.dat (the first
+    annotation and two re-annotations; cells without one are left out) instead of the folders.
+    """
+    if annotation is None:
+        return _load(SOURCES["matek-19"], folder, scheme)
+    columns = {"first": 0, "second": 1, "third": 2}
+    if annotation not in columns:
+        raise ValueError(f"Got annotation={annotation!r} but expected one of {', '.join(columns)} or None.")
+    table = _read_annotations(Path(folder))
+    codes = table.iloc[:, columns[annotation]].dropna()
+
+    def code_of(path: Path) -> str:
+        return codes.get(f"{path.parent.name}/{path.name}", "")
+
+    return _load(SOURCES["matek-19"], folder, scheme, code_of=code_of)
+
+
+@_documented("mll23")
+def load_mll23(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+    """Load MLL23."""
+    return _load(SOURCES["mll23"], folder, scheme)
+
+
+@_documented("bccd")
+def load_bccd(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+    """Load BCCD in its version sorted by cell type."""
+    return _load(SOURCES["bccd"], folder, scheme)
+
+
+@_documented("raabin-wbc")
+def load_raabin(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+    """Load the cropped cells of Raabin-WBC."""
+    return _load(SOURCES["raabin-wbc"], folder, scheme)
+
+
+@_documented("lisc")
+def load_lisc(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+    """Load LISC's images by class; its ground truth of whole fields is left aside."""
+    return _load(SOURCES["lisc"], folder, scheme, skip=lambda path: "expert" in path.as_posix().casefold())
+
+
+@_documented("zheng-18")
+def load_zheng18(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+    """Load Zheng's two sets with masks, as the laboratories "tecom" and "cellavision"."""
+    source = SOURCES["zheng-18"]
+    root = _existing(source, folder)
+    rows = []
+    for number, domain in ((1, "tecom"), (2, "cellavision")):
+        tables = sorted(root.rglob(f"Class Labels of Dataset {number}.csv"))
+        if not tables:
+            continue
+        images = tables[0].parent / f"Dataset {number}"
+        for image_id, code in pd.read_csv(tables[0]).iloc[:, :2].dropna().astype(int).to_numpy().tolist():
+            path = images / f"{image_id:03d}.bmp"
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"'{tables[0]}' names image {image_id}, but '{path}' is missing. {_where(source)}"
+                )
+            mask = path.with_suffix(".png")
+            rows.append((str(path), domain, str(code), str(mask) if mask.is_file() else ""))
+    return _harmonised(source, pd.DataFrame(rows, columns=["path", "domain", "code", "mask"]), folder, scheme)
+
+
+def fetch_zheng18(
+    data_folder: str | os.PathLike | None = None, *, scheme: str = "common", digest: str | None = None,
+    url: str = _ZHENG_URL, verbose: int = 1,
+) -> Bunch:  # fmt: skip
+    """Download Zheng's two sets and load them.
+
+    Parameters
+    ----------
+    data_folder : path, optional
+        As in `data_home`.
+    scheme : {"common", "harmonised", "original"}, default="common"
+        As in `load_zheng18`.
+    digest : str, optional
+        "sha256:..." of the archive. Its authors publish none: without it the first download is trusted, with a warning
+        that tells it.
+    url : str
+        Of the archive, or of a mirror.
+    verbose : int, default=1
+        Above 0, a progress bar.
+
+    Returns
+    -------
+    Bunch
+        As `load_zheng18`.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `fetch_file`.
+    """
+    archive = fetch_file(url, digest, name="zheng18.zip", folder=data_folder, verbose=verbose)
+    return load_zheng18(_unpack(archive), scheme=scheme)
+
+
+def fetch_bloodmnist(
+    data_folder: str | os.PathLike | None = None, *, image_size: int = 224, scheme: str = "common",
+    url: str | None = None, verbose: int = 1,
+) -> Bunch:  # fmt: skip
+    """Download BloodMNIST and load it; its images are Acevedo-20's, scaled down, so it is no laboratory of its own.
+
+    The file is read as it is: the ``medmnist`` package is not needed (it would bring torchvision).
+
+    Parameters
+    ----------
+    data_folder : path, optional
+        As in `data_home`.
+    image_size : {28, 64, 128, 224}, default=224
+    scheme : {"common", "harmonised", "original"}, default="common"
+    url : str, optional
+        Of a mirror.
+    verbose : int, default=1
+        Above 0, a progress bar.
+
+    Returns
+    -------
+    Bunch
+        images : uint8 array (n, S, S, 3); target, target_names, domain ("acevedo-20"), code, audit, DESCR as other
+        loaders; split : str array (n,) of train, val, test.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `fetch_file`; or if there is no such size.
+    """
+    if image_size not in _BLOODMNIST_MD5:
+        raise ValueError(f"Got image_size={image_size} but expected one of {', '.join(map(str, _BLOODMNIST_MD5))}.")
+    name = "bloodmnist.npz" if image_size == 28 else f"bloodmnist_{image_size}.npz"
+    file = fetch_file(
+        url or f"{_BLOODMNIST_URL}/{name}?download=1", f"md5:{_BLOODMNIST_MD5[image_size]}", name=name,
+        folder=data_folder, verbose=verbose,
+    )  # fmt: skip
+    return read_bloodmnist(file, scheme=scheme)
+
+
+def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+    """Load a BloodMNIST file that is there already; as `fetch_bloodmnist`."""
+    splits = ("train", "val", "test")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            images = np.concatenate([arrays[f"{split}_images"] for split in splits])
+            labels = [arrays[f"{split}_labels"].ravel() for split in splits]
+    except (ValueError, LookupError, BadZipFile, AttributeError, TypeError) as exc:
+        raise ValueError(f"'{file}' is no BloodMNIST file: {exc}. Fix: fetch_bloodmnist.") from exc
+    codes, split = np.concatenate(labels), np.repeat(splits, [len(part) for part in labels])
+    table = pd.DataFrame({"path": np.arange(len(codes)), "domain": "acevedo-20", "code": codes.astype(str), "mask": ""})
+    cells = _harmonised(SOURCES["bloodmnist"], table, file, scheme)
+    rows = np.asarray(cells.pop("paths"))
+    return Bunch(images=images[rows], split=split[rows], **cells)
+
+
+def load_image_dataset(
+    dataset: Any, *, domain: str, image: str = "image", label: str = "label", classes: list[str] | None = None
+) -> Bunch:
+    """Load a Hugging Face image dataset.
+
+    Parameters
+    ----------
+    dataset : datasets.Dataset, or path
+        A split with a column of images and one of labels; or a folder that `datasets` reads as an image folder
+        (label/image), of which the split "train" is taken.
+    domain : str
+        The laboratory that it comes from.
+    image, label : str
+        Names of the columns.
+    classes : list of str, optional
+        Labels to keep; default all.
+
+    Returns
+    -------
+    Bunch
+        images : list of PIL images; target, target_names, domain, dropped as in `load_cells`.
+
+    Raises
+    ------
+    ImportError
+        If `dataset` is a path and ``datasets`` is not installed.
+    ValueError
+        If a column is missing or no cell is left.
+    """
+    if isinstance(dataset, str | os.PathLike):
+        try:
+            from datasets import load_dataset
+        except ImportError as exc:
+            raise ImportError("Image folders of the Hub need datasets. Fix: pip install datasets") from exc
+        dataset = load_dataset("imagefolder", data_dir=os.fspath(dataset), split="train")
+    if not hasattr(dataset, "column_names"):
+        raise TypeError(f"Got dataset of type {type(dataset).__name__} but expected one of Hugging Face, or a folder.")
+    lacking = {image, label} - set(dataset.column_names)
+    if lacking:
+        raise ValueError(
+            f"The dataset lacks the column(s) {', '.join(sorted(lacking))}; it has {', '.join(dataset.column_names)}. "
+            "Fix: pass image= and label=."
+        )
+    codes = list(dataset[label])
+    names = getattr(dataset.features[label], "names", None)
+    labels = pd.Series([names[code] if names else str(code) for code in codes], dtype=str)
+    wanted = sorted(labels.unique()) if classes is None else list(classes)
+    rows = np.flatnonzero(labels.isin(wanted))
+    if len(rows) == 0:
+        raise ValueError(f"No cell is left: the dataset has {', '.join(sorted(labels.unique()))}. Fix: check classes.")
+    return Bunch(
+        images=[dataset[int(row)][image] for row in rows],
+        target=np.array([wanted.index(name) for name in labels.iloc[rows]], np.int64),
+        target_names=wanted,
+        domain=np.full(len(rows), domain),
+        masks=[None] * len(rows),
+        group=None,
+        dropped=labels[~labels.isin(wanted)].value_counts().sort_index().to_dict(),
+    )
+
+
+def _load(
+    source: Source,
+    folder: str | os.PathLike,
+    scheme: str,
+    *,
+    code_of: Callable[[Path], str] = lambda path: path.parent.name,
+    skip: Callable[[Path], bool] = lambda path: False,
+) -> Bunch:
+    root = _existing(source, folder)
+    rows = [
+        (str(path), source.name, code_of(path), "")
+        for path in _images_below(root)
+        if not skip(path.relative_to(root)) and code_of(path)
+    ]
+    return _harmonised(source, pd.DataFrame(rows, columns=["path", "domain", "code", "mask"]), folder, scheme)
+
+
+def _harmonised(source: Source, table: pd.DataFrame, folder: str | os.PathLike, scheme: str) -> Bunch:
+    if scheme not in (*SCHEMES, "original"):
+        raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)} or original.")
+    if table.empty:
+        raise FileNotFoundError(f"'{folder}' holds no images of {source.title}. {_where(source)}")
+    codes = table["code"].tolist()
+    try:
+        found = harmonise_labels(codes, source.name, scheme="common" if scheme == "original" else scheme)
+    except ValueError as exc:
+        raise ValueError(f"{table['path'].iloc[0]} and others below '{folder}': {exc}") from exc
+    if scheme == "original":
+        found.label, found.kept = np.asarray(codes), np.ones(len(codes), bool)
+        found.audit = found.audit.assign(label=found.audit["code"], note="")
+    if not found.kept.any():
+        raise ValueError(f"No cell of '{folder}' is left in the scheme {scheme!r}. Fix: choose another.")
+    gone = found.audit[(found.audit["label"] == "") & (found.audit["n"] > 0)]
+    kept = table.assign(label=found.label)[found.kept]
+    classes = None if scheme == "original" else [name for name in SCHEMES[scheme] if (kept["label"] == name).any()]
+    cells = as_cells(kept, classes, dict(zip(gone["code"], gone["n"].tolist(), strict=True)))
+    return Bunch(**cells, code=kept["code"].to_numpy(str), audit=found.audit, DESCR=source.description)
+
+
+def _read_annotations(root: Path) -> pd.DataFrame:
+    source = SOURCES["matek-19"]
+    files = sorted(root.rglob("annotations.dat"))
+    if not files:
+        raise FileNotFoundError(f"'{root}' holds no annotations.dat. {_where(source)}")
+    names = ["first", "second", "third"]
+    return pd.read_csv(files[0], sep=r"\s+", header=None, names=["path", *names], index_col="path", dtype=str)
+
+
+def _images_below(root: Path) -> Iterator[Path]:
+    return (path for path in sorted(root.rglob("*")) if path.suffix.casefold() in IMAGE_SUFFIXES and path.is_file())
+
+
+def _existing(source: Source, folder: str | os.PathLike) -> Path:
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"'{root}' is no folder. {_where(source)}")
+    return root
+
+
+def _where(source: Source) -> str:
+    return f"Fix: get the dataset from {source.page}, unpack it and pass its folder (expected: {source.layout})."
+
+
+def _unpack(archive: Path) -> Path:
+    """Unpack a zip beside itself, whole or not at all; names that lead elsewhere are refused."""
+    from shutil import rmtree
+    from zipfile import ZipFile
+
+    folder = archive.with_suffix("")
+    if folder.is_dir():
+        return folder
+    draft = data_home(archive.parent) / f".{folder.name}.unpacking"
+    rmtree(draft, ignore_errors=True)
+    with ZipFile(archive) as zipped:
+        for member in zipped.namelist():
+            if not (draft / member).resolve().is_relative_to(draft.resolve()):
+                raise ValueError(f"'{archive}' holds '{member}', which leads out of its folder. Fix: do not trust it.")
+        zipped.extractall(draft)
+    draft.replace(folder)
+    return folder

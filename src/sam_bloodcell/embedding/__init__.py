@@ -1,0 +1,1 @@
+"""From images to embeddings, each image once."""

@@ -1,0 +1,63 @@
+"""The classifiers of the papers' tables, by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from .checks import check_arguments
+
+
+def default_classifiers(random_state: Any = None) -> dict[str, Any]:
+    """Return the classifiers of the papers' tables, unfitted, by their short names.
+
+    Parameters
+    ----------
+    random_state : int, RandomState instance or None, default=None
+        Seed of the forest, the network and XGBoost.
+
+    Returns
+    -------
+    dict of str to estimator
+        ``"RF"`` (200 trees, depth 16), ``"SVM poly"``, ``"SVM rbf"``, ``"SVM linear"``, ``"MLP"`` (early
+        stopping) and ``"LR"``, all but the forest behind a `StandardScaler`; and ``"XGBoost"`` where it is
+        installed (``pip install "sam-bloodcell[xgboost]"``).
+
+    Examples
+    --------
+    >>> from sam_bloodcell.evaluation import default_classifiers
+    >>> list(default_classifiers(random_state=0))[:4]
+    ['RF', 'SVM poly', 'SVM rbf', 'SVM linear']
+    """
+    check_arguments("default_classifiers", random_state=random_state)
+    # A quarter for validation: five folds leave four cells of the rarest class, so each class can have one.
+    network = MLPClassifier(early_stopping=True, validation_fraction=0.25, max_iter=500, random_state=random_state)
+    classifiers: dict[str, Any] = {
+        "RF": RandomForestClassifier(n_estimators=200, max_depth=16, random_state=random_state),
+        "SVM poly": make_pipeline(StandardScaler(), SVC(kernel="poly")),
+        "SVM rbf": make_pipeline(StandardScaler(), SVC(kernel="rbf")),
+        "SVM linear": make_pipeline(StandardScaler(), SVC(kernel="linear")),
+        "MLP": make_pipeline(StandardScaler(), network),
+        "LR": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+    }
+    try:
+        from xgboost import XGBClassifier
+    except ImportError:
+        return classifiers
+    # One thread: its own threads fight with joblib's for the cores, and slow small fits down many times over.
+    return {**classifiers, "XGBoost": XGBClassifier(n_jobs=1, random_state=random_state)}
+
+
+def named_estimators(estimators: Any) -> dict[str, Any]:
+    """Estimators by name: a mapping as it is, one estimator by the name of its (last step's) class."""
+    if isinstance(estimators, Mapping):
+        if not estimators:
+            raise ValueError("Got no estimators but expected at least one; see default_classifiers().")
+        return dict(estimators)
+    last = estimators.steps[-1][1] if isinstance(estimators, Pipeline) else estimators
+    return {type(last).__name__: estimators}

@@ -1,0 +1,69 @@
+"""Collections of images as users hand them over: lists, arrays, columns of paths."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
+    """Check a collection of images and return it as a sequence, one entry an image, nothing read yet.
+
+    Parameters
+    ----------
+    X : sequence of paths, PIL images or arrays; (n, H, W, 3) array; Series or one-column DataFrame of paths
+    name : str
+        The argument's name in errors.
+
+    Raises
+    ------
+    ValueError
+        If X is empty, a single image or a table of several columns.
+    TypeError
+        If X is no collection.
+    """
+    if isinstance(X, str | os.PathLike | Image.Image):
+        raise ValueError(f"Got one image as {name} but expected a collection. Fix: pass [{name}].")
+    if not hasattr(X, "__iter__") and not hasattr(X, "columns"):
+        raise TypeError(f"Got {name}={X!r} but expected a collection of images. Fix: pass a list of paths.")
+    X = _as_sequence(X, name)
+    if len(X) == 0:
+        raise ValueError(f"Got an empty {name} but expected at least one image. Fix: check the folder or filter.")
+    return X
+
+
+def _as_sequence(X: Any, name: str) -> Any:
+    if hasattr(X, "columns"):  # a pandas or polars table
+        if X.shape[1] != 1:
+            raise ValueError(
+                f"Got {name} with {X.shape[1]} columns but expected one column of paths. Fix: pass {name}['path']."
+            )
+        X = X[X.columns[0]]
+    if hasattr(X, "to_numpy"):
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind in "OUS":
+            X = _one_column(X, name)
+        elif X.ndim not in (3, 4) or (X.ndim == 3 and X.shape[-1] in (3, 4)):
+            raise ValueError(
+                f"Got {name} as an array of shape {X.shape} but expected (n, H, W, 3). "
+                f"Fix: for one image pass {name}[None]."
+            )
+    return X if isinstance(X, Sequence | np.ndarray) else list(X)
+
+
+def name_rows(rows: Sequence[int] | NDArray) -> str:
+    """Name rows in a message, the first ten of many: "rows 3, 5, 8"."""
+    return f"rows {', '.join(map(str, rows[:10]))}{' ...' * (len(rows) > 10)}"
+
+
+def _one_column(paths: NDArray, name: str) -> NDArray:
+    if paths.ndim == 0 or (paths.ndim == 2 and paths.shape[1] != 1):
+        raise ValueError(
+            f"Got {name} as an array of shape {paths.shape} but expected one path an image. "
+            "Fix: pass one column of paths."
+        )
+    return paths[:, 0] if paths.ndim == 2 else paths

@@ -1,0 +1,38 @@
+"""Images of any shape become squares of one size, without being squeezed."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .reading import RGB, load_rgb
+
+
+def pad_to_square(image: NDArray) -> NDArray:
+    """Repeat the border pixels of an (H, W) or (H, W, C) array until it is square; the image stays in the middle.
+
+    Shape is diagnostic, so images are never squeezed.
+    """
+    height, width = image.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    pad = [(top, side - height - top), (left, side - width - left)] + [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, pad, mode="edge")
+
+
+def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize a square uint8 image to `size` x `size` px, bilinear with antialiasing."""
+    if image.shape[0] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def frame(image: RGB, size: int) -> RGB:
+    """Pad an image to a square and resize it: uint8 (size, size, 3)."""
+    return resize(pad_to_square(image), size)
+
+
+def load_square(image: Any, size: int, row: int | None = None) -> RGB:
+    """Read one image and `frame` it."""
+    return frame(load_rgb(image, row), size)

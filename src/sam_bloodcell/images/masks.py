@@ -1,0 +1,65 @@
+"""One mask becomes True inside the cell."""
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ..exceptions import ImageReadError
+from .reading import ALPHA_MODES, check_size, convert_opened, decode, load_rgb, read_content
+
+
+def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
+    """Read one cell mask: True wherever the image is not 0 (so nucleus and cytoplasm codes both count).
+
+    Transparent pixels are 0.
+
+    Parameters
+    ----------
+    mask : path, PIL image, or (H, W) array
+    row : int, optional
+        Position in the caller's data, for errors.
+
+    Returns
+    -------
+    mask : bool array of shape (H, W)
+
+    Raises
+    ------
+    ImageReadError
+        As `load_rgb`; also if the mask is empty.
+    """
+    where = "" if row is None else f"Row {row}: "
+    if isinstance(mask, str | os.PathLike):
+        content = read_content(mask, row)
+        inside = decode(content.data, content.where, _inside)
+    elif isinstance(mask, Image.Image):
+        inside = convert_opened(mask, where, _inside)
+    elif isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype.kind in "biuf":
+        inside = _nonzero(mask, where)
+    else:
+        inside = load_rgb(mask, row).max(axis=2) > 0
+    if not inside.any():
+        file = f"'{mask}' " if isinstance(mask, str | os.PathLike) else ""
+        raise ImageReadError(f"{where}The mask {file}is empty. Fix: remove the cell or draw its mask.")
+    return inside
+
+
+def _inside(image: Image.Image, where: str) -> NDArray[np.bool_]:
+    # Not by way of `_from_pil`: its 16-bit scaling would round the code 128 to 0, its white ground would be cell.
+    check_size(image.size, where)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _nonzero(np.asarray(image), where)
+    if "transparency" in image.info or image.mode in ALPHA_MODES:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.asarray(image.convert("RGB")).max(axis=2) > 0
+
+
+def _nonzero(values: NDArray, where: str) -> NDArray[np.bool_]:
+    if np.isnan(values).any():
+        raise ImageReadError(f"{where}The mask holds NaN. Fix: write 0 outside the cell.")
+    return values.astype(bool)

@@ -1,0 +1,285 @@
+"""One training loop for every network here: it knows a module, a loss and batches, and no estimator.
+
+The ladder: `train` -> `_Run.go` -> `_Run.epoch` -> `_Run.step`.
+"""
+
+import io
+import math
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..files import replacing
+
+# A batch is whatever the loss understands; the loss returns its terms, the one to minimise under "loss".
+Batch = Any
+Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]
+Batches = Callable[[int], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """AdamW with linear warm-up and cosine decay.
+
+    Attributes
+    ----------
+    epochs, steps_per_epoch : int
+    learning_rate : float
+        Peak rate, reached after the warm-up.
+    warmup_steps : int
+        Shortened to a tenth of the training where that is less.
+    weight_decay : float
+        On weight matrices and kernels; biases and norms are spared.
+    clip_norm : float
+        Largest gradient norm.
+    decay : bool
+        False stays at the peak rate, for training that has no known end.
+    amp_dtype : torch.dtype or None
+        Autocast type; None trains in float32.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    learning_rate: float
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 1.0
+    decay: bool = True
+    amp_dtype: torch.dtype | None = None
+
+    def rate_at(self, step: int) -> float:
+        """Fraction of the peak learning rate at an optimiser step."""
+        total = max(1, self.epochs * self.steps_per_epoch)
+        warmup = min(self.warmup_steps, total // 10)
+        if step < warmup:
+            return (step + 1) / warmup
+        if not self.decay:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What to look at after every epoch, and when to stop for it.
+
+    Attributes
+    ----------
+    score : callable
+        ``score(module)`` -> dict of numbers, on cells that are not trained on.
+    monitor : str
+        Key of the number that decides; higher is better. The weights of its best epoch are kept.
+    patience : int or None
+        Epochs without a new best after which training stops; None never stops early.
+    """
+
+    score: Callable[[nn.Module], Mapping[str, float]]
+    monitor: str
+    patience: int | None = None
+
+
+def train(
+    module: nn.Module,
+    loss: Loss,
+    batches: Batches,
+    plan: TrainingPlan,
+    *,
+    validation: Validation | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    fingerprint: str = "",
+    verbose: int = 0,
+    description: str = "training",
+) -> list[dict[str, float]]:
+    """Train `module` in place.
+
+    Ctrl-C ends the training with a warning and keeps the last full epoch; before the end of the first epoch it
+    interrupts as usual.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Parameters with ``requires_grad=False`` stay as they are.
+    loss : callable
+        ``loss(module, batch)`` -> dict of scalar tensors with the key "loss".
+    batches : callable
+        ``batches(epoch)`` -> the batches of that epoch; must depend on the epoch alone for a resumed run to equal
+        an unbroken one.
+    plan : TrainingPlan
+    validation : Validation, optional
+        With it the module ends with the weights of the best epoch, without it with those of the last.
+    checkpoint : path, optional
+        Written atomically after every epoch; if it exists, training goes on from there. Holds what is trained,
+        not what is frozen.
+    fingerprint : str
+        Names the run (data and settings); a checkpoint of another run is refused.
+    verbose : int
+        1 shows a progress bar with the loss terms and the last validation.
+
+    Returns
+    -------
+    history : list of dict
+        One an epoch: epoch, learning_rate, the mean of every loss term and the validation's numbers.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss stops being finite.
+    ValueError
+        If the checkpoint is another run's.
+    """
+    run = _Run(module, loss, plan, validation)
+    if checkpoint is not None and Path(checkpoint).exists():
+        run.restore(checkpoint, fingerprint)
+    total, done = plan.epochs * plan.steps_per_epoch, len(run.history) * plan.steps_per_epoch
+    with tqdm(total=total, initial=done, desc=description, unit="step", disable=verbose < 1) as bar:
+        try:
+            while not run.finished:
+                run.epoch(batches, bar)
+                if checkpoint is not None:
+                    run.save(checkpoint, fingerprint)
+        except KeyboardInterrupt:
+            if not run.history:
+                raise
+            warnings.warn(
+                f"Interrupted: keeping what {len(run.history)} full epochs of {plan.epochs} arrived at.", stacklevel=2
+            )
+    load_trained_state(module, run.best if validation else run.last)
+    module.eval()
+    return run.history
+
+
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Copy what training changes: parameters that require gradients, and buffers."""
+    kept = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: value.detach().clone() for name, value in module.state_dict().items() if name not in kept}
+
+
+def load_trained_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a `trained_state` back."""
+    module.load_state_dict(state, strict=False)
+
+
+class _Run:
+    """A training under way: optimiser, schedule, history and the weights worth keeping."""
+
+    def __init__(self, module: nn.Module, loss: Loss, plan: TrainingPlan, validation: Validation | None) -> None:
+        self.module, self.loss, self.plan, self.validation = module, loss, plan, validation
+        self.optimizer = torch.optim.AdamW(_parameter_groups(module, plan), lr=plan.learning_rate, betas=plan.betas)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, plan.rate_at)
+        self.history: list[dict[str, float]] = []
+        self.last: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or no new best came for too long."""
+        if len(self.history) >= self.plan.epochs:
+            return True
+        patience = self.validation.patience if self.validation else None
+        return patience is not None and len(self.history) - 1 - self.best_epoch() >= patience
+
+    def best_epoch(self) -> int:
+        """Index of the first epoch with the highest monitored number; -1 before the first."""
+        if not self.history or not self.validation:
+            return -1
+        return best_epoch(row[self.validation.monitor] for row in self.history)
+
+    def epoch(self, batches: Batches, bar: Any) -> None:
+        """Train one epoch, validate, and remember its weights."""
+        index, rate = len(self.history), self.optimizer.param_groups[0]["lr"]
+        monitor = self.validation.monitor if self.validation and self.history else None
+        validated = {monitor: self.history[-1][monitor]} if monitor else {}
+        steps = []
+        self.module.train()
+        for batch in batches(index):
+            steps.append(self.step(batch))
+            self.schedule.step()
+            bar.update()
+            shown = {name: f"{value:.3f}" for name, value in (steps[-1] | validated).items()}
+            bar.set_postfix(shown, refresh=False)
+        row = {"epoch": index, "learning_rate": rate}
+        row |= {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        if self.validation:
+            self.module.eval()
+            row |= self.validation.score(self.module)
+        # From here on nothing can fail or be interrupted for long: the epoch counts once it is in the history.
+        self.last = trained_state(self.module)
+        self.history.append(row)
+        if self.best_epoch() == index:
+            self.best = self.last
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Take one optimiser step."""
+        device = next(self.module.parameters()).device
+        with torch.autocast(device.type, self.plan.amp_dtype, enabled=self.plan.amp_dtype is not None):
+            terms = self.loss(self.module, batch)
+        if not torch.isfinite(terms["loss"]):
+            values = {name: value.item() for name, value in terms.items()}
+            raise FloatingPointError(f"The loss is not finite: {values}. Fix: lower the learning rate.")
+        self.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        nn.utils.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], self.plan.clip_norm)
+        self.optimizer.step()
+        return {name: value.item() for name, value in terms.items()}
+
+    def save(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
+        """Write everything that going on needs; a write that dies leaves the last whole checkpoint."""
+        content = io.BytesIO()
+        torch.save(
+            {
+                "fingerprint": fingerprint,
+                "trained": self.last,
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "rng": torch.get_rng_state(),
+                "history": self.history,
+            },
+            content,
+        )
+        with replacing(checkpoint) as draft:
+            draft.write_bytes(content.getbuffer())
+
+    def restore(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
+        """Go on from a checkpoint."""
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            found = state["fingerprint"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as exc:
+            raise ValueError(
+                f"'{checkpoint}' is no checkpoint of a training: {exc!s:.200}. Fix: delete it to start anew, or name "
+                "another file."
+            ) from exc
+        if found != fingerprint:
+            raise ValueError(
+                f"The checkpoint '{checkpoint}' belongs to a training with other data or settings. Fix: delete it to "
+                "start anew, or name another file."
+            )
+        self.last, self.best = state["trained"], state["best"]
+        load_trained_state(self.module, self.last)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        self.history = list(state["history"])
+
+
+def best_epoch(scores: Iterable[float]) -> int:
+    """Index of the first highest score; NaN is lower than anything."""
+    values = [-math.inf if math.isnan(score) else score for score in scores]
+    return values.index(max(values))
+
+
+def _parameter_groups(module: nn.Module, plan: TrainingPlan) -> list[dict[str, Any]]:
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,160 @@
+"""Cells as pictures: with outline, crop and reconstruction, and those that were taken for another type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..evaluation.checks import check_arguments
+from ..evaluation.scores import check_predictions
+from ..images.collections import as_image_list
+from ..images.frames import pad_to_square
+from ..images.reading import load_rgb
+from .canvas import new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_cells(
+    images: Sequence[Any] | np.ndarray,
+    masks: Sequence[Any] | np.ndarray | None = None,
+    crops: Sequence[Any] | np.ndarray | None = None,
+    reconstructions: Sequence[Any] | np.ndarray | None = None,
+    *,
+    titles: Sequence[str] | None = None,
+    title_size: float = 7,
+    columns: int = 3,
+) -> Figure:
+    """Draw cells side by side: the picture with the mask's outline, the crop, the reconstruction.
+
+    Parameters
+    ----------
+    images : sequence of paths or (H, W, 3) arrays, length n
+        The pictures. They are padded to a square as the embedder does, so that the mask fits.
+    masks : array of shape (n, S, S), bool, or None
+        The cell in the padded picture, at any resolution S.
+    crops, reconstructions : array of shape (n, S, S, 3), uint8, or None
+        Shown where given.
+    titles : sequence of str, length n, or None
+        Shown above each picture.
+    title_size : float, default=7
+        In points.
+    columns : int, default=3
+        Cells per row.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, there is no image, or a number is out of range.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sam_bloodcell.plotting import plot_cells
+    >>> picture = np.zeros((2, 8, 6, 3), dtype=np.uint8)
+    >>> len(plot_cells(picture, crops=picture, columns=2).axes)
+    4
+    """
+    check_arguments("plot_cells", columns=columns, title_size=title_size)
+    images = as_image_list(images, "images")
+    n = len(images)
+    parts = {
+        "images": images,
+        "masks": masks,
+        "crops": crops,
+        "reconstructions": reconstructions,
+        "titles": titles,
+    }
+    lengths = {name: len(part) for name, part in parts.items() if part is not None}
+    if n == 0 or set(lengths.values()) != {n}:
+        raise ValueError(f"Got {lengths} but expected the same number of each, at least 1.")
+    strips = [strip for strip in (crops, reconstructions) if strip is not None]
+    per_cell = 1 + len(strips)
+    columns = min(columns, n)
+    rows = math.ceil(n / columns)
+    # In inches: square panels of 1, close within a cell, apart between cells, a line above for the title.
+    wide, tall = per_cell * 1.03 + 0.2, 1.08 if titles is None else 1.25
+    width, height = columns * wide, rows * tall
+    figure = new_figure((width, height), layout=None)
+    for i in range(n):
+        row, column = divmod(i, columns)
+        for j in range(per_cell):
+            left, bottom = column * wide + j * 1.03 + 0.1, height - (row + 1) * tall + 0.04
+            ax = figure.add_axes((left / width, bottom / height, 1 / width, 1 / height))
+            ax.set_axis_off()
+            if j:
+                ax.imshow(np.asarray(strips[j - 1][i]))
+                continue
+            _draw_outlined(ax, images[i], None if masks is None else np.asarray(masks[i]))
+            if titles is not None:
+                ax.set_title(plain(titles[i]), fontsize=title_size, loc="left", pad=3)
+    return figure
+
+
+def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray, *, n: int = 24) -> Figure | None:
+    """Draw the most confident mistakes across laboratories as a contact sheet.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        From `cross_domain_predictions`.
+    images : sequence of paths or arrays, length n_samples
+        What X was embedded from; ``row`` points into it.
+    n : int, default=24
+        Cells to show.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        None where there is no mistake.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer images than `row` asks for.
+    ImportError
+        If matplotlib is not installed.
+    """
+    shown = ("train_domain", "test_domain", "row", "label", "predicted", "confidence", "known")
+    check_predictions(predictions, *shown)
+    check_arguments("plot_mistakes", n=n)
+    across = predictions[(predictions["train_domain"] != predictions["test_domain"]) & predictions["known"]]
+    wrong = across[across["label"] != across["predicted"]].sort_values("confidence", ascending=False, kind="stable")
+    wrong = wrong.drop_duplicates("row").head(n)
+    if wrong.empty:
+        return None
+    images = as_image_list(images, "images")
+    if wrong["row"].max() >= len(images):
+        raise ValueError(
+            f"Got {len(images)} images but predictions of row {wrong['row'].max()}. Fix: pass the images that X was "
+            "embedded from, all of them."
+        )
+    titles = [f"{cell.label} → {cell.predicted}" for cell in wrong.itertuples()]
+    return plot_cells([images[row] for row in wrong["row"]], titles=titles, columns=6, title_size=5.5)
+
+
+def _draw_outlined(ax: Axes, image: Any, mask: np.ndarray | None) -> None:
+    picture = pad_to_square(load_rgb(image))
+    if mask is None or not mask.any():
+        ax.imshow(picture)
+        return
+    height, width = mask.shape
+    ax.imshow(picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    # An empty frame around the mask closes the outline of a cell that touches the border.
+    framed = np.pad(mask.astype(float), 1)
+    x, y = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    for colour, linewidth in (("white", 1.8), ("black", 0.7)):
+        ax.contour(x, y, framed, [0.5], colors=colour, linewidths=linewidth)
+    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -1,0 +1,193 @@
+"""How laboratories differ, as pictures: in their masks, their stain, and their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.utils import check_array
+
+from ..evaluation.checks import check_lengths, label_column
+from .canvas import COLOURS, MARKERS, new_figure, new_grid, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_mask_quality(quality: np.ndarray, domain: Any) -> Figure:
+    """Draw how far masks can be trusted, by laboratory: area, confidence, contact with the border.
+
+    Parameters
+    ----------
+    quality : structured array of shape (n,)
+        `CellEmbeddings.quality`.
+    domain : array-like of shape (n,)
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Boxes from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    labs = label_column(domain, "domain")
+    check_lengths(len(quality), domain=labs)
+    panels = {
+        "area (share of the image)": quality["area"],
+        "confidence (mean probability)": quality["confidence"],
+        "border inside the mask (share)": quality["border"],
+    }
+    figure = _draw_boxes(panels, labs)
+    lost = int(quality["fallback"].sum())
+    figure.suptitle(f"{lost} of {len(quality)} images without a plausible cell", fontsize=10)
+    return figure
+
+
+def plot_stain(crops: Any, domain: Any) -> Figure:
+    """Draw the colours of the cells by laboratory: mean red, green and blue under the mask, 0 to 255.
+
+    Parameters
+    ----------
+    crops : uint8 array of shape (n, S, S, 3)
+        `CellEmbeddings.crops`; grey (128) is outside the cell.
+    domain : array-like of shape (n,)
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Boxes from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    labs = label_column(domain, "domain")
+    check_lengths(len(crops), domain=labs)
+    means = np.full((len(crops), 3), np.nan)
+    for row in range(len(crops)):
+        crop = np.asarray(crops[row])
+        inside = (crop != 128).any(-1)
+        if inside.any():
+            means[row] = crop[inside].mean(0)
+    return _draw_boxes(dict(zip(("red", "green", "blue"), means.T, strict=True)), labs)
+
+
+def plot_embedding_map(
+    features: Mapping[str, Any], domain: Any, y: Any, names: Sequence[str] | None = None, *, method: str = "pca"
+) -> Figure:
+    """Draw each feature set in two dimensions, by class and by laboratory.
+
+    Where the laboratories overlap and the classes part, features transfer.
+
+    Parameters
+    ----------
+    features : dict of str to array of shape (n_samples, n_features)
+        A row of two maps each.
+    domain, y : array-like of shape (n_samples,)
+        Laboratory and class of each cell.
+    names : sequence of str or None, default=None
+        Class names, if `y` holds indices into them.
+    method : {"pca", "umap"}, default="pca"
+        The first two principal components, or UMAP (``pip install "sam-bloodcell[umap]"``), whose distances between
+        groups mean little.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no features, lengths differ, a value is missing, or the method is unknown.
+    ImportError
+        If matplotlib, or umap-learn for "umap", is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sam_bloodcell.plotting import plot_embedding_map
+    >>> names = ["lymphocyte", "monocyte"]
+    >>> figure = plot_embedding_map({"pixels": np.eye(4)}, list("aabb"), [0, 1, 0, 1], names)
+    >>> [ax.get_title() for ax in figure.axes]
+    ['pixels, by class', 'pixels, by laboratory']
+    """
+    if not isinstance(features, Mapping):
+        raise TypeError(
+            f"Got features of type {type(features).__name__} but expected a dict. Fix: {{'name': features}}."
+        )
+    classes = label_column(y, "y")
+    if names is not None:
+        if classes.dtype.kind not in "iu" or not 0 <= classes.min() <= classes.max() < len(names):
+            raise ValueError(f"Got y that does not index the {len(names)} names. Fix: leave names out, or pass all.")
+        classes = np.asarray(names)[classes]
+    groupings = {"class": classes, "laboratory": label_column(domain, "domain")}
+    lengths = [*(len(matrix) for matrix in features.values()), *(len(by) for by in groupings.values())]
+    if not len(features) or len(set(lengths)) != 1:
+        raise ValueError(f"Got lengths {lengths} of features, classes and domains but expected the same.")
+    figure = new_figure((10, 4.2 * len(features)))
+    axes = figure.subplots(len(features), 2, squeeze=False)
+    for row, (name, matrix) in zip(axes, features.items(), strict=True):
+        points, axis_labels = _in_two_dimensions(check_array(matrix, dtype=float, input_name=name), method)
+        for ax, (by, labels) in zip(row, groupings.items(), strict=True):
+            _draw_points(ax, points, labels)
+            ax.set_title(plain(f"{name}, by {by}"), fontsize=10)
+            ax.set_xlabel(axis_labels[0], fontsize=8)
+            ax.set_ylabel(axis_labels[1], fontsize=8)
+    return figure
+
+
+def _in_two_dimensions(matrix: np.ndarray, method: str) -> tuple[np.ndarray, tuple[str, str]]:
+    if method == "pca":
+        pca = PCA(2, svd_solver="full").fit(matrix)
+        first, second = pca.explained_variance_ratio_
+        return pca.transform(matrix), (f"component 1 ({first:.0%} of variance)", f"component 2 ({second:.0%})")
+    if method != "umap":
+        raise ValueError(f"Got method={method!r} but expected pca or umap.")
+    try:
+        from umap import UMAP
+    except ImportError as exc:
+        raise ImportError('This map needs umap-learn. Fix: pip install "sam-bloodcell[umap]"') from exc
+    return UMAP(random_state=0, n_jobs=1).fit_transform(matrix), ("UMAP 1", "UMAP 2")
+
+
+def _draw_points(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
+    groups = np.unique(labels).tolist()
+    size = float(np.clip(6000 / len(points), 5, 30))
+    handles = [
+        ax.scatter(
+            points[labels == group, 0], points[labels == group, 1], s=size, alpha=0.65, linewidths=0,
+            color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+        )
+        for i, group in enumerate(groups)
+    ]  # fmt: skip
+    legend = ax.legend(
+        handles, [plain(group) for group in groups], fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5),
+        frameon=False, handletextpad=0.3,
+    )  # fmt: skip
+    for handle in legend.legend_handles:
+        handle.set(alpha=1, sizes=[25])  # type: ignore[union-attr]
+    ax.tick_params(labelsize=7)
+
+
+def _draw_boxes(panels: Mapping[str, np.ndarray], labs: np.ndarray) -> Figure:
+    names = np.unique(labs).tolist()
+    figure, axes = new_grid(len(panels), columns=3, width=2.6, height=0.9 + 0.32 * len(names))
+    for i, (ax, (title, values)) in enumerate(zip(axes, panels.items(), strict=True)):
+        groups = [values[(labs == name) & ~np.isnan(values)] for name in names]
+        drawn = ax.boxplot(groups, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True)
+        for box in drawn["boxes"]:
+            box.set(facecolor=COLOURS[5], alpha=0.6)
+        for middle in drawn["medians"]:
+            middle.set(color="black")
+        ax.set_yticks(range(1, len(names) + 1), [plain(name) for name in names] if i == 0 else [""] * len(names))
+        ax.invert_yaxis()
+        ax.set_title(title, fontsize=9)
+        ax.tick_params(labelsize=8)
+    return figure

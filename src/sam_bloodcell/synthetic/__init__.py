@@ -1,0 +1,1 @@
+"""Synthetic smears: cells that no laboratory had to give away."""

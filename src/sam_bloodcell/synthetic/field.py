@@ -1,0 +1,102 @@
+"""What surrounds the white cell: red cells, platelets and stain debris."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .optics import Laboratory
+from .shapes import smooth_noise, stamp_discs
+
+
+def scatter_red_cells(
+    laboratory: Laboratory,
+    unit: float,
+    radius: float,
+    centre: tuple[float, float],
+    size: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Concentration of haemoglobin in the field, without the white cell: (size, size) float32."""
+    red = np.zeros((size, size), np.float32)
+    typical = unit * rng.uniform(0.52, 0.70)
+    coverage = laboratory.red_cell_coverage * rng.uniform(0.5, 1.4)
+    wanted = coverage * (size + 2 * typical) ** 2 / (np.pi * typical**2)
+    places = _scatter(int(min(wanted, 60)), typical, radius, centre, size, rng)
+    pallor = rng.uniform(0.25, 0.9)
+    # From a gentle slope to the sharp ring of a thin, flat cell.
+    steepness = rng.uniform(2, 5)
+    # One warp of the whole plane bends every red cell a little, each in its own way.
+    bend = [0.06 * typical * smooth_noise((size, size), 0.9 * typical, rng) for _ in range(2)]
+    for row, column in places:
+        r = typical * rng.uniform(0.85, 1.12)
+        top, left = max(int(row - 1.4 * r), 0), max(int(column - 1.4 * r), 0)
+        window = (slice(top, max(int(row + 1.4 * r) + 2, 0)), slice(left, max(int(column + 1.4 * r) + 2, 0)))
+        part = red[window]
+        if part.size == 0:
+            continue
+        y = np.arange(top, top + part.shape[0], dtype=np.float32)[:, None] - np.float32(row) + bend[0][window]
+        x = np.arange(left, left + part.shape[1], dtype=np.float32)[None, :] - np.float32(column) + bend[1][window]
+        tilt, squeeze = rng.uniform(0, np.pi), rng.choice([rng.uniform(0.9, 1.0), rng.uniform(0.7, 1.0)])
+        along, across = np.cos(tilt) * x + np.sin(tilt) * y, np.cos(tilt) * y - np.sin(tilt) * x
+        distance = np.sqrt(along**2 + (across / np.float32(squeeze)) ** 2) / np.float32(r)
+        part += _disc_of_haemoglobin(distance, r, pallor * rng.uniform(0.5, 1.1), steepness, laboratory.red_cell_ghost)
+    return red
+
+
+def _disc_of_haemoglobin(
+    distance: np.ndarray, radius: float, pallor: float, steepness: float, ghost: float
+) -> np.ndarray:
+    """Thickness of a biconcave disc at a distance in radii; a ghost keeps only its outline."""
+    body = np.clip(0.5 + (1 - distance) * radius, 0, 1)
+    thickness = body * (
+        1 - pallor * np.exp(-((distance / 0.48) ** steepness)) + 0.15 * np.exp(-(((distance - 0.9) / 0.1) ** 2))
+    )
+    if ghost == 0:
+        return thickness
+    outline = np.exp(-(((distance - 1) / max(0.07, 0.8 / radius)) ** 2)) + 0.08 * body
+    return (1 - ghost) * thickness + ghost * outline
+
+
+def _scatter(
+    wanted: int,
+    typical: float,
+    radius: float,
+    centre: tuple[float, float],
+    size: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Centres of red cells, mostly at a distance from each other and from the white cell: (n, 2)."""
+    candidates = rng.uniform(-typical, size + typical, (4 * wanted, 2))
+    from_cell = np.hypot(*(candidates - np.asarray(centre)).T)
+    # The white cell is on top: a red cell may reach under it, but not hide there.
+    candidates = candidates[from_cell > radius + typical * rng.uniform(0.2, 1.05, len(candidates))]
+    apart = typical * rng.choice([1.9, 1.2], len(candidates), p=[0.8, 0.2])
+    kept: list[np.ndarray] = []
+    for place, distance in zip(candidates, apart, strict=True):
+        if len(kept) == wanted:
+            break
+        if not kept or np.hypot(*(np.array(kept) - place).T).min() > distance:
+            kept.append(place)
+    return np.array(kept).reshape(-1, 2)
+
+
+def scatter_specks(
+    unit: float, radius: float, centre: tuple[float, float], size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Platelets and stain debris, as a concentration of the nuclear stain: (size, size) float32."""
+    n_platelets = int(rng.poisson(1.0))
+    platelets = rng.uniform(0, size, (n_platelets, 2))
+    # A platelet is a heap of granules.
+    granules = np.repeat(platelets, 12, axis=0) + rng.normal(0, 0.06 * unit, (12 * n_platelets, 2))
+    grains = unit * rng.uniform(0.03, 0.09, len(granules))
+    n_dirt = int(rng.poisson(4)) if rng.random() < 0.4 else 0
+    dirt = rng.uniform(0, size, (n_dirt, 2))
+    points = np.concatenate([granules, dirt])
+    radii = np.concatenate([grains, unit * rng.uniform(0.01, 0.05, n_dirt)])
+    weights = np.concatenate([rng.uniform(0.3, 0.9, len(granules)), rng.uniform(0.5, 1.3, n_dirt)])
+    # They lie beside the cell: on its outline they would be taken for a part of it.
+    beside = np.hypot(*(points - np.asarray(centre)).T) > 1.1 * radius + radii
+    drawn = stamp_discs((size, size), points[beside], radii[beside], weights[beside])
+    if n_platelets:
+        drawn += 0.12 * stamp_discs((size, size), platelets, np.full(n_platelets, 0.17 * unit), np.ones(n_platelets))
+    return drawn

@@ -1,0 +1,279 @@
+"""Draw synthetic blood cells: images, masks and labels that no laboratory had to give away."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+import numpy as np
+from scipy import ndimage
+from sklearn.utils import Bunch
+
+from .anatomy import COMMON_CLASSES, MAX_SWELLING, RECIPES, STRUCTURES, WhiteCell, draw_white_cell
+from .field import scatter_red_cells, scatter_specks
+from .optics import LABORATORIES, Laboratory, expose
+from .shapes import smooth_noise
+
+__all__ = ["COMMON_CLASSES", "LABORATORIES", "Laboratory", "draw_cell", "make_blood_cells"]
+
+NUCLEUS, CYTOPLASM = 255, 128
+
+
+def make_blood_cells(
+    n_cells_per_class: int = 20,
+    *,
+    classes: Sequence[str] = COMMON_CLASSES,
+    domains: Sequence[str | Laboratory] = ("lab_a", "lab_b"),
+    image_size: int = 224,
+    random_state: int | np.random.Generator | None = None,
+) -> Bunch:
+    """Draw white blood cells of several classes as several laboratories would photograph them.
+
+    Shapes are smooth implicit ones, stains add as optical densities (Beer-Lambert), and light, lens, sensor
+    and JPEG follow. A cell depends only on `random_state`, its laboratory's name, its class and its number:
+    asking for more cells, classes or laboratories leaves the others as they were.
+
+    Parameters
+    ----------
+    n_cells_per_class : int, default=20
+        Cells of each class in each laboratory, > 0.
+    classes : sequence of str, default=("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
+        Distinct classes to draw; their order gives the integers in ``target``.
+    domains : sequence of str or Laboratory, default=("lab_a", "lab_b")
+        Laboratories, by their names in `LABORATORIES` or as objects; names must differ.
+    image_size : int, default=224
+        Side of the square images in pixels, >= 16.
+    random_state : int, numpy.random.Generator or None, default=None
+        Seed for reproducible cells; None draws new ones at every call.
+
+    Returns
+    -------
+    cells : sklearn.utils.Bunch
+        With n = ``n_cells_per_class * len(classes) * len(domains)``, laboratory after laboratory and
+        shuffled within each:
+
+        - images : (n, image_size, image_size, 3), uint8, RGB in [0, 255]
+        - masks : (n, image_size, image_size), uint8: nucleus 255, cytoplasm 128, background 0
+        - target : (n,), int, indices into ``target_names``
+        - target_names : list of str
+        - domain : (n,), str
+        - DESCR : str
+
+    Raises
+    ------
+    ValueError
+        If a number, a class or a laboratory is not a possible one.
+
+    See Also
+    --------
+    draw_cell : Draws one cell.
+    Laboratory : The look of a laboratory.
+
+    Examples
+    --------
+    >>> from sam_bloodcell.datasets import make_blood_cells
+    >>> cells = make_blood_cells(2, image_size=64, random_state=0)
+    >>> cells.images.shape, cells.masks.shape
+    ((20, 64, 64, 3), (20, 64, 64))
+    >>> cells.target_names[cells.target[0]] in cells.target_names
+    True
+    """
+    n_cells_per_class = _positive_integer("n_cells_per_class", n_cells_per_class)
+    image_size = _image_size("image_size", image_size)
+    names = _known_classes(classes)
+    laboratories = _known_laboratories(domains)
+    entropy = _entropy(random_state)
+
+    images, masks, target, domain = [], [], [], []
+    for laboratory in laboratories:
+        key = zlib.crc32(laboratory.name.encode())
+        labels = np.repeat(np.arange(len(names)), n_cells_per_class)
+        numbers = np.tile(np.arange(n_cells_per_class), len(names))
+        shuffle = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(key,)))
+        for place in shuffle.permutation(len(labels)):
+            name, number = names[labels[place]], int(numbers[place])
+            seed = np.random.SeedSequence(entropy, spawn_key=(key, COMMON_CLASSES.index(name), number))
+            image, mask = draw_cell(name, laboratory, image_size, np.random.default_rng(seed))
+            images.append(image)
+            masks.append(mask)
+            target.append(labels[place])
+            domain.append(laboratory.name)
+    return Bunch(
+        images=np.stack(images),
+        masks=np.stack(masks),
+        target=np.array(target, dtype=np.int64),
+        target_names=names,
+        domain=np.array(domain),
+        DESCR=(
+            f"{len(images)} synthetic white blood cells of {len(names)} classes in {len(laboratories)} "
+            "laboratories, drawn by sam_bloodcell.datasets.make_blood_cells. Not for diagnosis."
+        ),
+    )
+
+
+def draw_cell(
+    cell_type: str, laboratory: str | Laboratory, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one white cell among red cells and platelets.
+
+    Parameters
+    ----------
+    cell_type : str
+        One of `COMMON_CLASSES`.
+    laboratory : str or Laboratory
+        A name from `LABORATORIES`, or any laboratory.
+    size : int
+        Side of the square image in pixels, >= 16.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    image : numpy.ndarray of shape (size, size, 3), uint8
+        RGB in [0, 255].
+    mask : numpy.ndarray of shape (size, size), uint8
+        Of the central cell only: nucleus 255, cytoplasm 128, elsewhere 0.
+
+    Raises
+    ------
+    ValueError
+        If the class, the laboratory, the size or the source of randomness is not a possible one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sam_bloodcell.datasets import draw_cell
+    >>> image, mask = draw_cell("monocyte", "lab_a", 96, np.random.default_rng(0))
+    >>> sorted(np.unique(mask).tolist())
+    [0, 128, 255]
+    """
+    (cell_type,) = _known_classes([cell_type])
+    (laboratory,) = _known_laboratories([laboratory])
+    size = _image_size("size", size)
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"Got rng={rng!r} but expected a numpy Generator; pass numpy.random.default_rng(seed).")
+
+    radius, centre = _place(cell_type, laboratory, size, rng)
+    cell = draw_white_cell(cell_type, radius, centre, size, rng)
+    unit = 0.5 * laboratory.cell_diameter * size  # radius of a typical neutrophil, in pixels
+    stain = _stain_of_the_day(laboratory, rng)
+
+    red = scatter_red_cells(laboratory, unit, radius, centre, size, rng)
+    density = red[..., None] * stain["red_cell"]
+    density += (
+        np.asarray(laboratory.background, np.float32)
+        * (1 + 0.25 * smooth_noise((size, size), size / 3, rng))[..., None]
+    )
+    density += scatter_specks(unit, radius, centre, size, rng)[..., None] * stain["nucleus"]
+    if rng.random() < 0.08:
+        _cover(density, _neighbour(unit, radius, centre, size, rng), stain, laboratory.edge)
+    _cover(density, cell, stain, laboratory.edge)
+    return expose(density, laboratory, rng), _mask(cell, size)
+
+
+def _place(
+    cell_type: str, laboratory: Laboratory, size: int, rng: np.random.Generator
+) -> tuple[float, tuple[float, float]]:
+    """Radius and centre of the central cell, in pixels."""
+    radius = 0.5 * size * laboratory.cell_diameter * rng.uniform(*RECIPES[cell_type].size)
+    limit = 0.47 if laboratory.cell_diameter < 0.8 else 0.60
+    radius = min(radius, limit * size / MAX_SWELLING)
+    room = np.clip(limit * size - MAX_SWELLING * radius, 0.01 * size, 0.06 * size)
+    row, column = 0.5 * (size - 1) + rng.uniform(-room, room, 2)
+    return float(radius), (float(row), float(column))
+
+
+def _stain_of_the_day(laboratory: Laboratory, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Vary the laboratory's stains as from slide to slide: name to (3,) float32."""
+    strength = rng.normal(0, 0.08)
+    return {
+        name: np.exp(strength + rng.normal(0, 0.06) + rng.normal(0, 0.04, 3)).astype(np.float32)
+        * np.asarray(getattr(laboratory, name), np.float32)
+        for name in STRUCTURES
+    }
+
+
+def _cover(density: np.ndarray, cell: WhiteCell, stain: dict[str, np.ndarray], edge: float) -> None:
+    """Lay a white cell over the field, in place: what lies below it is hidden."""
+    under = density[cell.window]  # (h, w, 3), a view
+    under *= (1 - cell.cell)[..., None]
+    for name, concentration in cell.densities.items():
+        under += concentration[..., None] * stain[name]
+    if edge > 0:
+        # Four times coverage (1 - coverage) is 1 on the outline; widened, it is the refractile line.
+        line = 4 * cell.cell * (1 - cell.cell)
+        under += edge * np.minimum(1, 2 * ndimage.gaussian_filter(line, 1.0))[..., None]
+
+
+def _neighbour(
+    unit: float, radius: float, centre: tuple[float, float], size: int, rng: np.random.Generator
+) -> WhiteCell:
+    """Draw a second white cell that looks in at the border, and that the mask must not name."""
+    name = COMMON_CLASSES[rng.integers(len(COMMON_CLASSES))]
+    other = unit * rng.uniform(*RECIPES[name].size)
+    bearing = rng.uniform(0, 2 * np.pi)
+    # Far enough to be another cell, near enough to the border to be cut by it.
+    distance = max(0.55 * size, 1.2 * (radius + other)) * rng.uniform(1.0, 1.15)
+    place = (centre[0] + distance * np.sin(bearing), centre[1] + distance * np.cos(bearing))
+    return draw_white_cell(name, other, place, size, rng)
+
+
+def _mask(cell: WhiteCell, size: int) -> np.ndarray:
+    """Semantic codes of the cell, its largest connected piece only: (size, size) uint8."""
+    pieces, _ = ndimage.label(cell.cell >= 0.5)
+    whole = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    mask = np.zeros((size, size), np.uint8)
+    mask[cell.window] = np.where(whole, np.where(cell.nucleus >= 0.5, NUCLEUS, CYTOPLASM), 0)
+    return mask
+
+
+def _positive_integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
+        raise ValueError(f"Got {name}={value!r} but expected a positive integer; pass 1 or more.")
+    return int(value)
+
+
+def _image_size(name: str, value: object) -> int:
+    size = _positive_integer(name, value)
+    if size < 16:
+        raise ValueError(f"Got {name}={size} but expected at least 16 pixels; a smaller image shows no cell.")
+    return size
+
+
+def _known_classes(classes: Sequence[str]) -> list[str]:
+    names = [classes] if isinstance(classes, str) or not isinstance(classes, Iterable) else list(classes)
+    unknown = [name for name in names if name not in COMMON_CLASSES]
+    if unknown or not names or len(set(names)) < len(names):
+        raise ValueError(f"Got classes={names!r} but expected distinct names; choose from {', '.join(COMMON_CLASSES)}.")
+    return names
+
+
+def _known_laboratories(domains: Sequence[str | Laboratory]) -> list[Laboratory]:
+    known = ", ".join(LABORATORIES)
+    entries = [domains] if isinstance(domains, str) or not isinstance(domains, Iterable) else list(domains)
+    found = []
+    for entry in entries:
+        if not isinstance(entry, Laboratory) and entry not in LABORATORIES:
+            raise ValueError(f"Got domain {entry!r} but expected a Laboratory or a known name; choose from {known}.")
+        found.append(entry if isinstance(entry, Laboratory) else LABORATORIES[entry])
+    names = [laboratory.name for laboratory in found]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Got domains named {names!r} but expected one or more distinct names; "
+            f"give each Laboratory a name of its own, or choose from {known}."
+        )
+    return found
+
+
+def _entropy(random_state: int | np.random.Generator | None) -> int:
+    if random_state is None:
+        random_state = np.random.default_rng()
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**63))
+    if isinstance(random_state, bool) or not isinstance(random_state, Integral) or random_state < 0:
+        raise ValueError(
+            f"Got random_state={random_state!r} but expected None, an integer >= 0 or a numpy Generator; "
+            "pass numpy.random.default_rng(seed) or the seed itself."
+        )
+    return int(random_state)

@@ -1,0 +1,44 @@
+"""Columns that belong to cells, such as the label and the domain: checked in one place."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+
+def label_column(values: Any, name: str, n: int | None = None) -> NDArray[Any]:
+    """Return labels as an array of shape (n,) and of one natural dtype.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        Strings or integers, one value for each cell.
+    name : str
+        The argument's name in errors.
+    n : int, optional
+        The number of cells that there are, where it is known.
+
+    Raises
+    ------
+    TypeError
+        If `values` is not a collection.
+    ValueError
+        If it is not one-dimensional, has another length than `n`, or lacks a value; the message names the row.
+    """
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TypeError(f"Got {name}={values!r} but expected one value per cell. Fix: pass a list or an array.")
+    column = np.asarray(values if hasattr(values, "__array__") else list(values), dtype=object)
+    if column.ndim != 1 or (n is not None and len(column) != n):
+        expected = "(n,)" if n is None else f"({n},)"
+        raise ValueError(
+            f"Got {name} of shape {column.shape} but expected {expected}, one value per cell. "
+            f"Fix: pass the {name} column of the same rows."
+        )
+    missing = np.flatnonzero(pd.isna(column))
+    if len(missing):
+        raise ValueError(
+            f"Row {missing[0]}: {name} is missing, as in {len(missing)} of {len(column)} rows. "
+            f"Fix: fill in the {name} or leave these cells out."
+        )
+    return np.asarray(column.tolist())

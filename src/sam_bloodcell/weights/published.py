@@ -1,0 +1,120 @@
+"""The papers' published adapter files in: LoRA factors, prompt encoder and mask decoder in one ``.pth``."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..models.lora import Adapter, config_values, lora_config
+from ..models.sam import CELL_MASK_TOKENS, SAM, SIZES, EncoderSize
+from . import hub
+
+# Channel mean and standard deviation of the published run's training images, R G B, in 0-255 units.
+PUBLISHED_PIXEL_STATS = ((215.03, 187.76, 200.47), (41.30, 56.92, 21.95))
+
+_FACTOR = re.compile(r"w_[ab]_(\d{3}|[1-9]\d{3,})")
+_PARTS = ("w_a_", "w_b_", "prompt_encoder.", "mask_decoder.")
+
+
+def read_published_adapter(
+    path: str | os.PathLike,
+    *,
+    backbone: str = "vit_b",
+    image_size: int = 224,
+    pixel_stats: tuple[tuple[float, ...], tuple[float, ...]] = PUBLISHED_PIXEL_STATS,
+) -> Adapter:
+    """Read the adapter that the published BC-SAM code saves.
+
+    The file numbers its factors block by block, query before value: ``w_a_000`` (r x C) and ``w_b_000`` (C x r) belong
+    to the query of block 0, ``w_a_001`` and ``w_b_001`` to its value, and so on. Their product is added unscaled.
+    Prompt encoder and mask decoder (two mask tokens) have segment-anything's names. The encoder itself is not in it.
+
+    Parameters
+    ----------
+    path : str or path
+        A ``.pth`` file; nothing in it is unpickled but tensors.
+    backbone : str
+        What it was trained on. Of a size known by name (vit_b, vit_l, vit_h) the file's shapes are checked.
+    image_size : int
+        Side in pixels that it was trained at; the file does not say.
+    pixel_stats : tuple
+        ((mean R, G, B), (std R, G, B)) of its training images in 0-255 units; default the published run's.
+
+    Returns
+    -------
+    Adapter
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file is absent, damaged or holds anything but tensors.
+    ValueError
+        If the file is no such adapter; the message lists all that is wrong. Or if a std is not positive.
+
+    References
+    ----------
+    Li et al., BC-SAM, ISBI 2024.
+    """
+    if min(pixel_stats[1]) <= 0:
+        raise ValueError(f"Got std={pixel_stats[1]} but expected positive numbers. Fix: pass those of 0-255 pixels.")
+    state = hub.read_tensors(Path(path))
+    problems = _differences(state, _expected_shapes(state, SIZES.get(backbone)))
+    if problems:
+        raise ValueError(
+            f"'{path}' is no adapter of the published code for {backbone}:\n  " + "\n  ".join(problems) + "\n"
+            "Fix: pass the .pth that its training wrote, whole, and the backbone it was trained on; an adapter of this "
+            "package is a folder."
+        )
+    return Adapter(
+        lora={_peft_name(key): value for key, value in state.items() if _FACTOR.fullmatch(key)},
+        lora_config=config_values(lora_config(rank=len(state["w_a_000"]))),
+        decoder={key: value for key, value in state.items() if not _FACTOR.fullmatch(key)},
+        pixel_stats=pixel_stats,
+        image_size=image_size,
+    )
+
+
+def _peft_name(key: str) -> str:
+    """Return PEFT's name of a factor: ``w_a_003`` is A of the value of block 1."""
+    _, factor, number = key.split("_")
+    block, part = divmod(int(number), 2)
+    return f"base_model.model.blocks.{block}.attn.qkv.{'qv'[part]}.lora_{factor.upper()}.weight"
+
+
+def _expected_shapes(state: Mapping[str, Tensor], size: EncoderSize | None) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a whole file, for an encoder of `size` or, of unknown size, as its factors suggest."""
+    with torch.device("meta"):
+        sam = SAM(EncoderSize(width=1, depth=0, heads=1, global_blocks=()), mask_tokens=CELL_MASK_TOKENS)
+    parts = (("prompt_encoder", sam.prompt_encoder), ("mask_decoder", sam.mask_decoder))
+    shapes = {f"{part}.{key}": tuple(value.shape) for part, net in parts for key, value in net.state_dict().items()}
+    rank, width = next((value.shape for key, value in sorted(state.items()) if _is_matrix(key, value)), (4, 1))
+    numbers = {int(key.split("_")[2]) for key in state if _FACTOR.fullmatch(key)} or {0}
+    depth = min(max(numbers) // 2 + 1, len(numbers))
+    if size is not None:
+        width, depth = size.width, size.depth
+    for number in range(2 * depth):
+        shapes[f"w_a_{number:03d}"] = (rank, width)
+        shapes[f"w_b_{number:03d}"] = (width, rank)
+    return shapes
+
+
+def _is_matrix(key: str, value: Tensor) -> bool:
+    return key.startswith("w_a_") and value.ndim == 2
+
+
+def _differences(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Say what is wrong with a file, a line each; where a whole part is missing, one line for the part."""
+    absent = [part for part in _PARTS if not any(key.startswith(part) for key in state)]
+    return [
+        *(f"{part}*: missing" for part in absent),
+        *(f"{key}: missing" for key in shapes if key not in state and not key.startswith(tuple(absent))),
+        *(f"{key}: unknown" for key in state if key not in shapes),
+        *(
+            f"{key}: {tuple(value.shape)} instead of {shapes[key]}"
+            for key, value in state.items()
+            if key in shapes and tuple(value.shape) != shapes[key]
+        ),
+    ]

@@ -1,0 +1,244 @@
+"""The Hugging Face Hub's client: fetch a file, push a folder, and say what to do when either fails."""
+
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..exceptions import WeightsUnavailableError
+
+# Younger files (seconds) are hashed at every look: a change might not show in their time.
+_FRESH = 2
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def fetch(
+    repo: str,
+    filename: str,
+    revision: str | None = None,
+    *,
+    token: str | None = None,
+    local_files_only: bool = False,
+    command: str | None = None,
+) -> Path:
+    """Return a repo's file in the Hub's local cache, downloaded if need be.
+
+    The client resumes broken downloads and checks their size; the SHA-256 of what was just downloaded is checked here
+    where the Hub announces it (large files).
+
+    Parameters
+    ----------
+    repo, filename : str
+    revision : str, optional
+        Commit, tag or branch; default the newest. A cached commit is found without network.
+    token : str, optional
+        Default that of ``HF_TOKEN`` or ``hf auth login``.
+    local_files_only : bool
+        Look into the cache alone.
+    command : str, optional
+        What a user types to have the file cached; default the Hub's own ``hf download``.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file is neither cached nor can it be fetched whole.
+    """
+    from huggingface_hub import hf_hub_download
+
+    start = time.time()
+    try:
+        path = Path(hf_hub_download(repo, filename, revision=revision, token=token, local_files_only=local_files_only))
+    except Exception as exc:  # the client's own errors, its HTTP library's, the file system's: one way out for all
+        at = f"revision {revision}" if revision else "its newest revision"
+        command = command or f"hf download {repo}" + (f" --revision {revision}" if revision else "")
+        raise WeightsUnavailableError(
+            f"{filename} of '{repo}' ({at}) is neither cached nor can it be fetched from the Hub: "
+            f"{_reason(exc, repo, command)}"
+        ) from exc
+    _check_download(path, start, repo, filename)
+    return path
+
+
+def fetch_all(
+    repo: str,
+    filenames: Sequence[str],
+    revision: str | None = None,
+    *,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> list[Path]:
+    """Return several files of a repo as `fetch` does, all of one commit, whatever is pushed meanwhile."""
+    paths: list[Path] = []
+    for name in filenames:
+        at = commit_of(paths[0]) if paths else revision
+        paths.append(fetch(repo, name, at, token=token, local_files_only=local_files_only))
+    return paths
+
+
+def commit_of(path: Path) -> str | None:
+    """Return the commit that a file in the Hub's cache belongs to; None for other files."""
+    folder = path.parent
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def digest_of(path: Path) -> str:
+    """Return a file's SHA-256; the Hub's cache already names large files so."""
+    if announced := _announced(path):
+        return announced
+    stat = path.stat()
+    if time.time() - stat.st_mtime < _FRESH:
+        return sha256(path)
+    return _sha256_once(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=32)
+def _sha256_once(path: Path, modified: int, size: int) -> str:
+    """Hash a file that has not changed since: a search fits the same weights again and again."""
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def push_folder(
+    folder: str | os.PathLike,
+    repo: str,
+    *,
+    revision: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    message: str = "Upload by sam-bloodcell",
+) -> str:
+    """Upload a folder's files as one commit to a model repo, made if need be.
+
+    Returns
+    -------
+    url : str
+        Of the commit.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the Hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=Path(folder), revision=revision, commit_message=message))
+    except Exception as exc:  # as in fetch
+        raise WeightsUnavailableError(f"'{folder}' could not be pushed to '{repo}': {_reason(exc, repo)}") from exc
+
+
+class PushToHubMixin:
+    """Gives an estimator with `save_pretrained` the way to the Hub."""
+
+    save_pretrained: Callable[..., Path]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        **card: Any,
+    ) -> str:
+        """Save and upload to a Hub repo, made if need be.
+
+        Parameters
+        ----------
+        repo_id : str
+            "owner/name".
+        revision : str, optional
+            Branch; default main.
+        private : bool, optional
+            Of a new repo.
+        token : str, optional
+            One that may write; default that of ``HF_TOKEN`` or ``hf auth login``.
+        **card
+            metrics, data and licence, as in `save_pretrained`.
+
+        Returns
+        -------
+        url : str
+            Of the commit.
+
+        Raises
+        ------
+        WeightsUnavailableError
+            If the Hub refuses or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **card)
+            return push_folder(folder, repo_id, revision=revision, private=private, token=token)
+
+
+def _announced(path: Path) -> str | None:
+    """Return the SHA-256 that the Hub announced for a file in its cache, if it is a large one.
+
+    The cache links a file to a blob of that name; the blob may in turn link to one named by another kind of hash.
+    """
+    if commit_of(path) is None or not path.is_symlink():
+        return None
+    name = path.readlink().name
+    return name if _SHA256.fullmatch(name) else None
+
+
+def _check_download(path: Path, start: float, repo: str, filename: str) -> None:
+    announced = _announced(path)
+    if announced is None or path.stat().st_mtime < start - 2:
+        return
+    found = sha256(path)
+    if found != announced:
+        # The content first: a blob that is left, under any of its names, would be linked again and not fetched.
+        for stored in (path.resolve(), path.parent / path.readlink(), path):
+            stored.unlink(missing_ok=True)
+        raise WeightsUnavailableError(
+            f"{filename} of '{repo}' came damaged: its SHA-256 is {found[:12]}..., but the Hub announced "
+            f"{announced[:12]}.... It was deleted. Fix: fetch it again; if it is damaged again, tell its owner."
+        )
+
+
+def _reason(exc: Exception, repo: str, command: str | None = None) -> str:
+    """Say what went wrong, and the fix; `command` caches what was asked for."""
+    from huggingface_hub import errors
+
+    cause = exc.__cause__ or exc
+    once = f"run {command} once with network, or pass a local file or folder." if command else "try again."
+    log_in = "hf auth login, set HF_TOKEN or pass token=..."
+    status = getattr(getattr(exc, "response", None), "status_code", None)
+    if isinstance(exc, errors.GatedRepoError):
+        return f"the repo is gated. Fix: ask for access on its page, then {log_in}."
+    if isinstance(exc, errors.RepositoryNotFoundError):
+        return f"there is no such repo, or it is private. Fix: check the name '{repo}'; if it is private, {log_in}"
+    if isinstance(exc, errors.RevisionNotFoundError):
+        return "the repo has no such revision. Fix: check the commit, tag or branch."
+    missing_locally = isinstance(exc, errors.LocalEntryNotFoundError)
+    if isinstance(exc, errors.EntryNotFoundError) and not missing_locally:
+        return "the repo has no such file. Fix: check that it holds weights of this kind."
+    if isinstance(exc, errors.HFValidationError):
+        return f"{exc} Fix: pass owner/name."
+    if status in (401, 403):
+        return f"you may not do this ({status}). Fix: {log_in}, one that may write to the repo."
+    if isinstance(cause, errors.OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return f"offline mode is on (HF_HUB_OFFLINE). Fix: {once}"
+    if missing_locally and cause is exc:
+        return f"it was looked for in the cache alone. Fix: {once}"
+    if missing_locally:
+        return f"no connection ({type(cause).__name__}). Fix: check the network, then {once}"
+    return f"{type(cause).__name__}: {cause}. Fix: try again."

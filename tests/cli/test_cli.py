@@ -1,0 +1,216 @@
+"""The command line, run as a user would."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import typer
+from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
+
+from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell.cli import app
+from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+from sam_bloodcell.evaluation import benchmark as _benchmark
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def one_classifier(monkeypatch):
+    """Fit one classifier in the place of seven, where which ones does not matter."""
+    monkeypatch.setattr(_benchmark, "default_classifiers", lambda seed: {"LR": LogisticRegression()})
+
+
+def test_demo_writes_table_and_report(tmp_path):
+    result = run("demo", "--out", tmp_path, "--cells-per-class", 6, "--epochs", 1, "--cv", 2, "--quiet")
+    assert result.exit_code == 0, result.output
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert set(scores["features"]) == {"embeddings", "autoencoder"}
+    assert set(scores["train_domain"]) == set(scores["test_domain"]) == {"lab_a", "lab_b"}
+    assert {"RF", "SVM rbf", "MLP", "XGBoost"} <= set(scores["classifier"])
+    assert "<img" in (tmp_path / "report.html").read_text()
+    assert "report.html" in result.output
+
+
+def test_benchmark_keeps_the_classes_asked_for(tmp_path, one_classifier):
+    table = save_cells(make_blood_cells(6, random_state=0), tmp_path / "cells")
+    args = ("--classes", "lymphocyte,monocyte", "--cv", 2, "--epochs", 1, "--quiet")
+    result = run("benchmark", table, "--out", tmp_path / "out", *args)
+    assert result.exit_code == 0, result.output
+    assert "left out: 12 cells of class neutrophil" in result.output
+    assert (pd.read_csv(tmp_path / "out" / "scores.csv")["n_classes"] == 2).all()
+
+
+@pytest.mark.filterwarnings("always")
+def test_benchmark_leaves_unreadable_images_out_when_told_to(tmp_path, one_classifier):
+    table = save_cells(make_blood_cells(4, random_state=0), tmp_path / "cells")
+    bad = Path(load_cells(table).paths[5])
+    bad.write_bytes(b"no image")
+    args = ("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    result = run(*args)
+    assert result.exit_code == 1
+    assert f"Error: Row 5: '{bad}' is no image that can be read here (8 bytes). Fix:" in result.output
+    result = run(*args, "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    assert "Warning: 1 of 40 images cannot be read and are left out (rows 5); the first: " in result.output
+    result = run(*args, "--on-error", "nan")
+    assert "Error: Got 'nan' but expected one of raise, skip." in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("benchmark", "nowhere.csv"), "'nowhere.csv' does not exist. Fix:"),
+        (("download", "vit_x"), "Got backbone='vit_x' but expected one of vit_tiny, vit_b"),
+    ],
+)
+def test_errors_are_one_line_and_exit_1(args, message):
+    result = run(*args)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+COMMANDS = [
+    "demo", "benchmark", "finetune", "embed", "reproduce", "cache info", "cache prune", "doctor", "download", "convert",
+]  # fmt: skip
+
+
+def test_every_command_is_listed_here():
+    commands = typer.main.get_command(app).commands
+    names = [
+        f"{name} {sub}".strip()
+        for name, command in commands.items()
+        for sub in getattr(command, "commands", {"": None})
+    ]
+    assert sorted(names) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_and_describes_every_option(command):
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert f"Example: sam-bloodcell {command}" in " ".join(result.output.split())
+    target = typer.main.get_command(app)
+    for name in command.split():
+        target = target.commands[name]
+    assert [parameter.name for parameter in target.params if not parameter.help] == []
+
+
+def test_exit_codes_are_told_and_true():
+    told = " ".join(run("--help").output.split())
+    assert "Exit codes: 0 done; 1 an error, told in one line that starts with 'Error:'; 2 no such command" in told
+    assert run("benchmark", "nowhere.csv").exit_code == 1
+    assert run("benchmark", "nowhere.csv", "--no-such-option").exit_code == run("no-such-command").exit_code == 2
+
+
+def test_output_is_plain_when_it_is_piped(capfd):
+    """No colours, no boxes, no progress bars on the standard output."""
+    for args in (["--help"], ["benchmark", "nowhere.csv"], ["benchmark"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "sam_bloodcell", *args], capture_output=True, text=True, timeout=60, check=False
+        )
+        for text in (done.stdout, done.stderr):
+            assert text.isascii(), text
+            assert "\x1b" not in text
+
+
+@pytest.mark.filterwarnings("always")
+def test_finetune_writes_an_adapter_that_loads(tmp_path):
+    table = save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
+    frame = pd.read_csv(table, keep_default_na=False)
+    frame.loc[:6, "mask"] = ""
+    frame.to_csv(table, index=False)
+    args = ("finetune", table, "--epochs", 1, "--lora-rank", 2, "--quiet", "--out", tmp_path / "adapter")
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    assert "Warning: 7 of 10 cells have no mask and are left out" in result.output
+    assert "on the cells set aside; the weights of epoch " in result.output
+    made = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_model.safetensors", "README.md", "history.csv"} <= made
+    assert "unfinished.pt" not in made
+    embedder = SAMLoRAEmbedder.from_pretrained(tmp_path / "adapter")
+    assert embedder.adapter_.lora_config["r"] == 2
+    assert embedder.transform(load_cells(table).paths[:1]).shape == (1, 192)
+
+
+def test_finetune_without_masks_makes_them_when_told_to(tmp_path):
+    table = save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
+    pd.read_csv(table).drop(columns="mask").to_csv(table, index=False)
+    args = ("finetune", table, "--epochs", 1, "--quiet", "--out", tmp_path / "adapter")
+    result = run(*args)
+    assert result.exit_code == 1
+    assert "Error: None of the 10 cells has a mask. Fix:" in result.output
+    result = run(*args, "--masks", "auto")
+    assert result.exit_code == 0, result.output
+    assert "Got 'x' but expected one of given, auto." in run(*args, "--masks", "x").output
+
+
+@pytest.mark.cells
+@pytest.mark.filterwarnings("default:Left out classes")
+def test_benchmark_on_real_cells(cells_root, tmp_path):
+    """A few cells of each class from the three real laboratories: the 3x3 table, and rare classes said."""
+    table = pd.read_csv(cells_root / "cells.csv", keep_default_na=False)
+    table["path"] = [str(cells_root / path) for path in table["path"]]
+    table["mask"] = ""
+    few = table.groupby(["domain", "label"], sort=False).head(6)
+    few.to_csv(tmp_path / "cells.csv", index=False)
+    classes = "neutrophil,lymphocyte,monocyte,eosinophil,basophil"
+    args = ("--root", cells_root, "--classes", classes, "--out", tmp_path / "out", "--epochs", 1, "--cv", 3, "--quiet")
+    result = run("benchmark", tmp_path / "cells.csv", *args)
+    assert result.exit_code == 0, result.output
+    assert "Warning: Left out classes with fewer than cv=3 cells" in result.output
+    assert "'basophil' of domain 'tecom' (1 cell)" in result.output
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"intervals.csv", "recall_by_class.csv", "provenance.json", "report.html", "figures"} <= made
+    labs = {"acevedo", "cellavision", "tecom"}
+    assert set(zip(scores["train_domain"], scores["test_domain"], strict=True)) == {(a, b) for a in labs for b in labs}
+    assert (scores.groupby(["features", "classifier", "train_domain", "test_domain"]).size() == 3).all()
+    # tecom has one basophil: too few for three folds.
+    trained_on_tecom = scores[(scores["train_domain"] == "tecom") & (scores["test_domain"] == "acevedo")]
+    assert (trained_on_tecom["n_left_out"] == 6).all()
+    assert (tmp_path / "out" / "report.html").stat().st_size > 100_000
+
+
+def test_download_fetches_for_later_offline_use(hub_server, in_subprocess):
+    save_file({"image_encoder.pos_embed": torch.zeros(1, 2, 2, 2)}, hub_server.folder("lab/sam") / "model.safetensors")
+    code = "from sam_bloodcell.cli import app; app(['download', 'lab/sam'])"
+    fetched = Path(in_subprocess(code, HF_ENDPOINT=hub_server.url).strip())
+    assert fetched.is_file()
+    assert in_subprocess(code, HF_ENDPOINT=hub_server.url, HF_HUB_OFFLINE="1").strip() == str(fetched)
+
+
+def test_embed_writes_a_file_and_goes_on_only_when_asked(tmp_path):
+    table = save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
+    (tmp_path / "bad.png").write_bytes(b"")
+    out = tmp_path / "cells.parquet"
+    args = ("embed", table, tmp_path / "bad.png", "--out", out, "--quiet")
+    assert "Row 10: " in run(*args).output
+    result = run(*args, "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    written = pd.read_parquet(out)
+    assert written.shape == (10, 4 + 5 + 192)
+    assert written["domain"].value_counts().to_dict() == {"lab_a": 5, "lab_b": 5}
+    assert len(pd.read_csv(f"{out}.errors.csv")) == 1
+    again = run(*args, "--on-error", "skip")
+    assert again.exit_code == 1
+    assert "--overwrite" in again.output
+
+
+def test_a_cache_is_shown_and_pruned(tmp_path):
+    images = make_blood_cells(1, random_state=0).images
+    SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit(images).transform(images)
+    shown = run("cache", "info", tmp_path / "cache").output
+    assert "vit_tiny" in shown
+    assert " 10 " in shown
+    assert "expected a size" in run("cache", "prune", tmp_path / "cache", "--to", "much").output
+    assert run("cache", "prune", tmp_path / "cache", "--to", "0").output.endswith("MB freed.\n")
+    assert "empty" in run("cache", "info", tmp_path / "cache").output

@@ -1,0 +1,223 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.utils import Bunch
+
+from sam_bloodcell.datasets import drop_unreadable, join_cells, load_cells, make_blood_cells, save_cells
+from sam_bloodcell.images.masks import load_mask
+from sam_bloodcell.images.reading import load_rgb
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make_blood_cells(2, classes=["monocyte", "basophil"], image_size=32, random_state=0)
+
+
+def _touch(path, value=9):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), value, np.uint8)).save(path)
+    return path
+
+
+def _csv(folder, rows, columns=("path", "domain", "label")):
+    pd.DataFrame(rows, columns=list(columns)).to_csv(folder / "cells.csv", index=False)
+    return folder / "cells.csv"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    folder = tmp_path / "my cells é"
+    for name in ("lab_a/monocyte/1.png", "lab_a/basophil/2.JPG", "lab_b/monocyte/3.tif", "lab_b/smudge/4.bmp"):
+        _touch(folder / name)
+    _touch(folder / "lab_a/monocyte/1_mask.png", 255)
+    (folder / "lab_a/monocyte/notes.txt").write_text("not a cell")
+    return folder
+
+
+def _rejects(error, source, *fragments, **options):
+    with pytest.raises(error) as caught:
+        load_cells(source, **options)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+class TestRoundTrip:
+    def test_pixels_and_labels_come_back(self, made, tmp_path):
+        csv = save_cells(made, tmp_path / "new" / "folder")
+        assert csv == tmp_path / "new" / "folder" / "cells.csv"
+        cells = load_cells(csv)
+        names = np.array(made.target_names)[made.target]
+        np.testing.assert_array_equal(np.array(cells.target_names)[cells.target], names)
+        np.testing.assert_array_equal(cells.domain, made.domain)
+        for row in range(len(made.target)):
+            np.testing.assert_array_equal(load_rgb(cells.paths[row]), made.images[row])
+            np.testing.assert_array_equal(load_mask(cells.masks[row]), made.masks[row] > 0)
+            np.testing.assert_array_equal(np.asarray(Image.open(cells.masks[row])), made.masks[row])
+        assert cells.target_names == ["basophil", "monocyte"]
+        assert cells.dropped == {}
+
+    def test_the_folder_reads_as_the_csv_does(self, made, tmp_path):
+        csv = save_cells(made, tmp_path)
+        from_csv, from_folder = load_cells(csv), load_cells(tmp_path)
+        labelled = [
+            {path: (code, domain, mask) for path, code, domain, mask in zip(*columns, strict=True)}
+            for columns in ((cells.paths, cells.target, cells.domain, cells.masks) for cells in (from_csv, from_folder))
+        ]
+        assert labelled[0] == labelled[1]
+        assert len(labelled[0]) == 8
+
+    def test_bool_masks(self, tmp_path):
+        mask = np.array([[[True, False], [True, True]]])
+        cells = Bunch(
+            images=np.zeros((1, 2, 2, 3), np.uint8), masks=mask, target=[0], target_names=["a"], domain=["lab"]
+        )
+        loaded = load_cells(save_cells(cells, tmp_path))
+        np.testing.assert_array_equal(load_mask(loaded.masks[0]), mask[0])
+
+    def test_unequal_lengths(self, made, tmp_path):
+        with pytest.raises(ValueError, match="shorter than"):
+            save_cells(Bunch(**{**made, "masks": made.masks[:1]}), tmp_path)
+
+
+class TestFolder:
+    def test_tree(self, tree):
+        cells = load_cells(tree)
+        assert [Path(path).name for path in cells.paths] == ["2.JPG", "1.png", "3.tif", "4.bmp"]
+        assert cells.target_names == ["basophil", "monocyte", "smudge"]
+        assert cells.target.tolist() == [0, 1, 1, 2]
+        assert cells.target.dtype == np.int64
+        assert cells.domain.tolist() == ["lab_a", "lab_a", "lab_b", "lab_b"]
+        assert cells.domain.dtype.kind == "U"
+        assert cells.masks == [None, str(tree / "lab_a/monocyte/1_mask.png"), None, None]
+        assert cells.dropped == {}
+
+    def test_classes_give_the_order_and_report_what_they_drop(self, tree):
+        cells = load_cells(str(tree), classes=["smudge", "basophil"])
+        assert cells.target_names == ["smudge", "basophil"]
+        assert [Path(path).name for path in cells.paths] == ["2.JPG", "4.bmp"]
+        assert cells.target.tolist() == [1, 0]
+        assert cells.dropped == {"monocyte": 2}
+
+    def test_domains(self, tree):
+        cells = load_cells(tree, domains=["lab_b"])
+        assert cells.domain.tolist() == ["lab_b", "lab_b"]
+        assert cells.target_names == ["monocyte", "smudge"]
+
+    def test_both(self, tree):
+        cells = load_cells(tree, classes=["monocyte"], domains=["lab_b"])
+        assert [Path(path).name for path in cells.paths] == ["3.tif"]
+        assert cells.dropped == {"smudge": 1}
+
+    def test_unknown_names_list_the_known(self, tree):
+        _rejects(
+            ValueError,
+            tree,
+            f"Got the class 'lymphocyte' but '{tree}' has basophil, monocyte, smudge. Fix: check the spelling.",
+            classes=["monocyte", "lymphocyte"],
+        )
+        _rejects(ValueError, tree, "Got the domain 'lab_c' but", "has lab_a, lab_b. Fix:", domains=["lab_c"])
+
+    def test_empty(self, tmp_path):
+        _rejects(ValueError, tmp_path, f"'{tmp_path}' holds no images. Fix: arrange them as domain/label/image")
+
+    def test_nothing_asked_for(self, tree):
+        _rejects(ValueError, tree, f"No cell of '{tree}' is left. Fix: check the classes and domains", classes=[])
+
+
+class TestCSV:
+    def test_paths_are_relative_to_the_csv(self, tmp_path, monkeypatch):
+        inside, outside = _touch(tmp_path / "data/a b.png"), _touch(tmp_path / "é.png")
+        monkeypatch.chdir("/")
+        cells = load_cells(_csv(tmp_path, [("data/a b.png", "x", "1"), (str(outside), "NA", "null")]))
+        assert cells.paths == [str(inside), str(outside)]
+        assert cells.target_names == ["1", "null"]  # labels are text, whatever they look like
+        assert cells.domain.tolist() == ["x", "NA"]
+        assert cells.masks == [None, None]
+
+    def test_masks_may_lack_in_some_rows(self, tmp_path):
+        _touch(tmp_path / "a.png")
+        mask = _touch(tmp_path / "m.png")
+        rows = [("a.png", "x", "l", ""), ("a.png", "x", "l", "m.png")]
+        cells = load_cells(_csv(tmp_path, rows, ("path", "domain", "label", "mask")))
+        assert cells.masks == [None, str(mask)]
+
+    def test_missing_file(self, tmp_path):
+        source = tmp_path / "gone.csv"
+        _rejects(FileNotFoundError, source, f"'{source}' does not exist. Fix: pass a CSV file or a folder")
+
+    def test_missing_columns(self, tmp_path):
+        csv = _csv(tmp_path, [("a.png", "x")], ("path", "lab"))
+        _rejects(ValueError, csv, f"'{csv}' lacks the column(s) domain, label; it has path, lab. Fix: name its")
+
+    @pytest.mark.parametrize("name", ["path", "domain", "label"])
+    @pytest.mark.parametrize("empty", ["", "  "])
+    def test_empty_value_names_the_row(self, tmp_path, name, empty):
+        _touch(tmp_path / "a.png")
+        full = {"path": "a.png", "domain": "x", "label": "l"}
+        csv = _csv(tmp_path, [full, {**full, name: empty}])
+        _rejects(ValueError, csv, f"'{csv}' row 1: {name} is empty. Fix: fill it in or remove the row.")
+
+    @pytest.mark.parametrize(("column", "kind"), [("path", "image"), ("mask", "mask")])
+    def test_file_that_is_not_there_names_the_row(self, tmp_path, column, kind):
+        _touch(tmp_path / "a.png")
+        full = {"path": "a.png", "domain": "x", "label": "l", "mask": "a.png"}
+        csv = _csv(tmp_path, [full, full, {**full, column: "gone.png"}], tuple(full))
+        gone = tmp_path / "gone.png"
+        _rejects(FileNotFoundError, csv, f"'{csv}' row 2: the {kind} '{gone}' does not exist. Fix: paths are relative")
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", "path,domain,label\ncélula,x,y\n".encode("latin-1"), b"path,domain,label\na,b,c\na,b,c,d,e\n"],
+        ids=["empty", "latin-1", "ragged"],
+    )
+    def test_unreadable(self, tmp_path, content):
+        csv = tmp_path / "cells.csv"
+        csv.write_bytes(content)
+        _rejects(ValueError, csv, f"'{csv}' is no readable CSV: ", "Fix: save it as UTF-8 with commas.")
+
+    def test_no_rows(self, tmp_path):
+        csv = _csv(tmp_path, [])
+        _rejects(ValueError, csv, f"No cell of '{csv}' is left.")
+
+    def test_unknown_class(self, tmp_path):
+        _touch(tmp_path / "a.png")
+        csv = _csv(tmp_path, [("a.png", "x", "monocyte")])
+        message = f"Got the class 'mono' but '{csv}' has monocyte."
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_cells(csv, classes=["mono"])
+
+
+def test_groups_are_read_and_a_cell_without_one_is_its_own(tmp_path):
+    csv = save_cells(
+        make_blood_cells(2, domains=["lab_a"], classes=["lymphocyte", "monocyte"], image_size=32), tmp_path
+    )
+    table = pd.read_csv(csv).assign(group=["p1", "", "p1", ""])
+    table.to_csv(csv, index=False)
+    cells = load_cells(csv)
+    assert cells.group.tolist() == ["p1", "cell 1", "p1", "cell 3"]
+    joined = join_cells(cells, cells, load_cells(tmp_path))
+    assert joined.group[:2].tolist() == ["0: p1", "0: cell 1"]
+    assert joined.group[4] == "1: p1", "the same name elsewhere is another patient"
+    assert len(set(joined.group)) == 3 + 3 + 4
+
+
+def test_unreadable_cells_are_left_out_and_named(tmp_path):
+    cells = load_cells(save_cells(make_blood_cells(1, image_size=32, random_state=0), tmp_path))
+    whole = drop_unreadable(cells)
+    assert (whole.paths, whole.unreadable) == (cells.paths, {})
+    Path(cells.paths[3]).write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"1 of \d+ images cannot be read and are left out \(rows 3\); the first: "):
+        kept = drop_unreadable(cells)
+    assert kept.paths == cells.paths[:3] + cells.paths[4:]
+    assert kept.masks == cells.masks[:3] + cells.masks[4:]
+    np.testing.assert_array_equal(kept.target, np.delete(cells.target, 3))
+    np.testing.assert_array_equal(kept.domain, np.delete(cells.domain, 3))
+    assert list(kept.unreadable) == [cells.paths[3]]
+    for path in cells.paths:
+        Path(path).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"None of the \d+ images can be read; the first: "):
+        drop_unreadable(cells)

@@ -1,0 +1,366 @@
+"""The embedder's contract: any image in, cells out, bad input named."""
+
+import pickle
+import signal
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from sam_bloodcell import CellEmbeddings, ImageReadError, SAMLoRAEmbedder, WeightsUnavailableError
+from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+from sam_bloodcell.embedding import forward
+from sam_bloodcell.images.masks import load_mask
+from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, EncoderSize
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return make_blood_cells(1, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def embedder(cells):
+    return SAMLoRAEmbedder("vit_tiny").fit(cells.images)
+
+
+@pytest.fixture(scope="module")
+def embeddings(embedder, cells):
+    return embedder.transform(cells.images)
+
+
+@pytest.fixture
+def plain_sam(tmp_path, monkeypatch):
+    """A plain SAM checkpoint (four mask tokens) of random weights, 32 wide with two blocks."""
+    size = EncoderSize(32, 2, 2, (1,))
+    monkeypatch.setitem(SIZES, "random", size)
+    path = tmp_path / "sam.safetensors"
+    save_file(SAM(size, 64, SAM_MASK_TOKENS).state_dict(), path)
+    return path
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def test_embeddings_have_the_documented_shapes(embeddings):
+    assert isinstance(embeddings, CellEmbeddings)
+    assert embeddings.shape == (10, 192)
+    assert np.asarray(embeddings).dtype == np.float32
+    assert embeddings.tokens.shape == (10, 192, 14, 14)
+    assert embeddings.masks.shape == (10, 224, 224)
+    assert embeddings.crops.shape == (10, 128, 128, 3)
+    assert embeddings.crops.dtype == np.uint8
+
+
+def test_pooled_is_the_mean_of_the_tokens_under_the_mask(embeddings):
+    share = embeddings.masks[0].reshape(14, 16, 14, 16).mean((1, 3))
+    by_hand = (embeddings.tokens[0].astype(np.float32) * share).sum((1, 2)) / share.sum()
+    np.testing.assert_allclose(embeddings.pooled[0], by_hand, atol=2e-3)
+
+
+def test_every_kind_of_input_gives_the_same_embedding(embedder, cells, tmp_path):
+    paths = []
+    for row in range(3):
+        paths.append(tmp_path / f"cell {row}ä.png")
+        Image.fromarray(cells.images[row]).save(paths[-1])
+    expected = np.asarray(embedder.transform(cells.images[:3]))
+    for kind in (
+        [str(path) for path in paths],
+        pd.Series(paths),
+        pd.DataFrame({"path": [str(path) for path in paths]}),
+        [Image.fromarray(image) for image in cells.images[:3]],
+        list(cells.images[:3]),
+    ):
+        np.testing.assert_array_equal(np.asarray(embedder.transform(kind)), expected)
+
+
+def test_rows_do_not_depend_on_the_batch(cells):
+    one = SAMLoRAEmbedder("vit_tiny", dtype="float32", batch_size=1).fit_transform(cells.images)
+    many = SAMLoRAEmbedder("vit_tiny", dtype="float32", batch_size=7).fit_transform(cells.images)
+    np.testing.assert_allclose(np.asarray(one), np.asarray(many), atol=1e-4)
+
+
+def test_bfloat16_stays_close_to_float32(cells):
+    low = np.asarray(SAMLoRAEmbedder("vit_tiny", dtype="bfloat16").fit_transform(cells.images))
+    high = np.asarray(SAMLoRAEmbedder("vit_tiny", dtype="float32").fit_transform(cells.images))
+    cosine = (low * high).sum(1) / np.linalg.norm(low, axis=1) / np.linalg.norm(high, axis=1)
+    assert cosine.min() > 0.998
+
+
+def test_masks_find_the_synthetic_cells(embedder):
+    cells = make_blood_cells(4, random_state=1)
+    scores = [dice(a, b > 0) for a, b in zip(embedder.predict_masks(cells.images), cells.masks, strict=True)]
+    assert np.mean(scores) > 0.9
+
+
+def test_masks_have_each_images_own_size(embedder, cells):
+    wide, tall = cells.images[0][40:180], cells.images[1][:, 50:170]
+    masks = embedder.predict_masks([wide, tall])
+    assert [mask.shape for mask in masks] == [(140, 224), (224, 120)]
+    assert masks[0].any()
+
+
+def test_another_image_size_gives_another_grid(cells):
+    embeddings = SAMLoRAEmbedder("vit_tiny", image_size=112).fit_transform(cells.images[:2])
+    assert embeddings.tokens.shape == (2, 192, 7, 7)
+    with pytest.raises(ValueError, match=r"image_size=100 but expected a positive multiple of 16. Fix: use 96"):
+        SAMLoRAEmbedder("vit_tiny", image_size=100).fit(cells.images)
+
+
+def test_fine_tuning_goes_on_from_the_packaged_adapter(embedder, cells):
+    images, masks = cells.images[:4], cells.masks[:4]
+    params = {"epochs": 1, "learning_rate": 1e-3, "random_state": 0}
+    tuned = SAMLoRAEmbedder("vit_tiny", **params).fit(images, masks=masks)
+    assert set(tuned.history_) == {"epoch", "learning_rate", "loss", "dice_loss", "cross_entropy", "dice"}
+    before, after = embedder.adapter_.lora, tuned.adapter_.lora
+    assert set(before) == set(after)
+    assert all(0 < (after[key] - before[key]).abs().max() < 0.1 for key in after)
+    assert tuned.pixel_stats_ == embedder.pixel_stats_
+    again = SAMLoRAEmbedder("vit_tiny", **params).fit(images, masks=masks)
+    assert all(torch.equal(value, again.adapter_.lora[key]) for key, value in after.items())
+
+
+def test_fine_tuning_plain_sam_learns_to_segment(plain_sam):
+    cells = make_blood_cells(4, domains=["lab_a"], image_size=64, random_state=0)
+    embedder = SAMLoRAEmbedder(str(plain_sam), image_size=64, epochs=30, learning_rate=3e-3, random_state=0)
+    embedder.fit(cells.images, masks=cells.masks)
+    assert embedder.prompt_ == "none"
+    assert embedder.history_["loss"].iloc[-1] < 0.6 * embedder.history_["loss"].iloc[0]
+    np.testing.assert_allclose(embedder.pixel_stats_[0], cells.images.mean((0, 1, 2)), rtol=1e-6)
+    scores = [dice(a, b > 0) for a, b in zip(embedder.predict_masks(cells.images), cells.masks, strict=True)]
+    assert np.mean(scores) > 0.6
+
+
+def test_validation_stops_early_and_keeps_the_best_epoch(cells):
+    embedder = SAMLoRAEmbedder(
+        "vit_tiny", image_size=64, epochs=12, patience=2, learning_rate=3e-2, validation_fraction=0.4, random_state=0
+    )
+    embedder.fit(cells.images, masks=cells.masks)
+    dice_by_epoch = embedder.history_["dice"]
+    assert embedder.best_epoch_ == dice_by_epoch.argmax()
+    assert len(dice_by_epoch) == min(12, embedder.best_epoch_ + 3)
+
+
+def test_papers_training_has_no_validation(cells):
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, epochs=2, validation_fraction=0, random_state=0)
+    embedder.fit(cells.images[:1], masks=cells.masks[:1])
+    assert "dice" not in embedder.history_
+    assert embedder.best_epoch_ == 1
+
+
+def test_lora_blocks_limits_the_adapter(cells):
+    params = {"image_size": 64, "epochs": 1, "lora_rank": 2, "random_state": 0}
+    embedder = SAMLoRAEmbedder("vit_tiny", lora_blocks=[0, 11], **params).fit(cells.images, masks=cells.masks)
+    assert {key.split(".blocks.")[1].split(".")[0] for key in embedder.adapter_.lora} == {"0", "11"}
+    with pytest.raises(ValueError, match="12"):
+        SAMLoRAEmbedder("vit_tiny", lora_blocks=[12], **params).fit(cells.images, masks=cells.masks)
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np, torch
+from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell.models import training
+
+torch.set_num_threads(int(sys.argv[4]))  # as many as here: their number decides the last bits
+save, saved = training._Run.save, []
+
+def save_and_die(*args):
+    save(*args)
+    saved.append(args)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+training._Run.save = save_and_die
+cells = np.load(sys.argv[1])
+SAMLoRAEmbedder("vit_tiny", checkpoint=sys.argv[2], **eval(sys.argv[3])).fit(cells["images"], masks=cells["masks"])
+"""
+
+
+@pytest.mark.fault
+def test_a_killed_fit_goes_on_to_the_same_bits(cells, tmp_path):
+    params = {"image_size": 64, "epochs": 4, "lora_dropout": 0.1, "validation_fraction": 0.3, "random_state": 0}
+    data, checkpoint = tmp_path / "cells.npz", tmp_path / "run.ckpt"
+    np.savez(data, images=cells.images, masks=cells.masks)
+    command = [sys.executable, "-c", KILLED, data, checkpoint, repr(params), str(torch.get_num_threads())]
+    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    assert len(torch.load(checkpoint, weights_only=True)["history"]) == 2
+
+    unbroken = SAMLoRAEmbedder("vit_tiny", **params).fit(cells.images, masks=cells.masks)
+    resumed = SAMLoRAEmbedder("vit_tiny", checkpoint=checkpoint, **params).fit(cells.images, masks=cells.masks)
+    pd.testing.assert_frame_equal(resumed.history_, unbroken.history_, check_exact=True)
+    for kind in ("lora", "decoder"):
+        for key, value in getattr(unbroken.adapter_, kind).items():
+            assert torch.equal(getattr(resumed.adapter_, kind)[key], value), key
+
+    other = SAMLoRAEmbedder("vit_tiny", checkpoint=checkpoint, **params)
+    with pytest.raises(ValueError, match="belongs to a training with other data or settings"):
+        other.fit(cells.images[:8], masks=cells.masks[:8])
+    with pytest.raises(ValueError, match=r"Got random_state=None with a checkpoint .* Fix: random_state=0"):
+        other.set_params(random_state=None).fit(cells.images, masks=cells.masks)
+
+
+def test_masks_from_the_stain_train_too(cells):
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, epochs=1, random_state=0).fit(cells.images, masks="auto")
+    assert len(embedder.history_) == 1
+
+
+def test_cells_have_a_quality(embeddings):
+    table = pd.DataFrame(embeddings.quality)
+    assert table.columns.tolist() == ["area", "components", "border", "confidence", "fallback"]
+    np.testing.assert_allclose(table["area"], embeddings.masks.mean((1, 2)), rtol=1e-5)
+    assert (table["components"] >= 1).all()
+    assert table["confidence"].between(0.5, 1).all()
+    assert not table["fallback"].any()
+
+
+def test_where_no_cell_is_found_the_whole_image_stands_in(embedder, cells, monkeypatch):
+    nothing = torch.zeros(3, 224, 224)
+    monkeypatch.setattr(forward, "_cell_probability", lambda sam, tokens, prompt: nothing)
+    with pytest.warns(UserWarning, match=r"No plausible cell was found in 3 of 3 images \(rows 0, 1, 2\)"):
+        embeddings = embedder.transform(cells.images[:3])
+    assert embeddings.quality["fallback"].all()
+    assert embeddings.masks.all()
+    everywhere = embeddings.tokens.astype(np.float32).mean((2, 3))
+    np.testing.assert_allclose(embeddings.pooled, everywhere, atol=2e-3)
+    assert not any(mask.any() for mask in embedder.predict_masks(cells.images[:3]))
+
+
+def test_plain_sam_is_prompted_in_the_middle(plain_sam, cells, tmp_path):
+    embedder = SAMLoRAEmbedder(str(plain_sam)).fit(cells.images)
+    assert embedder.prompt_ == "center"
+    assert embedder.pixel_stats_ == SAM_PIXEL_STATS
+    assert embedder.transform(cells.images[:1]).shape == (1, 32)
+    with pytest.raises(ValueError, match=r"plain SAM's decoder needs a prompt\. Fix: prompt='center'"):
+        SAMLoRAEmbedder(str(plain_sam), prompt="none").fit(cells.images)
+    with pytest.raises(ValueError, match="There is no adapter to save"):
+        embedder.save_pretrained(tmp_path / "adapter")
+
+
+def test_saved_adapter_comes_back(embedder, embeddings, cells, tmp_path):
+    embedder.save_pretrained(tmp_path / "adapter")
+    back = SAMLoRAEmbedder.from_pretrained(tmp_path / "adapter")
+    assert back.backbone == "vit_tiny"
+    np.testing.assert_array_equal(np.asarray(back.transform(cells.images)), np.asarray(embeddings))
+
+
+def test_what_comes_back_embeds_with_the_same_settings(cells, tmp_path):
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=112, pixel_stats="sam").fit(cells.images)
+    embedder.save_pretrained(tmp_path)
+    back = SAMLoRAEmbedder.from_pretrained(tmp_path)
+    assert (back.image_size, back.pixel_stats_) == (112, SAM_PIXEL_STATS)
+    images = cells.images[:2]
+    np.testing.assert_array_equal(np.asarray(back.transform(images)), np.asarray(embedder.transform(images)))
+
+
+def test_pickle_is_small_and_gives_the_same(embedder, embeddings, cells, tmp_path):
+    joblib.dump(embedder, tmp_path / "embedder.joblib")
+    assert (tmp_path / "embedder.joblib").stat().st_size < 20e6
+    for back in (joblib.load(tmp_path / "embedder.joblib"), pickle.loads(pickle.dumps(embedder))):
+        np.testing.assert_array_equal(np.asarray(back.transform(cells.images)), np.asarray(embeddings))
+
+
+def test_clone_forgets_the_fit(embedder, cells):
+    copy = clone(embedder)
+    assert copy.get_params() == embedder.get_params()
+    with pytest.raises(NotFittedError):
+        copy.transform(cells.images)
+
+
+def test_feature_names_and_pandas_output(cells):
+    embedder = SAMLoRAEmbedder("vit_tiny").set_output(transform="pandas").fit(cells.images)
+    table = embedder.transform(cells.images[:2])
+    assert table.shape == (2, 192)
+    assert table.columns[0] == "samloraembedder0"
+
+
+def test_bad_input_is_named(embedder, cells, tmp_path):
+    good = tmp_path / "good.png"
+    Image.fromarray(cells.images[0]).save(good)
+    cut = tmp_path / "cut.jpg"
+    Image.fromarray(cells.images[0]).save(cut)
+    cut.write_bytes(cut.read_bytes()[:900])
+    with pytest.raises(ImageReadError, match=r"Row 1: '.*missing.png' does not exist. Fix:"):
+        embedder.transform([good, tmp_path / "missing.png"])
+    with pytest.raises(ImageReadError, match=r"Row 1: '.*cut.jpg' cannot be read: .*Fix:"):
+        embedder.transform([good, cut])
+    with pytest.raises(ValueError, match=r"Got an empty X but expected at least one image. Fix:"):
+        embedder.transform([])
+    with pytest.raises(ValueError, match=r"Got 9 masks for 10 images .* Fix:"):
+        SAMLoRAEmbedder("vit_tiny").fit(cells.images, masks=cells.masks[:9])
+    with pytest.raises(ImageReadError, match=r"Row 0: the mask is .* Fix:"):
+        SAMLoRAEmbedder("vit_tiny").fit(cells.images[:1], masks=[cells.masks[0][:150]])
+
+
+def test_bad_parameters_are_named(cells, tmp_path):
+    with pytest.raises(ValueError, match="Got backbone='vit_x' but expected one of vit_tiny, vit_b"):
+        SAMLoRAEmbedder("vit_x").fit(cells.images)
+    with pytest.raises(ValueError, match=r"Got pixel_stats=\(1, 2\) but expected"):
+        SAMLoRAEmbedder("vit_tiny", pixel_stats=(1, 2)).fit(cells.images)
+    with pytest.raises(ValueError, match="'prompt' parameter"):
+        SAMLoRAEmbedder("vit_tiny", prompt="box").fit(cells.images)
+    with pytest.raises(WeightsUnavailableError, match=r"is no adapter folder: it lacks adapter_config.json"):
+        SAMLoRAEmbedder("vit_tiny", adapter=tmp_path).fit(cells.images)
+
+
+def test_saved_cells_are_segmented_from_files(embedder, tmp_path):
+    cells = load_cells(save_cells(make_blood_cells(1, domains=["lab_b"], random_state=3), tmp_path))
+    masks = embedder.predict_masks(cells.paths)
+    assert np.mean([dice(mask, load_mask(path)) for mask, path in zip(masks, cells.masks, strict=True)]) > 0.85
+
+
+@pytest.mark.cells
+def test_dice_on_cells_that_training_never_saw(embedder, cells_root):
+    """The split is the training scripts': one cell in five, by the SHA-1 of its path."""
+    from training.cells import is_held_out
+
+    table = pd.read_csv(cells_root / "cells.csv", keep_default_na=False)
+    table = table[(table["mask"] != "") & table["path"].map(is_held_out)]
+    masks = embedder.predict_masks([cells_root / path for path in table["path"]])
+    truth = [load_mask(cells_root / path) for path in table["mask"]]
+    scores = pd.Series([dice(a, b) for a, b in zip(masks, truth, strict=True)]).groupby(table["domain"].to_numpy())
+    assert scores.count().to_dict() == {"cellavision": 17, "tecom": 52}
+    assert (scores.mean() >= 0.90).all(), scores.mean()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_unreadable_images_are_nan_rows_on_request(tmp_path, cached):
+    images = make_blood_cells(1, domains=["lab_a"], random_state=0).images
+    paths = [tmp_path / f"{row}.png" for row in range(5)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    settings = {"cache_dir": tmp_path / "cache" if cached else None, "dtype": "float32"}
+    expected = SAMLoRAEmbedder("vit_tiny", **settings).fit(paths).transform(paths[1:4]).pooled
+    paths[0].write_bytes(b"no image")
+    paths[4].unlink()
+    embedder = SAMLoRAEmbedder("vit_tiny", on_error="nan", **settings).fit(paths)
+    with pytest.warns(UserWarning, match=r"2 of 5 images cannot be read .*\(rows 0, 4\); the first: Row 0: .*0\.png"):
+        found = embedder.transform(paths)
+    np.testing.assert_allclose(found.pooled[1:4], expected, atol=1e-4)
+    for part in (found.pooled, np.asarray(found.tokens), found.quality["confidence"].reshape(5, 1)):
+        assert np.isnan(part[[0, 4]]).all()
+        assert np.isfinite(part[1:4]).all()
+    assert not np.asarray(found.masks)[[0, 4]].any()
+    with pytest.raises(ImageReadError, match=r"Row [04]: .*[04]\.png"):
+        embedder.set_params(on_error="raise").transform(paths)
+
+
+def test_nothing_but_unreadable_images(tmp_path):
+    embedder = SAMLoRAEmbedder("vit_tiny", on_error="nan").fit(["a.png"])
+    with pytest.warns(UserWarning, match="2 of 2 images cannot be read"):
+        found = embedder.transform([tmp_path / "a.png", tmp_path / "b.png"])
+    assert np.isnan(found.pooled).all()
+
+
+def test_on_error_is_checked():
+    with pytest.raises(ValueError, match="on_error"):
+        SAMLoRAEmbedder("vit_tiny", on_error="skip").fit(["a.png"])

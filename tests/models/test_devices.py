@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam_bloodcell.models.devices import choose, half_dtype
+
+
+def test_auto_is_cuda_where_there_is_one():
+    assert choose("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_cpu_is_taken_at_its_word():
+    assert choose("cpu") == torch.device("cpu")
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="Got device='abacus' but expected 'auto', 'cpu' or 'cuda'"):
+        choose("abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_without_cuda_names_the_fix(device):
+    with pytest.raises(ValueError, match=f"Got device='{device}' but torch sees no CUDA.*Fix: device='auto'"):
+        choose(device)
+
+
+def test_half_is_bfloat16_only_where_the_cpu_has_it():
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        pytest.skip("no /proc/cpuinfo to compare with")
+    flags = cpuinfo.read_text()
+    native = "avx512_bf16" in flags or "amx_tile" in flags
+    assert half_dtype(torch.device("cpu")) == (torch.bfloat16 if native else None)

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from sam_bloodcell.images.frames import pad_to_square, resize
+from sam_bloodcell.segmentation.cell import (
+    CROP_BORDER,
+    CROP_SIZE,
+    GREY,
+    QUALITY,
+    cell_crop,
+    cell_mask,
+    find_cell,
+    token_weights,
+    unframe,
+)
+
+
+class TestCellMask:
+    def test_keeps_the_largest_component(self):
+        probability = np.zeros((12, 12))
+        probability[0:2, 0:2] = 0.99
+        probability[5:9, 5:10] = 0.6
+        expected = np.zeros((12, 12), bool)
+        expected[5:9, 5:10] = True
+        np.testing.assert_array_equal(cell_mask(probability), expected)
+
+    def test_size_counts_not_order(self):
+        probability = np.zeros((12, 12))
+        probability[0:5, 0:5] = 0.6
+        probability[8:10, 8:10] = 1
+        assert cell_mask(probability).sum() == 25
+
+    def test_fills_holes_but_not_bays(self):
+        probability = np.ones((7, 7))
+        probability[3, 3] = 0  # a hole
+        probability[0, 2] = 0  # a bay
+        mask = cell_mask(probability)
+        assert mask[3, 3]
+        assert not mask[0, 2]
+
+    def test_threshold_is_exclusive(self):
+        assert not cell_mask(np.full((4, 4), 0.5)).any()
+
+    def test_empty(self):
+        mask = cell_mask(np.zeros((4, 5), np.float32))
+        assert mask.dtype == bool
+        assert mask.shape == (4, 5)
+        assert not mask.any()
+
+
+class TestFindCell:
+    def test_quality_by_hand(self):
+        probability = np.zeros((10, 20))
+        probability[0:4, 2:7] = 0.8  # 20 px, 5 of them on the border's 56
+        probability[7:9, 15:17] = 0.9
+        mask, quality = find_cell(probability)
+        np.testing.assert_array_equal(mask, cell_mask(probability))
+        assert quality.dtype == QUALITY
+        assert quality["area"] == pytest.approx(20 / 200)
+        assert quality["components"] == 2
+        assert quality["border"] == pytest.approx(5 / 56)
+        assert quality["confidence"] == pytest.approx(0.8)
+        assert not quality["fallback"]
+
+    @pytest.mark.parametrize("pixels", [0, 1])
+    def test_the_whole_image_stands_in_for_nothing_and_for_a_speck(self, pixels):
+        probability = np.zeros((40, 40))
+        probability.flat[810 : 810 + pixels] = 0.75
+        mask, quality = find_cell(probability)
+        assert mask.all()
+        assert quality["fallback"]
+        assert (quality["area"] * 1600, quality["components"], quality["border"]) == (pixels, pixels, 0)
+        assert quality["confidence"] == 0.75 * pixels
+
+
+class TestCellCrop:
+    def test_exact_when_nothing_is_resized(self):
+        side = CROP_SIZE - 2 * CROP_BORDER
+        image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        mask = np.zeros((200, 200), bool)
+        mask[30 : 30 + side, 50 : 50 + side] = True
+        mask[30:40, 50:60] = False  # a corner outside the cell, inside its box
+        crop = cell_crop(image, mask)
+        expected = np.full((CROP_SIZE, CROP_SIZE, 3), GREY, np.uint8)
+        inner = image[30 : 30 + side, 50 : 50 + side].copy()
+        inner[:10, :10] = GREY
+        expected[CROP_BORDER:-CROP_BORDER, CROP_BORDER:-CROP_BORDER] = inner
+        assert (CROP_SIZE, CROP_BORDER, GREY) == (128, 10, 128)
+        assert crop.dtype == np.uint8
+        np.testing.assert_array_equal(crop, expected)
+
+    @pytest.mark.parametrize(("height", "width"), [(20, 60), (60, 20), (1, 1)])
+    def test_keeps_the_cells_shape(self, height, width):
+        image = np.zeros((100, 120, 3), np.uint8)
+        mask = np.zeros((100, 120), bool)
+        mask[10 : 10 + height, 5 : 5 + width] = True
+        crop = cell_crop(image, mask)
+        assert crop.shape == (128, 128, 3)
+        inside = crop[:, :, 0] < GREY // 2
+        scale = CROP_SIZE / (max(height, width) + 2 * CROP_BORDER)
+        assert inside.any(axis=1).sum() == pytest.approx(height * scale, abs=2)
+        assert inside.any(axis=0).sum() == pytest.approx(width * scale, abs=2)
+        rows, columns = np.nonzero(inside)
+        assert rows.mean() == pytest.approx(63.5, abs=scale)
+        assert columns.mean() == pytest.approx(63.5, abs=scale)
+
+    def test_a_full_mask_keeps_the_image(self):
+        image = np.random.default_rng(0).integers(0, 256, (108, 108, 3), dtype=np.uint8)
+        crop = cell_crop(image, np.ones((108, 108), bool))
+        np.testing.assert_array_equal(crop[10:-10, 10:-10], image)
+        assert (crop[:10] == GREY).all()
+
+    def test_inputs_are_left_alone(self):
+        image, mask = np.zeros((9, 9, 3), np.uint8), np.eye(9, dtype=bool)
+        cell_crop(image, mask)
+        assert not image.any()
+        np.testing.assert_array_equal(mask, np.eye(9, dtype=bool))
+
+
+class TestTokenWeights:
+    def test_share_by_hand(self):
+        mask = np.zeros((4, 6), bool)
+        mask[0:2, 0:3] = True  # 6 of the first block's 6 pixels
+        mask[0:2, 3] = True  # 2 of the second's
+        mask[3, 5] = True  # 1 of the last's
+        weights = token_weights(mask, (2, 2))
+        assert weights.dtype == np.float32
+        np.testing.assert_allclose(weights, np.array([[6, 2], [0, 1]]) / 9, rtol=1e-6)
+
+    def test_sums_to_one(self):
+        mask = np.random.default_rng(0).random((224, 224)) > 0.7
+        weights = token_weights(mask, (14, 14))
+        assert weights.shape == (14, 14)
+        assert weights.sum() == pytest.approx(1, abs=1e-5)
+        by_hand = np.array(
+            [[mask[16 * i : 16 * i + 16, 16 * j : 16 * j + 16].sum() for j in range(14)] for i in range(14)]
+        )
+        np.testing.assert_allclose(weights, by_hand / mask.sum(), rtol=1e-5)
+
+    def test_uniform_for_a_full_mask(self):
+        weights = token_weights(np.ones((32, 48), bool), (2, 3))
+        assert weights.dtype == np.float32
+        np.testing.assert_allclose(weights, np.full((2, 3), 1 / 6), rtol=1e-6)
+
+
+class TestUnframe:
+    @pytest.mark.parametrize("shape", [(40, 100), (100, 40), (80, 80)])
+    def test_undoes_the_square_frame(self, shape):
+        mask = np.zeros(shape, np.uint8)
+        mask[10:30, 12:28] = 255
+        framed = resize(pad_to_square(mask), 64) / 255
+        back = unframe(framed, shape)
+        assert back.shape == shape
+        assert ((back > 0.5) == (mask > 0)).mean() > 0.97
