@@ -10,9 +10,11 @@ from pathlib import Path, PurePosixPath
 
 PACKAGED = {
     "py.typed",
-    "report.html.j2",
     "published_results.csv",
     "datasets/label_maps.csv",
+    "datasets/sources.csv",
+    "report/report.html.j2",
+    "weights/model_card.md",
     "weights/vit_tiny/encoder.safetensors",
     "weights/vit_tiny/adapter/adapter_config.json",
     "weights/vit_tiny/adapter/adapter_model.safetensors",

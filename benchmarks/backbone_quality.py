@@ -43,9 +43,8 @@ from tqdm import tqdm
 
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.images.frames import load_square
-from sam_bloodcell.models.sam import SAM, SIZES
-from sam_bloodcell.segmentation.finetuning import normalise
-from sam_bloodcell.weights.hub import packaged_adapter
+from sam_bloodcell.models.sam import SAM, SIZES, normalise
+from sam_bloodcell.weights.adapters import packaged_adapter
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "training"))

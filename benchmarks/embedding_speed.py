@@ -19,9 +19,8 @@ from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.embedding.forward import Encoder, Recipe, Weights, _cell_probability, _find_cells, _loaded
 from sam_bloodcell.images.frames import load_square
 from sam_bloodcell.models.inference import accelerate
-from sam_bloodcell.models.sam import SAM, SAM_PIXEL_STATS, SIZES
-from sam_bloodcell.segmentation.finetuning import normalise
-from sam_bloodcell.weights.hub import Backbone
+from sam_bloodcell.models.sam import SAM, SAM_PIXEL_STATS, SIZES, normalise
+from sam_bloodcell.weights.backbones import Backbone
 
 SIZE = 224
 

@@ -45,15 +45,7 @@ plot_cells(cells.images[tested[:6]], masks=before[:6])
 # more cells, leave `epochs`, `learning_rate` and `validation_fraction` as they are: cells are then set aside to know
 # when to stop.
 
-tuned = SAMLoRAEmbedder(
-    "vit_tiny",
-    epochs=3,
-    warmup_epochs=0,
-    learning_rate=5e-4,
-    train_batch_size=4,
-    validation_fraction=0,
-    random_state=0,
-)
+tuned = SAMLoRAEmbedder("vit_tiny", training=LoRATraining(epochs=3, warmup_epochs=0, learning_rate=5e-4, batch_size=4, validation_fraction=0, random_state=0))
 tuned.fit(cells.images[annotated], masks=cells.masks[annotated])
 plot_history(tuned.history_.drop(columns="learning_rate"))
 

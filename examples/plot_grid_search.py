@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import make_blood_cells
-from sam_bloodcell.embedding.cache import DiskStore
+from sam_bloodcell.embedding.store import EmbeddingStore
 
 cells = make_blood_cells(10, classes=("lymphocyte", "monocyte", "neutrophil"), random_state=0)
 labels = np.array(cells.target_names)[cells.target]
@@ -44,7 +44,7 @@ search = GridSearchCV(pipe, grid, cv=folds).fit(cells.images, labels, domain=cel
 # %%
 # 60 images, 18 fits and one refit; the store holds 60 embeddings.
 
-DiskStore(cache).info()[["cells", "bytes"]]
+EmbeddingStore(cache).info()[["cells", "bytes"]]
 
 # %%
 # The time of a fit is that of autoencoder and classifier. Only the first fit of a fold's images also embeds them.

@@ -17,7 +17,8 @@ from tests.hub_server import HubServer
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy comes in: scikit-learn's check of array APIs needs it
 
-from sam_bloodcell.embedding import cache
+from sam_bloodcell.embedding import embedder
+from sam_bloodcell.embedding.store import EmbeddingStore
 from sam_bloodcell.models._segment_anything import modeling
 from sam_bloodcell.models.sam import SAM, EncoderSize
 
@@ -70,7 +71,7 @@ def separable():
 @pytest.fixture(autouse=True)
 def _own_memory(monkeypatch):
     """No test is served what another one embedded."""
-    monkeypatch.setattr(cache, "MEMORY", cache.MemoryStore())
+    monkeypatch.setattr(embedder, "MEMORY", EmbeddingStore())
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,14 @@
 """An embedder that writes down what its network sees, in whatever process."""
 
 import os
+import signal
 from pathlib import Path
+from unittest import mock
 
 from sam_bloodcell import SAMLoRAEmbedder
-from sam_bloodcell.embedding import forward
+from sam_bloodcell.embedding import encoder
 
-_run = forward._forward
+_run, _embed_chunk = encoder.run_network, encoder._embed_chunk
 
 
 def _written_down(sam, recipe, pixels):
@@ -17,11 +19,27 @@ def _written_down(sam, recipe, pixels):
 
 class CountingEmbedder(SAMLoRAEmbedder):
     def transform(self, X):
-        forward._forward = _written_down
+        encoder.run_network = _written_down
         try:
             return super().transform(X)
         finally:
-            forward._forward = _run
+            encoder.run_network = _run
+
+
+def _fatal(chunk_encoder, chunk, skip_unreadable):
+    marker = Path(os.environ["KILL_ONCE"])
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _embed_chunk(chunk_encoder, chunk, skip_unreadable)
+
+
+class FatalEmbedder(SAMLoRAEmbedder):
+    """The first worker that embeds a chunk of its images dies."""
+
+    def transform(self, X):
+        with mock.patch.object(encoder, "_embed_chunk", _fatal):
+            return super().transform(X)
 
 
 def passes():

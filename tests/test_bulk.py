@@ -10,12 +10,10 @@ import pandas as pd
 import pytest
 from tests.counting import passes
 
-from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, bulk
+from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, bulk, extras
 from sam_bloodcell.bulk import embed_to_file, find_images
 from sam_bloodcell.datasets import make_blood_cells, save_cells
-from sam_bloodcell.embedding import forward
-
-QUALITY = ["area", "components", "border", "confidence", "fallback"]
+from sam_bloodcell.embedding import encoder
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +36,26 @@ def pooled(embedder, folder):
 def _parquet(path):
     table = pd.read_parquet(path)
     features = table.filter(like="samloraembedder")
-    return table["path"], table["domain"], table["area"], features.to_numpy()
+    return table["path"], table["domain"], table["quality_area"], features.to_numpy()
 
 
 def _npz(path):
     arrays = np.load(path)
-    return arrays["path"], arrays["domain"], arrays["area"], arrays["embeddings"]
+    return arrays["path"], arrays["domain"], arrays["quality_area"], arrays["embeddings"]
 
 
-def _zarr(path):
-    import zarr
-
-    group = zarr.open_group(path, mode="r")
-    return tuple(group[name][:] for name in ("path", "domain", "area", "embeddings"))
+def _csv(path):
+    table = pd.read_csv(path)
+    features = table.filter(like="samloraembedder").to_numpy(np.float32)
+    return table["path"], table["domain"], table["quality_area"].astype(np.float32), features
 
 
 def _h5ad(path):
     table = anndata.read_h5ad(path)
-    return table.obs["path"], table.obs["domain"], table.obs["area"], table.X
+    return table.obs["path"], table.obs["domain"], table.obs["quality_area"], table.X
 
 
-READERS = {"parquet": _parquet, "npz": _npz, "zarr": _zarr, "h5ad": _h5ad}
-if sys.version_info < (3, 11):
-    del READERS["zarr"]  # as the extra "bulk" does
+READERS = {"parquet": _parquet, "csv": _csv, "npz": _npz, "h5ad": _h5ad}
 
 
 @pytest.mark.parametrize("suffix", READERS)
@@ -78,17 +73,17 @@ def test_every_format_holds_the_embeddings_and_the_table(embedder, folder, poole
 
 KILLED = """
 import os, random, signal, sys, time
-import numpy as np, pyarrow.parquet, torch
+import numpy as np, pyarrow.parquet, sqlite3, torch
 from pathlib import Path
 from sam_bloodcell import SAMLoRAEmbedder
-from sam_bloodcell.embedding import forward
+from sam_bloodcell.embedding import encoder
 from sam_bloodcell.bulk import embed_to_file, find_images
 from sam_bloodcell.models.lora import _peft
 from tests import counting
 
 _peft()  # imported once, before the children
 folder, killed, unbroken = sys.argv[1:]
-forward._forward = counting._written_down
+encoder.run_network = counting._written_down
 
 def start(out, log=os.environ["FORWARD_LOG"]):
     child = os.fork()
@@ -101,9 +96,12 @@ def start(out, log=os.environ["FORWARD_LOG"]):
     return child
 
 os.waitpid(start(unbroken, os.devnull), 0)
-state, n = Path(killed + ".unfinished") / "state.npy", len(find_images([folder]))
+table, n = Path(killed + ".unfinished") / "embeddings.sqlite", len(find_images([folder]))
 def done():
-    return int((np.load(state) == 1).sum()) if state.exists() and state.stat().st_size > n else 0
+    try:
+        return sqlite3.connect(table, timeout=10).execute("SELECT COUNT(*) FROM cell").fetchone()[0] if table.exists() else 0
+    except sqlite3.OperationalError:  # killed before there was anything in it
+        return 0
 
 rng, midway = random.Random(0), 0
 for attempt in range(20):
@@ -153,14 +151,14 @@ def test_stopped_while_writing_the_file_is_written_again(embedder, folder, tmp_p
 
     def stop(path, *rest):
         write(path, *rest)
-        raise KeyboardInterrupt
+        _interrupt(path, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(bulk, writer, stop)
         with pytest.raises(KeyboardInterrupt):
             embed_to_file(embedder, images, out)
     assert not out.exists()
-    monkeypatch.setattr(forward, "_forward", None)  # nothing is computed again
+    monkeypatch.setattr(encoder, "run_network", None)  # nothing is computed again
     embed_to_file(embedder, images, out)
     files = [sorted(path for path in at.rglob("*") if path.is_file()) if at.is_dir() else [at] for at in (whole, out)]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
@@ -198,12 +196,12 @@ def test_after_a_repair_it_goes_on(embedder, folder, tmp_path, monkeypatch):
     with pytest.raises(ImageReadError, match=r"Row 7: .*bad\.png"):
         embed_to_file(embedder, images, tmp_path / "out.npz")
     bad.write_bytes(Path(images[0]).read_bytes())
-    run, seen = forward._forward, []
-    monkeypatch.setattr(forward, "_forward", lambda *parts: seen.append(len(parts[-1])) or run(*parts))
-    out = embed_to_file(embedder.set_params(batch_size=5), images, tmp_path / "out.npz")
-    embedder.set_params(batch_size=3)
-    assert seen == [3, 1]  # in batches as they were begun
+    run, seen = encoder.run_network, []
+    monkeypatch.setattr(encoder, "run_network", lambda *parts: seen.append(len(parts[-1])) or run(*parts))
+    out = embed_to_file(embedder, images, tmp_path / "out.npz")
+    assert seen in ([2, 1], [2])  # the last two batches, without the copy of an image that is there already
     assert np.load(out)["embeddings"].shape == (10, 192)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png", "out.npz"]
 
 
 def test_nothing_readable_is_an_error(embedder, with_bad, tmp_path):
@@ -224,10 +222,76 @@ def test_what_is_in_the_way_is_named(embedder, folder, tmp_path):
     out = embed_to_file(embedder, images[:2], tmp_path / "out.npz")
     with pytest.raises(FileExistsError, match=r"out\.npz' exists. Fix: .*--overwrite"):
         embed_to_file(embedder, images, out)
-    (tmp_path / "new.npz.unfinished").mkdir()
-    bulk._Work(tmp_path / "new.npz.unfinished", embedder, images["path"].tolist())
-    with pytest.raises(ValueError, match=r"begun with other images, weights or settings\. Fix:"):
-        embed_to_file(embedder, images[:3], tmp_path / "new.npz")
+
+
+def _interrupt(path, table, pooled, names, made_by):
+    if names:  # the table alone is tried first
+        raise KeyboardInterrupt
+
+
+def test_what_another_list_left_unfinished_is_used(embedder, folder, tmp_path, monkeypatch):
+    images = find_images([folder])["path"].tolist()
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "_write_npz", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            embed_to_file(embedder, images[:6], tmp_path / "new.npz")
+    monkeypatch.setattr(encoder, "run_network", None)
+    out = embed_to_file(embedder, images[5:2:-1], tmp_path / "new.npz")
+    assert np.load(out)["path"].tolist() == images[5:2:-1]
+
+
+def test_a_cache_of_ones_own_is_used_and_stays(folder, tmp_path, monkeypatch):
+    images = find_images([folder])["path"].tolist()
+    embedder = SAMLoRAEmbedder("vit_tiny", batch_size=3, cache_dir=tmp_path / "cache").fit(images)
+    expected = embedder.transform(images).pooled
+    monkeypatch.setattr(encoder, "run_network", None)
+    out = embed_to_file(embedder, images, tmp_path / "new.npz")
+    np.testing.assert_array_equal(np.load(out)["embeddings"], expected)
+    np.testing.assert_array_equal(embedder.transform(images).pooled, expected)
+
+
+def test_memory_holds_a_few_rows_at_a_time(embedder, folder, tmp_path, monkeypatch, pooled):
+    monkeypatch.setattr(bulk, "_ROWS_AT_ONCE", 4)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    table = find_images([folder / "cells.csv"])
+    images = [*table["path"][:5], str(bad), *table["path"][5:]]
+    for suffix in READERS:
+        out = embed_to_file(embedder, images, tmp_path / f"cells.{suffix}", on_error="skip")
+        listed = pd.read_csv(f"{out}.errors.csv")
+        assert listed["row"].tolist() == [5]
+        assert listed["error"][0].startswith("Row 5: ")
+    np.testing.assert_allclose(np.load(tmp_path / "cells.npz")["embeddings"], pooled, atol=0.05)
+    np.testing.assert_array_equal(pd.read_csv(tmp_path / "cells.csv")["path"], table["path"])
+
+
+WRONG = {
+    "npz": {"embeddings": ["x"] * 4},
+    "parquet": {"patient": pd.Series([1, 2, 3, "A4"], dtype=object)},
+    "h5ad": {"control": pd.Series([None, None, True, False], dtype=object)},
+    "csv": {"quality_area": [1] * 4},
+}
+
+
+@pytest.mark.parametrize("suffix", WRONG)
+def test_columns_that_do_not_fit_are_refused_before_anything_is_computed(
+    embedder, folder, tmp_path, monkeypatch, suffix
+):
+    monkeypatch.setattr(encoder, "run_network", None)
+    table = pd.DataFrame({"path": find_images([folder])["path"][:4], **WRONG[suffix]})
+    with pytest.raises(ValueError, match=r"column.*Fix:"):
+        embed_to_file(embedder, table, tmp_path / f"a.{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_columns_of_every_kind_are_kept(embedder, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, "_ROWS_AT_ONCE", 2)
+    own = {"control": pd.Series([None, None, True, False], dtype=object), "file": list("abcd"), "area": 1000.0}
+    table = pd.DataFrame({"path": find_images([folder])["path"][:4], **own})
+    written = pd.read_parquet(embed_to_file(embedder, table, tmp_path / "a.parquet"))
+    assert written["control"].tolist() == [None, None, True, False]
+    assert written["area"].tolist() == [1000.0] * 4
+    assert np.load(embed_to_file(embedder, table, tmp_path / "a.npz"))["file"].tolist() == list("abcd")
 
 
 @pytest.mark.parametrize(
@@ -245,10 +309,10 @@ def test_bad_arguments_are_named(embedder, tmp_path, change, message):
         embed_to_file(embedder, **arguments | {"out": tmp_path / arguments["out"]})
 
 
-@pytest.mark.parametrize(("suffix", "extra"), [("parquet", "bulk"), ("zarr", "bulk"), ("h5ad", "anndata")])
+@pytest.mark.parametrize(("suffix", "extra"), [("parquet", "bulk"), ("h5ad", "anndata")])
 def test_a_missing_library_is_named(embedder, tmp_path, monkeypatch, suffix, extra):
-    monkeypatch.setattr(bulk, "import_module", lambda name: exec("raise ImportError(name)"))
-    with pytest.raises(ImportError, match=rf"Fix: pip install 'sam-bloodcell\[{extra}\]'"):
+    monkeypatch.setattr(extras, "import_module", lambda name: exec("raise ImportError(name)"))
+    with pytest.raises(ImportError, match=rf'Fix: pip install "sam-bloodcell\[{extra}\]"'):
         embed_to_file(embedder, ["a.png"], tmp_path / f"cells.{suffix}")
 
 
@@ -264,7 +328,10 @@ def test_images_are_found(folder, tmp_path):
     assert table["label"].notna().sum() == 10
     (tmp_path / "bad.csv").write_text("file\na.png\n")
     (tmp_path / "none").mkdir()
-    for source, message in ((tmp_path / "bad.csv", "no column 'path'"), (tmp_path / "none", "holds no image")):
+    for source, message in (
+        (tmp_path / "bad.csv", r"lacks the column\(s\) path"),
+        (tmp_path / "none", "holds no image"),
+    ):
         with pytest.raises(ValueError, match=message):
             find_images([source])
 

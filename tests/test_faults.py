@@ -35,14 +35,14 @@ FORKED = """
 import os
 import numpy as np
 from sam_bloodcell import SAMLoRAEmbedder
-from sam_bloodcell.embedding import cache
+from sam_bloodcell.embedding import store
 from sam_bloodcell.datasets import make_blood_cells
 images = make_blood_cells(1, domains=["lab_a"], random_state=0).images
 embedder = SAMLoRAEmbedder("vit_tiny").fit(images)
 expected = embedder.transform(images).pooled
 child = os.fork()
 if child == 0:
-    cache.MEMORY.clear()
+    store.MEMORY.clear()
     os._exit(0 if np.allclose(embedder.transform(images).pooled, expected, atol=0.02) else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -113,11 +113,11 @@ CLI = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have it ignored
 from sam_bloodcell import cli
-from sam_bloodcell.embedding import forward
+from sam_bloodcell.embedding import encoder
 from tests import counting
 from sam_bloodcell.evaluation import benchmark as _benchmark
 from sklearn.linear_model import LogisticRegression
-forward._forward = counting._written_down
+encoder.run_network = counting._written_down
 _benchmark.default_classifiers = lambda seed: {"LR": LogisticRegression()}  # which ones does not matter here
 cli.app(sys.argv[1:])
 """
@@ -131,7 +131,7 @@ def test_a_benchmark_that_is_broken_off_goes_on_from_its_cache(csv, tmp_path, mo
     command = [sys.executable, "-W", "ignore", "-c", CLI, *map(str, arguments)]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + PATIENCE
-        while len(list(cache.glob("*/*.npy"))) < 1 and process.poll() is None and time.monotonic() < deadline:
+        while not passes() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(sign)
         said = process.communicate()[1].decode()
@@ -163,6 +163,7 @@ from pathlib import Path
 from sam_bloodcell import SAMLoRAEmbedder, CrossDomainAutoencoder
 from sam_bloodcell.bulk import embed_to_file
 from sam_bloodcell.datasets import make_blood_cells, save_cells
+from sam_bloodcell.segmentation import LoRATraining
 csv, folder = map(Path, sys.argv[1:])
 cells = make_blood_cells(1, random_state=0)
 paths = sorted(csv.parent.rglob("*[0-9].png"))
@@ -177,8 +178,8 @@ attempt("adapter", lambda: embedder.save_pretrained(folder / "adapter"))
 attempt("cells", lambda: save_cells(cells, folder / "cells"))
 attempt("embed", lambda: embed_to_file(embedder, paths, folder / "cells.npz"))
 attempt("cache", lambda: SAMLoRAEmbedder("vit_tiny", cache_dir=folder / "cache").fit(paths).transform(paths))
-attempt("checkpoint", lambda: SAMLoRAEmbedder("vit_tiny", epochs=1, validation_fraction=0, random_state=0,
-        checkpoint=folder / "run.ckpt").fit(cells.images[:4], masks=cells.masks[:4]))
+attempt("checkpoint", lambda: SAMLoRAEmbedder("vit_tiny", training=LoRATraining(epochs=1, validation_fraction=0,
+        random_state=0, checkpoint=folder / "run.ckpt")).fit(cells.images[:4], masks=cells.masks[:4]))
 """
 
 
@@ -218,13 +219,13 @@ print(embedder.transform([sys.argv[1]]).shape)
 
 def test_a_clock_that_jumps_back(csv, tmp_path, monkeypatch):
     from sam_bloodcell import SAMLoRAEmbedder
-    from sam_bloodcell.embedding.cache import DiskStore
+    from sam_bloodcell.embedding.store import EmbeddingStore
 
     paths = sorted(map(str, csv.parent.rglob("*[0-9].png")))[:4]
     embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path).fit(paths)
     expected = embedder.transform(paths).pooled
     monkeypatch.setattr(time, "time", lambda: 0.0)  # 1970
     np.testing.assert_array_equal(embedder.transform(paths).pooled, expected)
-    assert len(DiskStore(tmp_path).info()) == 1
-    DiskStore(tmp_path).prune(0)
+    assert len(EmbeddingStore(tmp_path).info()) == 1
+    EmbeddingStore(tmp_path).prune(0)
     np.testing.assert_array_equal(embedder.transform(paths).pooled, expected)

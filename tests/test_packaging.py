@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 import sam_bloodcell
 from sam_bloodcell.cli import app
-from sam_bloodcell.cli.doctor import EXTRAS
+from sam_bloodcell.cli.examination import EXTRAS
 
 if sys.version_info < (3, 11):
     import tomli as tomllib  # pytest brings it
@@ -57,9 +57,11 @@ def test_a_release_is_cited_with_its_date():
 
 
 def test_extras_that_messages_name_exist():
-    named = {extra for path in SOURCES for extra in re.findall(r"sam-bloodcell\[([\w,-]+)\]", path.read_text("utf-8"))}
-    assert named
-    assert named <= set(PROJECT["optional-dependencies"])
+    sources = [path.read_text("utf-8") for path in SOURCES]
+    for pattern in r"sam-bloodcell\[([\w,-]+)\]", r"\bextra=\"(\w+)\"":
+        named = {extra for source in sources for extra in re.findall(pattern, source)}
+        assert named
+        assert named <= set(PROJECT["optional-dependencies"])
 
 
 def test_doctor_knows_every_extra_that_users_have():

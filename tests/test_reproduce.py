@@ -52,7 +52,7 @@ def test_limit_draws_of_every_class_and_laboratory(folders):
         limit_cells(cells, 0, 0)
 
 
-@pytest.mark.filterwarnings("ignore:.*look like copies")
+@pytest.mark.filterwarnings("ignore:Pairs of images that look duplicated")
 @pytest.mark.parametrize(("paper", "n"), [("bc-sam", 20), ("dorl", 8)])
 def test_the_whole_table_on_stand_ins(paper, n, folders, tmp_path):
     result = CliRunner().invoke(

@@ -1,11 +1,13 @@
 """Foreign files are handed to every loader: refused, with an error of ours, and nothing in them runs."""
 
-import hashlib
 import io
 import json
 import os
 import pickle
+import sqlite3
 import zipfile
+import zlib
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ from sklearn.utils import Bunch
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder, WeightsUnavailableError, from_pretrained
 from sam_bloodcell.datasets import load_cells, make_blood_cells, read_bloodmnist, save_cells
-from sam_bloodcell.embedding.cache import DiskStore
 from sam_bloodcell.published import read_published_adapter
-from sam_bloodcell.weights.hub import packaged_adapter, unpack_adapter, write_adapter
+from sam_bloodcell.segmentation import LoRATraining
+from sam_bloodcell.weights.adapters import packaged_adapter, read_adapter_file, write_adapter
+from sam_bloodcell.weights.backbones import Backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch's remark before it refuses
 
@@ -104,16 +107,19 @@ def test_adapter_folders(tmp_path, trap, content, name):
 
 
 @pytest.mark.parametrize("content", FOREIGN)
-def test_adapters_that_travel_to_workers(trap, content):
+def test_adapters_that_travel_to_workers(tmp_path, trap, content):
+    (tmp_path / "adapter.safetensors").write_bytes(content(trap))
     with pytest.raises(WeightsUnavailableError, match="damaged"):
-        unpack_adapter(content(trap))
+        read_adapter_file(tmp_path / "adapter.safetensors")
 
 
 @pytest.mark.parametrize("content", FOREIGN)
 def test_checkpoints_of_a_training(tmp_path, trap, content):
     checkpoint = tmp_path / "run.ckpt"
     checkpoint.write_bytes(content(trap))
-    embedder = SAMLoRAEmbedder("vit_tiny", epochs=1, validation_fraction=0, checkpoint=checkpoint, random_state=0)
+    embedder = SAMLoRAEmbedder(
+        "vit_tiny", training=LoRATraining(epochs=1, validation_fraction=0, checkpoint=checkpoint, random_state=0)
+    )
     with pytest.raises(ValueError, match=r"run\.ckpt' is no checkpoint of a training: .*Fix: delete it"):
         embedder.fit(CELLS.images, masks=CELLS.masks)
     assert checkpoint.read_bytes() == content(trap)
@@ -148,28 +154,29 @@ def test_pipelines_that_build_foreign_objects(tmp_path, trap):
         from_pretrained(tmp_path)
 
 
-def test_cache_entries(tmp_path, trap):
-    """A shard whose digest is right but which holds objects: not believed, not run, and embedded anew."""
+@pytest.mark.parametrize("content", FOREIGN)
+@pytest.mark.parametrize("checksum_is_right", [True, False])
+def test_cache_entries(tmp_path, trap, content, checksum_is_right):
+    """A record that holds objects is neither run nor believed, even if its checksum is right."""
     embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit(CELLS.images)
     expected = embedder.transform(CELLS.images).pooled
-    (shard,) = (tmp_path / "cache").glob("*/*.npy")
-    content = numpy_file(trap)
-    forged = shard.with_name(f"{hashlib.sha256(content).hexdigest()}.npy")
-    shard.unlink()
-    forged.write_bytes(content)
-    store = DiskStore(tmp_path / "cache")
-
-    def point_at_it(index):
-        name = f"{forged.parent.name}/{forged.name}"
-        index.execute("UPDATE shard SET name = ?", (name,))
-        index.execute("UPDATE cell SET shard = ?", (name,))
-
-    store.transact(point_at_it)
+    foreign = content(trap)
+    with closing(sqlite3.connect(tmp_path / "cache" / "embeddings.sqlite")) as table, table:
+        for (key,) in table.execute("SELECT key FROM cell").fetchall():
+            checksum = zlib.crc32(key + 3 * foreign) if checksum_is_right else 0
+            table.execute(
+                "UPDATE cell SET pooled = ?, quality = ?, mask = ?, checksum = ? WHERE key = ?",
+                (foreign, foreign, foreign, checksum, key),
+            )
     np.testing.assert_array_equal(embedder.transform(CELLS.images).pooled, expected)
-    forged.write_bytes(content)
-    (tmp_path / "cache" / "index.sqlite").unlink()
-    DiskStore(tmp_path / "cache")  # made anew from what lies there
-    assert not forged.exists()
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_cache_tables(tmp_path, trap, content):
+    """A file in the place of the cache's table is replaced by a new table."""
+    embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit(CELLS.images)
+    expected = embedder.transform(CELLS.images).pooled
+    (tmp_path / "cache" / "embeddings.sqlite").write_bytes(content(trap))
     np.testing.assert_array_equal(embedder.transform(CELLS.images).pooled, expected)
 
 
@@ -223,8 +230,6 @@ for load in (SAMLoRAEmbedder.from_pretrained, lambda name: embedder.push_to_hub(
 
 
 def test_a_written_adapter_names_no_folder_of_this_machine(tmp_path):
-    from sam_bloodcell.weights.hub import Backbone
-
     folder = write_adapter(packaged_adapter("vit_tiny"), tmp_path / "adapter", Backbone("vit_tiny"))
     text = "".join(path.read_text() for path in Path(folder).glob("*.json"))
     assert str(tmp_path) not in text

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from sklearn.decomposition import PCA
 
-from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import make_blood_cells
 
 CELL = 7  # of the synthetic cells, the one shown
@@ -25,7 +25,7 @@ def main() -> None:
     cells = make_blood_cells(
         3, classes=("eosinophil", "monocyte", "neutrophil", "lymphocyte", "basophil"), random_state=0
     )
-    embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.images)
+    embeddings = SAMLoRAEmbedder("vit_tiny", keep=("tokens", "crops")).fit_transform(cells.images)
     features = (
         CrossDomainAutoencoder(random_state=0)
         .fit(embeddings, domain=cells.domain)
@@ -35,8 +35,8 @@ def main() -> None:
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=150)
 
 
-def draw(image: np.ndarray, embedded: object, features: np.ndarray) -> Figure:
-    """Draw one cell's way, from left to right, on a canvas of 12 x 4 units."""
+def draw(image: np.ndarray, embedded: CellEmbeddings, features: np.ndarray) -> Figure:
+    """Draw the steps for one cell, from left to right, on a canvas of 12 x 4 units."""
     figure = Figure(figsize=(12, 4))
     canvas = figure.add_axes((0, 0, 1, 1))
     canvas.set(xlim=(0, 12), ylim=(0, 4))
@@ -48,8 +48,8 @@ def draw(image: np.ndarray, embedded: object, features: np.ndarray) -> Figure:
     tokens = np.asarray(embedded.tokens, dtype=np.float32)[0]  # (C, 14, 14)
     _picture(figure, _as_colours(tokens), 4.4, 2.3, 1.2, "tokens, C x 14 x 14", above=True)
     _box(canvas, 4.4, 0.65, 1.2, 0.9, "mask\ndecoder", ORANGE)
-    _picture(figure, image, 6.2, 0.5, 1.2, "mask", mask=np.asarray(embedded.masks)[0])
-    _picture(figure, np.asarray(embedded.crops)[0], 7.6, 0.5, 1.2, "crop, 128 x 128")
+    _picture(figure, image, 6.2, 0.5, 1.2, "mask", mask=embedded.masks[0])
+    _picture(figure, embedded.crops[0], 7.6, 0.5, 1.2, "crop, 128 x 128")
     _box(canvas, 6.55, 2.3, 1.9, 1.2, "cross-domain\nautoencoder", ORANGE)
     _bars(figure, features, 9.2, 2.3, 1.0, 1.2)
     _box(canvas, 10.75, 2.3, 1.0, 1.2, "any\nclassifier", GREY)

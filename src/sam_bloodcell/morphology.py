@@ -1,5 +1,6 @@
-"""Features with names: size, shape, nucleus and stain of a cell, measured from its mask and crop."""
+"""Morphology features: size, shape, nucleus and stain of a cell, measured from its mask and crop."""
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from .extras import require
 from .segmentation.cell import GREY
 
 _LEAST_LOBE = 0.08  # share of the nucleus
@@ -19,9 +21,9 @@ FEATURES = (
 
 
 class CellMorphology(TransformerMixin, BaseEstimator):
-    """Measure each cell: 16 numbers that a haematologist can read.
+    """Measure each cell: 16 features that a haematologist can interpret.
 
-    Put it beside an embedding in a ``FeatureUnion``, or look at its `set_output` table by laboratory.
+    Put it beside an embedding in a ``FeatureUnion``, or compare its `set_output` table between laboratories.
 
     Attributes
     ----------
@@ -30,12 +32,13 @@ class CellMorphology(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    The features are ``area``, the mask's share of the (square) image; ``eccentricity`` and ``solidity`` (area by that
-    of the convex hull) of cell and nucleus; ``roundness``, 4 pi area by squared perimeter; ``nucleus_to_cell`` and
-    ``nucleus_to_cytoplasm``, ratios of areas (the latter at most 99); ``nucleus_lobes``, pieces of the nucleus of at
-    least 8% of it; optical density of nucleus and cytoplasm in red, green and blue; ``cytoplasm_granularity``, the
-    standard deviation of the cytoplasm's density in green. The nucleus is what absorbs red most within the cell
-    (Otsu's threshold). Densities are of the raw image, so they change with stain and camera.
+    The features are ``area``, the mask's share of the (square) image; ``eccentricity`` and ``solidity`` (area divided
+    by that of the convex hull) of cell and nucleus; ``roundness``, 4 pi area divided by the squared perimeter;
+    ``nucleus_to_cell`` and ``nucleus_to_cytoplasm``, ratios of areas (the latter at most 99); ``nucleus_lobes``, the
+    number of pieces of the nucleus that are at least 8% of it; optical density of nucleus and cytoplasm in red, green
+    and blue; ``cytoplasm_granularity``, the standard deviation of the cytoplasm's density in green. The nucleus is the
+    part of the cell that absorbs most red light (Otsu's threshold). Densities are those of the raw image, so they
+    change with stain and camera.
 
     References
     ----------
@@ -53,7 +56,7 @@ class CellMorphology(TransformerMixin, BaseEstimator):
     """
 
     def fit(self, X: Any, y: Any = None) -> "CellMorphology":
-        """Learn nothing; check that masks and crops are there.
+        """Check that X has masks and crops; nothing is learnt.
 
         Parameters
         ----------
@@ -67,12 +70,12 @@ class CellMorphology(TransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If X carries no masks and crops.
+            If X has no masks or no crops.
         ImportError
             If scikit-image is not installed.
         """
         _check(X)
-        _measure()
+        _scikit_image()
         self.n_features_in_ = X.shape[1]
         return self
 
@@ -91,7 +94,7 @@ class CellMorphology(TransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If X carries no masks and crops.
+            If X has no masks or no crops.
         """
         check_is_fitted(self)
         _check(X)
@@ -127,16 +130,16 @@ def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float
             f"Got a mask of shape {mask.shape} and a crop of shape {crop.shape} but expected (H, W) and (S, S, 3) with "
             "a cell in each. Fix: take one row of CellEmbeddings.masks and .crops."
         )
-    label, regionprops, threshold_otsu = _measure()
-    cell = regionprops(mask.astype(np.uint8))[0]
+    measure, filters = _scikit_image()
+    cell = measure.regionprops(mask.astype(np.uint8))[0]
     inside = (crop != GREY).any(-1)
     density = -np.log((crop.astype(np.float64) + 1) / 256)
     red = density[..., 0]
-    nucleus = inside & (red > threshold_otsu(red[inside])) if np.ptp(red[inside]) > 0 else inside
+    nucleus = inside & (red > filters.threshold_otsu(red[inside])) if np.ptp(red[inside]) > 0 else inside
     cytoplasm = inside & ~nucleus
-    lobes = [lobe.area for lobe in regionprops(label(nucleus))]
-    whole = regionprops(nucleus.astype(np.uint8))[0]
-    shown = cytoplasm if cytoplasm.any() else inside
+    lobes = [lobe.area for lobe in measure.regionprops(measure.label(nucleus))]
+    whole = measure.regionprops(nucleus.astype(np.uint8))[0]
+    measured = cytoplasm if cytoplasm.any() else inside  # a cell that is all nucleus still has densities
     return [
         float(mask.mean()),
         float(cell.eccentricity),
@@ -148,8 +151,8 @@ def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float
         float(whole.solidity),
         float(whole.eccentricity),
         *density[nucleus].mean(0).tolist(),
-        *density[shown].mean(0).tolist(),
-        float(density[shown][:, 1].std()),
+        *density[measured].mean(0).tolist(),
+        float(density[measured][:, 1].std()),
     ]
 
 
@@ -157,14 +160,12 @@ def _check(X: Any) -> None:
     if not (hasattr(X, "masks") and hasattr(X, "crops")):
         raise TypeError(
             f"Got {type(X).__name__} but expected CellEmbeddings, whose masks and crops are measured. Fix: put "
-            "CellMorphology right behind SAMLoRAEmbedder."
+            "CellMorphology directly after SAMLoRAEmbedder."
         )
 
 
-def _measure() -> tuple[Any, Any, Any]:
-    try:
-        from skimage.filters import threshold_otsu
-        from skimage.measure import label, regionprops
-    except ImportError as exc:
-        raise ImportError('Measuring cells needs scikit-image. Fix: pip install "sam-bloodcell[masks]"') from exc
-    return label, regionprops, threshold_otsu
+def _scikit_image() -> tuple[ModuleType, ModuleType]:
+    """Return skimage.measure and skimage.filters."""
+    purpose = "Measuring cells needs scikit-image"
+    measure = require("skimage.measure", extra="masks", purpose=purpose)
+    return measure, require("skimage.filters", extra="masks", purpose=purpose)

@@ -1,7 +1,7 @@
 """The papers' tables once more: Matek-19 and Acevedo-20 in 13 classes, our numbers beside the published ones."""
 
 import os
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def reproduce(
         cells = limit_cells(cells, limit, random_state)
     result = run_benchmark(
         cells,
-        SAMLoRAEmbedder(backbone, adapter, random_state=random_state, verbose=verbose),
+        SAMLoRAEmbedder(backbone, adapter, keep=("tokens", "crops"), verbose=verbose),
         CrossDomainAutoencoder(preset=paper, epochs=epochs or "auto", random_state=random_state, verbose=verbose),
         {name: classifiers[name] for name in wanted},
         cv=cv,
@@ -99,8 +99,7 @@ def published_results(paper: str) -> pd.DataFrame:
     """Return a paper's published accuracies in percent, a row per classifier and pair of laboratories."""
     if paper not in PAPERS:
         raise ValueError(f"Got paper={paper!r} but expected one of {', '.join(PAPERS)}.")
-    with files(__package__).joinpath("published_results.csv").open(encoding="utf-8") as file:
-        table = pd.read_csv(file, comment="#")
+    table = pd.read_csv(Path(__file__).with_name("published_results.csv"), comment="#")
     return table[table["paper"] == paper].reset_index(drop=True)
 
 

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
+import sam_bloodcell
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.cli import app
+from sam_bloodcell.cli.options import parts_to_keep
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
-from sam_bloodcell.evaluation import benchmark as _benchmark
+from sam_bloodcell.evaluation import benchmark
 
 
 def run(*args):
@@ -25,7 +27,7 @@ def run(*args):
 @pytest.fixture
 def one_classifier(monkeypatch):
     """Fit one classifier in the place of seven, where which ones does not matter."""
-    monkeypatch.setattr(_benchmark, "default_classifiers", lambda seed: {"LR": LogisticRegression()})
+    monkeypatch.setattr(benchmark, "default_classifiers", lambda seed: {"LR": LogisticRegression()})
 
 
 def test_demo_writes_table_and_report(tmp_path):
@@ -62,6 +64,28 @@ def test_benchmark_leaves_unreadable_images_out_when_told_to(tmp_path, one_class
     assert "Warning: 1 of 40 images cannot be read and are left out (rows 5); the first: " in result.output
     result = run(*args, "--on-error", "nan")
     assert "Error: Got 'nan' but expected one of raise, skip." in result.output
+
+
+@pytest.mark.parametrize(
+    ("architecture", "preset", "parts"),
+    [
+        ("auto", None, ()),
+        ("vector", "bc-sam", ()),
+        ("auto", "dorl", ("tokens", "crops")),
+        ("conv", None, ("tokens", "crops")),
+        ("masked", None, ("tokens", "crops")),
+    ],
+)
+def test_token_maps_are_kept_only_where_they_are_read(architecture, preset, parts):
+    assert parts_to_keep(architecture, preset) == parts
+
+
+def test_benchmark_with_token_maps(tmp_path, one_classifier):
+    table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
+    args = ("--architecture", "conv", "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    result = run("benchmark", table, *args)
+    assert result.exit_code == 0, result.output
+    assert set(pd.read_csv(tmp_path / "out" / "scores.csv")["features"]) == {"embeddings", "autoencoder"}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +133,20 @@ def test_exit_codes_are_told_and_true():
     assert "Exit codes: 0 done; 1 an error, told in one line that starts with 'Error:'; 2 no such command" in told
     assert run("benchmark", "nowhere.csv").exit_code == 1
     assert run("benchmark", "nowhere.csv", "--no-such-option").exit_code == run("no-such-command").exit_code == 2
+
+
+ALONE = """
+import sys, types
+package = types.ModuleType("sam_bloodcell")  # without what the package itself imports
+package.__path__ = [sys.argv[1]]
+sys.modules["sam_bloodcell"] = package
+import sam_bloodcell.cli
+print(sorted({"numpy", "pandas", "sklearn", "torch"} & set(sys.modules)))
+"""
+
+
+def test_the_commands_import_nothing_heavy_before_they_run(in_subprocess):
+    assert in_subprocess(ALONE, Path(sam_bloodcell.__file__).parent).strip() == "[]"
 
 
 def test_output_is_plain_when_it_is_piped(capfd):

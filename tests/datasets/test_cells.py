@@ -124,6 +124,18 @@ class TestFolder:
     def test_empty(self, tmp_path):
         _rejects(ValueError, tmp_path, f"'{tmp_path}' holds no images. Fix: arrange them as domain/label/image")
 
+    def test_deeper_folders_and_links_belong_to_the_label_above_them(self, tmp_path):
+        folder = tmp_path / "cells"
+        for name in ("cells/a/lym/1.gif", "cells/a/lym/patient 1/2.png", "elsewhere/mon/3.png"):
+            _touch(tmp_path / name)
+        for name in ("no domain.png", "a/no label.png", "a/.checkpoints/4.png", "a/lym/1_masks.png"):
+            _touch(folder / name)
+        (folder / "linked").symlink_to(tmp_path / "elsewhere")
+        cells = load_cells(folder)
+        assert [Path(path).name for path in cells.paths] == ["1.gif", "2.png", "3.png"]
+        assert cells.domain.tolist() == ["a", "a", "linked"]
+        assert np.array(cells.target_names)[cells.target].tolist() == ["lym", "lym", "mon"]
+
     def test_nothing_asked_for(self, tree):
         _rejects(ValueError, tree, f"No cell of '{tree}' is left. Fix: check the classes and domains", classes=[])
 
@@ -181,7 +193,7 @@ class TestCSV:
 
     def test_no_rows(self, tmp_path):
         csv = _csv(tmp_path, [])
-        _rejects(ValueError, csv, f"No cell of '{csv}' is left.")
+        _rejects(ValueError, csv, f"'{csv}' has a header but no rows. Fix: add a row for each entry.")
 
     def test_unknown_class(self, tmp_path):
         _touch(tmp_path / "a.png")
@@ -217,6 +229,7 @@ def test_unreadable_cells_are_left_out_and_named(tmp_path):
     np.testing.assert_array_equal(kept.target, np.delete(cells.target, 3))
     np.testing.assert_array_equal(kept.domain, np.delete(cells.domain, 3))
     assert list(kept.unreadable) == [cells.paths[3]]
+    assert drop_unreadable(kept).unreadable == {}
     for path in cells.paths:
         Path(path).write_bytes(b"")
     with pytest.raises(ValueError, match=r"None of the \d+ images can be read; the first: "):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sam_bloodcell import datasets
-from sam_bloodcell.datasets import join_cells, load_acevedo20, load_matek19, load_zheng18
+from sam_bloodcell.datasets import drop_unreadable, join_cells, load_acevedo20, load_matek19, load_zheng18
 
 # A file of each loader's layout, its code, and its class of the five.
 LAYOUTS = {
@@ -52,6 +52,18 @@ def test_dropped_codes_are_counted_and_audited(tmp_path):
     assert cells.target_names == ["neutrophil_segmented"]
     assert cells.dropped == {"IG": 2, "PLATELET": 1}
     assert cells.audit.set_index("code").loc["IG", "note"] == "which stage is not said"
+
+
+def test_cells_that_are_left_keep_their_codes_and_their_licence(tmp_path):
+    for name in ("SNE_1.jpg", "MO_1.jpg"):
+        write_image(tmp_path / "any" / name)
+    (tmp_path / "any" / "SNE_1.jpg").write_bytes(b"no image")
+    cells = load_acevedo20(tmp_path)
+    with pytest.warns(UserWarning, match="1 of 2 images cannot be read"):
+        kept = drop_unreadable(cells)
+    assert kept.code.tolist() == ["MO"]
+    assert kept.DESCR == cells.DESCR
+    assert kept.audit is cells.audit
 
 
 def test_an_unknown_code_is_an_error_that_names_the_file(tmp_path):

@@ -15,7 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.bulk import embed_to_file
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
-from sam_bloodcell.embedding import forward
+from sam_bloodcell.embedding import network
+from sam_bloodcell.images.reading import read_content
 
 distributed = pytest.importorskip("distributed")
 # Dask's own: deprecations of its dependencies, sockets that it closes late.
@@ -40,20 +41,24 @@ def cells(tmp_path_factory):
 
 
 def loaded_networks():
-    return len(forward._loaded)
+    return int(network._last.sam is not None)
+
+
+def one_by_one(paths):
+    return ([(row, read_content(path, row))] for row, path in enumerate(paths))
 
 
 def test_chunks_go_to_the_workers_and_weights_are_loaded_there(client, cells):
     embedder = SAMLoRAEmbedder("vit_tiny", batch_size=4).fit(cells.paths)
     expected = embedder.transform(cells.paths)
-    forward._loaded.clear()
+    network.free_network()
     with joblib.parallel_config("dask"):
-        done = list(embedder.encoder_.stream([[(row, path)] for row, path in enumerate(cells.paths)]))
-    assert forward._loaded == {}
+        done = list(embedder.encoder_.stream(one_by_one(cells.paths)))
+    assert not loaded_networks()
     assert set(client.run(loaded_networks).values()) == {1}
     rows = [part.rows[0] for part in done]
     assert sorted(rows) == list(range(40))
-    pooled = np.concatenate([part.cells.pooled for part in done])[np.argsort(rows)]
+    pooled = np.concatenate([[record.pooled for record in part.records] for part in done])[np.argsort(rows)]
     np.testing.assert_allclose(pooled, expected.pooled, atol=0.1)
 
 
@@ -84,7 +89,7 @@ def test_a_worker_that_dies_costs_its_chunks(client, cells):
     embedder = SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(cells.paths)
     victim, seen = client.run(os.getpid).popitem()[1], []
     with joblib.parallel_config("dask"):
-        for done in embedder.encoder_.stream([[(row, path)] for row, path in enumerate(cells.paths)]):
+        for done in embedder.encoder_.stream(one_by_one(cells.paths)):
             seen += done.rows
             if len(seen) == 5:
                 os.kill(victim, signal.SIGKILL)

@@ -17,9 +17,10 @@ from sklearn.exceptions import NotFittedError
 
 from sam_bloodcell import CellEmbeddings, ImageReadError, SAMLoRAEmbedder, WeightsUnavailableError
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
-from sam_bloodcell.embedding import forward
+from sam_bloodcell.embedding import network
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, EncoderSize
+from sam_bloodcell.segmentation import LoRATraining
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def embedder(cells):
-    return SAMLoRAEmbedder("vit_tiny").fit(cells.images)
+    return SAMLoRAEmbedder("vit_tiny", keep=("tokens", "crops")).fit(cells.images)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,34 @@ def test_embeddings_have_the_documented_shapes(embeddings):
     assert embeddings.masks.shape == (10, 224, 224)
     assert embeddings.crops.shape == (10, 128, 128, 3)
     assert embeddings.crops.dtype == np.uint8
+
+
+def test_only_what_is_asked_for_is_kept(embeddings, cells, tmp_path):
+    paths = [tmp_path / f"{row}.png" for row in range(3)]
+    for path, image in zip(paths, cells.images, strict=False):
+        Image.fromarray(image).save(path)
+    plain = SAMLoRAEmbedder("vit_tiny").fit_transform(paths)
+    np.testing.assert_array_equal(plain.masks, embeddings.masks[:3])
+    with pytest.raises(
+        AttributeError, match=r'no token maps\. Fix: SAMLoRAEmbedder\(\.\.\., keep=\("tokens", "crops"\)\)'
+    ):
+        _ = plain.tokens
+    np.testing.assert_array_equal(plain.crops[[2, 0]], embeddings.crops[[2, 0]])  # cut from the image files
+    assert len(pickle.dumps(plain)) < 3 * 8000
+    paths[1].unlink()
+    with pytest.raises(ImageReadError, match=r"1\.png' does not exist"):
+        _ = plain.crops[1]
+    with pytest.raises(ValueError, match=r"'keep' parameter"):
+        SAMLoRAEmbedder("vit_tiny", keep="tokens").fit(paths)
+    with pytest.raises(ValueError, match=r"Got keep=\['masks'\] but expected a collection of 'tokens', 'crops'"):
+        SAMLoRAEmbedder("vit_tiny", keep=["masks"]).fit(paths)
+
+
+def test_the_network_can_be_freed(embedder, cells):
+    expected = embedder.transform(cells.images[:2]).pooled
+    embedder.free_network()
+    assert network._last.sam is None
+    np.testing.assert_array_equal(embedder.transform(cells.images[:2]).pooled, expected)
 
 
 def test_pooled_is_the_mean_of_the_tokens_under_the_mask(embeddings):
@@ -110,7 +139,7 @@ def test_masks_have_each_images_own_size(embedder, cells):
 
 
 def test_another_image_size_gives_another_grid(cells):
-    embeddings = SAMLoRAEmbedder("vit_tiny", image_size=112).fit_transform(cells.images[:2])
+    embeddings = SAMLoRAEmbedder("vit_tiny", image_size=112, keep=["tokens"]).fit_transform(cells.images[:2])
     assert embeddings.tokens.shape == (2, 192, 7, 7)
     with pytest.raises(ValueError, match=r"image_size=100 but expected a positive multiple of 16. Fix: use 96"):
         SAMLoRAEmbedder("vit_tiny", image_size=100).fit(cells.images)
@@ -118,20 +147,22 @@ def test_another_image_size_gives_another_grid(cells):
 
 def test_fine_tuning_goes_on_from_the_packaged_adapter(embedder, cells):
     images, masks = cells.images[:4], cells.masks[:4]
-    params = {"epochs": 1, "learning_rate": 1e-3, "random_state": 0}
-    tuned = SAMLoRAEmbedder("vit_tiny", **params).fit(images, masks=masks)
+    training = LoRATraining(epochs=1, learning_rate=1e-3, random_state=0)
+    tuned = SAMLoRAEmbedder("vit_tiny", training=training).fit(images, masks=masks)
     assert set(tuned.history_) == {"epoch", "learning_rate", "loss", "dice_loss", "cross_entropy", "dice"}
     before, after = embedder.adapter_.lora, tuned.adapter_.lora
     assert set(before) == set(after)
     assert all(0 < (after[key] - before[key]).abs().max() < 0.1 for key in after)
     assert tuned.pixel_stats_ == embedder.pixel_stats_
-    again = SAMLoRAEmbedder("vit_tiny", **params).fit(images, masks=masks)
+    again = SAMLoRAEmbedder("vit_tiny", training=training).fit(images, masks=masks)
     assert all(torch.equal(value, again.adapter_.lora[key]) for key, value in after.items())
 
 
 def test_fine_tuning_plain_sam_learns_to_segment(plain_sam):
     cells = make_blood_cells(4, domains=["lab_a"], image_size=64, random_state=0)
-    embedder = SAMLoRAEmbedder(str(plain_sam), image_size=64, epochs=30, learning_rate=3e-3, random_state=0)
+    embedder = SAMLoRAEmbedder(
+        str(plain_sam), image_size=64, training=LoRATraining(epochs=30, learning_rate=3e-3, random_state=0)
+    )
     embedder.fit(cells.images, masks=cells.masks)
     assert embedder.prompt_ == "none"
     assert embedder.history_["loss"].iloc[-1] < 0.6 * embedder.history_["loss"].iloc[0]
@@ -142,7 +173,9 @@ def test_fine_tuning_plain_sam_learns_to_segment(plain_sam):
 
 def test_validation_stops_early_and_keeps_the_best_epoch(cells):
     embedder = SAMLoRAEmbedder(
-        "vit_tiny", image_size=64, epochs=12, patience=2, learning_rate=3e-2, validation_fraction=0.4, random_state=0
+        "vit_tiny",
+        image_size=64,
+        training=LoRATraining(epochs=12, patience=2, learning_rate=3e-2, validation_fraction=0.4, random_state=0),
     )
     embedder.fit(cells.images, masks=cells.masks)
     dice_by_epoch = embedder.history_["dice"]
@@ -151,18 +184,20 @@ def test_validation_stops_early_and_keeps_the_best_epoch(cells):
 
 
 def test_papers_training_has_no_validation(cells):
-    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, epochs=2, validation_fraction=0, random_state=0)
+    embedder = SAMLoRAEmbedder(
+        "vit_tiny", image_size=64, training=LoRATraining(epochs=2, validation_fraction=0, random_state=0)
+    )
     embedder.fit(cells.images[:1], masks=cells.masks[:1])
     assert "dice" not in embedder.history_
     assert embedder.best_epoch_ == 1
 
 
 def test_lora_blocks_limits_the_adapter(cells):
-    params = {"image_size": 64, "epochs": 1, "lora_rank": 2, "random_state": 0}
-    embedder = SAMLoRAEmbedder("vit_tiny", lora_blocks=[0, 11], **params).fit(cells.images, masks=cells.masks)
+    training = LoRATraining(rank=2, blocks=[0, 11], epochs=1, random_state=0)
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, training=training).fit(cells.images, masks=cells.masks)
     assert {key.split(".blocks.")[1].split(".")[0] for key in embedder.adapter_.lora} == {"0", "11"}
     with pytest.raises(ValueError, match="12"):
-        SAMLoRAEmbedder("vit_tiny", lora_blocks=[12], **params).fit(cells.images, masks=cells.masks)
+        embedder.set_params(training__blocks=[12]).fit(cells.images, masks=cells.masks)
 
 
 KILLED = """
@@ -170,6 +205,7 @@ import os, signal, sys
 import numpy as np, torch
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.models import training
+from sam_bloodcell.segmentation import LoRATraining
 
 torch.set_num_threads(int(sys.argv[4]))  # as many as here: their number decides the last bits
 save, saved = training._Run.save, []
@@ -182,35 +218,41 @@ def save_and_die(*args):
 
 training._Run.save = save_and_die
 cells = np.load(sys.argv[1])
-SAMLoRAEmbedder("vit_tiny", checkpoint=sys.argv[2], **eval(sys.argv[3])).fit(cells["images"], masks=cells["masks"])
+own = LoRATraining(checkpoint=sys.argv[2], **eval(sys.argv[3]))
+SAMLoRAEmbedder("vit_tiny", image_size=64, training=own).fit(cells["images"], masks=cells["masks"])
 """
 
 
 @pytest.mark.fault
 def test_a_killed_fit_goes_on_to_the_same_bits(cells, tmp_path):
-    params = {"image_size": 64, "epochs": 4, "lora_dropout": 0.1, "validation_fraction": 0.3, "random_state": 0}
+    params = {"epochs": 4, "dropout": 0.1, "validation_fraction": 0.3, "random_state": 0}
     data, checkpoint = tmp_path / "cells.npz", tmp_path / "run.ckpt"
     np.savez(data, images=cells.images, masks=cells.masks)
     command = [sys.executable, "-c", KILLED, data, checkpoint, repr(params), str(torch.get_num_threads())]
     assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
     assert len(torch.load(checkpoint, weights_only=True)["history"]) == 2
 
-    unbroken = SAMLoRAEmbedder("vit_tiny", **params).fit(cells.images, masks=cells.masks)
-    resumed = SAMLoRAEmbedder("vit_tiny", checkpoint=checkpoint, **params).fit(cells.images, masks=cells.masks)
+    def embedder(**more):
+        return SAMLoRAEmbedder("vit_tiny", image_size=64, training=LoRATraining(**params, **more))
+
+    unbroken = embedder().fit(cells.images, masks=cells.masks)
+    resumed = embedder(checkpoint=checkpoint).fit(cells.images, masks=cells.masks)
     pd.testing.assert_frame_equal(resumed.history_, unbroken.history_, check_exact=True)
     for kind in ("lora", "decoder"):
         for key, value in getattr(unbroken.adapter_, kind).items():
             assert torch.equal(getattr(resumed.adapter_, kind)[key], value), key
 
-    other = SAMLoRAEmbedder("vit_tiny", checkpoint=checkpoint, **params)
+    other = embedder(checkpoint=checkpoint)
     with pytest.raises(ValueError, match="belongs to a training with other data or settings"):
         other.fit(cells.images[:8], masks=cells.masks[:8])
     with pytest.raises(ValueError, match=r"Got random_state=None with a checkpoint .* Fix: random_state=0"):
-        other.set_params(random_state=None).fit(cells.images, masks=cells.masks)
+        other.set_params(training__random_state=None).fit(cells.images, masks=cells.masks)
 
 
 def test_masks_from_the_stain_train_too(cells):
-    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, epochs=1, random_state=0).fit(cells.images, masks="auto")
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, training=LoRATraining(epochs=1, random_state=0)).fit(
+        cells.images, masks="auto"
+    )
     assert len(embedder.history_) == 1
 
 
@@ -225,7 +267,7 @@ def test_cells_have_a_quality(embeddings):
 
 def test_where_no_cell_is_found_the_whole_image_stands_in(embedder, cells, monkeypatch):
     nothing = torch.zeros(3, 224, 224)
-    monkeypatch.setattr(forward, "_cell_probability", lambda sam, tokens, prompt: nothing)
+    monkeypatch.setattr(network, "cell_probability", lambda sam, tokens, prompt: nothing)
     with pytest.warns(UserWarning, match=r"No plausible cell was found in 3 of 3 images \(rows 0, 1, 2\)"):
         embeddings = embedder.transform(cells.images[:3])
     assert embeddings.quality["fallback"].all()
@@ -338,7 +380,7 @@ def test_unreadable_images_are_nan_rows_on_request(tmp_path, cached):
     paths = [tmp_path / f"{row}.png" for row in range(5)]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
-    settings = {"cache_dir": tmp_path / "cache" if cached else None, "dtype": "float32"}
+    settings = {"cache_dir": tmp_path / "cache" if cached else None, "dtype": "float32", "keep": ["tokens"]}
     expected = SAMLoRAEmbedder("vit_tiny", **settings).fit(paths).transform(paths[1:4]).pooled
     paths[0].write_bytes(b"no image")
     paths[4].unlink()

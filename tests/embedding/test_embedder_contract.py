@@ -40,6 +40,7 @@ def test_check_parameters_default_constructible():
 def test_check_get_params_invariance_and_set_params():
     embedder = SAMLoRAEmbedder("vit_tiny", batch_size=3)
     assert embedder.get_params(deep=False) == embedder.get_params(deep=True)
+    assert len(embedder.get_params()) <= 18
     assert embedder.set_params(batch_size=5) is embedder
     assert embedder.batch_size == 5
     with pytest.raises(ValueError, match="Invalid parameter 'bach_size'"):

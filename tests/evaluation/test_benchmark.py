@@ -17,7 +17,7 @@ def test_benchmark_refuses_bad_targets_before_embedding():
         run_benchmark(cells, embedder=FunctionTransformer(), autoencoder=None)
 
 
-def test_benchmark_tells_the_autoencoder_each_cells_laboratory(separable):
+def test_benchmark_tells_the_autoencoder_each_cells_domain(separable):
     class Aligner(TransformerMixin, BaseEstimator):
         def fit(self, X, y=None, *, domain):
             return self
@@ -26,11 +26,11 @@ def test_benchmark_tells_the_autoencoder_each_cells_laboratory(separable):
             self.domain_ = domain
             return np.asarray(X)
 
-    X, y, lab = separable
+    X, y, domain = separable
     names, target = np.unique(y, return_inverse=True)
-    cells = Bunch(images=X, target=target, target_names=names, domain=lab)
+    cells = Bunch(images=X, target=target, target_names=names, domain=domain)
     result = run_benchmark(cells, FunctionTransformer(), Aligner(), LogisticRegression(), cv=2, random_state=0)
-    assert result.autoencoder.domain_.tolist() == lab.tolist()
+    assert result.autoencoder.domain_.tolist() == domain.tolist()
     assert list(result.shift.index) == ["embeddings", "autoencoder"]
 
 
@@ -39,12 +39,12 @@ def test_evaluation_imports_no_pictures():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_benchmark_keeps_patients_together_and_tells_of_copies(separable):
-    X, y, lab = separable
+def test_benchmark_keeps_patients_together_and_warns_of_copies(separable):
+    X, y, domain = separable
     names, target = np.unique(y, return_inverse=True)
     X[7] = X[1]
-    cells = Bunch(images=X, target=target, target_names=names, domain=lab, group=np.arange(60) // 3)
-    with pytest.warns(UserWarning, match=r"1 couple\(s\) of cells look like copies .* rows 1 and 7"):
+    cells = Bunch(images=X, target=target, target_names=names, domain=domain, group=np.arange(60) // 3)
+    with pytest.warns(UserWarning, match="images that look duplicated: 1, such as rows 1 and 7"):
         result = run_benchmark(cells, FunctionTransformer(), None, LogisticRegression(), cv=2, random_state=0)
     at_home = result.predictions.query("train_domain == test_domain")
     assert at_home.groupby(["train_domain", "group"])["fold"].nunique().eq(1).all()

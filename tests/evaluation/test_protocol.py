@@ -31,7 +31,7 @@ class Reader(ClassifierMixin, BaseEstimator):
 
 def test_metrics_equal_a_hand_count():
     y = np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1])
-    X = np.array([0, 0, 0, 0, 1, 1, 0, 1, 1, 1, 1, 1])[:, None]  # two of the second lab's zeros are missed
+    X = np.array([0, 0, 0, 0, 1, 1, 0, 1, 1, 1, 1, 1])[:, None]  # two of the second domain's zeros are missed
     scores = cross_domain_scores(Reader(), X, y, domain=["a"] * 6 + ["b"] * 6, cv=2, random_state=0)
     a_to_b = scores.query("train_domain == 'a' and test_domain == 'b'").iloc[0]
     assert a_to_b["accuracy"] == pytest.approx(4 / 6)
@@ -61,7 +61,7 @@ def test_no_label_of_the_tested_domain_reaches_a_fit(separable):
         Reader.fits.clear()
         X[:, 0] = 0
         cross_domain_scores(Reader(), X, labels, domain=domain, random_state=0)
-        runs.append(Reader.fits[:5])  # the fits on laboratory a
+        runs.append(Reader.fits[:5])  # the fits on domain a
     for (X_1, y_1), (X_2, y_2) in zip(*runs, strict=True):
         np.testing.assert_array_equal(X_1, X_2)
         np.testing.assert_array_equal(y_1, y_2)
@@ -122,8 +122,8 @@ def test_paths_are_handed_to_a_pipeline(separable):
     ("change", "message"),
     [
         ({"y": [0, 1]}, "Got 60 samples in X, 2 in y, 60 in domain"),
-        ({"y": [0, None] * 30}, "Got y=None in row 1"),
-        ({"domain": ["a", "a", np.nan] * 20}, "Got domain=nan in row 2"),
+        ({"y": [0, None] * 30}, "Row 1: y is missing"),
+        ({"domain": ["a", "a", np.nan] * 20}, "Row 2: domain is missing"),
         ({"y": np.zeros((60, 2))}, r"Got y of shape \(60, 2\)"),
         ({"y": ["only"] * 60}, r"Got 1 class\(es\) of at least cv=5 cells in domain 'a'"),
         ({"cv": 1}, "Got cv=1 but expected at least 2"),

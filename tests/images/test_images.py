@@ -11,7 +11,7 @@ from sam_bloodcell.exceptions import ImageReadError
 from sam_bloodcell.images.collections import as_image_list
 from sam_bloodcell.images.frames import load_square, pad_to_square, resize
 from sam_bloodcell.images.masks import load_mask
-from sam_bloodcell.images.reading import digest, load_rgb
+from sam_bloodcell.images.reading import load_rgb, read_content
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]
@@ -257,13 +257,13 @@ class TestBrokenFiles:
         path = _save(tmp_path / "a.png", RGB, format="EPS")
         _rejected(path, "Row 0: ", "is no image that can be read here", "PNG", row=0)
 
-    @pytest.mark.parametrize("read", [load_rgb, load_mask, digest])
+    @pytest.mark.parametrize("read", [load_rgb, load_mask, read_content])
     def test_what_is_no_file_is_not_waited_for(self, tmp_path, read):
         os.mkfifo(tmp_path / "pipe.png")
         with pytest.raises(ImageReadError, match=r"^Row 3: '.*pipe\.png' is no file. Fix: pass image files"):
             read(tmp_path / "pipe.png", 3)
 
-    @pytest.mark.parametrize("read", [load_rgb, load_mask, digest])
+    @pytest.mark.parametrize("read", [load_rgb, load_mask, read_content])
     def test_zero_byte_in_the_name(self, read):
         with pytest.raises(ImageReadError, match=r"^Row 1: 'a.b' cannot be read: embedded null byte"):
             read("a\0b", 1)

@@ -1,11 +1,10 @@
-"""Distances between domains: by hand where a hand can, by an independent reference else; absent domains never harm."""
+"""Distances between domains: checked by hand; absent domains never harm."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 
-from sam_bloodcell.models.alignment import ALIGNMENTS, coral, mean_discrepancy, mmd, sinkhorn
+from sam_bloodcell.models.alignment import ALIGNMENTS, mean_discrepancy, mmd
 
 every = pytest.mark.parametrize("distance", ALIGNMENTS.values(), ids=ALIGNMENTS.keys())
 
@@ -95,33 +94,3 @@ def test_mmd_sees_what_means_do_not():
     wide[40:] -= wide[40:].mean(0) - wide[:40].mean(0)
     assert mean_discrepancy(wide, domain).item() == pytest.approx(0, abs=1e-6)
     assert mmd(wide, domain).item() > 3 * mmd(*two(0.0)).item()
-
-
-def test_coral_is_numpys_covariances_and_means():
-    features, domain = two(1.0)
-    a, b = features[:40].numpy(), features[40:].numpy()
-    covariances = np.square(np.cov(a.T) - np.cov(b.T)).sum() / (4 * 3**2)
-    expected = covariances + np.square(a.mean(0) - b.mean(0)).mean()
-    assert coral(features, domain).item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_sinkhorn_nears_optimal_transport():
-    features, domain = two(3.0, n=16)
-    a, b = features[:16].numpy(), features[16:].numpy()
-    cost = np.square(a[:, None] - b[None]).sum(-1) / (2 * 3)
-    exact = cost[linear_sum_assignment(cost)].mean()
-    assert sinkhorn(features, domain, blur=0.01, iterations=500).item() == pytest.approx(exact, rel=0.05)
-
-
-def test_sinkhorns_gradient_is_that_of_its_value():
-    features, domain = two(1.0, n=6, width=2)
-    features = features.double().requires_grad_()
-
-    def value(x):
-        return sinkhorn(x, domain, blur=0.2, iterations=300)
-
-    value(features).backward()
-    step = torch.zeros_like(features)
-    step[3, 1] = 1e-5
-    numeric = (value(features.detach() + step) - value(features.detach() - step)) / 2e-5
-    assert features.grad[3, 1].item() == pytest.approx(numeric.item(), rel=0.1)

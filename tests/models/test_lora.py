@@ -13,7 +13,8 @@ from sam_bloodcell.models.lora import (
     split_qkv,
 )
 from sam_bloodcell.models.sam import SAM, SIZES, EncoderSize
-from sam_bloodcell.weights import hub
+from sam_bloodcell.weights.adapters import read_adapter, write_adapter
+from sam_bloodcell.weights.backbones import HUB_BACKBONES, Backbone
 
 STATS = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 DECODER = ("prompt_encoder.", "mask_decoder.")
@@ -184,15 +185,15 @@ def test_an_adapter_of_more_blocks_is_refused(tiny_sam, trained):
 def test_folder_round_trip(tiny_sam, trained, pixels, tmp_path):
     sam, model = trained
     adapter = extract_adapter(sam, model, STATS)
-    folder = hub.write_adapter(adapter, tmp_path / "new" / "adapter", hub.Backbone("vit_b"))
-    read = hub.read_adapter(folder)
+    folder = write_adapter(adapter, tmp_path / "new" / "adapter", Backbone("vit_b"))
+    read = read_adapter(folder)
     for mine, theirs in ((adapter.lora, read.lora), (adapter.decoder, read.decoder)):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             torch.testing.assert_close(theirs[key], value, rtol=0, atol=0)
     assert (read.pixel_stats, read.image_size) == (STATS, 64)
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == hub.HUB_BACKBONES["vit_b"]
+    assert (config["base_model_name_or_path"], config["revision"]) == HUB_BACKBONES["vit_b"]
     plain = tiny_sam()
     apply_adapter(plain, read)
     _assert_same_masks(plain(pixels), sam(pixels))
@@ -203,7 +204,7 @@ def test_stock_peft_reads_the_folder(tiny_sam, trained, pixels, tmp_path):
     import peft
 
     sam, model = trained
-    folder = hub.write_adapter(extract_adapter(sam, model, STATS), tmp_path, hub.Backbone("vit_b"))
+    folder = write_adapter(extract_adapter(sam, model, STATS), tmp_path, Backbone("vit_b"))
     plain = tiny_sam()
     split_qkv(plain.image_encoder)
     peft.PeftModel.from_pretrained(plain.image_encoder, str(folder)).eval()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.models.sam import SAM, SIZES, EncoderSize, load_weights
-from sam_bloodcell.weights import hub
+from sam_bloodcell.weights.backbones import Backbone, load_backbone
 
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
 CLOSE = {"rtol": 0, "atol": 1e-4}
@@ -57,7 +57,7 @@ def case(request, tmp_path_factory, build_sam):
     folder = tmp_path_factory.mktemp("transformers")
     source = transformers_model(size, 1024)
     source.save_pretrained(folder)
-    state = hub.load_backbone(hub.Backbone(str(folder)))
+    state = load_backbone(Backbone(str(folder)))
     ours = SAM(size, px, mask_tokens=4).eval()
     assert load_weights(ours, state) == []
     images = torch.randn(count, 3, px, px, generator=torch.Generator().manual_seed(2))
@@ -258,4 +258,4 @@ def test_a_folder_without_the_one_weights_file_names_what_was_looked_for(form, r
     else:
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises((ValueError, OSError), match=r"Got backbone=.* a folder with model\.safetensors.*Fix:"):
-        hub.load_backbone(hub.Backbone(str(folder)))
+        load_backbone(Backbone(str(folder)))

@@ -4,10 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import Bunch
@@ -17,10 +21,12 @@ from sam_bloodcell.report import write_report
 
 
 class Embeddings:
-    """What the package's CellEmbeddings promises: an array that also carries masks and crops."""
+    """What the package's CellEmbeddings promises: an array that also carries masks, crops and, if kept, tokens."""
 
-    def __init__(self, pooled, masks, crops):
+    def __init__(self, pooled, masks, crops, tokens=None):
         self.pooled, self.masks, self.crops, self.shape = pooled, masks, crops, pooled.shape
+        if tokens is not None:
+            self.tokens = tokens
 
     def __array__(self, dtype=None, copy=None):
         return self.pooled.astype(dtype or self.pooled.dtype)
@@ -29,16 +35,21 @@ class Embeddings:
         return len(self.pooled)
 
     def __getitem__(self, rows):
-        return Embeddings(self.pooled[rows], self.masks[rows], self.crops[rows])
+        tokens = self.tokens[rows] if hasattr(self, "tokens") else None
+        return Embeddings(self.pooled[rows], self.masks[rows], self.crops[rows], tokens)
 
 
 class Embedder(TransformerMixin, BaseEstimator):
+    def __init__(self, keep_tokens=True):
+        self.keep_tokens = keep_tokens
+
     def fit(self, X, y=None):
         return self
 
     def transform(self, X):
         pooled = np.stack([image[:2, :2].ravel() for image in X]).astype(np.float32)
-        return Embeddings(pooled, np.ones((len(X), 7, 7), bool), np.zeros((len(X), 16, 16, 3), np.uint8))
+        tokens = np.zeros((len(X), 4, 2, 2), np.float16) if self.keep_tokens else None
+        return Embeddings(pooled, np.ones((len(X), 7, 7), bool), np.zeros((len(X), 16, 16, 3), np.uint8), tokens)
 
 
 class Autoencoder(BaseEstimator):
@@ -51,7 +62,7 @@ class Autoencoder(BaseEstimator):
         return np.asarray(X)[:, :6]
 
     def reconstruct(self, X):
-        return X.crops[:, ::2, ::2]
+        return X.crops[: len(X.tokens), ::2, ::2]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +111,47 @@ def test_benchmark_without_autoencoder(cells, tmp_path):
     page = write_report(result, tmp_path).read_text("utf-8")
     assert "transductive" not in page
     assert "Training of the autoencoder" not in page
+
+
+def test_no_reconstructions_without_tokens(cells, tmp_path):
+    with pytest.warns(UserWarning, match="Left out"):
+        result = run_benchmark(cells, Embedder(False), Autoencoder(), LogisticRegression(), random_state=3)
+    assert result.reconstructions is None
+    assert write_report(result, tmp_path).stat().st_size > 0
+
+
+def test_only_the_cells_that_are_drawn_are_indexed(result, tmp_path):
+    class Lazy:
+        """Crops and masks that are made when they are indexed."""
+
+        def __init__(self, array):
+            self.array, self.asked = array, []
+
+        def __getitem__(self, rows):
+            self.asked += np.atleast_1d(rows).tolist()
+            return self.array[rows]
+
+    n, names = 1000, ["lymphocyte", "monocyte"]
+    cells = Bunch(images=result.cells.images[:1].repeat(n, 0), target=np.arange(n) % 2, target_names=names)
+    cells.domain = np.repeat(["a", "b", "c"], [500, 450, 50])
+    crops, masks = Lazy(np.zeros((n, 8, 8, 3), np.uint8)), Lazy(np.ones((n, 7, 7), bool))
+    embeddings, shown = Embeddings(np.zeros((n, 12)), masks, crops), np.arange(4)
+    features = {"embeddings": np.random.default_rng(0).random((n, 3))}
+    many = replace(result, cells=cells, embeddings=embeddings, features=features, shown=shown, reconstructions=None)
+    page = write_report(many, tmp_path).read_text("utf-8")
+    assert sorted(masks.asked) == [0, 1, 2, 3]
+    assert crops.asked[:4] == [0, 1, 2, 3]
+    assert Counter(cells.domain[crops.asked[4:]]) == {"a": 200, "b": 200, "c": 50}
+    assert "Colours of at most 200 cells of each laboratory, drawn at random" in page
+
+
+def test_vector_graphics_are_drawn_only_to_be_written(result, tmp_path, monkeypatch):
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **kw: drawn.append(file) or save(self, file, **kw))
+    write_report(result, tmp_path)
+    assert len(drawn) == 7
+    assert not any(isinstance(file, Path) for file in drawn)
 
 
 def test_page_stands_alone(page):

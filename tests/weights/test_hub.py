@@ -1,219 +1,189 @@
+"""The Hub's real client against a Hub on 127.0.0.1: what comes, what goes, and what each failure says."""
+
+import hashlib
 import json
-import os
-import pickle
-import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
-from safetensors.torch import save_file
 from tests.hub_server import COMMIT
 
-from sam_bloodcell.models.lora import Adapter
 from sam_bloodcell.weights import hub
-from sam_bloodcell.weights.hub import Backbone, WeightsUnavailableError
 
-STATE = {"image_encoder.pos_embed": torch.arange(8.0).view(1, 2, 2, 2)}
-ADAPTER = Adapter(
-    lora={"base_model.q.lora_A.weight": torch.ones(4, 2)},
-    lora_config={"r": 4},
-    decoder={"mask_decoder.iou_token.weight": torch.ones(1, 2)},
-    pixel_stats=((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
-    image_size=64,
-)
+FILE = "model.safetensors"
+CONTENT = bytes(range(256)) * 400
 
-
-class _TouchesAFile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
-
-
-@pytest.mark.parametrize("name", ["vit_x", "no/such/folder", "missing.pth", "owner/missing.safetensors"])
-def test_an_unknown_backbone_lists_the_known_ones(name):
-    expected = rf"Got backbone='{re.escape(name)}' but expected one of vit_tiny, vit_b, vit_l, vit_h, a Hub repo id"
-    with pytest.raises(ValueError, match=expected):
-        hub.load_backbone(Backbone(name))
-
-
-def test_the_packaged_backbone_is_whole_and_float32():
-    state = hub.load_backbone(Backbone("vit_tiny"))
-    assert {key.split(".")[0] for key in state} == {"image_encoder", "prompt_encoder", "mask_decoder"}
-    assert {value.dtype for value in state.values()} == {torch.float32}
-    assert hub.locate_backbone(Backbone("vit_tiny")).is_file()
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_local_file_loads_as_float32(suffix, tmp_path):
-    path = tmp_path / f"sam{suffix}"
-    half = {key: value.half() for key, value in STATE.items()}
-    torch.save(half, path) if suffix == ".pth" else save_file(half, path)
-    state = hub.load_backbone(Backbone(str(path)))
-    assert state.keys() == STATE.keys()
-    torch.testing.assert_close(state["image_encoder.pos_embed"], STATE["image_encoder.pos_embed"])
-
-
-@pytest.mark.parametrize("form", ["torch.save", "bare pickle"])
-def test_a_malicious_pth_is_refused_and_runs_nothing(form, tmp_path):
-    marker, path = tmp_path / "executed", tmp_path / "sam.pth"
-    payload = {"image_encoder.pos_embed": _TouchesAFile(marker)}
-    if form == "torch.save":
-        torch.save(payload, path)
-    else:
-        path.write_bytes(pickle.dumps(payload, protocol=2))
-    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
-        hub.load_backbone(Backbone(str(path)))
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("kept", [0, 0.5])
-def test_a_truncated_file_says_so(suffix, kept, tmp_path):
-    path = tmp_path / f"sam{suffix}"
-    torch.save(STATE, path) if suffix == ".pth" else save_file(STATE, path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(WeightsUnavailableError, match=r"no readable weights file: .*Fix: fetch it again"):
-        hub.load_backbone(Backbone(str(path)))
-
-
-@pytest.mark.parametrize("content", [torch.zeros(2), {"model": STATE, "epoch": 3}], ids=["tensor", "nested"])
-def test_a_pth_that_holds_no_state_is_refused(content, tmp_path):
-    torch.save(content, tmp_path / "sam.pth")
-    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
-        hub.load_backbone(Backbone(str(tmp_path / "sam.pth")))
-
-
-# the client's pauses between its tries are counted, not slept through
-UNAVAILABLE = """
-import time
-from sam_bloodcell.weights.hub import Backbone, load_backbone
-slept = []
-time.sleep = slept.append
-start = time.monotonic()
-try:
-    load_backbone(Backbone("vit_b"))
-except OSError as error:
-    print(type(error).__name__, time.monotonic() - start + sum(slept), error)
+# Tries to fetch (repo, revision, token, local_files_only) one after the other; prints paths and errors.
+TRIES = """
+import json, sys, time
+from sam_bloodcell.exceptions import WeightsUnavailableError
+from sam_bloodcell.weights import hub
+time.sleep = lambda seconds: None
+said = []
+for repo, revision, token, local in json.loads(sys.argv[1]):
+    try:
+        path = hub.fetch(repo, "model.safetensors", revision, token=token, local_files_only=local)
+        whole = hub.digest_of(path) == hub.sha256(path)
+        said.append([str(path), hub.commit_of(path), path.stat().st_size, whole])
+    except WeightsUnavailableError as exc:
+        said.append(str(exc))
+print(json.dumps(said))
 """
 
 
-@pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, {}], ids=["offline", "unreachable"])
-def test_without_network_the_error_is_quick_and_names_the_way_out(env, in_subprocess):
-    output = in_subprocess(UNAVAILABLE, HF_ENDPOINT="http://127.0.0.1:9", **env)
-    name, seconds, message = output.split(" ", 2)
-    assert name == "WeightsUnavailableError"
-    assert float(seconds) < 30
-    assert "model.safetensors of 'facebook/sam-vit-base'" in message
-    assert "revision 70c1a07f894ebb5b307fd9eaaee97b9dfc16068f" in message
-    assert "Fix: " in message
-    assert "run sam-bloodcell download vit_b once with network, or pass a local file" in message
+@pytest.fixture
+def tries(hub_server, in_subprocess):
+    (hub_server.folder("lab/small") / FILE).write_bytes(CONTENT)
+
+    def run(*attempts, **env):
+        wanted = json.dumps([(*attempt, None, None, False)[:3] + (attempt[3:] or (False,)) for attempt in attempts])
+        return json.loads(in_subprocess(TRIES, wanted, **{"HF_ENDPOINT": hub_server.url} | env))
+
+    return run
 
 
-@pytest.mark.parametrize("backbone", [Backbone("vit_b"), Backbone("vit_b", "v2"), Backbone("lab/sam", "v1")], ids=str)
-def test_the_advised_command_fetches_what_was_asked_for(backbone, monkeypatch):
-    asked = []
-    monkeypatch.setattr(hub.remote, "fetch", lambda repo, _, revision, **named: asked.append((repo, revision, named)))
-    hub.locate_backbone(backbone)
-    _, _, name, *options = asked[0][2]["command"].split()
-    hub.locate_backbone(Backbone(name, options[1] if options else None))
-    assert asked[1][:2] == asked[0][:2] == backbone.resolved()
-
-
-def test_revisions_are_pinned_unless_asked_otherwise():
-    for name in ("vit_b", "vit_l", "vit_h"):
-        assert Backbone(name).resolved() == hub.HUB_BACKBONES[name]
-        assert re.fullmatch("[0-9a-f]{40}", hub.HUB_BACKBONES[name][1])
-    assert Backbone("vit_b", "main").resolved() == ("facebook/sam-vit-base", "main")
-    assert Backbone("someone/sam").resolved() == ("someone/sam", None)
-
-
-@pytest.mark.parametrize("name", hub._ADAPTER_FILES)
-def test_an_adapter_folder_names_the_file_it_lacks(name, tmp_path):
-    hub.write_adapter(ADAPTER, tmp_path, Backbone("vit_tiny"))
-    (tmp_path / name).unlink()
-    with pytest.raises(WeightsUnavailableError, match=rf"it lacks {re.escape(name)}\. Fix: pass a folder made by"):
-        hub.read_adapter(tmp_path)
-
-
-def test_an_adapter_folder_notes_its_settings(tmp_path):
-    hub.write_adapter(ADAPTER, tmp_path, Backbone("vit_b"), dtype=torch.float16)
-    assert hub.adapter_settings(tmp_path) == {
-        "kind": "adapter",
-        "backbone": "vit_b",
-        "digest": None,
-        "revision": hub.HUB_BACKBONES["vit_b"][1],
-        "image_size": 64,
-        "pixel_stats": [[1, 2, 3], [4, 5, 6]],
-    }
-
-
-def test_only_vit_tiny_ships_with_an_adapter():
-    assert hub.packaged_adapter("vit_tiny").image_size == 224
-    assert hub.packaged_adapter("vit_b") is None
-
-
-FETCH = """
-import json
-from sam_bloodcell.weights.hub import Backbone, WeightsUnavailableError, load_backbone, read_adapter
-state = load_backbone(Backbone("lab/small", "v1"))
-adapter = read_adapter("lab/adapter")
-try:
-    load_backbone(Backbone("lab/absent"))
-    error = None
-except WeightsUnavailableError as exc:
-    error = str(exc)
-print(json.dumps({
-    "state": {key: value.tolist() for key, value in state.items()},
-    "lora": {key: value.tolist() for key, value in adapter.lora.items()},
-    "image_size": adapter.image_size,
-    "error": error,
-}))
-"""
-FROM_CACHE = """
-from sam_bloodcell.weights.hub import Backbone, load_backbone
-print(*load_backbone(Backbone("lab/small", "v1")))
-"""
-
-
-def test_weights_and_adapters_come_from_the_hub_and_stay_cached(hub_server, in_subprocess):
-    save_file(STATE, hub_server.folder("lab/small") / "model.safetensors")
-    hub.write_adapter(ADAPTER, hub_server.folder("lab/adapter"), Backbone("vit_tiny"))
-
-    got = json.loads(in_subprocess(FETCH, HF_ENDPOINT=hub_server.url))
-    assert got["state"] == {key: value.tolist() for key, value in STATE.items()}
-    assert got["lora"] == {key: value.tolist() for key, value in ADAPTER.lora.items()}
-    assert got["image_size"] == 64
-    assert "model.safetensors of 'lab/absent' (its newest revision)" in got["error"]
-    assert "GET /lab/small/resolve/v1/model.safetensors" in hub_server.asked
-
+def test_a_file_is_fetched_once_and_then_cached(tries, hub_server):
+    first, again = tries(("lab/small", "v1"), ("lab/small", COMMIT))
+    assert first == again
+    assert first[1:] == [COMMIT, len(CONTENT), True]
+    assert f"GET /lab/small/resolve/v1/{FILE}" in hub_server.asked
     before = len(hub_server.asked)
-    output = in_subprocess(FROM_CACHE, HF_ENDPOINT=hub_server.url, HF_HUB_OFFLINE="1")
-    assert output.split() == list(STATE)
+    assert tries(("lab/small", "v1"), HF_HUB_OFFLINE="1") == [first]
+    assert tries(("lab/small", "v1", None, True)) == [first]
+    assert tries(("lab/small", COMMIT), HF_ENDPOINT="http://127.0.0.1:9") == [first]
     assert len(hub_server.asked) == before
 
 
-FROM_REVISION = """
-from sam_bloodcell import SAMLoRAEmbedder
-embedder = SAMLoRAEmbedder.from_pretrained("lab/adapter", revision="v2")
-print(embedder.adapter_.image_size, embedder.adapter_revision)
+@pytest.mark.fault
+def test_two_processes_on_one_hub_cache_fetch_a_file_once(tries, hub_server):
+    (hub_server.folder("lab/large") / FILE).write_bytes(CONTENT * (1 + (8 << 20) // len(CONTENT)))
+    with ThreadPoolExecutor(2) as pool:
+        (one,), (other,) = pool.map(tries, [("lab/large", "v1")] * 2)
+    assert one == other
+    assert one[-1] is True
+    assert hub_server.asked.count(f"GET /lab/large/resolve/v1/{FILE}") == 1
+
+
+def test_each_refusal_says_what_to_do(tries, hub_server):
+    hub_server.private["lab/secret"] = "hf_right"
+    (hub_server.folder("lab/secret") / FILE).write_bytes(CONTENT)
+    hub_server.folder("lab/empty")
+    absent, revision, empty, private, opened, local, name = tries(
+        ("lab/absent",),
+        ("lab/small", "absent"),
+        ("lab/empty",),
+        ("lab/secret",),
+        ("lab/secret", None, "hf_right"),
+        ("lab/never", None, None, True),
+        ("not a name!",),
+    )
+    assert f"{FILE} of 'lab/absent' (its newest revision)" in absent
+    assert "Fix: check the name 'lab/absent'; if it is private, hf auth login, set HF_TOKEN or pass token" in absent
+    assert "(revision absent)" in revision
+    assert "has no such revision. Fix: check the commit, tag or branch" in revision
+    assert "has no such file. Fix: check that it holds weights" in empty
+    assert "if it is private, hf auth login, set HF_TOKEN or pass token" in private
+    assert opened[2] == len(CONTENT)
+    assert "looked for in the cache alone. Fix: run hf download lab/never once with network" in local
+    assert "Fix: pass owner/name" in name
+
+
+def test_a_token_in_the_environment_opens_a_private_repo(tries, hub_server):
+    hub_server.private["lab/small"] = "hf_right"
+    assert tries(("lab/small",), HF_TOKEN="hf_right")[0][2] == len(CONTENT)
+
+
+def test_no_network_and_offline_mode_name_the_way_out(tries):
+    (unreachable,) = tries(("lab/small",), HF_ENDPOINT="http://127.0.0.1:9")
+    assert "no connection (ConnectError). Fix: check the network, then run hf download lab/small once" in unreachable
+    (offline,) = tries(("lab/small",), HF_HUB_OFFLINE="1")
+    assert "offline mode is on (HF_HUB_OFFLINE). Fix: run hf download lab/small once with network" in offline
+
+
+@pytest.mark.fault
+def test_no_half_file_is_used_after_a_cut_connection(tries, hub_server):
+    hub_server.cut.add(FILE)
+    for said in tries(("lab/small", "v1"), ("lab/small", "v1")):
+        assert isinstance(said, str) or said[2:] == [len(CONTENT), True]
+    assert not isinstance(said, str)
+    assert not hub_server.cut
+
+
+def test_a_file_with_another_digest_is_deleted(tries, hub_server, tmp_path):
+    hub_server.damaged.add(FILE)
+    (said,) = tries(("lab/small", "v1"))
+    assert "came damaged: its SHA-256 is" in said
+    assert "It was deleted. Fix: fetch it again" in said
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.stat().st_size > 10_000]
+    hub_server.damaged.clear()
+    assert tries(("lab/small", "v1"))[0][2:] == [len(CONTENT), True]
+
+
+# The client's own settings, with its transfer from Xet storage replaced: the content is the second argument's.
+FROM_XET = """
+import sys
+from pathlib import Path
+import huggingface_hub.file_download as client
+from sam_bloodcell.exceptions import WeightsUnavailableError
+from sam_bloodcell.weights import hub
+
+content = Path(sys.argv[1]).read_bytes()
+client.xet_get = lambda *, incomplete_path, **_: Path(incomplete_path).write_bytes(content)
+try:
+    path = hub.fetch("lab/small", "model.safetensors", "v1")
+    print(path.resolve().name, hub.digest_of(path))
+except WeightsUnavailableError as exc:
+    print(exc)
 """
 
 
-def test_an_adapter_comes_whole_from_the_revision_asked_for(hub_server, in_subprocess):
-    hub.write_adapter(hub.packaged_adapter("vit_tiny"), hub_server.folder("lab/adapter"), Backbone("vit_tiny"))
-    assert in_subprocess(FROM_REVISION, HF_ENDPOINT=hub_server.url).split() == ["224", COMMIT]
-    # the first file at the tag, the rest at the commit that it stood for
-    assert {path.split("/")[4] for path in hub_server.asked} == {"v2", COMMIT}
+def test_a_file_from_xet_storage_is_checked_by_its_sha256(hub_server, in_subprocess, tmp_path):
+    """The cache may keep such a file under its Xet hash, which looks like a SHA-256 and is none."""
+    hub_server.xet_hash = "c0" * 32
+    (hub_server.folder("lab/small") / FILE).write_bytes(CONTENT)
+    (tmp_path / "whole").write_bytes(CONTENT)
+    (tmp_path / "other").write_bytes(CONTENT[::-1])
+    settings = {"HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "0"}
+    for _ in range(2):
+        said = in_subprocess(FROM_XET, tmp_path / "other", **settings)
+        assert "came damaged: its SHA-256 is" in said
+        assert "It was deleted. Fix: fetch it again" in said
+    expected = hashlib.sha256(CONTENT).hexdigest()
+    for _ in range(2):
+        name, digest = in_subprocess(FROM_XET, tmp_path / "whole", **settings).split()
+        assert name in (hub_server.xet_hash, expected)
+        assert digest == expected
 
 
-def test_a_backbone_is_known_by_its_digest(tmp_path):
-    path = tmp_path / "sam.safetensors"
-    save_file(STATE, path)
-    known = hub.identify(Backbone(str(path)))
-    assert len(known.digest) == 64
-    hub.load_backbone(known)
-    save_file({key: value + 1 for key, value in STATE.items()}, path)
-    with pytest.raises(WeightsUnavailableError, match=r"is not the backbone that this was fitted on: .*Fix: restore '"):
-        hub.load_backbone(known)
+PUSH = """
+import shutil, sys
+from sam_bloodcell.exceptions import WeightsUnavailableError
+from sam_bloodcell.weights import hub
+def save(folder):
+    shutil.copytree(sys.argv[1], folder, dirs_exist_ok=True)
+
+for token in ("hf_write", None):
+    try:
+        print(hub.push(save, "lab/new", revision=None, private=None, token=token))
+    except WeightsUnavailableError as exc:
+        print(exc)
+"""
+
+
+def test_a_folder_is_pushed_with_a_token_only(hub_server, in_subprocess, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / FILE).write_bytes(CONTENT)
+    (folder / "README.md").write_text("---\nlibrary_name: sam-bloodcell\n---\n")
+    url, refused = in_subprocess(PUSH, folder, HF_ENDPOINT=hub_server.url).splitlines()
+    assert url == f"{hub_server.url}/lab/new/commit/{COMMIT}"
+    for name in (FILE, "README.md"):
+        assert (hub_server.folder("lab/new") / name).read_bytes() == (folder / name).read_bytes()
+    assert "could not be pushed to 'lab/new'" in refused
+    assert "hf auth login, set HF_TOKEN or pass token" in refused
+
+
+def test_digest_and_commit_of_a_local_file(tmp_path):
+    path = tmp_path / FILE
+    path.write_bytes(b"abc")
+    assert hub.digest_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hub.commit_of(path) is None

@@ -2,7 +2,11 @@
 
 import json
 import pickle
+import re
 import sys
+import zipfile
+from functools import partial
+from os import remove
 
 import joblib
 import numpy as np
@@ -10,23 +14,31 @@ import pytest
 import skops.io
 import torch
 from safetensors.torch import save_file
+from sklearn.datasets import clear_data_home
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, minmax_scale
 from sklearn.svm import SVC
+from sklearn.utils._testing import assert_run_python_script_without_output
 from tests.hub_server import COMMIT
 
 from sam_bloodcell import (
     CrossDomainAutoencoder,
     SAMLoRAEmbedder,
     WeightsUnavailableError,
+    files,
     from_pretrained,
     save_pretrained,
 )
 from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.evaluation import AbstainingClassifier
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SIZES
-from sam_bloodcell.weights import hub
+from sam_bloodcell.morphology import CellMorphology
+from sam_bloodcell.segmentation import LoRATraining
+from sam_bloodcell.weights.backbones import HUB_BACKBONES
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +62,11 @@ def _same(pipe, other, images):
 
 def test_a_pipeline_comes_back(fitted, cells, tmp_path):
     folder = save_pretrained(fitted, tmp_path / "pipe", metrics={"accuracy": 0.9}, data="synthetic cells")
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "pipeline.skops", "sam_bloodcell.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "pipeline.skops"]
     _same(fitted, from_pretrained(folder), cells.images)
-    settings = json.loads((folder / "sam_bloodcell.json").read_text())
-    assert (settings["kind"], settings["backbone"], settings["trusted"]) == ("pipeline", "vit_tiny", [])
-    assert len(settings["digest"]) == 64
-    assert "SAMLoRAEmbedder -> CrossDomainAutoencoder -> SVC" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "SAMLoRAEmbedder -> CrossDomainAutoencoder -> SVC" in card
+    assert "- Base weights: vit_tiny\n" in card
 
 
 def test_plain_skops_lists_our_two_classes_and_no_other(fitted, cells, tmp_path):
@@ -68,6 +79,13 @@ def test_plain_skops_lists_our_two_classes_and_no_other(fitted, cells, tmp_path)
     _same(fitted, skops.io.load(tmp_path / "pipe.skops", trusted=untrusted), cells.images)
 
 
+def test_every_estimator_of_this_package_is_trusted(tmp_path):
+    features = make_union(line(SAMLoRAEmbedder(training=LoRATraining(rank=8)))[:-1], CellMorphology())
+    skops.io.dump(make_pipeline(features, AbstainingClassifier(SVC())), tmp_path / "pipeline.skops")
+    back = from_pretrained(tmp_path)
+    assert back.get_params()["featureunion__pipeline__samloraembedder__training__rank"] == 8
+
+
 def test_foreign_classes_are_listed_until_trusted(tmp_path):
     pipe = make_pipeline(FunctionTransformer(json.dumps)).fit([[1]])
     save_pretrained(pipe, tmp_path)
@@ -76,11 +94,38 @@ def test_foreign_classes_are_listed_until_trusted(tmp_path):
     assert from_pretrained(tmp_path, trusted=["json.dumps"]).steps[0][1].func is json.dumps
 
 
-def test_a_search_needs_no_trust_beyond_scikit_learn(tmp_path):
+@pytest.mark.parametrize("scoring", [None, "balanced_accuracy"])
+def test_a_search_needs_no_trust_beyond_scikit_learn(scoring, tmp_path):
     X, y = np.arange(12.0)[:, None], np.arange(12) % 2
-    search = GridSearchCV(SVC(), {"C": [1, 10]}, cv=2).fit(X, y)
+    line = make_pipeline(FunctionTransformer(minmax_scale), SelectKBest(f_classif, k=1), KNeighborsClassifier())
+    search = GridSearchCV(line, {"selectkbest__k": [1, "all"]}, cv=2, scoring=scoring).fit(X, y)
     back = from_pretrained(save_pretrained(search, tmp_path))
     assert back.predict(X).tolist() == search.predict(X).tolist()
+
+
+@pytest.mark.parametrize("function", [assert_run_python_script_without_output, clear_data_home, files.remove, remove])
+def test_functions_that_could_do_harm_are_not_trusted(function, tmp_path):
+    """Also not scikit-learn's or ours: one of them runs code that it is given, the others delete files."""
+    save_pretrained(FunctionTransformer(function).fit([[1]]), tmp_path)
+    name = f"{function.__module__}.{function.__qualname__}"
+    with pytest.raises(ValueError, match=rf"types that are not trusted: {re.escape(name)}\. Fix:"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sklearn.partial", "sklearn.no_such_module.SVC", "sklearn.datasets._base.Path"])
+def test_what_only_looks_like_scikit_learn_is_not_trusted(name, tmp_path):
+    """A file may say of anything in it that its class has such a name."""
+    save_pretrained(FunctionTransformer(partial(minmax_scale, axis=1)).fit([[1]]), tmp_path)
+    with zipfile.ZipFile(tmp_path / "pipeline.skops") as archive:
+        contents = {entry: archive.read(entry).decode() for entry in archive.namelist()}
+    module, _, kind = name.rpartition(".")
+    told = contents["schema.json"].replace('"__module__": "functools"', f'"__module__": "{module}"')
+    contents["schema.json"] = told.replace('"__class__": "partial"', f'"__class__": "{kind}"')
+    with zipfile.ZipFile(tmp_path / "pipeline.skops", "w") as archive:
+        for entry, content in contents.items():
+            archive.writestr(entry, content)
+    with pytest.raises(ValueError, match=rf"types that are not trusted: {re.escape(name)}\. Fix:"):
+        from_pretrained(tmp_path)
 
 
 def test_bad_sources_are_named(fitted, tmp_path):
@@ -88,7 +133,7 @@ def test_bad_sources_are_named(fitted, tmp_path):
         save_pretrained(line(SAMLoRAEmbedder("vit_tiny")), tmp_path)
     with pytest.raises(WeightsUnavailableError, match=r"is no pipeline folder: it lacks pipeline\.skops\. Fix:"):
         from_pretrained(tmp_path)
-    with pytest.raises(WeightsUnavailableError, match=r"holds no autoencoder: it lacks sam_bloodcell\.json"):
+    with pytest.raises(WeightsUnavailableError, match=r"is no autoencoder folder: it lacks sam_bloodcell\.json"):
         CrossDomainAutoencoder.from_pretrained(tmp_path)
     fitted[0].save_pretrained(tmp_path)
     (tmp_path / "autoencoder.safetensors").touch()
@@ -156,7 +201,7 @@ def test_all_three_are_pushed_and_come_back_also_offline(fitted, cells, hub_serv
 
 
 def test_states_hold_arrays_and_plain_values_alone(fitted, cells):
-    tuned = SAMLoRAEmbedder("vit_tiny", image_size=64, epochs=1, random_state=0, checkpoint=None)
+    tuned = SAMLoRAEmbedder("vit_tiny", image_size=64, training=LoRATraining(epochs=1, random_state=0, checkpoint=None))
     tuned.fit(cells.images[:4], masks=cells.masks[:4])
     for estimator in (tuned, fitted[1]):
         names = {line.split()[-1] for line in _globals(pickle.dumps(estimator))}
@@ -195,12 +240,14 @@ def test_fitted_on_cuda_loads_on_cpu(fitted, cells):
 FIT_VIT_B = """
 import sys
 import joblib, numpy as np
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import make_pipeline, make_union
 from sklearn.svm import SVC
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell.segmentation import LoRATraining
 
 cells = np.load(sys.argv[1])
-embedder = SAMLoRAEmbedder("vit_b", image_size=64, dtype="float32", epochs=1, random_state=0)
+training = LoRATraining(epochs=1, random_state=0)
+embedder = SAMLoRAEmbedder("vit_b", image_size=64, dtype="float32", training=training)
 embedder.fit(cells["images"][:2], masks=cells["masks"][:2])
 embeddings = embedder.transform(cells["images"])
 autoencoder = CrossDomainAutoencoder(epochs=1, batch_size=8, random_state=0).fit(embeddings)
@@ -230,7 +277,7 @@ def test_real_vit_b_segments_a_cell_in_the_middle():
     cells = make_blood_cells(2, domains=["lab_a"], random_state=0)
     embedder = SAMLoRAEmbedder("vit_b").fit(cells.images)
     assert embedder.prompt_ == "center"
-    assert embedder.backbone_.revision == hub.HUB_BACKBONES["vit_b"][1]
+    assert embedder.backbone_.revision == HUB_BACKBONES["vit_b"][1]
     found = embedder.predict_masks(cells.images)
     dice = [2 * (a & (b > 0)).sum() / (a.sum() + (b > 0).sum()) for a, b in zip(found, cells.masks, strict=True)]
     assert np.mean(dice) > 0.5

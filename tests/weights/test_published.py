@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.cli import app
 from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.exceptions import WeightsUnavailableError
 from sam_bloodcell.models.lora import add_lora, apply_adapter, extract_adapter
 from sam_bloodcell.models.sam import SIZES, EncoderSize
 from sam_bloodcell.published import PUBLISHED_PIXEL_STATS, read_published_adapter
-from sam_bloodcell.weights import hub
-from sam_bloodcell.weights.hub import WeightsUnavailableError
+from sam_bloodcell.weights.adapters import read_adapter
 
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
 STATS = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
@@ -234,7 +234,7 @@ def test_convert_notes_what_the_file_does_not_say(for_vit_tiny, tmp_path):
         [1, 2, 3],
         [4.5, 5, 6],
     ]
-    adapter = hub.read_adapter(tmp_path / "adapter")
+    adapter = read_adapter(tmp_path / "adapter")
     assert adapter.image_size == 64
 
 

@@ -12,12 +12,13 @@ import pandas as pd
 from PIL import Image
 from sklearn.utils import Bunch
 
-from ..files import make_folder, paths_beside, replacing, write_text
+from ..files import make_folder, replacing, write_text
 from ..images.collections import name_rows
+from ..images.listing import list_images
 from ..images.reading import check_readable
+from .tables import read_table
 
 _REQUIRED = ("path", "domain", "label")
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def load_cells(
@@ -33,7 +34,8 @@ def load_cells(
     ----------
     csv_or_folder : path
         A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
-        slide; a cell without one is its own), or a folder of ``domain/label/image`` files.
+        slide; a cell without one is its own), or a folder of ``domain/label/image`` files
+        (images in folders below a label belong to that label; hidden files and folders are skipped).
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``; default all, sorted.
     domains : sequence of str, optional
@@ -69,7 +71,7 @@ def load_cells(
     if not os.fspath(csv_or_folder):
         raise FileNotFoundError("Got an empty path. Fix: pass a CSV file or a folder of domain/label/image.")
     if source.is_dir():
-        table = _list_folder(source)
+        table = _read_folder(source)
     elif source.is_file():
         table = _read_csv(source, root)
     else:
@@ -107,16 +109,15 @@ def drop_unreadable(cells: Bunch) -> Bunch:
     check_cells(cells, "paths", "target", "target_names", "domain")
     reasons = [check_readable(path) for path in cells.paths]
     bad = np.flatnonzero([bool(reason) for reason in reasons])
-    if len(bad) == len(reasons):
-        raise ValueError(f"None of the {len(bad)} images can be read; the first: {reasons[0]}")
-    if len(bad):
-        warnings.warn(
-            f"{len(bad)} of {len(reasons)} images cannot be read and are left out ({name_rows(bad)}); the first: "
-            f"{reasons[bad[0]]}",
-            stacklevel=2,
-        )
-    kept = take_cells(cells, np.setdiff1d(np.arange(len(reasons)), bad))
-    return Bunch(**kept, unreadable={str(cells.paths[row]): reasons[row] for row in bad})
+    first = reasons[bad[0]] if len(bad) else ""
+    kept = _leave_out(
+        cells,
+        bad,
+        f"None of the {len(bad)} images can be read; the first: {first}",
+        f"{len(bad)} of {len(reasons)} images cannot be read and are left out ({name_rows(bad)}); the first: {first}",
+    )
+    kept.unreadable = {str(cells.paths[row]): reasons[row] for row in bad}
+    return kept
 
 
 def keep_masked(cells: Bunch) -> Bunch:
@@ -138,16 +139,25 @@ def keep_masked(cells: Bunch) -> Bunch:
         If no cell has a mask.
     """
     check_cells(cells, "paths", "target", "target_names", "domain")
-    masked = np.flatnonzero([mask is not None for mask in _masks(cells)])
+    bare = np.flatnonzero([mask is None for mask in _masks(cells)])
     n = len(cells.paths)
-    if not len(masked):
-        raise ValueError(
-            f"None of the {n} cells has a mask. Fix: name them in a column 'mask' of the CSV, or as number_mask.png "
-            'beside number.png; or let them be made from the stain (masks="auto", --masks auto).'
-        )
-    if len(masked) < n:
-        warnings.warn(f"{n - len(masked)} of {n} cells have no mask and are left out.", stacklevel=2)
-    return take_cells(cells, masked)
+    return _leave_out(
+        cells,
+        bare,
+        f"None of the {n} cells has a mask. Fix: name them in a column 'mask' of the CSV, or as number_mask.png beside "
+        'number.png; or let them be made from the stain (masks="auto", --masks auto).',
+        f"{len(bare)} of {n} cells have no mask and are left out.",
+    )
+
+
+def _leave_out(cells: Bunch, rows: np.ndarray, error: str, warning: str) -> Bunch:
+    """Take all rows but some; warn if there are any to leave out, and raise if none is left."""
+    n = len(cells.paths)
+    if len(rows) == n:
+        raise ValueError(error)
+    if len(rows):
+        warnings.warn(warning, stacklevel=3)
+    return take_cells(cells, np.setdiff1d(np.arange(n), rows))
 
 
 def check_cells(cells: Any, *names: str) -> None:
@@ -161,16 +171,11 @@ def check_cells(cells: Any, *names: str) -> None:
 
 
 def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
-    """Take some rows of cells with ``paths``; classes and what was dropped stay as they are."""
-    return Bunch(
-        paths=[cells.paths[row] for row in rows],
-        target=cells.target[rows],
-        target_names=cells.target_names,
-        domain=cells.domain[rows],
-        masks=[_masks(cells)[row] for row in rows],
-        group=None if cells.get("group") is None else cells.group[rows],
-        dropped=cells.dropped,
-    )
+    """Take some rows of cells with ``paths``; what does not belong to single cells stays as it is."""
+    columns = {name: cells[name][rows] for name in ("target", "domain", "group", "code") if cells.get(name) is not None}
+    masks = _masks(cells)
+    columns |= {"paths": [cells.paths[row] for row in rows], "masks": [masks[row] for row in rows]}
+    return Bunch(**{**cells, **columns})
 
 
 def join_cells(*parts: Bunch) -> Bunch:
@@ -195,7 +200,7 @@ def join_cells(*parts: Bunch) -> Bunch:
     Examples
     --------
     >>> from sam_bloodcell.datasets import join_cells, make_blood_cells
-    >>> parts = [make_blood_cells(1, domains=[lab], image_size=32) for lab in ("lab_a", "lab_b")]
+    >>> parts = [make_blood_cells(1, domains=[domain], image_size=32) for domain in ("lab_a", "lab_b")]
     >>> sorted(set(join_cells(*parts).domain.tolist()))
     ['lab_a', 'lab_b']
     """
@@ -207,25 +212,25 @@ def join_cells(*parts: Bunch) -> Bunch:
     (kind,) = kinds
     names = list(dict.fromkeys(str(name) for part in parts for name in part.target_names))
     target = [[names.index(str(part.target_names[code])) for code in part.target] for part in parts]
-    grouped = any(part.get("group") is not None for part in parts)
     dropped: Counter[str] = Counter()
     for part in parts:
         dropped.update(part.get("dropped") or {})
+    grouped = any(part.get("group") is not None for part in parts)
+    groups = [f"{at}: {name}" for at, part in enumerate(parts) for name in _groups(part)] if grouped else None
     return Bunch(
         **{kind: [image for part in parts for image in part[kind]]},
         target=np.concatenate(target).astype(np.int64),
         target_names=names,
         domain=np.concatenate([np.asarray(part.domain, str) for part in parts]),
         masks=[mask for part in parts for mask in _masks(part)],
-        group=np.concatenate([_distinct_groups(part, at) for at, part in enumerate(parts)]) if grouped else None,
+        group=None if groups is None else np.array(groups, dtype=str),
         dropped=dict(dropped),
     )
 
 
-def _distinct_groups(part: Bunch, at: int) -> np.ndarray:
-    names = part.get("group")
-    names = [f"cell {row}" for row in range(len(part.target))] if names is None else names
-    return np.array([f"{at}: {name}" for name in names], dtype=str)
+def _groups(part: Bunch) -> Sequence[Any]:
+    groups = part.get("group")
+    return [f"cell {row}" for row in range(len(part.target))] if groups is None else groups
 
 
 def _masks(part: Bunch) -> Sequence[Any]:
@@ -233,7 +238,7 @@ def _masks(part: Bunch) -> Sequence[Any]:
     return [None] * len(part.target) if masks is None else masks
 
 
-def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, dropped: Mapping[str, int]) -> Bunch:
+def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, dropped: Mapping[Any, int]) -> Bunch:
     """Turn a table of path, domain, label, mask and optionally group into what loaders return."""
     names = sorted(table["label"].unique()) if classes is None else list(classes)
     return Bunch(
@@ -289,53 +294,33 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
 
 
 def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(csv, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
-        raise ValueError(f"'{csv}' is no readable CSV: {exc}. Fix: save it as UTF-8 with commas.") from exc
-    lacking = [name for name in _REQUIRED if name not in table]
-    if lacking:
-        raise ValueError(
-            f"'{csv}' lacks the column(s) {', '.join(lacking)}; it has {', '.join(table.columns)}. "
-            "Fix: name its columns path, domain, label and optionally mask."
-        )
+    table = read_table(csv, _REQUIRED, root=root)
     if "mask" not in table:
         table["mask"] = ""
-    for name in _REQUIRED:
-        empty = np.flatnonzero(table[name].str.strip() == "")
-        if len(empty):
-            raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
     if "group" in table:
         own = pd.Series([f"cell {row}" for row in range(len(table))], dtype=str)
         table["group"] = table["group"].where(table["group"].str.strip() != "", own)
-    for name in ("path", "mask"):
-        table[name] = paths_beside(csv, table[name], root)
-        for row, value in enumerate(table[name]):
-            if value and not Path(value).is_file():
+    for name, kind in (("path", "image"), ("mask", "mask")):
+        for row, path in enumerate(table[name]):
+            if path and not Path(path).is_file():
                 raise FileNotFoundError(
-                    f"'{csv}' row {row}: the {'image' if name == 'path' else 'mask'} '{value}' does not exist. "
-                    "Fix: paths are relative to the CSV's folder."
+                    f"'{csv}' row {row}: the {kind} '{path}' does not exist. Fix: paths are relative to the CSV's "
+                    "folder. Write / between folders."
                 )
     return table
 
 
-def _list_folder(folder: Path) -> pd.DataFrame:
-    files = [
-        file
-        for file in sorted(folder.glob("*/*/*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.endswith("_mask")
-    ]
-    if not files:
+def _read_folder(folder: Path) -> pd.DataFrame:
+    rows = []
+    for file in list_images(folder):
+        domain, _, rest = file.relative_to(folder).as_posix().partition("/")
+        label, _, name = rest.partition("/")
+        if name:  # images that lie higher have no domain or no label
+            mask = file.with_name(f"{file.stem}_mask.png")
+            rows.append((str(file), domain, label, str(mask) if mask.is_file() else ""))
+    if not rows:
         raise ValueError(f"'{folder}' holds no images. Fix: arrange them as domain/label/image, or pass a CSV.")
-    masks = [file.with_name(f"{file.stem}_mask.png") for file in files]
-    return pd.DataFrame(
-        {
-            "path": [str(file) for file in files],
-            "domain": [file.parts[-3] for file in files],
-            "label": [file.parts[-2] for file in files],
-            "mask": [str(mask) if mask.is_file() else "" for mask in masks],
-        }
-    )
+    return pd.DataFrame(rows, columns=[*_REQUIRED, "mask"])
 
 
 def _chosen(column: pd.Series, wanted: Sequence[str], kind: str, source: Path) -> pd.Series:

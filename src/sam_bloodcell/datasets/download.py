@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from ..files import inside, make_folder
 
 _CHUNK = 1 << 18
@@ -115,8 +116,4 @@ class _Resuming:
 
 
 def _pooch() -> Any:
-    try:
-        import pooch
-    except ImportError as exc:
-        raise ImportError('Downloads need pooch. Fix: pip install "sam-bloodcell[fetch]"') from exc
-    return pooch
+    return require("pooch", extra="fetch", purpose="Downloads need pooch")

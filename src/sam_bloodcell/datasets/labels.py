@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from ..synthetic.anatomy import COMMON_CLASSES
+from .tables import read_table
 
 # The order of the papers' tables.
 HARMONISED_CLASSES = (
@@ -45,13 +45,8 @@ def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
         If it is no CSV, a column is missing, a code is there twice or a class is not in the vocabulary; it names the
         row.
     """
-    source = files(__package__).joinpath("label_maps.csv") if csv is None else Path(csv)
-    try:
-        with source.open(encoding="utf-8") as file:
-            table = pd.read_csv(file, comment="#", dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
-        raise ValueError(f"'{source}' is no readable CSV: {exc}. Fix: save it as UTF-8 with commas.") from exc
-    return _checked(table, str(source))
+    source = Path(__file__).with_name("label_maps.csv") if csv is None else Path(csv)
+    return _checked(read_table(source, comment="#"), str(source))
 
 
 def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -60,12 +55,12 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
     lacking = [name for name in _COLUMNS if name not in table]
     if lacking:
         raise ValueError(f"'{source}' lacks the column(s) {', '.join(lacking)}. Fix: add them.")
-    for row, cells in enumerate(table.to_dict("records")):
-        for scheme, classes in SCHEMES.items():
-            if cells[scheme] not in ("", *classes):
+    for scheme, classes in SCHEMES.items():
+        for row, name in enumerate(table[scheme]):
+            if name not in ("", *classes):
                 raise ValueError(
-                    f"'{source}' row {row}: {cells[scheme]!r} is no {scheme} class. Fix: leave it empty to drop the "
-                    f"code, or use one of {', '.join(classes)}."
+                    f"'{source}' row {row}: {name!r} is no {scheme} class. Fix: leave it empty to drop the code, or "
+                    f"use one of {', '.join(classes)}."
                 )
     twice = table[table.assign(code=table["code"].map(_key)).duplicated(["dataset", "code"])]
     if len(twice):
@@ -134,14 +129,10 @@ def harmonise_labels(
                 f"Row {at}: {codes[at]!r} is no code of {dataset}, which has {known}. Fix: correct it, or pass maps= "
                 "with a row for it."
             )
-    counts = pd.Series(keys, dtype=str).value_counts()
     audit = pd.DataFrame(
-        [
-            {"code": row["code"], "meaning": row["meaning"], "label": row[scheme], "n": int(counts.get(key, 0)),
-             "note": row["note"]}
-            for key, row in by_key.items()
-        ]
-    )  # fmt: skip
+        {"code": rows["code"], "meaning": rows["meaning"], "label": rows[scheme], "n": [*map(keys.count, by_key)],
+         "note": rows["note"]}
+    ).reset_index(drop=True)  # fmt: skip
     label = np.array([by_key[key][scheme] for key in keys], dtype=str)
     return Bunch(label=label, kept=label != "", audit=audit, version=LABEL_MAP_VERSION if maps is None else None)
 

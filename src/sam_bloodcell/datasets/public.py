@@ -1,17 +1,20 @@
 """Loaders of the field's public datasets: their folders as they come, their labels harmonised."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
-from .cells import IMAGE_SUFFIXES, as_cells
-from .download import data_home, fetch_file
+from ..extras import require
+from ..files import replacing
+from ..images.listing import list_images
+from .cells import as_cells
+from .download import fetch_file
 from .labels import SCHEMES, harmonise_labels
 from .sources import SOURCES, Source
 
@@ -77,16 +80,17 @@ def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotatio
     """
     if annotation is None:
         return _load(SOURCES["matek-19"], folder, scheme)
-    columns = {"first": 0, "second": 1, "third": 2}
+    columns = ["first", "second", "third"]
     if annotation not in columns:
         raise ValueError(f"Got annotation={annotation!r} but expected one of {', '.join(columns)} or None.")
-    table = _read_annotations(Path(folder))
-    codes = table.iloc[:, columns[annotation]].dropna()
-
-    def code_of(path: Path) -> str:
-        return codes.get(f"{path.parent.name}/{path.name}", "")
-
-    return _load(SOURCES["matek-19"], folder, scheme, code_of=code_of)
+    files = sorted(Path(folder).rglob("annotations.dat"))
+    if not files:
+        raise FileNotFoundError(f"'{folder}' holds no annotations.dat. {_where(SOURCES['matek-19'])}")
+    table = pd.read_csv(files[0], sep=r"\s+", header=None, names=["path", *columns], index_col="path", dtype=str)
+    codes = table[annotation].dropna().to_dict()
+    return _load(
+        SOURCES["matek-19"], folder, scheme, code_of=lambda path: codes.get(f"{path.parent.name}/{path.name}", "")
+    )
 
 
 @_documented("mll23")
@@ -255,11 +259,8 @@ def load_image_dataset(
         If a column is missing or no cell is left.
     """
     if isinstance(dataset, str | os.PathLike):
-        try:
-            from datasets import load_dataset
-        except ImportError as exc:
-            raise ImportError("Image folders of the Hub need datasets. Fix: pip install datasets") from exc
-        dataset = load_dataset("imagefolder", data_dir=os.fspath(dataset), split="train")
+        library = require("datasets", extra="huggingface", purpose="Image folders need datasets")
+        dataset = library.load_dataset("imagefolder", data_dir=os.fspath(dataset), split="train")
     if not hasattr(dataset, "column_names"):
         raise TypeError(f"Got dataset of type {type(dataset).__name__} but expected one of Hugging Face, or a folder.")
     lacking = {image, label} - set(dataset.column_names)
@@ -268,22 +269,14 @@ def load_image_dataset(
             f"The dataset lacks the column(s) {', '.join(sorted(lacking))}; it has {', '.join(dataset.column_names)}. "
             "Fix: pass image= and label=."
         )
-    codes = list(dataset[label])
     names = getattr(dataset.features[label], "names", None)
-    labels = pd.Series([names[code] if names else str(code) for code in codes], dtype=str)
-    wanted = sorted(labels.unique()) if classes is None else list(classes)
-    rows = np.flatnonzero(labels.isin(wanted))
-    if len(rows) == 0:
+    labels = pd.Series([names[code] if names else str(code) for code in dataset[label]], dtype=str)
+    kept = np.ones(len(labels), bool) if classes is None else labels.isin(classes)
+    if not kept.any():
         raise ValueError(f"No cell is left: the dataset has {', '.join(sorted(labels.unique()))}. Fix: check classes.")
-    return Bunch(
-        images=[dataset[int(row)][image] for row in rows],
-        target=np.array([wanted.index(name) for name in labels.iloc[rows]], np.int64),
-        target_names=wanted,
-        domain=np.full(len(rows), domain),
-        masks=[None] * len(rows),
-        group=None,
-        dropped=labels[~labels.isin(wanted)].value_counts().sort_index().to_dict(),
-    )
+    table = pd.DataFrame({"path": np.arange(len(labels)), "domain": domain, "label": labels, "mask": ""})
+    cells = as_cells(table[kept], classes, labels[~kept].value_counts().sort_index().to_dict())
+    return Bunch(images=[dataset[row][image] for row in cells.pop("paths")], **cells)
 
 
 def _load(
@@ -295,11 +288,8 @@ def _load(
     skip: Callable[[Path], bool] = lambda path: False,
 ) -> Bunch:
     root = _existing(source, folder)
-    rows = [
-        (str(path), source.name, code_of(path), "")
-        for path in _images_below(root)
-        if not skip(path.relative_to(root)) and code_of(path)
-    ]
+    paths = [path for path in list_images(root) if not skip(path.relative_to(root))]
+    rows = [(str(path), source.name, code, "") for path in paths if (code := code_of(path))]
     return _harmonised(source, pd.DataFrame(rows, columns=["path", "domain", "code", "mask"]), folder, scheme)
 
 
@@ -325,19 +315,6 @@ def _harmonised(source: Source, table: pd.DataFrame, folder: str | os.PathLike, 
     return Bunch(**cells, code=kept["code"].to_numpy(str), audit=found.audit, DESCR=source.description)
 
 
-def _read_annotations(root: Path) -> pd.DataFrame:
-    source = SOURCES["matek-19"]
-    files = sorted(root.rglob("annotations.dat"))
-    if not files:
-        raise FileNotFoundError(f"'{root}' holds no annotations.dat. {_where(source)}")
-    names = ["first", "second", "third"]
-    return pd.read_csv(files[0], sep=r"\s+", header=None, names=["path", *names], index_col="path", dtype=str)
-
-
-def _images_below(root: Path) -> Iterator[Path]:
-    return (path for path in sorted(root.rglob("*")) if path.suffix.casefold() in IMAGE_SUFFIXES and path.is_file())
-
-
 def _existing(source: Source, folder: str | os.PathLike) -> Path:
     root = Path(folder)
     if not root.is_dir():
@@ -351,18 +328,12 @@ def _where(source: Source) -> str:
 
 def _unpack(archive: Path) -> Path:
     """Unpack a zip beside itself, whole or not at all; names that lead elsewhere are refused."""
-    from shutil import rmtree
-    from zipfile import ZipFile
-
     folder = archive.with_suffix("")
     if folder.is_dir():
         return folder
-    draft = data_home(archive.parent) / f".{folder.name}.unpacking"
-    rmtree(draft, ignore_errors=True)
-    with ZipFile(archive) as zipped:
+    with replacing(folder) as draft, ZipFile(archive) as zipped:
         for member in zipped.namelist():
             if not (draft / member).resolve().is_relative_to(draft.resolve()):
                 raise ValueError(f"'{archive}' holds '{member}', which leads out of its folder. Fix: do not trust it.")
         zipped.extractall(draft)
-    draft.replace(folder)
     return folder

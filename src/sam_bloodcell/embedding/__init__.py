@@ -1,1 +1,1 @@
-"""From images to embeddings, each image once."""
+"""From images to embeddings: the estimator, its network, and the store that has each image embedded once."""

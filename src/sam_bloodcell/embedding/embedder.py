@@ -2,61 +2,49 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from ..images.collections import as_image_list, name_rows
-from ..images.frames import pad_to_square, resize
+from ..images.frames import frame
 from ..images.reading import load_rgb
 from ..models import devices
-from ..models.lora import Adapter, add_lora, extract_adapter, resume_adapter
-from ..models.sam import CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS
-from ..models.training import best_epoch
+from ..models.lora import Adapter
+from ..models.sam import CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, PixelStats
 from ..segmentation.cell import cell_mask, unframe
-from ..segmentation.finetuning import (
-    PixelStats,
-    SegmentationPlan,
-    channel_stats,
-    fit_segmentation,
-    read_pairs,
-    read_with_stain_masks,
-)
-from ..weights import hub, remote
+from ..segmentation.lora_training import LoRATraining
+from ..weights import adapters, hub
+from ..weights.backbones import Backbone, identify
 from ..weights.model_card import write_model_card
 from ..weights.published import read_published_adapter
-from . import forward
-from .cache import open_store
 from .embeddings import CellEmbeddings
-
-# Parameters that do not change what `fit` with masks arrives at.
-_NOT_OF_THE_TRAINING = (
-    "batch_size", "cache_dir", "cache_limit", "checkpoint", "device", "dtype", "n_jobs", "on_error", "prompt",
-    "verbose",
-)  # fmt: skip
+from .encoder import Encoder
+from .network import DTYPES, free_network, load_network
+from .once import embed_once
+from .recipe import NetworkSpec, Recipe
+from .session import KEPT_ON_REQUEST
+from .store import MEMORY, EmbeddingStore
 
 # Fitted attributes in a pickle: how they are packed into plain values, and back.
 _PACKED: dict[str, tuple[Callable, Callable]] = {
-    "backbone_": (asdict, lambda values: hub.Backbone(**values)),
+    "backbone_": (asdict, lambda values: Backbone(**values)),
     "adapter_": (Adapter.packed, Adapter.unpacked),
     "history_": (lambda table: table.to_dict("list"), pd.DataFrame),
 }
 
 
-class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Embed single cell images with Segment Anything's encoder, adapted to cells by LoRA.
 
     The encoder's token map (before its neck) is averaged over the cell that the decoder finds. `fit` with masks
@@ -84,26 +72,12 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
     pixel_stats : {"auto", "sam"} or ((float, float, float), (float, float, float)), default="auto"
         Channel means and standard deviations (R, G, B) in 0-255 units. "auto" takes the adapter's, when fitting with
         masks the training images', else SAM's.
-    lora_rank : int, default=4
-    lora_alpha : float, optional
-        The factors are scaled by alpha / rank; default `lora_rank`.
-    lora_dropout : float, default=0.0
-    lora_blocks : sequence of int, optional
-        Numbers of the encoder blocks that get LoRA factors, from 0; default all.
-    epochs : int, default=150
-        Of `fit` with masks, as are the parameters up to `checkpoint`.
-    warmup_epochs : int, default=10
-    learning_rate : float, default=1e-4
-    weight_decay : float, default=0.1
-    train_batch_size : int, default=32
-    validation_fraction : float, default=0.1
-        Share of the masked cells set aside (at least one): after every epoch their Dice is measured, and the weights
-        of the best epoch are kept. 0 trains on all cells for all epochs, as the papers did.
-    patience : int or None, default=30
-        Epochs without a better Dice on the cells set aside after which training stops; None never stops early.
-    checkpoint : str or path, optional
-        File that training writes after every epoch and goes on from after a kill. On CPU the result is the same to
-        the bit. Needs an int `random_state`.
+    training : LoRATraining, optional
+        How `fit` with masks fine-tunes; None is ``LoRATraining()``.
+    keep : collection of {"tokens", "crops"}, default=()
+        Parts of the embeddings that are kept beside the pooled ones: the token maps and crops that a
+        `CrossDomainAutoencoder` with the architecture "conv" or "masked" reads. They take a hundred times as much
+        space.
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
@@ -118,11 +92,10 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         What `transform` does with an image that cannot be read: raise, or give it a row of NaN, and warn.
     cache_dir : str or path, optional
         Folder where every image's embedding is kept by content, weights and preprocessing, for all estimators,
-        processes and sessions; `transform` then leaves tokens, masks and crops memory-mapped on disk. Default: in
+        processes and sessions; kept tokens and crops are then read from there when they are indexed. Default: in
         memory for this process, as long as they take less than a quarter of what is free, the oldest dropped first.
     cache_limit : int or str, optional
         Bytes, or as "20GB", beyond which the embeddings in `cache_dir` used longest ago are deleted.
-    random_state : int, RandomState or None, default=None
     verbose : int, default=0
         1 shows progress bars.
 
@@ -159,7 +132,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
     >>> cells = make_blood_cells(1, domains=["lab_a"], random_state=0)
     >>> embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.images)
     >>> embeddings
-    CellEmbeddings(n=5, width=192, grid=(14, 14))
+    CellEmbeddings(n=5, width=192)
     """
 
     __metadata_request__fit = {"masks": True}
@@ -172,26 +145,15 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         "image_size": [Interval(Integral, 16, None, closed="left")],
         "prompt": [StrOptions({"auto", "none", "center"})],
         "pixel_stats": [StrOptions({"auto", "sam"}), "array-like"],
-        "lora_rank": [Interval(Integral, 1, None, closed="left")],
-        "lora_alpha": [Interval(Real, 0, None, closed="neither"), None],
-        "lora_dropout": [Interval(Real, 0, 1, closed="left")],
-        "lora_blocks": ["array-like", None],
-        "epochs": [Interval(Integral, 1, None, closed="left")],
-        "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "train_batch_size": [Interval(Integral, 1, None, closed="left")],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "patience": [Interval(Integral, 1, None, closed="left"), None],
-        "checkpoint": [str, os.PathLike, None],
+        "training": [LoRATraining, None],
+        "keep": ["array-like", set, frozenset],
         "device": [str],
-        "dtype": [StrOptions({"auto", *forward.DTYPES})],
+        "dtype": [StrOptions({"auto", *DTYPES})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "n_jobs": [Integral, None],
         "on_error": [StrOptions({"raise", "nan"})],
         "cache_dir": [str, os.PathLike, None],
         "cache_limit": [Integral, str, None],
-        "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
 
@@ -205,18 +167,8 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         image_size: int = 224,
         prompt: str = "auto",
         pixel_stats: str | PixelStats = "auto",
-        lora_rank: int = 4,
-        lora_alpha: float | None = None,
-        lora_dropout: float = 0.0,
-        lora_blocks: Sequence[int] | None = None,
-        epochs: int = 150,
-        warmup_epochs: int = 10,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 0.1,
-        train_batch_size: int = 32,
-        validation_fraction: float = 0.1,
-        patience: int | None = 30,
-        checkpoint: str | os.PathLike | None = None,
+        training: LoRATraining | None = None,
+        keep: Collection[str] = (),
         device: str = "auto",
         dtype: str = "auto",
         batch_size: int | str = "auto",
@@ -224,7 +176,6 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         on_error: str = "raise",
         cache_dir: str | os.PathLike | None = None,
         cache_limit: int | str | None = None,
-        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -234,18 +185,8 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         self.image_size = image_size
         self.prompt = prompt
         self.pixel_stats = pixel_stats
-        self.lora_rank = lora_rank
-        self.lora_alpha = lora_alpha
-        self.lora_dropout = lora_dropout
-        self.lora_blocks = lora_blocks
-        self.epochs = epochs
-        self.warmup_epochs = warmup_epochs
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.train_batch_size = train_batch_size
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.checkpoint = checkpoint
+        self.training = training
+        self.keep = keep
         self.device = device
         self.dtype = dtype
         self.batch_size = batch_size
@@ -253,7 +194,6 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         self.on_error = on_error
         self.cache_dir = cache_dir
         self.cache_limit = cache_limit
-        self.random_state = random_state
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, *, masks: Sequence[Any] | str | None = None) -> "SAMLoRAEmbedder":
@@ -266,7 +206,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         y : ignored
         masks : sequence of n masks or "auto", optional
             Paths or (H, W) arrays of the images' sizes, non-zero inside the cell. "auto" makes them from the stain
-            (`pseudo_masks.stain_mask`): worse than annotated ones, see docs/weights.md.
+            (`segmentation.stain_mask`): worse than annotated ones, see docs/weights.md.
 
         Returns
         -------
@@ -275,8 +215,8 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         Raises
         ------
         ValueError
-            If a parameter is out of range, X is empty, the masks do not fit the images, or `checkpoint` is of a
-            training with other data or settings.
+            If a parameter is out of range, X is empty, the masks do not fit the images, or the checkpoint belongs
+            to a training with other data or settings.
         ImportError
             If masks="auto" and scikit-image is not installed.
         ImageReadError
@@ -285,13 +225,14 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
             If weights can neither be found nor fetched.
         """
         self._validate_params()
+        self._checked_keep()
         images = as_image_list(X)
-        self.backbone_ = hub.identify(hub.Backbone(os.fspath(self.backbone), self.revision))
+        self.backbone_ = identify(Backbone(os.fspath(self.backbone), self.revision))
         self.adapter_ = self._read_adapter()
         if masks is not None:
             self._fine_tune(images, masks)
         self.pixel_stats_ = self._choose_pixel_stats()
-        sam = forward.network(self._weights(), self.adapter_)
+        sam = load_network(self._network_spec(), self.adapter_)
         self.n_features_out_ = sam.size.width
         self.prompt_ = self._choose_prompt(sam)
         return self
@@ -318,9 +259,9 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         """
         check_is_fitted(self)
         images = as_image_list(X)
-        store = open_store(self.cache_dir, self.cache_limit)
         unreadable: dict[int, str] | None = {} if self.on_error == "nan" else None
-        embedded = self.encoder_.embed(images, store, unreadable=unreadable, verbose=self.verbose)
+        with tqdm(total=len(images), desc="embedding", unit="cell", disable=self.verbose < 1) as bar:
+            embedded = embed_once(self.encoder_, images, self._store(), bar=bar, unreadable=unreadable)
         if unreadable:
             rows = sorted(unreadable)
             warnings.warn(
@@ -348,7 +289,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
             for start in range(0, len(images), size):
                 rows = range(start, min(start + size, len(images)))
                 pictures = [load_rgb(images[row], row) for row in rows]
-                pixels = np.stack([resize(pad_to_square(picture), self.image_size) for picture in pictures])
+                pixels = np.stack([frame(picture, self.image_size) for picture in pictures])
                 _, probability = encoder.forward(pixels)
                 masks += [cell_mask(unframe(p, r.shape[:2])) for p, r in zip(probability, pictures, strict=True)]
                 bar.update(len(rows))
@@ -388,7 +329,7 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         base, revision = self.backbone_.resolved()
         # What it embeds with, which may differ from what the adapter was trained with.
         adapter = replace(self.adapter_, image_size=self.image_size, pixel_stats=self.pixel_stats_)
-        written = hub.write_adapter(adapter, folder, self.backbone_)
+        written = adapters.write_adapter(adapter, folder, self.backbone_)
         write_model_card(
             written,
             title="LoRA adapter for blood cell images",
@@ -435,23 +376,28 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
         WeightsUnavailableError
             If weights can neither be found nor fetched.
         """
-        folder = hub.locate_adapter(folder_or_repo, revision, token=token, local_files_only=local_files_only)
-        settings = hub.adapter_settings(folder)
+        folder = adapters.locate_adapter(folder_or_repo, revision, token=token, local_files_only=local_files_only)
+        settings = adapters.adapter_settings(folder)
         params = {name: settings[name] for name in ("backbone", "revision", "image_size")} | params
         # By commit, what was just fetched is found again without network or token.
-        commit = remote.commit_of(folder / "adapter_config.json")
+        commit = hub.commit_of(folder / "adapter_config.json")
         embedder = cls(adapter=os.fspath(folder_or_repo), adapter_revision=commit or revision, **params)
-        backbone = hub.Backbone(os.fspath(embedder.backbone), embedder.revision)
-        hub.identify(backbone, token=token, local_files_only=local_files_only)
+        backbone = Backbone(os.fspath(embedder.backbone), embedder.revision)
+        identify(backbone, token=token, local_files_only=local_files_only)
         # Without masks, fit looks at no pixel: one blank image stands for the collection.
         return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
 
+    @staticmethod
+    def free_network() -> None:
+        """Free the memory that the loaded network takes, also on a GPU; the next `transform` loads it again."""
+        free_network()
+
     @property
-    def encoder_(self) -> forward.Encoder:
+    def encoder_(self) -> Encoder:
         """The forward pass that `transform` runs."""
         check_is_fitted(self)
-        recipe = forward.Recipe(self._weights(), self.pixel_stats_, self.prompt_)
-        return forward.Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self.cache_dir)
+        recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_)
+        return Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self.cache_dir, self._checked_keep())
 
     @property
     def _n_features_out(self) -> int:
@@ -476,65 +422,43 @@ class SAMLoRAEmbedder(remote.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Tr
     def _read_adapter(self) -> Adapter | None:
         name = self.backbone_.name
         if self.adapter is None:
-            return hub.packaged_adapter(name)
+            return adapters.packaged_adapter(name)
         if os.fspath(self.adapter).endswith(".pth"):
             return read_published_adapter(self.adapter, backbone=name, image_size=self.image_size)
-        return hub.read_adapter(self.adapter, self.adapter_revision)
+        return adapters.read_adapter(self.adapter, self.adapter_revision)
 
-    def _weights(self) -> forward.Weights:
+    def _network_spec(self) -> NetworkSpec:
         dtype = self.dtype
         if dtype == "auto":
             dtype = "bfloat16" if devices.half_dtype(devices.choose(self.device)) else "float32"
         adapter = None if self.adapter_ is None else self.adapter_.digest()
-        return forward.Weights(self.backbone_, adapter, self.image_size, dtype, self.device)
+        return NetworkSpec(self.backbone_, adapter, self.image_size, dtype, self.device)
+
+    def _store(self) -> EmbeddingStore:
+        return MEMORY if self.cache_dir is None else EmbeddingStore(self.cache_dir, self.cache_limit)
 
     def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any] | str) -> None:
-        if isinstance(masks, str) and masks == "auto":
-            pixels, inside = read_with_stain_masks(images, self.image_size, self.verbose)
-        else:
-            pixels, inside = read_pairs(images, as_image_list(masks, "masks"), self.image_size)
-        measure = self._stats_are("auto") and self.adapter_ is None
-        stats = channel_stats(pixels) if measure else self._choose_pixel_stats()
-        device = devices.choose(self.device)
-        plan = self._segmentation_plan(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.seed)
-            sam = forward.base_network(self.backbone_, self.image_size, two_masks=True)
-            adapted = add_lora(
-                sam, self.lora_rank, alpha=self.lora_alpha, dropout=self.lora_dropout, blocks=self.lora_blocks
-            )
-            if self.adapter_ is not None:
-                resume_adapter(sam, adapted, self.adapter_)
-            self.history_ = fit_segmentation(
-                sam.to(device), pixels, inside, stats, plan,
-                checkpoint=self.checkpoint, fingerprint=self._fingerprint(pixels, inside), verbose=self.verbose,
-            )  # fmt: skip
-        scores = self.history_.get("dice")
-        self.best_epoch_ = len(self.history_) - 1 if scores is None else best_epoch(scores)
-        self.adapter_ = extract_adapter(sam, adapted, stats)
-
-    def _segmentation_plan(self, device: torch.device) -> SegmentationPlan:
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                f"Got random_state={self.random_state!r} with a checkpoint but expected an int: a training can "
-                "only go on with the random numbers that it began with. Fix: random_state=0."
-            )
-        return SegmentationPlan(
-            epochs=self.epochs,
-            warmup_epochs=self.warmup_epochs,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            batch_size=self.train_batch_size,
-            seed=int(check_random_state(self.random_state).randint(2**31)),
-            validation_fraction=self.validation_fraction,
-            patience=self.patience,
-            amp_dtype=devices.half_dtype(device),
+        training = LoRATraining() if self.training is None else self.training
+        trained = training.run(
+            images,
+            masks if isinstance(masks, str) else as_image_list(masks, "masks"),
+            backbone=self.backbone_,
+            start=self.adapter_,
+            image_size=self.image_size,
+            pixel_stats=None if self._stats_are("auto") else self._choose_pixel_stats(),
+            device=devices.choose(self.device),
+            verbose=self.verbose,
         )
+        self.adapter_, self.history_, self.best_epoch_ = trained
 
-    def _fingerprint(self, pixels: NDArray, inside: NDArray) -> str:
-        """Name a training by its data and by the settings that decide its course."""
-        settings = {k: str(v) for k, v in self.get_params().items() if k not in _NOT_OF_THE_TRAINING}
-        return joblib.hash((pixels, inside, sorted(settings.items())))
+    def _checked_keep(self) -> tuple[str, ...]:
+        unknown = [part for part in self.keep if part not in KEPT_ON_REQUEST]
+        if unknown or isinstance(self.keep, str):
+            raise ValueError(
+                f"Got keep={self.keep!r} but expected a collection of {', '.join(map(repr, KEPT_ON_REQUEST))}. "
+                'Fix: keep=("tokens", "crops").'
+            )
+        return tuple(self.keep)
 
     def _stats_are(self, name: str) -> bool:
         return isinstance(self.pixel_stats, str) and self.pixel_stats == name

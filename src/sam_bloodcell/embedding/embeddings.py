@@ -6,80 +6,100 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..extras import require
+from .columns import Column, CropsFromImages, as_items
+
 
 class CellEmbeddings:
-    """Embeddings of n cells: an (n, C) float32 array to everybody, token maps and crops to those who can use them.
+    """Embeddings of n cells: an (n, C) float32 array to everybody, with masks and more for those who can use them.
 
-    A ``Pipeline`` hands only X from step to step, yet the autoencoder needs maps and crops. To numpy, pandas and
-    scikit-learn this object is its pooled embeddings; rows can be sliced, indexed and joined without losing the
-    rest.
+    A ``Pipeline`` hands only X from step to step, yet later steps may need a cell's mask or its token map. To numpy,
+    pandas and scikit-learn this object is its pooled embeddings; rows can be sliced, indexed and joined without losing
+    the rest.
 
     Parameters
     ----------
-    pooled : float32 array of shape (n, C)
-        Mean of the tokens under the cell's mask.
-    tokens : float16 array of shape (n, C, h, w)
-        Pre-neck token maps.
-    masks : bool array of shape (n, H, W)
+    pooled : array of shape (n, C)
+        Mean of the tokens under the cell's mask, stored as float32.
+    tokens : float16 array of shape (n, C, h, w), optional
+        Pre-neck token maps; only where ``SAMLoRAEmbedder(keep=("tokens", ...))`` kept them.
+    masks : bool array of shape (n, H, W), optional
         Cell masks in the square frame that the network saw.
-    crops : uint8 array of shape (n, 128, 128, 3)
-        Cells on grey.
-    quality : structured array of shape (n,)
+    crops : uint8 array of shape (n, 128, 128, 3), optional
+        Cells on grey. Where they are not given, they are cut from the images when they are indexed.
+    quality : structured array of shape (n,), optional
         How far each mask can be trusted; `pandas.DataFrame(quality)` shows it as a table. Fields: "area" of the mask
         and "border" of the image inside it, as shares; "components" found, of which the largest was taken;
         "confidence", the mask's mean probability; "fallback", whether no plausible cell was found and the whole
         image stands in for it.
+    images : sequence of n images, optional
+        What was embedded, such as the paths.
 
     Notes
     -----
-    Tokens, masks and crops may stay on disk (`SAMLoRAEmbedder.cache_dir`): they are read when indexed.
+    Tokens, masks and crops are not always arrays: they may be decoded, or read from a disk, when they are indexed.
 
     Examples
     --------
-    >>> cells = CellEmbeddings(np.ones((3, 2)), *(np.zeros((3, 1)) for _ in range(4)))
+    >>> cells = CellEmbeddings(np.ones((3, 2)))
     >>> cells[[0, 2]].shape, np.asarray(cells).sum()
     ((2, 2), np.float32(6.0))
     """
 
-    __slots__ = ("_crops", "_masks", "_tokens", "pooled", "quality")
+    __slots__ = ("_crops", "_masks", "_tokens", "images", "pooled", "quality")
 
     ndim = 2
     dtype = np.dtype(np.float32)
 
-    def __init__(self, pooled: NDArray, tokens: Any, masks: Any, crops: Any, quality: NDArray) -> None:
-        lengths = [len(part) for part in (pooled, tokens, masks, crops, quality)]
-        if len(set(lengths)) != 1:
+    def __init__(
+        self,
+        pooled: NDArray,
+        tokens: Any = None,
+        masks: Any = None,
+        crops: Any = None,
+        quality: Any = None,
+        images: Any = None,
+    ) -> None:
+        parts = {"pooled": pooled, "tokens": tokens, "masks": masks, "crops": crops, "quality": quality,
+                 "images": images}  # fmt: skip
+        lengths = {name: len(part) for name, part in parts.items() if part is not None}
+        if len(set(lengths.values())) != 1:
             raise ValueError(
-                f"Got pooled, tokens, masks, crops, quality of lengths {lengths} but expected equal lengths."
+                f"Got {', '.join(lengths)} of lengths {list(lengths.values())} but expected equal lengths. "
+                "Fix: pass the same cells as each of them."
             )
         self.pooled = np.asarray(pooled, dtype=np.float32)
-        self._tokens = tokens
-        self._masks = masks
-        self._crops = crops
         self.quality = quality
+        self.images = None if images is None else as_items(images)
+        self._tokens, self._masks, self._crops = tokens, masks, crops
 
     @property
     def tokens(self) -> Any:
         """(n, C, h, w) float16."""
-        return self._settled("_tokens")
+        if self._tokens is None:
+            raise AttributeError(
+                'These embeddings hold no token maps. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops"))'
+            )
+        return self._tokens
 
     @property
     def masks(self) -> Any:
         """(n, H, W) bool."""
-        return self._settled("_masks")
+        if self._masks is None:
+            raise AttributeError("These embeddings hold no masks. Fix: take those that SAMLoRAEmbedder returned.")
+        return self._masks
 
     @property
     def crops(self) -> Any:
         """(n, 128, 128, 3) uint8."""
-        return self._settled("_crops")
-
-    def _settled(self, name: str) -> Any:
-        """Put rows that are scattered over this process's memory together when first asked for."""
-        part = getattr(self, name)
-        if getattr(part, "in_memory", False):
-            part = np.asarray(part)
-            setattr(self, name, part)
-        return part
+        if self._crops is not None:
+            return self._crops
+        if self.images is None or not isinstance(self._masks, Column):
+            raise AttributeError(
+                'These embeddings hold neither crops nor images. Fix: SAMLoRAEmbedder(..., keep=("crops",))'
+            )
+        pairs = list(zip(self.images, self._masks.items, strict=True))
+        return Column(as_items(pairs), CropsFromImages(self._masks.shape[1]))
 
     @classmethod
     def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
@@ -93,7 +113,7 @@ class CellEmbeddings:
         for part in parts:
             if not isinstance(part, CellEmbeddings):
                 raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
+        return cls(*(_join([getattr(part, name) for part in parts]) for name in _PARTS))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -116,8 +136,7 @@ class CellEmbeddings:
         import pandas as pd
 
         names = [f"embedding_{i}" for i in range(self.shape[1])]
-        quality = pd.DataFrame(self.quality, index=index).add_prefix("quality_")
-        return pd.concat([pd.DataFrame(self.pooled, columns=names, index=index), quality], axis=1)
+        return pd.concat([pd.DataFrame(self.pooled, columns=names, index=index), self._quality_table(index)], axis=1)
 
     def to_anndata(self, obs: Any = None) -> Any:
         """Return an AnnData object, for scanpy.
@@ -137,17 +156,21 @@ class CellEmbeddings:
         ImportError
             If anndata is not installed.
         """
-        try:
-            from anndata import AnnData
-        except ImportError as exc:
-            raise ImportError('AnnData objects need anndata. Fix: pip install "sam-bloodcell[anndata]"') from exc
+        anndata = require("anndata", extra="anndata", purpose="AnnData objects need anndata")
         import pandas as pd
 
         rows = pd.RangeIndex(len(self)).astype(str)
-        quality = pd.DataFrame(self.quality, index=rows).add_prefix("quality_")
         known = pd.DataFrame(index=rows) if obs is None else pd.DataFrame(obs).set_axis(rows)
-        table = pd.concat([known, quality], axis=1)
-        return AnnData(self.pooled, obs=table, var=pd.DataFrame(index=[f"embedding_{i}" for i in range(self.shape[1])]))
+        features = pd.DataFrame(index=[f"embedding_{i}" for i in range(self.shape[1])])
+        return anndata.AnnData(self.pooled, obs=pd.concat([known, self._quality_table(rows)], axis=1), var=features)
+
+    def _quality_table(self, index: Any) -> Any:
+        import pandas as pd
+
+        table = pd.DataFrame(index=pd.RangeIndex(len(self)) if index is None else index)
+        for name in () if self.quality is None else self.quality.dtype.names or ():
+            table[f"quality_{name}"] = self.quality[name]
+        return table
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -179,7 +202,7 @@ class CellEmbeddings:
         key = key if isinstance(key, slice) else np.asarray(key)
         if isinstance(key, np.ndarray) and key.size == 0:
             key = key.astype(np.intp)
-        return CellEmbeddings(*(_select(getattr(self, name), key) for name in _FIELDS))
+        return CellEmbeddings(*(_select(getattr(self, name), key) for name in _PARTS))
 
     def __eq__(self, other: object) -> Any:
         return self.pooled == np.asarray(other)
@@ -187,19 +210,28 @@ class CellEmbeddings:
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple:
-        return (CellEmbeddings, tuple(getattr(self, name) for name in _FIELDS))
+        return (CellEmbeddings, tuple(getattr(self, name) for name in _PARTS))
 
     def __repr__(self) -> str:
         n, width = self.shape
-        return f"CellEmbeddings(n={n}, width={width}, grid={self._tokens.shape[2:]})"
+        grid = "" if self._tokens is None else f", grid={self._tokens.shape[2:]}"
+        return f"CellEmbeddings(n={n}, width={width}{grid})"
 
 
-_FIELDS = ("pooled", "_tokens", "_masks", "_crops", "quality")
+# The constructor's arguments, in its order.
+_PARTS = ("pooled", "_tokens", "_masks", "_crops", "quality", "images")
 
 
 def _select(part: Any, key: Any) -> Any:
-    """Take rows of a part, of one that stays on disk without reading it."""
-    return part.select(key) if hasattr(part, "select") else part[key]
+    """Take rows of a part, of a column without decoding it."""
+    if part is None:
+        return None
+    return part.select(key) if isinstance(part, Column) else part[key]
+
+
+def _join(parts: list[Any]) -> Any:
+    """Join a part of several embeddings; it is lost where one of them lacks it."""
+    return None if any(part is None for part in parts) else np.concatenate(parts)
 
 
 def _is_everything(key: Any) -> bool:

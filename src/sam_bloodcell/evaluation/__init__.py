@@ -1,7 +1,7 @@
-"""Trained here, tested there: the protocol, what its predictions are worth, and how far laboratories differ.
+"""Evaluation across laboratories: the protocol, scores of its predictions, and the distance between laboratories.
 
-Everything rests on one table, a row per predicted cell (`cross_domain_predictions`): scores, recall by class,
-calibration, intervals and comparisons are read from it.
+Scores, recall by class, calibration, intervals and comparisons are all computed from one table, which has a row per
+predicted cell (`cross_domain_predictions`).
 """
 
 from .benchmark import BenchmarkResult, run_benchmark

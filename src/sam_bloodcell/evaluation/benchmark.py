@@ -1,20 +1,20 @@
-"""The whole run at once: embed, align, predict across laboratories, and all that a report shows."""
+"""The benchmark: embed, align, predict across laboratories, and collect what a report shows."""
 
-import inspect
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
 from sklearn.utils.validation import _num_samples
 
 from ..datasets.cells import check_cells
-from .checks import check_arguments, check_lengths, label_column, seed_of
+from .checks import cell_columns, check_arguments, class_names, seed_of, warn_caller
 from .classifiers import default_classifiers, named_estimators
-from .protocol import cross_domain_predictions, scorable_rows
+from .protocol import call_with_domain, cells_needed, cross_domain_predictions, scorable_rows
 from .provenance import versions, weights_of
 from .scores import confidence_intervals, score_predictions
 from .shift import domain_shift, near_duplicates
@@ -24,7 +24,7 @@ _MAX_SHOWN = 36
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkResult:
-    """What `run_benchmark` found, with all that a report shows.
+    """The result of `run_benchmark`, with all that a report shows.
 
     Parameters
     ----------
@@ -33,25 +33,25 @@ class BenchmarkResult:
     scores : pandas.DataFrame
         `score_predictions` of them.
     intervals : pandas.DataFrame or None
-        `confidence_intervals` of the mean balanced accuracy across laboratories; None with one laboratory.
+        `confidence_intervals` of the mean balanced accuracy across domains; None with one domain.
     duplicates : pandas.DataFrame
         `near_duplicates` of the embeddings.
     cells : sklearn.utils.Bunch
         The cells, as given.
     embeddings : CellEmbeddings or ndarray of shape (n_samples, n_channels)
-        What the embedder returned.
+        The embedder's output.
     features : dict of str to ndarray of shape (n_samples, n_features)
-        ``"embeddings"`` and, unless there was no autoencoder, ``"autoencoder"``.
+        ``"embeddings"`` and, if there was an autoencoder, ``"autoencoder"``.
     autoencoder : estimator or None
         The fitted autoencoder.
     reconstructions : ndarray of shape (n_shown, S, S, 3), uint8, or None
-        The autoencoder's pictures of the shown cells.
+        The autoencoder's pictures of the shown cells; None where it makes none, as from embeddings without token maps.
     shown : ndarray of shape (n_shown,), int
         Rows of the cells to show: a few per domain and class.
     shift_by_class : pandas.DataFrame
         `domain_shift` of all cells ("all") and of each class by itself, indexed by feature set and class.
     settings : dict of str to str
-        The parts and parameters of the run, readable.
+        The estimators and parameters of the run, as text.
     """
 
     predictions: pd.DataFrame
@@ -70,8 +70,8 @@ class BenchmarkResult:
     @property
     def shift(self) -> pd.DataFrame:
         """`domain_shift` of each feature set, over all cells."""
-        of_all = self.shift_by_class[self.shift_by_class.index.get_level_values(1) == "all"]
-        return of_all.droplevel(1)[["mmd", "domain_accuracy", "chance"]]
+        of_all = self.shift_by_class.xs("all", level=1)
+        return pd.DataFrame(of_all, columns=["mmd", "domain_accuracy", "chance"])
 
 
 def run_benchmark(
@@ -88,33 +88,33 @@ def run_benchmark(
     """Embed cells, align the laboratories and score classifiers across them.
 
     The autoencoder is fitted on the cells of all laboratories together, without any class label, and the
-    classifiers on its features. This is the papers' transductive mode: a laboratory's unlabelled images are
-    seen before it is tested on, its labels never.
+    classifiers on its features. This is the papers' transductive mode: the unlabelled images of a tested laboratory
+    are used in training, its labels never.
 
     Parameters
     ----------
     cells : sklearn.utils.Bunch
         ``paths`` or ``images``, ``target`` (n_samples,) ints into ``target_names``, ``domain`` (n_samples,), and
-        optionally ``group`` (n_samples,), patient or slide, which folds then keep together.
+        optionally ``group`` (n_samples,), patient or slide: no fold splits a group.
     embedder : transformer
-        Images to embeddings, such as `SAMLoRAEmbedder`. It is fitted in place.
+        Turns images into embeddings, such as `SAMLoRAEmbedder`. It is fitted in place.
     autoencoder : transformer or None
-        Embeddings to features, with ``fit(X, domain=...)``, such as `CrossDomainAutoencoder`. It is fitted in
+        Turns embeddings into features, with ``fit(X, domain=...)``, such as `CrossDomainAutoencoder`. It is fitted in
         place. None scores the embeddings alone.
     classifiers : estimator or dict of str to estimator, default=None
         None stands for `default_classifiers`.
     cv, random_state, n_jobs, verbose
-        As in `cross_domain_predictions`; `random_state` also picks the cells to show.
+        As in `cross_domain_predictions`; `random_state` also chooses the cells to show.
 
     Returns
     -------
     BenchmarkResult
-        Scores of the feature sets ``"embeddings"`` and ``"autoencoder"``, and what a report shows.
+        Scores of the feature sets ``"embeddings"`` and ``"autoencoder"``, and all that a report shows.
 
     Raises
     ------
     ValueError
-        If cells are not what a loader returns, a target is no index into ``target_names``, or as in
+        If `cells` is not what a loader returns, a target is no index into ``target_names``, or as in
         `cross_domain_predictions`.
 
     Examples
@@ -137,51 +137,34 @@ def run_benchmark(
         verbose=verbose,
     )  # fmt: skip
     check_cells(cells, "target", "target_names", "domain")
-    check_cells(cells, "images" if cells.get("paths") is None else "paths")
-    labels, labs, seed = _class_names(cells), label_column(cells.domain, "domain"), seed_of(random_state)
-    X = cells["paths"] if cells.get("paths") is not None else cells["images"]
-    check_lengths(_num_samples(X), y=labels, domain=labs)
+    images, labels = images_of(cells), class_names(cells.target, cells.target_names, "target")
+    labels, domains = cell_columns(_num_samples(images), y=labels, domain=cells.domain)
+    seed = seed_of(random_state)
     # Raises and warns now, before the hours of embedding.
-    scorable_rows(labels, labs, int(cv) if isinstance(cv, Integral) else 2)
+    scorable_rows(labels, domains, cells_needed(cv))
     named = named_estimators(default_classifiers(seed) if classifiers is None else classifiers)
 
-    embeddings = embedder.fit_transform(X)
+    embeddings = embedder.fit_transform(images)
     features = {"embeddings": np.asarray(embeddings)}
     if autoencoder is not None:
-        autoencoder.fit(embeddings, domain=labs)
-        knows_domains = "domain" in inspect.signature(autoencoder.transform).parameters
-        given = {"domain": labs} if knows_domains else {}
-        features["autoencoder"] = np.asarray(autoencoder.transform(embeddings, **given))
-
+        autoencoder.fit(embeddings, domain=domains)
+        features["autoencoder"] = np.asarray(call_with_domain(autoencoder.transform, embeddings, domains))
     duplicates = near_duplicates(features["embeddings"])
     if len(duplicates):
-        warnings.warn(
-            f"{len(duplicates)} couple(s) of cells look like copies of one another, such as rows "
-            f"{duplicates['a'][0]} and {duplicates['b'][0]}; across folds they make scores too good. Fix: look at them "
-            "in the report, and give copies one group.",
-            stacklevel=2,
+        warn_caller(
+            f"Pairs of images that look duplicated: {len(duplicates)}, such as rows {duplicates['a'][0]} and "
+            f"{duplicates['b'][0]}. Copies in different folds make scores too good. Fix: look at them in the report, "
+            "and give copies the same group."
         )
-    tables = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Left out classes", category=UserWarning)
-        for name, matrix in features.items():
-            table = cross_domain_predictions(
-                named, matrix, labels, domain=labs, groups=cells.get("group"), cv=cv, random_state=seed,
-                n_jobs=n_jobs, verbose=verbose,
-            )  # fmt: skip
-            table.insert(0, "features", name)
-            tables.append(table)
-    predictions = pd.concat(tables, ignore_index=True)
-    by_class: pd.DataFrame = pd.concat(
-        [domain_shift(matrix, labs, y=labels, random_state=seed) for matrix in features.values()],  # type: ignore[misc]
-        keys=list(features),
-    )
-    several = len(np.unique(labs)) > 1
-    shown = _choose_shown(labels, labs, seed)
+    predictions = _predictions(
+        features, named, labels, domains, groups=cells.get("group"), cv=cv, random_state=seed, n_jobs=n_jobs,
+        verbose=verbose,
+    )  # fmt: skip
+    shown = _choose_shown(labels, domains, seed)
     return BenchmarkResult(
         predictions=predictions,
         scores=score_predictions(predictions),
-        intervals=confidence_intervals(predictions, random_state=seed) if several else None,
+        intervals=confidence_intervals(predictions, random_state=seed) if len(np.unique(domains)) > 1 else None,
         duplicates=duplicates,
         cells=cells,
         embeddings=embeddings,
@@ -189,37 +172,36 @@ def run_benchmark(
         autoencoder=autoencoder,
         reconstructions=_reconstruct(autoencoder, embeddings, shown),
         shown=shown,
-        shift_by_class=by_class,
-        settings={
-            "embedder": repr(embedder),
-            **{name.replace("_", " "): str(value) for name, value in weights_of(embedder).items()},
-            "autoencoder": repr(autoencoder),
-            **{f"classifier {name}": repr(estimator) for name, estimator in named.items()},
-            "cv": str(cv),
-            "folds keep together": "groups" if cells.get("group") is not None else "nothing",
-            "random_state": str(seed),
-            "cells SHA-256": tables[0].attrs["provenance"]["cells_sha256"],
-            **versions(),
-        },
+        shift_by_class=pd.concat(
+            {name: domain_shift(matrix, domains, y=labels, random_state=seed) for name, matrix in features.items()}  # type: ignore[misc]
+        ),
+        settings=_settings(embedder, autoencoder, named, predictions, cells.get("group") is not None),
     )
 
 
-def _class_names(cells: Bunch) -> np.ndarray:
-    target, names = np.asarray(cells.target), np.asarray(cells.target_names)
-    if target.dtype.kind not in "iu":
-        raise ValueError(f"Got target of dtype {target.dtype} but expected integers, indices into target_names.")
-    outside = np.flatnonzero((target < 0) | (target >= len(names)))
-    if len(outside):
-        raise ValueError(
-            f"Got target={target[outside[0]]} in row {outside[0]} but expected an index into the "
-            f"{len(names)} target_names; drop unlabelled cells."
-        )
-    return names[target]
+def images_of(cells: Bunch) -> Any:
+    """Return the cells' paths, or their images where there are no paths."""
+    source = "images" if cells.get("paths") is None else "paths"
+    check_cells(cells, source)
+    return cells[source]
 
 
-def _choose_shown(labels: np.ndarray, labs: np.ndarray, seed: int) -> np.ndarray:
+def _predictions(
+    features: Mapping[str, NDArray], named: Mapping[str, Any], labels: NDArray, domains: NDArray, **options: Any
+) -> pd.DataFrame:
+    """Return `cross_domain_predictions` of each feature set; the warning of rare classes was already given."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Left out classes", category=UserWarning)
+        tables = {
+            name: cross_domain_predictions(named, matrix, labels, domain=domains, **options)
+            for name, matrix in features.items()
+        }
+    return pd.concat(tables, names=["features"]).reset_index("features").reset_index(drop=True)
+
+
+def _choose_shown(labels: NDArray, domains: NDArray, seed: int) -> NDArray[np.intp]:
     rng = np.random.default_rng(seed)
-    groups = [np.flatnonzero((labs == a) & (labels == b)) for a in np.unique(labs) for b in np.unique(labels)]
+    groups = [np.flatnonzero((domains == a) & (labels == b)) for a in np.unique(domains) for b in np.unique(labels)]
     groups = [rng.permutation(group) for group in groups if len(group)]
     per_group = 2 if 2 * len(groups) <= _MAX_SHOWN else 1
     if len(groups) > _MAX_SHOWN:
@@ -227,9 +209,27 @@ def _choose_shown(labels: np.ndarray, labs: np.ndarray, seed: int) -> np.ndarray
     return np.concatenate([group[:per_group] for group in groups])
 
 
-def _reconstruct(autoencoder: Any | None, embeddings: Any, shown: np.ndarray) -> np.ndarray | None:
-    """Pictures of the shown cells; None where the autoencoder was fitted on plain features, not on crops."""
-    if autoencoder is None or not hasattr(autoencoder, "reconstruct") or not hasattr(embeddings, "crops"):
+def _reconstruct(autoencoder: Any, embeddings: Any, shown: NDArray[np.intp]) -> NDArray[np.uint8] | None:
+    """Return pictures of the shown cells, or None where the autoencoder makes none from these embeddings."""
+    if not hasattr(autoencoder, "reconstruct") or not hasattr(embeddings, "tokens"):
         return None
     pictures = np.asarray(autoencoder.reconstruct(embeddings[shown]))
-    return pictures if pictures.ndim == 4 else None
+    return pictures if pictures.ndim == 4 else None  # an autoencoder of vectors reconstructs vectors
+
+
+def _settings(
+    embedder: Any, autoencoder: Any, named: Mapping[str, Any], predictions: pd.DataFrame, grouped: bool
+) -> dict[str, str]:
+    """Describe the run as text."""
+    provenance = predictions.attrs["provenance"]
+    return {
+        "embedder": repr(embedder),
+        **{name.replace("_", " "): str(value) for name, value in weights_of(embedder).items()},
+        "autoencoder": repr(autoencoder),
+        **{f"classifier {name}": repr(estimator) for name, estimator in named.items()},
+        "cv": provenance["cv"],
+        "folds keep together": "groups" if grouped else "nothing",
+        "random_state": str(provenance["random_state"]),
+        "cells SHA-256": provenance["cells_sha256"],
+        **versions(),
+    }

@@ -1,18 +1,22 @@
-"""What every function here asks of its arguments."""
+"""Checks of arguments, and warnings, that the functions of this package share."""
 
+import inspect
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_parameter_constraints
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
-MODES = ("inductive", "transductive")
+from ..validation import label_column
 
-# An argument means the same in every function that has it.
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+
+# Constraints by argument name: an argument means the same in every function that has it.
 _ARGUMENTS: dict[str, list[Any]] = {
     "autoencoder": [HasMethods(["fit", "transform"]), None],
     "by_pair": ["boolean"],
@@ -23,7 +27,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "level": [Interval(Real, 0, 1, closed="neither")],
     "metric": [StrOptions(set(METRICS))],
     "min_cells": [Interval(Integral, 2, None, closed="left")],
-    "mode": [StrOptions(set(MODES))],
+    "mode": [StrOptions({"inductive", "transductive"})],
     "n": [Interval(Integral, 1, None, closed="left")],
     "n_bootstrap": [Interval(Integral, 1, None, closed="left")],
     "n_jobs": [Integral, None],
@@ -40,38 +44,48 @@ def check_arguments(function: str, **values: Any) -> None:
 
 
 def check_table(table: Any, name: str, columns: Sequence[str], maker: str) -> None:
-    """Raise unless this is a table with rows and these columns, as `maker` returns it."""
+    """Raise unless `table` is a DataFrame with rows and these columns, as `maker` returns it."""
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"Got {name} of type {type(table).__name__} but expected a DataFrame. Fix: call {maker}.")
     lacking = [column for column in columns if column not in table]
     if lacking or table.empty:
         raise ValueError(
             f"Got {name} with {len(table)} rows that lack {', '.join(lacking) or 'nothing'} but expected the table of "
-            f"{maker}. Fix: pass it whole, or the rows that you want."
+            f"{maker}. Fix: pass the whole table, or a selection of its rows."
         )
 
 
-def label_column(values: Any, name: str) -> np.ndarray:
-    """Labels as a (n,) array of one natural dtype; missing ones are an error that names the row."""
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise TypeError(f"Got {name}={values!r} but expected one value per cell; pass a list or an array.")
-    cells = np.asarray(values if hasattr(values, "__array__") else list(values), dtype=object)
-    if cells.ndim != 1:
-        raise ValueError(f"Got {name} of shape {cells.shape} but expected one value per cell; ravel it.")
-    missing = np.flatnonzero(pd.isna(cells))
-    if len(missing):
+def cell_columns(n_samples: int, **columns: Any) -> list[NDArray[Any]]:
+    """Return columns such as labels and domains as arrays; raise unless each has one value per sample."""
+    checked = {name: label_column(values, name) for name, values in columns.items()}
+    if any(len(column) != n_samples for column in checked.values()):
+        lengths = ", ".join(f"{len(column)} in {name}" for name, column in checked.items())
         raise ValueError(
-            f"Got {name}={cells[missing[0]]} in row {missing[0]} but expected a value for every cell; "
-            f"drop the {len(missing)} row(s) without one."
+            f"Got {n_samples} samples in X, {lengths} but expected the same number. Fix: pass one value per cell."
         )
-    return np.asarray(cells.tolist())
+    return list(checked.values())
 
 
-def check_lengths(n_samples: int, **columns: np.ndarray) -> None:
-    """Raise unless every column has one value per sample."""
-    if any(len(column) != n_samples for column in columns.values()):
-        lengths = ", ".join(f"{len(column)} in {name}" for name, column in columns.items())
-        raise ValueError(f"Got {n_samples} samples in X, {lengths} but expected the same number; pass one per cell.")
+def class_names(codes: Any, names: Sequence[str], name: str) -> NDArray[Any]:
+    """Return the class name of each code; raise unless all codes are indices into the names."""
+    codes, known = np.asarray(codes), np.asarray(names)
+    if codes.dtype.kind not in "iu":
+        raise ValueError(f"Got {name} of dtype {codes.dtype} but expected integers. Fix: pass indices into the names.")
+    outside = np.flatnonzero((codes < 0) | (codes >= len(known)))
+    if len(outside):
+        raise ValueError(
+            f"Got {name}={codes[outside[0]]} in row {outside[0]} but expected an index into the {len(known)} names. "
+            "Fix: pass all names, and leave unlabelled cells out."
+        )
+    return known[codes]
+
+
+def warn_caller(message: str) -> None:
+    """Warn at the line that called this package, however deep in the package the cause was found."""
+    package = __name__.rpartition(".")[0]
+    modules = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(0)]
+    outside = (depth for depth, module in enumerate(modules, start=1) if not module.startswith(package))
+    warnings.warn(message, stacklevel=next(outside, 1))
 
 
 def seed_of(random_state: Any) -> int:

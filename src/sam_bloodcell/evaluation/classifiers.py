@@ -35,7 +35,7 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
     ['RF', 'SVM poly', 'SVM rbf', 'SVM linear']
     """
     check_arguments("default_classifiers", random_state=random_state)
-    # A quarter for validation: five folds leave four cells of the rarest class, so each class can have one.
+    # Five folds leave four cells of the rarest class for training, so a quarter for validation has one of each class.
     network = MLPClassifier(early_stopping=True, validation_fraction=0.25, max_iter=500, random_state=random_state)
     classifiers: dict[str, Any] = {
         "RF": RandomForestClassifier(n_estimators=200, max_depth=16, random_state=random_state),
@@ -49,15 +49,15 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
         from xgboost import XGBClassifier
     except ImportError:
         return classifiers
-    # One thread: its own threads fight with joblib's for the cores, and slow small fits down many times over.
+    # One thread, because XGBoost's own threads compete with joblib's for the cores and slow small fits down.
     return {**classifiers, "XGBoost": XGBClassifier(n_jobs=1, random_state=random_state)}
 
 
 def named_estimators(estimators: Any) -> dict[str, Any]:
-    """Estimators by name: a mapping as it is, one estimator by the name of its (last step's) class."""
+    """Return estimators by name: a mapping unchanged, one estimator under the name of its (last step's) class."""
     if isinstance(estimators, Mapping):
         if not estimators:
-            raise ValueError("Got no estimators but expected at least one; see default_classifiers().")
+            raise ValueError("Got no estimators but expected at least one. Fix: pass default_classifiers().")
         return dict(estimators)
     last = estimators.steps[-1][1] if isinstance(estimators, Pipeline) else estimators
     return {type(last).__name__: estimators}

@@ -1,4 +1,4 @@
-"""Cells unlike anything trained on: a score, and a classifier that says "unknown"."""
+"""Novelty: a score for cells unlike the training cells, and a classifier that answers "unknown" for them."""
 
 from typing import Any
 
@@ -25,26 +25,27 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : classifier, default=None
-        Who answers otherwise; None stands for logistic regression on standardised features.
+        Classifier of all other cells; None stands for logistic regression on standardised features.
     criterion : {"neighbours", "mahalanobis", "confidence"}, default="neighbours"
-        How unlike a cell is: the distance to its fifth nearest training cell; the distance to the nearest class centre
-        under the classes' common, shrunk covariance (Lee et al.); or one minus the estimator's highest probability.
+        What `novelty` measures: the distance to the fifth nearest training cell; the distance to the nearest class
+        centre under the classes' common, shrunk covariance (Lee et al.); or one minus the estimator's highest
+        probability.
     coverage : float, default=0.95
-        Share of cells like the training ones that get an answer. The bar is set by training cells that were left out
-        in 5 folds; a new laboratory's cells are all somewhat unlike, so there fewer get one.
+        Share of cells like the training ones that get a class. The threshold is set on training cells held out in
+        5 folds. Cells of a new laboratory all differ somewhat from the training cells, so fewer of them get a class.
     unknown : object, default="auto"
-        What it answers then: "unknown"; if classes are numbers -1, or one less than the smallest if
-        that is a class.
+        The answer for cells above the threshold. "auto" stands for "unknown", or, if classes are numbers, for -1 or
+        one less than the smallest class, whichever is lower.
     random_state : int, RandomState instance or None, default=None
-        Of the folds.
+        Seed of the folds.
 
     Attributes
     ----------
     classes_ : array
-        Those trained on; `unknown` is not among them.
+        The training classes; `unknown` is not among them.
     estimator_ : classifier
     threshold_ : float
-        `novelty` above it is unknown.
+        A cell whose `novelty` is above it is unknown.
 
     References
     ----------
@@ -72,7 +73,7 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "AbstainingClassifier":
-        """Fit the classifier, and set the bar.
+        """Fit the classifier, and set the threshold.
 
         Parameters
         ----------
@@ -89,39 +90,47 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             If a parameter is out of range, there is one class, or `unknown` is one of the classes.
         """
         if self.criterion not in _CRITERIA:
-            raise ValueError(f"Got criterion={self.criterion!r} but expected one of {', '.join(_CRITERIA)}.")
+            names = ", ".join(_CRITERIA)
+            raise ValueError(f"Got criterion={self.criterion!r} but expected one of {names}. Fix: pass one of these.")
         check_arguments("AbstainingClassifier", coverage=self.coverage, random_state=self.random_state)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, counts = np.unique(y, return_counts=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"Got {len(self.classes_)} class but expected at least two; add cells of another class.")
+            raise ValueError("Got 1 class but expected at least two. Fix: add cells of another class.")
         if self._answer() in self.classes_.tolist():
-            raise ValueError(f"Got unknown={self._answer()!r}, which is a class too. Fix: name it otherwise.")
+            raise ValueError(
+                f"Got unknown={self._answer()!r}, which is a class too, but expected another value. Fix: rename it."
+            )
         default = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         estimator = default if self.estimator is None else self.estimator
         self.estimator_ = clone(estimator).fit(X, y)
-        self._unlike = _CRITERIA[self.criterion](X, y, self.estimator_)
+        self._novelty = _CRITERIA[self.criterion](X, y, self.estimator_)
         self.threshold_ = float(np.quantile(self._held_out(X, y, counts, estimator), self.coverage))
         return self
 
     def novelty(self, X: Any) -> NDArray[np.float64]:
-        """Return how unlike the training cells each cell is, (n_samples,); higher is more so."""
-        check_is_fitted(self)
-        return self._unlike(validate_data(self, X, reset=False, dtype=np.float64))
+        """Return how unlike the training cells each cell is, (n_samples,); higher means less alike."""
+        X = self._checked(X)
+        return self._novelty(X)
 
     def predict(self, X: Any) -> NDArray:
         """Return each cell's class, or `unknown`, (n_samples,)."""
-        unlike = self.novelty(X) > self.threshold_
-        found = np.asarray(self.estimator_.predict(validate_data(self, X, reset=False, dtype=np.float64)))
-        return (
-            found if not unlike.any() else np.where(unlike, np.asarray(self._answer(), dtype=found.dtype.kind), found)
-        )
+        X = self._checked(X)
+        unknown = self._novelty(X) > self.threshold_
+        found = np.asarray(self.estimator_.predict(X))
+        if not unknown.any():
+            return found
+        return np.where(unknown, np.asarray(self._answer(), dtype=found.dtype.kind), found)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the classifier's probabilities of `classes_`, whether it would abstain or not."""
+        """Return the classifier's probabilities of `classes_`, (n_samples, n_classes), also for unknown cells."""
+        X = self._checked(X)
+        return self.estimator_.predict_proba(X)
+
+    def _checked(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self)
-        return self.estimator_.predict_proba(validate_data(self, X, reset=False, dtype=np.float64))
+        return validate_data(self, X, reset=False, dtype=np.float64)
 
     def _answer(self) -> Any:
         if not (isinstance(self.unknown, str) and self.unknown == "auto"):
@@ -129,10 +138,10 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return "unknown" if self.classes_.dtype.kind in "USO" else min(-1, self.classes_.min() - 1)
 
     def _held_out(self, X: NDArray, y: NDArray, counts: NDArray, estimator: Any) -> NDArray[np.float64]:
-        """Novelty of training cells to models that did not see them."""
+        """Return the novelty of training cells under models that were fitted without them."""
         n_folds = int(min(5, counts.min()))
         if n_folds < 2:
-            return self._unlike(X)
+            return self._novelty(X)
         folds = StratifiedKFold(n_folds, shuffle=True, random_state=self.random_state)
         found = np.empty(len(X))
         for train, left in folds.split(X, y):
@@ -157,8 +166,8 @@ class _Mahalanobis:
         self.precision = LedoitWolf(assume_centered=True).fit(X - self.centres[codes]).precision_
 
     def __call__(self, X: NDArray) -> NDArray[np.float64]:
-        away = X[:, None] - self.centres
-        return np.einsum("ncf,fg,ncg->nc", away, self.precision, away, optimize=True).min(1)
+        offsets = X[:, None] - self.centres  # (n_samples, n_classes, n_features)
+        return np.einsum("ncf,fg,ncg->nc", offsets, self.precision, offsets, optimize=True).min(1)
 
 
 class _Confidence:

@@ -1,13 +1,15 @@
-"""Train in some laboratories, predict in others: rows, folds, fits, and a row for each predicted cell."""
+"""The evaluation protocol: train in some laboratories, predict in others, and return a row per predicted cell."""
 
 import inspect
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
@@ -15,13 +17,12 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 from tqdm.auto import tqdm
 
-from .checks import check_arguments, check_lengths, label_column, seed_of
+from .checks import cell_columns, check_arguments, seed_of, warn_caller
 from .classifiers import named_estimators
 from .provenance import provenance
 from .scores import score_predictions
 
-# What stands in train_domain where all laboratories but the tested one trained.
-OTHERS = "others"
+_OTHERS = "others"  # the train_domain where all domains but the tested one trained
 
 
 def cross_domain_predictions(
@@ -46,38 +47,38 @@ def cross_domain_predictions(
     Parameters
     ----------
     estimators : estimator or dict of str to estimator
-        Classifiers, or pipelines that end in one. They are cloned, never fitted themselves.
+        Classifiers, or pipelines that end in one. They are cloned, so they stay unfitted.
     X : array-like, CellEmbeddings or list of paths, of length n_samples
         Anything that can be indexed by row and that the estimators accept.
     y : array-like of shape (n_samples,)
-        Class of each cell, strings or ints. Each fit sees it encoded as 0..k-1, as XGBoost demands.
+        Class of each cell, strings or ints. Each fit sees it encoded as 0..k-1, as XGBoost requires.
     domain : array-like of shape (n_samples,)
         Laboratory of each cell, strings or ints.
     groups : array-like of shape (n_samples,), optional
-        Patient or slide of each cell: no group is ever cut by a fold. One that occurs in several domains is warned of.
+        Patient or slide of each cell. No fold splits a group. A warning names groups that occur in several domains.
     cv : int or splitter, default=5
         Number of folds. A class with fewer cells than this in a domain is left out of that domain, in
-        training and in scoring, with one warning for all of them. A scikit-learn splitter is asked in every domain;
-        if it cuts `groups`, that is warned of.
+        training and in scoring, with one warning for all of them. A scikit-learn splitter splits every domain
+        separately; a warning says whether it splits `groups`.
     mode : {"inductive", "transductive"}, default="inductive"
-        What pipelines with steps that take ``domain`` (`CrossDomainAutoencoder`) may see. Inductive: such steps are
-        fitted on the training cells alone, and transform row by row. Transductive, as in the papers: they and all
-        steps before them are fitted once on the images of all domains, without any label. Other estimators are the
-        same in both.
+        Which cells the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted on. Inductive: the
+        training cells alone, and such steps transform row by row. Transductive, as in the papers: such steps and all
+        steps before them are fitted once on the images of all domains, without any label. Other estimators give the
+        same result in both modes.
     random_state : int, RandomState instance or None, default=None
-        Seed of the folds. Estimators keep their own.
+        Seed of the folds. Estimators keep their own seeds.
     n_jobs : int or None, default=None
-        Fits run at once, by joblib.
+        Number of fits that joblib runs in parallel.
     verbose : int, default=0
-        Above 0, a progress bar over all fits.
+        If above 0, show a progress bar over all fits.
 
     Returns
     -------
     pandas.DataFrame
         A row per classifier, train_domain, fold (from 0) and predicted cell: ``test_domain``, ``row`` of the cell in
-        X, ``group`` (the cell itself without `groups`), ``label``, ``predicted``, ``confidence`` (highest
-        ``predict_proba``; NaN without), ``known`` (whether its class was in training), ``n_train``.
-        ``.attrs["provenance"]`` says what it was made with.
+        X, ``group`` (without `groups`, the row), ``label``, ``predicted``, ``confidence`` (highest ``predict_proba``;
+        NaN where the classifier has none), ``known`` (whether its class was in training), ``n_train``.
+        ``.attrs["provenance"]`` holds the settings, estimators, versions, and a digest of the labels and domains.
 
     Raises
     ------
@@ -97,23 +98,16 @@ def cross_domain_predictions(
     >>> from sam_bloodcell.evaluation import cross_domain_predictions
     >>> y, domain = np.tile(["x", "y"], 10), np.repeat(["a", "b"], 10)
     >>> found = cross_domain_predictions(LogisticRegression(), np.eye(20), y, domain=domain, random_state=0)
-    >>> len(found), found["test_domain"].value_counts().to_dict()  # each cell once at home, five times abroad
+    >>> len(found), found["test_domain"].value_counts().to_dict()  # each cell once within, five times across
     (120, {'a': 60, 'b': 60})
     """
     check_arguments(
         "cross_domain_predictions", cv=cv, mode=mode, random_state=random_state, n_jobs=n_jobs, verbose=verbose
     )
-    data = _Data.checked(X, y, domain, groups, int(cv) if isinstance(cv, int | np.integer) else None)
+    data = _Data.checked(X, y, domain, groups, cells_needed(cv))
     seed = seed_of(random_state)
-    named = named_estimators(estimators)
-    plan = list(data.folds(cv, seed))
-    fits = [
-        Fit(name, lab, fold, train, {other: held_out if other == lab else rows for other, rows in data.rows.items()})
-        for name in named
-        for lab, fold, train, held_out in plan
-    ]
     settings = {"design": "pairs", "cv": str(cv), "mode": mode, "random_state": seed}
-    return _run(named, data, fits, mode, settings, n_jobs, verbose)
+    return _run(named_estimators(estimators), data, list(data.folds(cv, seed)), settings, n_jobs, verbose)
 
 
 def leave_one_domain_out_predictions(
@@ -129,7 +123,7 @@ def leave_one_domain_out_predictions(
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> pd.DataFrame:
-    """Predict each domain by estimators that were fitted on all others together.
+    """Predict each domain with estimators that were fitted on all others together.
 
     Parameters
     ----------
@@ -141,12 +135,12 @@ def leave_one_domain_out_predictions(
     Returns
     -------
     pandas.DataFrame
-        As `cross_domain_predictions`; ``train_domain`` is "others" and ``fold`` 0.
+        As that of `cross_domain_predictions`; ``train_domain`` is "others" and ``fold`` 0.
 
     Raises
     ------
     ValueError
-        As `cross_domain_predictions`; or if there is one domain only.
+        As in `cross_domain_predictions`, or if there is only one domain.
 
     Examples
     --------
@@ -164,15 +158,13 @@ def leave_one_domain_out_predictions(
     )  # fmt: skip
     data = _Data.checked(X, y, domain, groups, min_cells)
     if len(data.rows) < 2:
-        raise ValueError("Got cells of one domain but expected at least two; add another laboratory.")
-    named = named_estimators(estimators)
+        raise ValueError("Got cells of one domain but expected at least two. Fix: add another laboratory.")
     fits = [
-        Fit(name, OTHERS, 0, np.concatenate([data.rows[other] for other in data.rows if other != lab]), {lab: rows})
-        for name in named
-        for lab, rows in data.rows.items()
+        Fit(_OTHERS, 0, np.concatenate([data.rows[other] for other in data.rows if other != tested]), {tested: rows})
+        for tested, rows in data.rows.items()
     ]
     settings = {"design": "leave one domain out", "mode": mode, "random_state": seed_of(random_state)}
-    return _run(named, data, fits, mode, settings, n_jobs, verbose)
+    return _run(named_estimators(estimators), data, fits, settings, n_jobs, verbose)
 
 
 def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any, **options: Any) -> pd.DataFrame:
@@ -188,12 +180,12 @@ def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any, **optio
     Returns
     -------
     pandas.DataFrame
-        As `score_predictions`.
+        As that of `score_predictions`.
 
     Raises
     ------
     ValueError
-        As `cross_domain_predictions`.
+        As in `cross_domain_predictions`.
 
     Examples
     --------
@@ -209,123 +201,115 @@ def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any, **optio
 
 
 class Fit(NamedTuple):
-    """One fit: these rows train, those of each domain are predicted."""
+    """One fit: the rows to train on, and those to predict in each domain."""
 
-    classifier: str
     train_domain: Any
     fold: int
-    train: np.ndarray
-    test: Mapping[Any, np.ndarray]
+    train: NDArray[np.intp]
+    test: Mapping[Any, NDArray[np.intp]]
 
 
 class _Data(NamedTuple):
     X: Any
-    labels: np.ndarray
-    labs: np.ndarray
-    groups: np.ndarray | None
-    rows: dict[Any, np.ndarray]
+    labels: NDArray
+    domains: NDArray
+    groups: NDArray | None
+    rows: dict[Any, NDArray[np.intp]]
 
     @classmethod
-    def checked(cls, X: Any, y: Any, domain: Any, groups: Any, min_cells: int | None) -> "_Data":
-        labels, labs = label_column(y, "y"), label_column(domain, "domain")
-        named = None if groups is None else label_column(groups, "groups")
-        columns = {"y": labels, "domain": labs} | ({} if named is None else {"groups": named})
-        check_lengths(_num_samples(X), **columns)
-        if min_cells is not None and min_cells < 2:
-            raise ValueError(f"Got cv={min_cells} but expected at least 2 folds; pass cv=2 or more.")
-        if named is not None:
-            _warn_of_shared_groups(named, labs)
-        return cls(X, labels, labs, named, scorable_rows(labels, labs, min_cells or 2))
+    def checked(cls, X: Any, y: Any, domain: Any, groups: Any, least: int) -> "_Data":
+        n_samples = _num_samples(X)
+        labels, domains = cell_columns(n_samples, y=y, domain=domain)
+        if groups is not None:
+            (groups,) = cell_columns(n_samples, groups=groups)
+            _warn_of_shared_groups(groups, domains)
+        return cls(X, labels, domains, groups, scorable_rows(labels, domains, least))
 
-    def folds(self, cv: Any, seed: int) -> Iterator[tuple[Any, int, np.ndarray, np.ndarray]]:
-        """Yield domain, fold, training and held-out rows; they depend on seed and domain alone."""
-        own = isinstance(cv, int | np.integer)
+    def folds(self, cv: Any, seed: int) -> Iterator[Fit]:
+        """Yield a fit for each fold of each domain; its rows depend on the seed and the domain alone."""
+        own = isinstance(cv, Integral)
         cut: set[str] = set()
-        for lab, members in self.rows.items():
+        for domain, members in self.rows.items():
             groups = None if self.groups is None else self.groups[members]
-            if own and groups is not None and len(np.unique(groups)) < cv:
+            if own and groups is not None and (n_groups := len(np.unique(groups))) < cv:
                 raise ValueError(
-                    f"Got {len(np.unique(groups))} group(s) in domain {lab!r} but expected at least cv={cv}; lower cv."
+                    f"Got {n_groups} group(s) in domain {domain!r} but expected at least cv={cv}. Fix: lower cv."
                 )
             kind = StratifiedKFold if groups is None else StratifiedGroupKFold
             splitter = kind(cv, shuffle=True, random_state=seed) if own else cv
             for fold, (train, held_out) in enumerate(splitter.split(members, self.labels[members], groups)):
                 if groups is not None:
                     cut |= set(map(str, np.intersect1d(groups[train], groups[held_out])))
-                yield lab, fold, members[train], members[held_out]
+                yield Fit(domain, fold, members[train], {**self.rows, domain: members[held_out]})
         if cut:
-            warnings.warn(
-                f"{len(cut)} group(s) are cut by a fold, such as {min(cut)}: scores at home will be too good. Fix: "
-                "pass cv as a number, or a splitter that keeps groups together.",
-                stacklevel=4,
+            warn_caller(
+                f"{len(cut)} group(s) are cut by a fold, such as {min(cut)}: scores within a domain will be too good. "
+                "Fix: pass cv as a number, or a splitter that keeps groups together."
             )
 
 
-def scorable_rows(labels: np.ndarray, labs: np.ndarray, least: int) -> dict[Any, np.ndarray]:
-    """Rows of each domain whose class has at least `least` cells there; warns once of the others."""
-    rows: dict[Any, np.ndarray] = {}
+def cells_needed(cv: Any) -> int:
+    """Return how many cells a class needs in a domain: one for each fold, or two where a splitter is passed."""
+    if not isinstance(cv, Integral):
+        return 2
+    if cv < 2:
+        raise ValueError(f"Got cv={int(cv)} but expected at least 2 folds. Fix: pass cv=2 or more.")
+    return int(cv)
+
+
+def scorable_rows(labels: NDArray, domains: NDArray, least: int) -> dict[Any, NDArray[np.intp]]:
+    """Return the rows of each domain whose class has at least `least` cells there; warn once of the others."""
+    rows: dict[Any, NDArray[np.intp]] = {}
     rare: list[str] = []
-    for lab in np.unique(labs).tolist():
-        members = np.flatnonzero(labs == lab)
-        classes, counts = np.unique(labels[members], return_counts=True)
-        kept = classes[counts >= least]
+    for domain in np.unique(domains).tolist():
+        members = np.flatnonzero(domains == domain)
+        counts = Counter(labels[members].tolist())
+        kept = [name for name, count in counts.items() if count >= least]
         rare += [
-            f"{name!r} of domain {lab!r} ({count} cell{'s' if count > 1 else ''})"
-            for name, count in zip(classes.tolist(), counts.tolist(), strict=True)
+            f"{name!r} of domain {domain!r} ({count} cell{'s' if count > 1 else ''})"
+            for name, count in sorted(counts.items())
             if count < least
         ]
         if len(kept) < 2:
             raise ValueError(
-                f"Got {len(kept)} class(es) of at least cv={least} cells in domain {lab!r} but expected two "
-                "or more; add cells, lower cv, or leave this domain out."
+                f"Got {len(kept)} class(es) of at least cv={least} cells in domain {domain!r} but expected two "
+                "or more. Fix: add cells, lower cv, or leave this domain out."
             )
-        rows[lab] = members[np.isin(labels[members], kept)]
+        rows[domain] = members[np.isin(labels[members], kept)]
     if rare:
-        message = f"Left out classes with fewer than cv={least} cells in a domain: {', '.join(rare)}."
-        warnings.warn(message, stacklevel=_outside())
+        warn_caller(f"Left out classes with fewer than cv={least} cells in a domain: {', '.join(rare)}.")
     return rows
 
 
-def _outside() -> int:
-    """Return the stack level of the caller outside this package."""
-    own = __name__.rpartition(".")[0]
-    depth = 2
-    for depth, frame in enumerate(inspect.stack()[1:], start=1):  # noqa: B007
-        if not frame.frame.f_globals.get("__name__", "").startswith(own):
-            break
-    return depth
-
-
-def _warn_of_shared_groups(groups: np.ndarray, labs: np.ndarray) -> None:
-    owners = pd.DataFrame({"group": groups, "lab": labs}).drop_duplicates()["group"].value_counts()
-    shared = owners[owners > 1].index.astype(str)
+def _warn_of_shared_groups(groups: NDArray, domains: NDArray) -> None:
+    n_domains = pd.Series(domains).groupby(groups).nunique()
+    shared = n_domains.index[n_domains > 1].astype(str)
     if len(shared):
-        warnings.warn(
+        warn_caller(
             f"{len(shared)} group(s) occur in several domains, such as {min(shared)}: scores across them will be too "
-            "good. Fix: give groups of different domains different names, or leave shared patients out.",
-            stacklevel=4,
+            "good. Fix: give groups of different domains different names, or leave shared patients out."
         )
 
 
 def _run(
-    named: Mapping[str, Any], data: _Data, fits: Iterable[Fit], mode: str, settings: dict, n_jobs: Any, verbose: int
-) -> pd.DataFrame:
-    fits = list(fits)
+    named: Mapping[str, Any], data: _Data, fits: Sequence[Fit], settings: dict[str, Any], n_jobs: int | None,
+    verbose: int,
+) -> pd.DataFrame:  # fmt: skip
+    tasks = [(name, fit) for name in named for fit in fits]
     ready = {name: (estimator, data.X) for name, estimator in named.items()}
-    if mode == "transductive":
-        ready = {name: _see_all(estimator, data) for name, estimator in named.items()}
+    if settings["mode"] == "transductive":
+        ready = {name: _fit_head_on_all(estimator, data) for name, estimator in named.items()}
     results = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_fit_and_predict)(*ready[fit.classifier], data.labels, data.labs, fit) for fit in fits
+        delayed(_fit_and_predict)(name, *ready[name], data.labels, data.domains, fit) for name, fit in tasks
     )
-    parts = list(tqdm(results, total=len(fits), desc="fits", disable=verbose <= 0))
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(tqdm(results, total=len(tasks), desc="fits", disable=verbose <= 0), ignore_index=True)
     table.insert(5, "group", table["row"] if data.groups is None else data.groups[table["row"]])
-    table.attrs["provenance"] = provenance(named, data.labels, data.labs, settings)
+    table.attrs["provenance"] = provenance(named, data.labels, data.domains, settings)
     return table
 
 
 def _head_and_tail(estimator: Any) -> tuple[list[Any], Any]:
-    """Split a pipeline behind its last step that takes a domain; all else is tail."""
+    """Split a pipeline after its last step that takes a domain; any other estimator is all tail."""
     if not isinstance(estimator, Pipeline):
         return [], estimator
     steps = [step for _, step in estimator.steps]
@@ -340,53 +324,52 @@ def _takes_domain(method: Any) -> bool:
     return callable(method) and "domain" in inspect.signature(method).parameters
 
 
-def _told(method: Any, X: Any, domain: Any) -> Any:
-    return method(X, domain=domain) if domain is not None and _takes_domain(method) else method(X)
+def call_with_domain(method: Any, X: Any, domain: NDArray) -> Any:
+    """Call a step's fit or transform, with the domains if it takes them."""
+    return method(X, domain=domain) if _takes_domain(method) else method(X)
 
 
-def _see_all(estimator: Any, data: _Data) -> tuple[Any, Any]:
-    """Fit the head on the images of all domains; return the tail and what it sees."""
+def _fit_head_on_all(estimator: Any, data: _Data) -> tuple[Any, Any]:
+    """Fit the head on the images of all domains; return the tail and its input."""
     head, tail = _head_and_tail(estimator)
     X = data.X
     for step in map(clone, head):
-        X = _told(_told(step.fit, X, data.labs).transform, X, data.labs)
+        fitted = call_with_domain(step.fit, X, data.domains)
+        X = call_with_domain(fitted.transform, X, data.domains)
     return tail, X
 
 
-def _confidence(classifier: Any, X: Any) -> np.ndarray:
+def _confidence(classifier: Any, X: Any) -> NDArray[np.float64]:
     if not hasattr(classifier, "predict_proba"):
         return np.full(_num_samples(X), np.nan)
     return np.asarray(classifier.predict_proba(X), np.float64).max(1)
 
 
-def _fit_and_predict(estimator: Any, X: Any, labels: np.ndarray, labs: np.ndarray, task: Fit) -> pd.DataFrame:
+def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains: NDArray, fit: Fit) -> pd.DataFrame:
     """Fit on the training rows, then predict those of each domain."""
-    classes, encoded = np.unique(labels[task.train], return_inverse=True)
+    classes, encoded = np.unique(labels[fit.train], return_inverse=True)
     head, tail = _head_and_tail(estimator)
     head, tail = [clone(step) for step in head], clone(tail)
-    features = _safe_indexing(X, task.train)
-    for step in head:  # fitted with domains, yet row by row, as a new laboratory's cells will be
-        features = _told(step.fit, features, labs[task.train]).transform(features)
+    features = _safe_indexing(X, fit.train)
+    for step in head:  # transforms without domains, row by row, as it will transform cells of a new laboratory
+        features = call_with_domain(step.fit, features, domains[fit.train]).transform(features)
     tail.fit(features, encoded)
     parts = []
-    for lab, rows in task.test.items():
+    for domain, rows in fit.test.items():
         cells = _safe_indexing(X, rows)
         for step in head:
             cells = step.transform(cells)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "classifier": task.classifier,
-                    "train_domain": task.train_domain,
-                    "test_domain": lab,
-                    "fold": task.fold,
-                    "row": rows,
-                    "label": labels[rows],
-                    "predicted": classes[np.asarray(tail.predict(cells)).astype(int)],
-                    "confidence": _confidence(tail, cells),
-                    "known": np.isin(labels[rows], classes),
-                    "n_train": len(task.train),
-                }
-            )
-        )
+        answers = {
+            "classifier": name,
+            "train_domain": fit.train_domain,
+            "test_domain": domain,
+            "fold": fit.fold,
+            "row": rows,
+            "label": labels[rows],
+            "predicted": classes[np.asarray(tail.predict(cells)).astype(int)],
+            "confidence": _confidence(tail, cells),
+            "known": np.isin(labels[rows], classes),
+            "n_train": len(fit.train),
+        }
+        parts.append(pd.DataFrame(answers))
     return pd.concat(parts)

@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""Provenance of a result: settings, estimators, weights, versions, and a digest of its cells."""
 
 import hashlib
 import importlib.metadata
@@ -6,16 +6,16 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 _PACKAGES = ("sam-bloodcell", "torch", "scikit-learn", "numpy", "pandas", "xgboost")
 
 
 def provenance(
-    estimators: Mapping[str, Any], labels: np.ndarray, labs: np.ndarray, settings: Mapping[str, Any]
+    estimators: Mapping[str, Any], labels: NDArray, domains: NDArray, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return plain values: settings, estimators, a digest of the cells' labels and domains, versions."""
-    cells = repr(list(zip(labs.tolist(), labels.tolist(), strict=True)))
+    cells = repr(list(zip(domains.tolist(), labels.tolist(), strict=True)))
     return {
         **settings,
         "n_cells": len(labels),
@@ -30,12 +30,12 @@ def weights_of(embedder: Any) -> dict[str, Any]:
     encoder = getattr(embedder, "encoder_", None)
     if encoder is None:
         return {}
-    backbone = encoder.recipe.weights.backbone
+    network = encoder.recipe.network
     return {
-        "backbone": backbone.name,
-        "revision": backbone.revision,
-        "backbone_digest": backbone.digest,
-        "adapter_digest": encoder.recipe.weights.adapter,
+        "backbone": network.backbone.name,
+        "revision": network.backbone.revision,
+        "backbone_digest": network.backbone.digest,
+        "adapter_digest": network.adapter,
         "recipe_digest": encoder.recipe.digest,
     }
 

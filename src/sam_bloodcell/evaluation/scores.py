@@ -1,4 +1,4 @@
-"""What predictions are worth: scores, recall by class, calibration, intervals, comparisons."""
+"""Scores of predictions: metrics by pair of domains, recall by class, calibration, intervals and comparisons."""
 
 from itertools import combinations
 from typing import Any
@@ -28,7 +28,7 @@ def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row per (features,) classifier, train_domain, fold and test_domain, with the cells ``n_train`` and
+        A row per (features,) classifier, train_domain, test_domain and fold, with the cells ``n_train`` and
         ``n_test``, ``n_left_out`` (cells of the test domain whose class was not in training, hence not
         scored), ``n_classes`` present among the scored cells, ``accuracy``, ``balanced_accuracy`` (mean
         recall over those classes), ``macro_f1`` (over the same classes) and ``ece``, the expected calibration error
@@ -39,23 +39,18 @@ def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (expected calibration error).
     """
     check_predictions(predictions)
-    keys = [*_series_keys(predictions), "train_domain", "fold", "test_domain"]
+    keys = [*_series_keys(predictions), "train_domain", "test_domain", "fold"]
     rows = []
     for names, cells in predictions.groupby(keys, sort=False):
         known = cells[cells["known"]]
-        rows.append(
-            {
-                **dict(zip(keys, names, strict=True)),
-                "n_train": int(cells["n_train"].iloc[0]),
-                "n_test": len(known),
-                "n_left_out": len(cells) - len(known),
-                "n_classes": known["label"].nunique(),
-                **_metrics(known),
-            }
-        )
-    first = [*_series_keys(predictions), "train_domain", "test_domain", "fold"]
+        counts = {
+            "n_train": int(cells["n_train"].iloc[0]),
+            "n_test": len(known),
+            "n_left_out": len(cells) - len(known),
+            "n_classes": known["label"].nunique(),
+        }
+        rows.append({**dict(zip(keys, names, strict=True)), **counts, **_metrics(known)})
     scores = pd.DataFrame(rows)
-    scores = scores[[*first, *(name for name in scores if name not in first)]]
     scores.attrs.update(predictions.attrs)
     return scores
 
@@ -84,8 +79,7 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     0.6
     """
     _check_scores(scores, *METRICS)
-    keys = [*_series_keys(scores), "train_domain", "test_domain"]
-    groups = scores.groupby(keys, sort=False)
+    groups = scores.groupby([*_series_keys(scores), "train_domain", "test_domain"], sort=False)
     columns = {f"{metric}_{name}": groups[metric].agg(name) for metric in METRICS for name in ("mean", "std")}
     return pd.DataFrame({**columns, "n": groups["accuracy"].count()}).reset_index()
 
@@ -96,9 +90,9 @@ def cross_domain_mean(scores: pd.DataFrame, metric: str = "balanced_accuracy") -
     Parameters
     ----------
     scores : pandas.DataFrame
-        From `cross_domain_scores`, or a benchmark's (with a ``features`` column).
+        As in `summarise_scores`.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
-        What to average. Every pair weighs the same; pairs without a common class are passed over.
+        What to average. Every pair has the same weight; pairs without a common class are skipped.
 
     Returns
     -------
@@ -138,15 +132,14 @@ def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row per (features,) classifier, train_domain, test_domain and label: ``recall``, the mean over folds, and
-        ``n``, the cells of a fold on average.
+        ``n``, the mean number of cells in a fold.
     """
     check_predictions(predictions)
     keys = [*_series_keys(predictions), "train_domain", "test_domain", "label"]
     known = predictions[predictions["known"]]
-    hits = (known["label"] == known["predicted"]).astype(float)
-    folds = hits.groupby([known[key] for key in [*keys, "fold"]], sort=False).agg(["mean", "size"])
-    means = folds.groupby(level=keys, sort=False).mean()
-    return means.rename(columns={"mean": "recall", "size": "n"}).reset_index()
+    hits = known.assign(hit=known["label"] == known["predicted"]).groupby([*keys, "fold"], sort=False)["hit"]
+    means = hits.agg(recall="mean", n="size").groupby(level=keys, sort=False).mean()
+    return means.reset_index()
 
 
 def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -163,8 +156,7 @@ def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
         True classes (rows) by predicted ones; rows sum to 1. Classes that training did not know have a row too.
     """
     check_predictions(predictions, "label", "predicted")
-    counts = pd.crosstab(predictions["label"], predictions["predicted"])
-    return counts.div(counts.sum(axis=1), axis=0)
+    return pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
 
 
 def confidence_intervals(
@@ -179,8 +171,8 @@ def confidence_intervals(
     """Return bootstrap intervals of scores across domains, over groups of the tested cells.
 
     The tested domains' groups (patients or slides; cells, where no groups were given) are drawn again with
-    replacement, the models stay as they are: the interval says how much the choice of tested cells matters, not how
-    much another training would.
+    replacement, and the models stay as they are. The interval therefore says how much the choice of tested cells
+    matters, not how much another training would.
 
     Parameters
     ----------
@@ -188,7 +180,7 @@ def confidence_intervals(
         From `cross_domain_predictions` or `leave_one_domain_out_predictions`.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
     by_pair : bool, default=False
-        A row per pair of domains, instead of the mean over all pairs of different ones.
+        Whether to return a row per pair of domains, instead of the mean over all pairs of different ones.
     level : float, default=0.95
     n_bootstrap : int, default=1000
     random_state : int, RandomState instance or None, default=None
@@ -207,20 +199,13 @@ def confidence_intervals(
         "confidence_intervals", metric=metric, by_pair=by_pair, level=level, n_bootstrap=n_bootstrap,
         random_state=random_state,
     )  # fmt: skip
-    drawn: dict[tuple, dict[Any, NDArray[np.float64]]] = dict(
-        _bootstrap(predictions, metric, n_bootstrap, random_state, within=by_pair)
-    )
-    if not by_pair:
-        drawn = {series: {"": np.mean(list(pairs.values()), axis=0)} for series, pairs in drawn.items()}
+    drawn = _bootstrap(predictions, metric, n_bootstrap, random_state, by_pair)
+    keys = [*_series_keys(predictions), *(["train_domain", "test_domain"] if by_pair else [])]
     tail = (1 - level) / 2
     rows = []
-    for series, pairs in drawn.items():
-        for pair, values in pairs.items():
-            names = dict(zip(_series_keys(predictions), series, strict=True))
-            if by_pair:
-                names |= dict(zip(("train_domain", "test_domain"), pair, strict=True))
-            low, high = np.nanquantile(values[1:], [tail, 1 - tail])
-            rows.append({**names, "score": float(values[0]), "low": float(low), "high": float(high)})
+    for names, values in drawn.items():
+        low, high = np.nanquantile(values[1:], [tail, 1 - tail]).tolist()
+        rows.append({**dict(zip(keys, names, strict=True)), "score": float(values[0]), "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
@@ -237,9 +222,9 @@ def compare_pipelines(
     Parameters
     ----------
     predictions : pandas.DataFrame
-        From `cross_domain_predictions`; several benchmarks' may be joined if X was the same.
+        From `cross_domain_predictions`; tables of several benchmarks may be joined if X was the same.
     baseline : str or (features, classifier), optional
-        Compare all others with this one; default every two.
+        The one to compare all others with. By default, each pair of classifiers is compared.
     metric, n_bootstrap, random_state
         As in `confidence_intervals`.
 
@@ -255,27 +240,25 @@ def compare_pipelines(
         If the baseline or metric is unknown, or there is nothing to compare.
     """
     check_arguments("compare_pipelines", metric=metric, n_bootstrap=n_bootstrap, random_state=random_state)
-    drawn: dict[Any, Any] = {
-        (series if len(series) > 1 else series[0]): np.mean(list(pairs.values()), axis=0)
-        for series, pairs in _bootstrap(predictions, metric, n_bootstrap, random_state).items()
+    drawn: dict[Any, NDArray[np.float64]] = {
+        (series if len(series) > 1 else series[0]): values
+        for series, values in _bootstrap(predictions, metric, n_bootstrap, random_state).items()
     }
     if baseline is not None and baseline not in drawn:
-        raise ValueError(f"Got baseline={baseline!r} but expected one of {', '.join(map(repr, drawn))}.")
-    couples = list(combinations(drawn, 2)) if baseline is None else [(a, baseline) for a in drawn if a != baseline]
-    if not couples:
-        raise ValueError("Got one classifier but expected at least two to compare.")
+        names = ", ".join(map(repr, drawn))
+        raise ValueError(f"Got baseline={baseline!r} but expected one of {names}. Fix: pass one of these.")
+    compared = list(combinations(drawn, 2)) if baseline is None else [(a, baseline) for a in drawn if a != baseline]
+    if not compared:
+        raise ValueError("Got one classifier but expected at least two to compare. Fix: join the tables of several.")
     rows = []
-    for a, b in couples:
-        difference = drawn[a] - drawn[b]
-        low, high = np.quantile(difference[1:], [0.025, 0.975])
-        p = 2 * min((difference[1:] <= 0).mean(), (difference[1:] >= 0).mean())
-        p = min(1.0, max(p, 1 / n_bootstrap))
-        rows.append({"a": a, "b": b, "difference": float(difference[0]), "low": low, "high": high, "p": p})
+    for a, b in compared:
+        difference, draws = float(drawn[a][0] - drawn[b][0]), drawn[a][1:] - drawn[b][1:]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        p = np.clip(2 * min((draws <= 0).mean(), (draws >= 0).mean()), 1 / n_bootstrap, 1)
+        rows.append({"a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p})
     table = pd.DataFrame(rows)
-    order = np.argsort(table["p"].to_numpy(), kind="stable")
-    factors = np.arange(len(order), 0, -1)
-    corrected = np.empty(len(order))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(table["p"].to_numpy()[order] * factors))
+    ascending = table["p"].sort_values(kind="stable")
+    corrected = (ascending * np.arange(len(table), 0, -1)).cummax().clip(upper=1)
     return table.assign(p_holm=corrected)
 
 
@@ -293,7 +276,7 @@ def _metrics(known: pd.DataFrame) -> dict[str, float]:
 
 
 def _calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> float:
-    """Gap between confidence and share of right answers, by bin, weighted by the bin's cells."""
+    """Return the gap between confidence and share of right answers, by bin, weighted by the bin's cells."""
     if np.isnan(confidence).any():
         return float("nan")
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
@@ -302,40 +285,45 @@ def _calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]
 
 
 def _bootstrap(
-    predictions: pd.DataFrame, metric: str, n_bootstrap: int, random_state: Any, within: bool = False
-) -> dict[tuple, dict[tuple, NDArray[np.float64]]]:
-    """Scores by series and pair: of the cells as they are, then of each draw; all series see the same draws."""
+    predictions: pd.DataFrame, metric: str, n_bootstrap: int, random_state: Any, by_pair: bool = False
+) -> dict[tuple, NDArray[np.float64]]:
+    """Score the cells as they are, then each draw; all classifiers are scored on the same draws.
+
+    The arrays, of shape (1 + n_bootstrap,), are by (features,) classifier, train_domain and test_domain, or, unless
+    `by_pair`, their means over pairs of different domains by (features,) classifier.
+    """
     check_predictions(predictions)
-    cells = predictions if within else _across(predictions)
+    cells = predictions if by_pair else _across(predictions)
     cells = cells[cells["known"]]
     rng = np.random.default_rng(seed_of(random_state))
-    weights: dict[Any, NDArray[np.float32]] = {}
-    places: dict[Any, dict[Any, int]] = {}
-    for lab in cells["test_domain"].unique().tolist():
-        groups = cells.loc[cells["test_domain"] == lab, "group"]
-        places[lab] = {name: at for at, name in enumerate(groups.unique())}
-        n = len(places[lab])
-        draws = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)
-        weights[lab] = np.vstack([np.ones(n), draws]).astype(np.float32)
-    keys = [*_series_keys(predictions), "train_domain", "test_domain"]
-    found: dict[tuple, dict[tuple, NDArray]] = {}
-    for names, pair in cells.groupby(keys, sort=False):
-        lab = names[-1]
-        folds = [_weighted(fold, places[lab], weights[lab], metric) for _, fold in pair.groupby("fold", sort=False)]
-        found.setdefault(tuple(names[:-2]), {})[tuple(names[-2:])] = np.nanmean(folds, axis=0)
-    return found
+    draws: dict[Any, tuple[pd.Index, NDArray[np.float32]]] = {}
+    for domain, tested in cells.groupby("test_domain", sort=False):
+        groups = pd.Index(tested["group"].unique())
+        n = len(groups)
+        times_drawn = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)
+        draws[domain] = groups, np.vstack([np.ones(n), times_drawn]).astype(np.float32)
+    scores: dict[tuple, NDArray[np.float64]] = {}
+    for names, pair in cells.groupby([*_series_keys(predictions), "train_domain", "test_domain"], sort=False):
+        folds = [_weighted_scores(fold, *draws[names[-1]], metric) for _, fold in pair.groupby("fold", sort=False)]
+        scores[tuple(names)] = np.nanmean(folds, axis=0)
+    if by_pair:
+        return scores
+    series = dict.fromkeys(names[:-2] for names in scores)
+    return {one: np.mean([scores[names] for names in scores if names[:-2] == one], axis=0) for one in series}
 
 
-def _weighted(cells: pd.DataFrame, places: dict, weights: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
-    """Compute the metric under each row of weights, one weight a group."""
-    classes = {name: at for at, name in enumerate(cells["label"].unique())}
-    unit = cells["group"].map(places).to_numpy()
-    truth = cells["label"].map(classes).to_numpy()
-    predicted = cells["predicted"].map(classes).fillna(-1).to_numpy(int)
-    shape = (len(places), len(classes))
+def _weighted_scores(
+    cells: pd.DataFrame, groups: pd.Index, weights: NDArray[np.float32], metric: str
+) -> NDArray[np.float64]:
+    """Compute the metric of some cells under each row of weights, shape (n_draws, n_groups)."""
+    truth, classes = pd.factorize(cells["label"])
+    predicted = classes.get_indexer(pd.Index(cells["predicted"]))  # -1 for a class that is not among the true ones
+    group = groups.get_indexer(pd.Index(cells["group"]))
+    shape = (len(groups), len(classes))
 
-    def count(rows: NDArray, by: NDArray) -> NDArray[np.float64]:
-        counts = np.bincount(unit[rows] * shape[1] + by[rows], minlength=shape[0] * shape[1])
+    def count(rows: NDArray[np.bool_], by: NDArray[np.int_]) -> NDArray[np.float64]:
+        """Count these cells by class under each row of weights, (n_draws, n_classes)."""
+        counts = np.bincount(group[rows] * shape[1] + by[rows], minlength=shape[0] * shape[1])
         return (weights @ counts.reshape(shape).astype(np.float32)).astype(np.float64)
 
     hits, true = count(truth == predicted, truth), count(truth >= 0, truth)
@@ -351,12 +339,12 @@ def _weighted(cells: pd.DataFrame, places: dict, weights: NDArray[np.float32], m
 def _across(table: pd.DataFrame) -> pd.DataFrame:
     across = table[table["train_domain"] != table["test_domain"]]
     if across.empty:
-        raise ValueError("Got scores of one domain but expected at least two; add another laboratory.")
+        raise ValueError("Got scores of one domain but expected at least two. Fix: add another laboratory.")
     return across
 
 
 def check_predictions(predictions: Any, *columns: str) -> None:
-    """Raise unless this is a table of predictions, with all their columns unless told which."""
+    """Raise unless this is a table of predictions with these columns, by default with all that predictions have."""
     check_table(predictions, "predictions", columns or _PREDICTED, "cross_domain_predictions")
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..exceptions import ImageReadError
-from .reading import ALPHA_MODES, check_size, convert_opened, decode, load_rgb, read_content
+from .reading import ALPHA_MODES, check_size, convert_opened, decode, load_rgb, read_file
 
 
 def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
@@ -33,8 +33,7 @@ def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
     """
     where = "" if row is None else f"Row {row}: "
     if isinstance(mask, str | os.PathLike):
-        content = read_content(mask, row)
-        inside = decode(content.data, content.where, _inside)
+        inside = decode(*read_file(mask, row), _inside)
     elif isinstance(mask, Image.Image):
         inside = convert_opened(mask, where, _inside)
     elif isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype.kind in "biuf":
@@ -48,7 +47,7 @@ def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
 
 
 def _inside(image: Image.Image, where: str) -> NDArray[np.bool_]:
-    # Not by way of `_from_pil`: its 16-bit scaling would round the code 128 to 0, its white ground would be cell.
+    # Not by way of `from_pil`: its 16-bit scaling would round the code 128 to 0, its white ground would be cell.
     check_size(image.size, where)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":

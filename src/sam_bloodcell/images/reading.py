@@ -86,18 +86,12 @@ def read_content(image: Any, row: int | None = None) -> ImageContent:
     ImageReadError
         As `load_rgb`, as far as it shows without decoding a file.
     """
-    where = "" if row is None else f"Row {row}: "
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        return ImageContent(_read_bytes(path, where), f"{where}'{path}' ")
+        return ImageContent(*read_file(image, row))
+    where = "" if row is None else f"Row {row}: "
     if isinstance(image, Image.Image):
         return ImageContent(convert_opened(image, where, from_pil), where)
     return ImageContent(_from_array(_as_array(image, where), where), where)
-
-
-def digest(image: Any, row: int | None = None) -> bytes:
-    """Return the SHA-256 of an image's bytes or pixels."""
-    return read_content(image, row).digest()
 
 
 def check_readable(image: Any, row: int | None = None) -> str:
@@ -109,12 +103,14 @@ def check_readable(image: Any, row: int | None = None) -> str:
     return ""
 
 
-def _read_bytes(path: Path, where: str) -> bytes:
+def read_file(file: str | os.PathLike, row: int | None = None) -> tuple[bytes, str]:
+    """Return the bytes of a file, and how errors about it begin."""
+    path, where = Path(file), "" if row is None else f"Row {row}: "
     try:
         if not path.is_file() and path.exists():
             kind = "a folder. Fix: pass the image files in it" if path.is_dir() else "no file. Fix: pass image files"
             raise ImageReadError(f"{where}'{path}' is {kind}.")
-        return path.read_bytes()
+        return path.read_bytes(), f"{where}'{path}' "
     except ImageReadError:
         raise
     except FileNotFoundError as exc:

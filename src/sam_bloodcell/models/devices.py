@@ -1,6 +1,10 @@
 """Where to compute, and in which floating point type."""
 
+import os
+
 import torch
+
+_process = os.getpid()
 
 
 def choose(device: str) -> torch.device:
@@ -11,6 +15,7 @@ def choose(device: str) -> torch.device:
     ValueError
         If torch does not know the device or this machine has none.
     """
+    _let_go_of_the_parents_threads()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -28,3 +33,11 @@ def half_dtype(device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else None
+
+
+def _let_go_of_the_parents_threads() -> None:
+    """Compute with one thread in a forked process: OpenMP's other threads stayed in its parent, and waiting for them never ends."""
+    global _process
+    if os.getpid() != _process:
+        _process = os.getpid()
+        torch.set_num_threads(1)

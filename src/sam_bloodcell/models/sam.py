@@ -23,8 +23,16 @@ SAM_MASK_TOKENS = 4
 CELL_MASK_TOKENS = 2
 BACKGROUND, CELL = 0, 1
 
-# Channel mean and standard deviation of plain SAM, R G B, in 0-255 units.
-SAM_PIXEL_STATS = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# Means and standard deviations of the channels R, G, B, in 0-255 units.
+PixelStats = tuple[tuple[float, ...], tuple[float, ...]]
+# Those of plain SAM.
+SAM_PIXEL_STATS: PixelStats = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+def normalise(pixels: Tensor, stats: PixelStats) -> Tensor:
+    """Turn uint8 pixels BxSxSx3 into float32 Bx3xSxS: subtract the channel means, divide by the standard deviations."""
+    mean, std = (torch.tensor(values, device=pixels.device, dtype=torch.float32) for values in stats)
+    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass(frozen=True)

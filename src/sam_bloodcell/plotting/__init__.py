@@ -1,7 +1,10 @@
-"""Results as pictures: transfer matrices, cells, loss curves and feature maps, as matplotlib figures."""
+"""Results as matplotlib figures: transfer matrices, cells, loss curves, masks, stain and feature maps.
+
+Every function here raises ImportError where matplotlib is not installed.
+"""
 
 from .cells import plot_cells, plot_mistakes
-from .laboratories import plot_embedding_map, plot_mask_quality, plot_stain
+from .domains import plot_embedding_map, plot_mask_quality, plot_stain
 from .results import plot_confusions, plot_history, plot_transfer_matrix
 
 __all__ = [

@@ -1,31 +1,33 @@
-"""What every figure starts from: an empty one, a grid of axes, colours, and text as it is."""
+"""What all figures share: an empty figure, a grid of axes, colours, markers, and text without markup."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers; yellow last, it is weak on white paper.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. Yellow is last, because it is pale on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#F0E442")
-# 13 markers and 8 colours share no factor: 104 pairs, and 13 classes told apart in print by marker alone.
+# 13 and 8 share no factor, so there are 104 pairs of marker and colour; 13 classes differ by their marker alone.
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*", "h", "p", "8")
 
 
 def new_figure(size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """Make an empty figure that belongs to no pyplot session, so nothing leaks and no display is needed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise ImportError('Plots need matplotlib. Fix: pip install "sam-bloodcell[report]"') from exc
-    return Figure(figsize=size, layout=layout)
+    """Make an empty figure outside pyplot, so that no figure stays in memory and no display is needed."""
+    figure = require("matplotlib.figure", extra="report", purpose="Plots need matplotlib")
+    return figure.Figure(figsize=size, layout=layout)
 
 
 def new_grid(n: int, columns: int, width: float, height: float, sharex: bool = False) -> tuple[Figure, list[Axes]]:
-    """Make a figure of n panels, each so many inches wide and high, row by row."""
+    """Make a figure of n panels, row by row; `width` and `height` of a panel are in inches."""
     columns = min(columns, n)
     rows = math.ceil(n / columns)
     figure = new_figure((width * columns + 0.9, height * rows))
@@ -36,6 +38,18 @@ def new_grid(n: int, columns: int, width: float, height: float, sharex: bool = F
 
 
 def plain(text: Any) -> str:
-    """Return text as it is: no mathematics between dollar signs, no label hidden for its leading underscore."""
+    """Escape text for matplotlib, which reads mathematics between dollar signs and hides labels that start with _."""
     shown = str(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
+
+
+def draw_heat_map(ax: Axes, shares: np.ndarray, texts: np.ndarray, names: Sequence[Any], fontsize: float) -> None:
+    """Draw an (n, n) matrix of values from 0 to 1 with a text in each cell and the names along both axes."""
+    ax.imshow(shares, vmin=0, vmax=1, cmap="cividis")
+    for (row, column), text in np.ndenumerate(texts):
+        colour = "white" if shares[row, column] < 0.55 else "black"
+        ax.text(column, row, text, ha="center", va="center", fontsize=fontsize, color=colour, linespacing=1.1)
+    ticks = [plain(name) for name in names]
+    ax.set_xticks(range(len(names)), ticks, rotation=35, ha="right", fontsize=fontsize)
+    ax.set_yticks(range(len(names)), ticks, fontsize=fontsize)
+    ax.spines[:].set_visible(False)

@@ -1,8 +1,7 @@
-"""Cells as pictures: with outline, crop and reconstruction, and those that were taken for another type."""
+"""Pictures of cells: with outline, crop and reconstruction, and the most confident mistakes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,33 +30,27 @@ def plot_cells(
     title_size: float = 7,
     columns: int = 3,
 ) -> Figure:
-    """Draw cells side by side: the picture with the mask's outline, the crop, the reconstruction.
+    """Draw cells side by side, each as its picture with the mask's outline, its crop and its reconstruction.
 
     Parameters
     ----------
     images : sequence of paths or (H, W, 3) arrays, length n
-        The pictures. They are padded to a square as the embedder does, so that the mask fits.
+        The pictures. They are padded to squares, as the embedder does, so that the masks fit.
     masks : array of shape (n, S, S), bool, or None
         The cell in the padded picture, at any resolution S.
     crops, reconstructions : array of shape (n, S, S, 3), uint8, or None
-        Shown where given.
+        Drawn beside the pictures, if passed.
     titles : sequence of str, length n, or None
-        Shown above each picture.
+        Drawn above each picture.
     title_size : float, default=7
         In points.
     columns : int, default=3
         Cells per row.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
-
     Raises
     ------
     ValueError
         If the lengths differ, there is no image, or a number is out of range.
-    ImportError
-        If matplotlib is not installed.
 
     Examples
     --------
@@ -70,36 +63,28 @@ def plot_cells(
     check_arguments("plot_cells", columns=columns, title_size=title_size)
     images = as_image_list(images, "images")
     n = len(images)
-    parts = {
-        "images": images,
-        "masks": masks,
-        "crops": crops,
-        "reconstructions": reconstructions,
-        "titles": titles,
-    }
+    parts = {"images": images, "masks": masks, "crops": crops, "reconstructions": reconstructions, "titles": titles}
     lengths = {name: len(part) for name, part in parts.items() if part is not None}
-    if n == 0 or set(lengths.values()) != {n}:
-        raise ValueError(f"Got {lengths} but expected the same number of each, at least 1.")
+    if set(lengths.values()) != {n}:
+        raise ValueError(f"Got {lengths} but expected the same number of each. Fix: pass the same rows of each.")
     strips = [strip for strip in (crops, reconstructions) if strip is not None]
-    per_cell = 1 + len(strips)
     columns = min(columns, n)
-    rows = math.ceil(n / columns)
     # In inches: square panels of 1, close within a cell, apart between cells, a line above for the title.
-    wide, tall = per_cell * 1.03 + 0.2, 1.08 if titles is None else 1.25
-    width, height = columns * wide, rows * tall
+    wide, tall = (1 + len(strips)) * 1.03 + 0.2, 1.08 if titles is None else 1.25
+    width, height = columns * wide, -(-n // columns) * tall
     figure = new_figure((width, height), layout=None)
-    for i in range(n):
+    for i, image in enumerate(images):
         row, column = divmod(i, columns)
-        for j in range(per_cell):
-            left, bottom = column * wide + j * 1.03 + 0.1, height - (row + 1) * tall + 0.04
+        bottom = height - (row + 1) * tall + 0.04
+        for j in range(1 + len(strips)):
+            left = column * wide + j * 1.03 + 0.1
             ax = figure.add_axes((left / width, bottom / height, 1 / width, 1 / height))
             ax.set_axis_off()
             if j:
                 ax.imshow(np.asarray(strips[j - 1][i]))
-                continue
-            _draw_outlined(ax, images[i], None if masks is None else np.asarray(masks[i]))
-            if titles is not None:
-                ax.set_title(plain(titles[i]), fontsize=title_size, loc="left", pad=3)
+            else:
+                _draw_outlined(ax, image, None if masks is None else np.asarray(masks[i]))
+                ax.set_title("" if titles is None else plain(titles[i]), fontsize=title_size, loc="left", pad=3)
     return figure
 
 
@@ -111,9 +96,9 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
     predictions : pandas.DataFrame
         From `cross_domain_predictions`.
     images : sequence of paths or arrays, length n_samples
-        What X was embedded from; ``row`` points into it.
+        The images that X was embedded from; ``row`` is an index into them.
     n : int, default=24
-        Cells to show.
+        Number of cells to draw.
 
     Returns
     -------
@@ -123,12 +108,9 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
     Raises
     ------
     ValueError
-        If there are fewer images than `row` asks for.
-    ImportError
-        If matplotlib is not installed.
+        If a ``row`` is beyond the last image.
     """
-    shown = ("train_domain", "test_domain", "row", "label", "predicted", "confidence", "known")
-    check_predictions(predictions, *shown)
+    check_predictions(predictions, "train_domain", "test_domain", "row", "label", "predicted", "confidence", "known")
     check_arguments("plot_mistakes", n=n)
     across = predictions[(predictions["train_domain"] != predictions["test_domain"]) & predictions["known"]]
     wrong = across[across["label"] != across["predicted"]].sort_values("confidence", ascending=False, kind="stable")
@@ -138,8 +120,8 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
     images = as_image_list(images, "images")
     if wrong["row"].max() >= len(images):
         raise ValueError(
-            f"Got {len(images)} images but predictions of row {wrong['row'].max()}. Fix: pass the images that X was "
-            "embedded from, all of them."
+            f"Got {len(images)} images but predictions of row {wrong['row'].max()}. Fix: pass all images that X was "
+            "embedded from."
         )
     titles = [f"{cell.label} → {cell.predicted}" for cell in wrong.itertuples()]
     return plot_cells([images[row] for row in wrong["row"]], titles=titles, columns=6, title_size=5.5)

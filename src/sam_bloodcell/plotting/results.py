@@ -1,4 +1,4 @@
-"""Scores, answers and losses as pictures."""
+"""Figures of scores, confusions and losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from ..evaluation import confusion_counts, summarise_scores
 from ..evaluation.checks import check_arguments, check_table
 from ..evaluation.scores import check_predictions
-from .canvas import COLOURS, new_grid, plain
+from .canvas import COLOURS, draw_heat_map, new_grid, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,21 +20,18 @@ if TYPE_CHECKING:
 
 
 def plot_transfer_matrix(
-    scores: pd.DataFrame,
-    *,
-    metric: str = "balanced_accuracy",
-    classifier: str | Sequence[str] | None = None,
+    scores: pd.DataFrame, *, metric: str = "balanced_accuracy", classifier: str | Sequence[str] | None = None
 ) -> Figure:
     """Draw one heat map of training domain by test domain for each classifier, mean and spread over folds.
 
     Parameters
     ----------
     scores : pandas.DataFrame
-        From `cross_domain_scores`, or a benchmark's (a map for each of its ``features`` too).
+        From `cross_domain_scores`, or a benchmark's (with a map for each of its ``features`` too).
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
-        What to show, always on the scale from 0 to 1.
+        What to draw, on a scale from 0 to 1.
     classifier : str, sequence of str or None, default=None
-        Which to draw; None draws all.
+        The classifiers to draw; None draws all.
 
     Returns
     -------
@@ -45,8 +42,6 @@ def plot_transfer_matrix(
     ------
     ValueError
         If `metric` or `classifier` is not in the scores.
-    ImportError
-        If matplotlib is not installed.
 
     Examples
     --------
@@ -59,13 +54,13 @@ def plot_transfer_matrix(
     """
     check_arguments("plot_transfer_matrix", metric=metric)
     summary = summarise_scores(_of_classifiers(scores, classifier))
-    labs = sorted({*summary["train_domain"], *summary["test_domain"]}, key=str)
+    domains = sorted({*summary["train_domain"], *summary["test_domain"]}, key=str)
     keys = [key for key in ("features", "classifier") if key in summary and len(summary[key].unique()) > 1]
     panels = list(summary.groupby(keys or ["classifier"], sort=False))
-    side = 1.1 + 0.72 * len(labs)
+    side = 1.1 + 0.72 * len(domains)
     figure, axes = new_grid(len(panels), columns=4, width=side, height=side + 0.35)
     for i, (ax, (names, table)) in enumerate(zip(axes, panels, strict=True)):
-        _draw_matrix(ax, table, metric, labs)
+        _draw_matrix(ax, table, metric, domains)
         ax.set_title(plain(" · ".join(map(str, reversed(names)))), fontsize=10)
         if i % 4:
             ax.set_yticklabels([])
@@ -77,24 +72,18 @@ def plot_transfer_matrix(
 
 
 def plot_history(history: pd.DataFrame) -> Figure:
-    """Draw the loss and each of its terms over the epochs, each on its own scale.
+    """Draw the loss and its terms over the epochs, each on its own scale.
 
     Parameters
     ----------
     history : pandas.DataFrame
-        An estimator's ``history_``: a column ``epoch`` (else the row number stands for it) and a numeric
-        column per loss term.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+        An estimator's ``history_``: a column ``epoch`` (by default the row number) and a numeric column per loss
+        term.
 
     Raises
     ------
     ValueError
         If there is no loss column or no row.
-    ImportError
-        If matplotlib is not installed.
 
     Examples
     --------
@@ -108,17 +97,17 @@ def plot_history(history: pd.DataFrame) -> Figure:
     epochs = history["epoch"] if "epoch" in history else pd.Series(range(1, len(history) + 1))
     terms = history.drop(columns="epoch", errors="ignore").select_dtypes("number")
     if terms.empty:
-        raise ValueError(f"Got columns {list(history)} and {len(history)} rows but expected losses by epoch.")
+        raise ValueError(
+            f"Got columns {list(history)} and {len(history)} rows but expected losses by epoch. Fix: pass history_."
+        )
     figure, axes = new_grid(terms.shape[1], columns=4, width=2.7, height=2.1, sharex=True)
-    from matplotlib.ticker import MaxNLocator
-
     for i, (ax, name) in enumerate(zip(axes, terms, strict=True)):
         ax.plot(
             epochs.to_numpy(), terms[name].to_numpy(), color=COLOURS[i % len(COLOURS)],
             marker="o" if len(terms) < 30 else "", markersize=3,
         )  # fmt: skip
         ax.set_title(plain(str(name).replace("_", " ")), fontsize=10)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.locator_params("x", integer=True)
         ax.set_xlabel("epoch", fontsize=8)
         ax.grid(alpha=0.3)
         ax.tick_params(labelbottom=True, labelsize=8)
@@ -126,7 +115,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
 
 
 def plot_confusions(predictions: pd.DataFrame) -> Figure:
-    """Draw a confusion matrix for every pair of training and test laboratory, as shares of each true class.
+    """Draw a confusion matrix for each pair of training and test laboratory, as shares of each true class.
 
     Parameters
     ----------
@@ -136,14 +125,12 @@ def plot_confusions(predictions: pd.DataFrame) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        A row per training laboratory.
+        A row of matrices per training laboratory.
 
     Raises
     ------
     ValueError
         If there are several classifiers or feature sets.
-    ImportError
-        If matplotlib is not installed.
 
     Examples
     --------
@@ -157,24 +144,19 @@ def plot_confusions(predictions: pd.DataFrame) -> Figure:
     check_predictions(predictions, "classifier", "train_domain", "test_domain", "label", "predicted")
     series = predictions[[key for key in ("features", "classifier") if key in predictions]].drop_duplicates()
     if len(series) != 1:
-        raise ValueError(f"Got predictions of {len(series)} classifiers but expected one; select its rows.")
+        raise ValueError(f"Got predictions of {len(series)} classifiers but expected one. Fix: select its rows.")
     classes = sorted({*predictions["label"], *predictions["predicted"]}, key=str)
     pairs = list(predictions.groupby(["train_domain", "test_domain"], sort=False))
-    columns = predictions["test_domain"].nunique() if len(pairs) > predictions["test_domain"].nunique() else len(pairs)
+    columns = min(predictions["test_domain"].nunique(), len(pairs))
     side = 1.3 + 0.42 * len(classes)
     figure, axes = new_grid(len(pairs), columns=columns, width=side, height=side)
-    ticks = [plain(name) for name in classes]
     for i, (ax, ((train, test), table)) in enumerate(zip(axes, pairs, strict=True)):
         shares = confusion_counts(table).reindex(index=classes, columns=classes).to_numpy(float)
-        ax.imshow(shares, vmin=0, vmax=1, cmap="cividis")
-        for (row, column), share in np.ndenumerate(shares):
-            if share >= 0.005:
-                colour = "white" if share < 0.55 else "black"
-                ax.text(column, row, f"{share:.2f}".lstrip("0"), ha="center", va="center", fontsize=7, color=colour)
+        texts = np.array([[f"{share:.2f}".lstrip("0") if share >= 0.005 else "" for share in row] for row in shares])
+        draw_heat_map(ax, shares, texts, classes, fontsize=7)
         ax.set_title(plain(f"{train} → {test}"), fontsize=9)
-        ax.set_xticks(range(len(classes)), ticks, rotation=45, ha="right", fontsize=7)
-        ax.set_yticks(range(len(classes)), ticks if i % columns == 0 else [""] * len(classes), fontsize=7)
-        ax.spines[:].set_visible(False)
+        if i % columns:
+            ax.set_yticklabels([])
     figure.supylabel("true class", fontsize=9)
     figure.supxlabel("answer", fontsize=9)
     return figure
@@ -187,27 +169,23 @@ def _of_classifiers(scores: pd.DataFrame, classifier: str | Sequence[str] | None
     present = scores["classifier"].unique().tolist()
     unknown = [name for name in wanted if name not in present]
     if unknown or not wanted:
-        raise ValueError(f"Got classifier={classifier!r} but expected of {', '.join(map(repr, present))}.")
+        names = ", ".join(map(repr, present))
+        raise ValueError(f"Got classifier={classifier!r} but expected of {names}. Fix: pass one or more of these.")
     return scores[scores["classifier"].isin(wanted)]
 
 
-def _draw_matrix(ax: Axes, table: pd.DataFrame, metric: str, labs: Sequence[Any]) -> None:
-    order = pd.Index(labs)
+def _draw_matrix(ax: Axes, table: pd.DataFrame, metric: str, domains: Sequence[Any]) -> None:
+    order = pd.Index(domains)
     mean, std = (
         table.pivot_table(f"{metric}_{name}", "train_domain", "test_domain", dropna=False)
         .reindex(index=order, columns=order)
         .to_numpy()
         for name in ("mean", "std")
     )
-    ax.imshow(mean, vmin=0, vmax=1, cmap="cividis")
-    for (i, j), value in np.ndenumerate(mean):
-        if math.isnan(value):
-            text, colour = "none", "black"
-        else:
-            text = f"{value:.2f}" + ("" if math.isnan(std[i, j]) else f"\n± {std[i, j]:.2f}")
-            colour = "white" if value < 0.55 else "black"
-        ax.text(j, i, text, ha="center", va="center", fontsize=8, color=colour, linespacing=1.1)
-    ticks = [plain(lab) for lab in labs]
-    ax.set_xticks(range(len(labs)), ticks, rotation=30, ha="right", fontsize=8)
-    ax.set_yticks(range(len(labs)), ticks, fontsize=8)
-    ax.spines[:].set_visible(False)
+    draw_heat_map(ax, mean, np.vectorize(_score_text, otypes=[object])(mean, std), domains, fontsize=8)
+
+
+def _score_text(mean: float, std: float) -> str:
+    if math.isnan(mean):
+        return "none"
+    return f"{mean:.2f}" + ("" if math.isnan(std) else f"\n± {std:.2f}")

@@ -5,21 +5,26 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from .. import plotting
 from ..evaluation import METRICS, BenchmarkResult, cross_domain_mean, summarise_scores
+from ..evaluation.benchmark import images_of
+from ..extras import require
 from ..files import make_folder, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FORMATS = ("png", "svg")
+_SECTIONS = ("transfer", "confusions", "mistakes", "cells", "quality", "history", "maps")
+_MAX_STAINED = 200  # cells of a domain whose colours are drawn: each crop may have to be cut from its image file
 
 
 def write_report(
@@ -33,7 +38,7 @@ def write_report(
     """Write a benchmark's tables, pictures and settings as one HTML file.
 
     Pictures are embedded and nothing is loaded from elsewhere, so the file can be mailed, archived and
-    printed. It is written beside its place and then moved: an interrupted run leaves the old report whole.
+    printed. It is written to a temporary file and then moved, so an interrupted run leaves the old report whole.
 
     Parameters
     ----------
@@ -44,10 +49,9 @@ def write_report(
     title : str, default="Blood cells across laboratories"
         The page's title.
     settings : dict or None, default=None
-        More settings to list, such as the command line. They win over the result's own of the same name.
-
+        More settings to list, such as the command line. They replace the result's own of the same name.
     figures : path or None, default=None
-        A folder for the pictures as PNG and SVG files too; made if need be.
+        A folder to which the pictures are also written, as PNG and SVG files. It is made if it is missing.
 
     Returns
     -------
@@ -80,94 +84,65 @@ def write_report(
     'report.html'
     """
     if not isinstance(result, BenchmarkResult):
-        raise TypeError(f"Got result of type {type(result).__name__} but expected run_benchmark's.")
+        raise TypeError(
+            f"Got result of type {type(result).__name__} but expected a BenchmarkResult. Fix: call run_benchmark."
+        )
     path = Path(path)
     if path.is_dir():
         path = path / "report.html"
-    pictures = {name: list(shown) for name, shown in _figures(result).items()}
-    page = _template().render(
+    template = _template()
+    scores = result.scores
+    pairs = scores[scores["train_domain"] != scores["test_domain"]].drop_duplicates(["train_domain", "test_domain"])
+    page = template.render(
         title=title,
-        headlines=list(_headlines(result.scores)),
+        headlines=list(_headlines(scores)),
         intervals=[] if result.intervals is None else result.intervals.to_dict("records"),
-        n_classifiers=result.scores["classifier"].nunique(),
-        n_folds=result.scores["fold"].nunique(),
+        n_classifiers=scores["classifier"].nunique(),
+        n_folds=scores["fold"].nunique(),
         transductive="autoencoder" in result.features,
-        counts=_counts(result),
-        left_out=_left_out(result.scores),
-        score_tables=_score_tables(result.scores),
-        shift=_shift_rows(result.shift_by_class),
-        duplicates=_duplicates(result),
-        figures=pictures,
+        counts=pd.crosstab(_class_names(result), np.asarray(result.cells.domain)),
+        left_out=pairs[pairs["n_left_out"] > 0].to_dict("records"),
+        score_tables=[
+            (name, table.to_dict("records")) for name, table in summarise_scores(scores).groupby("features", sort=False)
+        ],
+        metrics=METRICS,
+        spread=_spread,
+        shift=result.shift_by_class.rename_axis(["features", "cells"]).reset_index().to_dict("records"),
+        duplicates=result.duplicates[["a", "b"]].head(20).to_numpy().tolist(),
+        domain=np.asarray(result.cells.domain),
+        paths=result.cells.get("paths"),
+        figures=_rendered(_pictures(result), None if figures is None else Path(figures)),
         settings={**result.settings, **(settings or {})},
     )
     make_folder(path.parent)
     write_text(path, page)
-    if figures is not None:
-        _write_figures(pictures, Path(figures))
     return path
 
 
 def _template() -> Any:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as exc:
-        raise ImportError('Reports need Jinja2. Fix: pip install "sam-bloodcell[report]"') from exc
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja2 = require("jinja2", extra="report", purpose="Reports need Jinja2")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
 
 
 def _headlines(scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield the best classifier of each feature set across domains, beside the score of a constant answer."""
     across = scores[(scores["train_domain"] != scores["test_domain"]) & (scores["n_classes"] > 0)]
-    for name in scores["features"].unique():
-        pairs = across[across["features"] == name]
-        if pairs.empty:
-            continue
+    for name, pairs in across.groupby("features", sort=False):
         means = cross_domain_mean(pairs)
         yield {
             "features": name,
             "classifier": means.index[int(means.argmax())][-1],
             "score": means.max(),
             "chance": float((1 / pairs["n_classes"]).mean()),
-            "pairs": len(pairs[["train_domain", "test_domain"]].drop_duplicates()),
+            "pairs": pairs.groupby(["train_domain", "test_domain"]).ngroups,
         }
 
 
-def _counts(result: BenchmarkResult) -> dict[str, Any]:
-    """Cells by class (rows) and domain (columns), with totals, and the least a class needs to be scored."""
-    names = np.asarray(result.cells.target_names)[np.asarray(result.cells.target)]
-    table = pd.crosstab(names, np.asarray(result.cells.domain))
-    return {
-        "domains": list(table.columns),
-        "rows": [(name, row.tolist(), int(row.sum())) for name, row in table.iterrows()],
-        "totals": table.sum().tolist(),
-        "total": int(table.to_numpy().sum()),
-        "least": result.scores["fold"].nunique(),
-    }
-
-
-def _left_out(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    pairs = scores[scores["train_domain"] != scores["test_domain"]]
-    pairs = pairs[pairs["n_left_out"] > 0].drop_duplicates(["train_domain", "test_domain"])
-    columns = ["train_domain", "test_domain", "n_left_out"]
-    return [dict(zip(columns, row, strict=True)) for row in pairs[columns].to_numpy().tolist()]
-
-
-def _score_tables(scores: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
-    tables = []
-    for name, table in summarise_scores(scores).groupby("features", sort=False):
-        rows = [
-            {
-                "classifier": row["classifier"],
-                "train": row["train_domain"],
-                "test": row["test_domain"],
-                "across": row["train_domain"] != row["test_domain"],
-                "values": [_spread(row[f"{metric}_mean"], row[f"{metric}_std"]) for metric in METRICS],
-            }
-            for row in table.to_dict("records")
-        ]
-        tables.append((str(name), rows))
-    return tables
+def _class_names(result: BenchmarkResult) -> NDArray:
+    return np.asarray(result.cells.target_names)[np.asarray(result.cells.target)]
 
 
 def _spread(mean: float, std: float) -> str:
@@ -176,30 +151,46 @@ def _spread(mean: float, std: float) -> str:
     return f"{mean:.3f}" if np.isnan(std) else f"{mean:.3f} ± {std:.3f}"
 
 
-def _figures(result: BenchmarkResult) -> dict[str, Iterator[dict[str, str]]]:
-    """Pictures by section, each a PNG data URI with its alternative text."""
-    return {
-        "transfer": _transfer_figures(result.scores),
-        "confusions": _confusion_figures(result),
-        "mistakes": _mistake_figures(result),
-        "cells": _cell_figures(result),
-        "quality": _quality_figures(result),
-        "history": _history_figures(result.autoencoder),
-        "maps": _map_figures(result),
-    }
+def _pictures(result: BenchmarkResult) -> Iterator[tuple[str, Figure, str, str]]:
+    """Yield each figure with its section of the page, its alternative text and its caption."""
+    for name, table in result.scores.groupby("features", sort=False):
+        alt = f"Heat maps of balanced accuracy, training by test laboratory, per classifier, on {name}."
+        yield "transfer", plotting.plot_transfer_matrix(table.drop(columns="features")), alt, str(name)
+    images, best = _images(result), _best(result)
+    if best is not None:
+        name = f"{best['classifier'].iloc[0]} on {best['features'].iloc[0]}"
+        yield "confusions", plotting.plot_confusions(best), f"Confusion matrices by pair of laboratories, {name}.", name
+        mistakes = None if images is None else plotting.plot_mistakes(best, images)
+        if mistakes is not None:
+            yield "mistakes", mistakes, "The most confident mistakes across laboratories, true class and answer.", ""
+    if images is not None:
+        alt = f"{len(result.shown)} cells, a few of each laboratory and class, with mask, crop and reconstruction."
+        yield "cells", _plot_shown(result, images), alt, ""
+    embeddings, domain = result.embeddings, np.asarray(result.cells.domain)
+    if hasattr(embeddings, "quality"):
+        alt = "Area and confidence of the masks by laboratory."
+        yield "quality", plotting.plot_mask_quality(embeddings.quality, domain), alt, ""
+    if hasattr(embeddings, "crops"):
+        rows = _rows_by_domain(domain, int(result.settings.get("random_state", 0)))
+        caption = f"Colours of at most {_MAX_STAINED} cells of each laboratory, drawn at random"
+        yield "quality", plotting.plot_stain(embeddings.crops[rows], domain[rows]), f"{caption}.", caption
+    history = getattr(result.autoencoder, "history_", None)
+    if history is not None and len(history):
+        alt = "The autoencoder's loss and its terms by epoch."
+        yield "history", plotting.plot_history(pd.DataFrame(history)), alt, ""
+    cells = result.cells
+    maps = plotting.plot_embedding_map(result.features, cells.domain, cells.target, cells.target_names)
+    yield "maps", maps, "First two principal components of each feature set, by class and by laboratory.", ""
 
 
-def _transfer_figures(scores: pd.DataFrame) -> Iterator[dict[str, str]]:
-    from ..plotting import plot_transfer_matrix
-
-    for name, table in scores.groupby("features", sort=False):
-        figure = plot_transfer_matrix(table.drop(columns="features"))
-        alt = f"Heat maps of balanced accuracy, training by test laboratory, per classifier, on {name}"
-        yield _picture(figure, f"{alt}.", caption=str(name))
+def _images(result: BenchmarkResult) -> Any:
+    """Return what can be shown of the cells, paths or pictures, or None where the benchmark had neither."""
+    source = images_of(result.cells)
+    return source if np.ndim(source[0]) in (0, 2, 3) else None
 
 
 def _best(result: BenchmarkResult) -> pd.DataFrame | None:
-    """Predictions of the feature set and classifier that transfer best, if any pair could be scored."""
+    """Return predictions of the feature set and classifier that transfer best, if any pair could be scored."""
     best = max(_headlines(result.scores), key=lambda headline: headline["score"], default=None)
     if best is None:
         return None
@@ -207,106 +198,38 @@ def _best(result: BenchmarkResult) -> pd.DataFrame | None:
     return table[(table["features"] == best["features"]) & (table["classifier"] == best["classifier"])]
 
 
-def _confusion_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
-    from ..plotting import plot_confusions
-
-    best = _best(result)
-    if best is not None:
-        name = f"{best['classifier'].iloc[0]} on {best['features'].iloc[0]}"
-        yield _picture(plot_confusions(best), f"Confusion matrices by pair of laboratories, {name}.", caption=name)
-
-
-def _mistake_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
-    from ..plotting import plot_mistakes
-
-    best, images = _best(result), _images(result)
-    if best is not None and images is not None:
-        figure = plot_mistakes(best, images)
-        if figure is not None:
-            yield _picture(figure, "The most confident mistakes across laboratories, true class and answer.")
-
-
-def _quality_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
-    from ..plotting import plot_mask_quality, plot_stain
-
-    embeddings, domain = result.embeddings, np.asarray(result.cells.domain)
-    if hasattr(embeddings, "quality"):
-        yield _picture(plot_mask_quality(embeddings.quality, domain), "Area and confidence of the masks by laboratory.")
-    if hasattr(embeddings, "crops"):
-        yield _picture(plot_stain(embeddings.crops, domain), "Colours of the cells by laboratory.")
-
-
-def _images(result: BenchmarkResult) -> Any:
-    """Return what can be shown of the cells: paths or pictures, else None."""
-    source = result.cells["paths"] if result.cells.get("paths") is not None else result.cells["images"]
-    return source if np.ndim(source[0]) in (0, 2, 3) else None
-
-
-def _shift_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {"features": features, "cells": cells} | {str(name): value for name, value in row.items()}
-        for (features, cells), row in zip(table.index, table.to_dict("records"), strict=True)
-    ]
-
-
-def _duplicates(result: BenchmarkResult) -> list[str]:
-    labs = np.asarray(result.cells.domain)
-    paths = result.cells.get("paths")
-
-    def named(row: int) -> str:
-        return f"row {row}" + (f" ({paths[row]})" if paths is not None else "") + f" of {labs[row]}"
-
-    return [f"{named(a)} and {named(b)}" for a, b in result.duplicates[["a", "b"]].head(20).to_numpy().tolist()]
-
-
-def _cell_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
-    from ..plotting import plot_cells
-
-    cells, shown, embeddings = result.cells, result.shown, result.embeddings
-    source = _images(result)
-    if source is None:
-        return
-    names = np.asarray(cells.target_names)[np.asarray(cells.target)[shown]]
-    figure = plot_cells(
-        [source[i] for i in shown],
+def _plot_shown(result: BenchmarkResult, images: Any) -> Figure:
+    shown, embeddings = result.shown, result.embeddings
+    names = zip(np.asarray(result.cells.domain)[shown], _class_names(result)[shown], strict=True)
+    return plotting.plot_cells(
+        [images[row] for row in shown],
         masks=embeddings.masks[shown] if hasattr(embeddings, "masks") else None,
         crops=embeddings.crops[shown] if hasattr(embeddings, "crops") else None,
         reconstructions=result.reconstructions,
-        titles=[f"{lab}: {name}" for lab, name in zip(np.asarray(cells.domain)[shown], names, strict=True)],
+        titles=[f"{domain}: {label}" for domain, label in names],
     )
-    yield _picture(figure, f"{len(shown)} cells, a few of each laboratory and class, as seen by each step.")
 
 
-def _history_figures(autoencoder: Any) -> Iterator[dict[str, str]]:
-    from ..plotting import plot_history
-
-    history = getattr(autoencoder, "history_", None)
-    if history is not None and len(history):
-        yield _picture(plot_history(pd.DataFrame(history)), "The autoencoder's loss and its terms by epoch.")
+def _rows_by_domain(domain: NDArray, seed: int) -> NDArray[np.intp]:
+    """Draw the rows of at most `_MAX_STAINED` cells of each domain."""
+    rows = np.random.default_rng(seed).permutation(len(domain))
+    return np.sort(pd.Series(rows).groupby(domain[rows]).head(_MAX_STAINED).to_numpy())
 
 
-def _map_figures(result: BenchmarkResult) -> Iterator[dict[str, str]]:
-    from ..plotting import plot_embedding_map
-
-    cells = result.cells
-    figure = plot_embedding_map(result.features, cells.domain, cells.target, cells.target_names)
-    yield _picture(figure, "First two principal components of each feature set, by class and by laboratory.")
-
-
-def _picture(figure: Figure, alt: str, caption: str = "") -> dict[str, str]:
-    drawn = {}
-    for form in _FORMATS:
+def _rendered(pictures: Iterable[tuple[str, Figure, str, str]], folder: Path | None) -> dict[str, list[dict[str, str]]]:
+    """Render pictures for the page, by section, as PNG; with a folder, also write them there as PNG and SVG."""
+    sections: dict[str, list[dict[str, str]]] = {section: [] for section in _SECTIONS}
+    drawn = list(pictures)
+    if folder is not None:
+        make_folder(folder)
+    for section, figure, alt, caption in drawn:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=form, dpi=150)
-        drawn[form] = buffer.getvalue()
-    uri = "data:image/png;base64," + base64.b64encode(drawn["png"]).decode("ascii")
-    return {"uri": uri, "alt": alt, "caption": caption, **drawn}  # type: ignore[dict-item]
-
-
-def _write_figures(figures: Mapping[str, list[dict[str, Any]]], folder: Path) -> None:
-    make_folder(folder)
-    for section, pictures in figures.items():
-        for number, picture in enumerate(pictures, start=1):
-            name = section if len(pictures) == 1 else f"{section}-{number}"
-            for form in _FORMATS:
-                (folder / f"{name}.{form}").write_bytes(picture[form])
+        figure.savefig(buffer, format="png", dpi=150)
+        uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        sections[section].append({"uri": uri, "alt": alt, "caption": caption})
+        if folder is not None:
+            alone = sum(other == section for other, *_ in drawn) == 1
+            name = section if alone else f"{section}-{len(sections[section])}"
+            (folder / f"{name}.png").write_bytes(buffer.getvalue())
+            figure.savefig(folder / f"{name}.svg", dpi=150)
+    return sections

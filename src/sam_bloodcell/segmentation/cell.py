@@ -1,4 +1,4 @@
-"""From a mask's probabilities to the cell: its mask and quality, its crop, its share of every token."""
+"""From the probabilities of a mask to the cell: its mask and quality, its crop, its share of every token."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,9 @@ CROP_SIZE = 128
 CROP_BORDER = 10
 GREY = 128
 
-
 # What `find_cell` notes about each mask.
 QUALITY = np.dtype([("area", "f4"), ("components", "i4"), ("border", "f4"), ("confidence", "f4"), ("fallback", "?")])
-# Smaller than any platelet that one could still classify, as a share of the image.
+# Share of the image below which a mask is too small for any cell, even a platelet.
 _LEAST_AREA = 0.002
 _THRESHOLD = 0.5
 
@@ -49,7 +48,7 @@ def _mask_and_pieces(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool
 
 
 def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.void]:
-    """Find the cell to embed, and note how far it can be trusted.
+    """Find the cell to embed, and note how far its mask can be trusted.
 
     Parameters
     ----------
@@ -60,9 +59,9 @@ def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.
     mask : bool array of shape (H, W)
         `cell_mask`; the whole image where that is empty or smaller than 0.2% of the image.
     quality : record of dtype `QUALITY`
-        About the mask as found: "area", its share of the image; "components", how many pieces were found, of which
-        the largest was taken; "border", the share of the image's border inside it (a cut-off cell has some);
-        "confidence", its mean probability, 0 for none; "fallback", whether the whole image stands in for it.
+        These describe `cell_mask`: "area", its share of the image; "components", the number of pieces, of which the
+        largest was taken; "border", the share of the image's border that it covers (above 0 for a cell that is cut
+        off); "confidence", its mean probability, 0 if it is empty; "fallback", whether the whole image replaces it.
     """
     mask, components = _mask_and_pieces(probability)
     area = mask.mean()
@@ -94,27 +93,29 @@ def unframe(probability: NDArray[np.floating], shape: tuple[int, int]) -> NDArra
 
 
 def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
-    """Cut the cell out: everything outside the mask grey, bounding box, 10 px grey border, 128 x 128 px.
+    """Cut the cell out: paint everything outside the mask grey, take the bounding box, add a 10 px grey border, resize.
 
     Parameters
     ----------
     image : uint8 array of shape (H, W, 3)
     mask : bool array of shape (H, W), not empty
 
+    Returns
+    -------
+    crop : uint8 array of shape (128, 128, 3)
+
     References
     ----------
     BC-SAM (ISBI 2024), the autoencoder's reconstruction target.
     """
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
     cell = np.where(mask[box][..., None], image[box], np.uint8(GREY))
     height, width = cell.shape[:2]
-    # A square frame keeps the cell's shape; the paper's resize alone would stretch it.
+    # The paper resizes the box itself, which stretches the cell; a square frame keeps the cell's shape.
     side = max(height, width) + 2 * CROP_BORDER
-    frame = np.full((side, side, 3), GREY, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
-    frame[top : top + height, left : left + width] = cell
-    return resize(frame, CROP_SIZE)
+    border = ((top, side - height - top), (left, side - width - left), (0, 0))
+    return resize(np.pad(cell, border, constant_values=GREY), CROP_SIZE)
 
 
 def token_weights(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,11 +1,12 @@
-"""Masks from the stain alone, for those who have no annotated ones: Otsu thresholds and a watershed."""
+"""Masks from the stain alone, where there are no annotated ones: Otsu thresholds and a watershed."""
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..extras import require
 from ..images.reading import RGB, load_rgb
 from .cell import largest_component
 
@@ -15,6 +16,7 @@ _LOBE_GAP = 0.06  # lobes of one nucleus lie closer together than this
 _NEIGHBOUR = 0.06  # another cell's middle lies at least this far from the nucleus
 _NECK = 0.03  # narrower bridges between cells are cut
 _PEAK_DISTANCE = 0.05
+# Share of the image that a nucleus covers at least.
 _LEAST_AREA = 0.002
 # Cytoplasm is pale: Otsu's threshold between background and other cells would cut it off.
 _LENIENCE = 0.7
@@ -23,14 +25,14 @@ _LENIENCE = 0.7
 def stain_mask(image: RGB) -> NDArray[np.bool_]:
     """Find the stained cell nearest the middle, without any training.
 
-    Nuclei are what absorbs red light (Otsu); of these the one nearest the middle is taken, with its lobes. What
-    differs from the background (Otsu on the rest) is foreground, and a watershed divides it between this nucleus
-    and neighbouring cells.
+    Nuclei absorb red light (Otsu's threshold); the nucleus nearest the middle is taken with its lobes. Pixels that
+    differ from the background (Otsu's threshold on the rest) are foreground, and a watershed divides the foreground
+    between this nucleus and neighbouring cells.
 
     Parameters
     ----------
     image : uint8 array of shape (H, W, 3)
-        Or whatever else is an image: a path, a PIL image, another kind of array.
+        Or another image that `load_rgb` reads: a path, a PIL image, another kind of array.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     Raises
     ------
     ImageReadError
-        If it is no image.
+        If the image cannot be read.
     ImportError
         If scikit-image is not installed.
 
@@ -48,7 +50,7 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     ----------
     Otsu, IEEE Trans. SMC 1979; Beucher and Meyer, "The morphological approach to segmentation", 1993.
     """
-    filters, segmentation = _skimage("filters"), _skimage("segmentation")
+    filters, watershed = _skimage().filters, _skimage().segmentation.watershed
     image = load_rgb(image)
     side = max(image.shape[:2])
     density = -np.log((image.astype(np.float32) + 1) / 256)
@@ -66,12 +68,12 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     depth = ndimage.distance_transform_edt(foreground)
     markers = _neighbours(foreground, depth, nucleus, side)
     markers[nucleus] = 1
-    cell = segmentation.watershed(-depth, markers, mask=foreground) == 1
+    cell = watershed(-depth, markers, mask=foreground) == 1
     return ndimage.binary_fill_holes(largest_component(_cut_necks(cell, side) | nucleus))
 
 
 def _central_nucleus(stained: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of the stained parts, the one nearest the middle, with what lies close enough to be a lobe of it."""
+    """Take the stained part nearest the middle, and the parts so close to it that they are its lobes."""
     side = max(stained.shape)
     parts, n = ndimage.label(stained)
     large = [part for part in range(1, n + 1) if (parts == part).sum() > _LEAST_AREA * stained.size]
@@ -93,7 +95,7 @@ def _neighbours(
     foreground: NDArray[np.bool_], depth: NDArray, nucleus: NDArray[np.bool_], side: int
 ) -> NDArray[np.intp]:
     """Mark the middles of other cells with numbers from 2 on, in an array of zeros."""
-    peaks = _skimage("feature").peak_local_max(
+    peaks = _skimage().feature.peak_local_max(
         ndimage.gaussian_filter(depth, 2),
         min_distance=max(1, round(_PEAK_DISTANCE * side)),
         labels=foreground.astype(int),
@@ -108,15 +110,9 @@ def _neighbours(
 
 
 def _cut_necks(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    return _skimage("morphology").isotropic_opening(mask, _NECK * side)
+    return _skimage().morphology.isotropic_opening(mask, _NECK * side)
 
 
-def _skimage(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(f"skimage.{name}")
-    except ImportError as exc:
-        raise ImportError(
-            'masks="auto" needs scikit-image. Fix: pip install "sam-bloodcell[masks]", or pass masks of your own.'
-        ) from exc
+def _skimage() -> ModuleType:
+    purpose = 'Masks from the stain (masks="auto") need scikit-image; masks of your own do not'
+    return require("skimage", extra="masks", purpose=purpose)

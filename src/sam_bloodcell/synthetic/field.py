@@ -1,27 +1,24 @@
 """What surrounds the white cell: red cells, platelets and stain debris."""
 
-from __future__ import annotations
-
 import numpy as np
 
+from .anatomy import WhiteCell
 from .optics import Laboratory
 from .shapes import smooth_noise, stamp_discs
 
 
 def scatter_red_cells(
-    laboratory: Laboratory,
-    unit: float,
-    radius: float,
-    centre: tuple[float, float],
-    size: int,
-    rng: np.random.Generator,
+    laboratory: Laboratory, unit: float, cell: WhiteCell, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Concentration of haemoglobin in the field, without the white cell: (size, size) float32."""
+    """Concentration of haemoglobin around a white cell: (size, size) float32.
+
+    `unit` is the radius of a typical neutrophil in pixels.
+    """
     red = np.zeros((size, size), np.float32)
     typical = unit * rng.uniform(0.52, 0.70)
     coverage = laboratory.red_cell_coverage * rng.uniform(0.5, 1.4)
     wanted = coverage * (size + 2 * typical) ** 2 / (np.pi * typical**2)
-    places = _scatter(int(min(wanted, 60)), typical, radius, centre, size, rng)
+    places = _scatter(int(min(wanted, 60)), typical, cell, size, rng)
     pallor = rng.uniform(0.25, 0.9)
     # From a gentle slope to the sharp ring of a thin, flat cell.
     steepness = rng.uniform(2, 5)
@@ -57,19 +54,12 @@ def _disc_of_haemoglobin(
     return (1 - ghost) * thickness + ghost * outline
 
 
-def _scatter(
-    wanted: int,
-    typical: float,
-    radius: float,
-    centre: tuple[float, float],
-    size: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
+def _scatter(wanted: int, typical: float, cell: WhiteCell, size: int, rng: np.random.Generator) -> np.ndarray:
     """Centres of red cells, mostly at a distance from each other and from the white cell: (n, 2)."""
     candidates = rng.uniform(-typical, size + typical, (4 * wanted, 2))
-    from_cell = np.hypot(*(candidates - np.asarray(centre)).T)
+    from_cell = np.hypot(*(candidates - np.asarray(cell.centre)).T)
     # The white cell is on top: a red cell may reach under it, but not hide there.
-    candidates = candidates[from_cell > radius + typical * rng.uniform(0.2, 1.05, len(candidates))]
+    candidates = candidates[from_cell > cell.radius + typical * rng.uniform(0.2, 1.05, len(candidates))]
     apart = typical * rng.choice([1.9, 1.2], len(candidates), p=[0.8, 0.2])
     kept: list[np.ndarray] = []
     for place, distance in zip(candidates, apart, strict=True):
@@ -80,9 +70,7 @@ def _scatter(
     return np.array(kept).reshape(-1, 2)
 
 
-def scatter_specks(
-    unit: float, radius: float, centre: tuple[float, float], size: int, rng: np.random.Generator
-) -> np.ndarray:
+def scatter_specks(unit: float, cell: WhiteCell, size: int, rng: np.random.Generator) -> np.ndarray:
     """Platelets and stain debris, as a concentration of the nuclear stain: (size, size) float32."""
     n_platelets = int(rng.poisson(1.0))
     platelets = rng.uniform(0, size, (n_platelets, 2))
@@ -95,7 +83,7 @@ def scatter_specks(
     radii = np.concatenate([grains, unit * rng.uniform(0.01, 0.05, n_dirt)])
     weights = np.concatenate([rng.uniform(0.3, 0.9, len(granules)), rng.uniform(0.5, 1.3, n_dirt)])
     # They lie beside the cell: on its outline they would be taken for a part of it.
-    beside = np.hypot(*(points - np.asarray(centre)).T) > 1.1 * radius + radii
+    beside = np.hypot(*(points - np.asarray(cell.centre)).T) > 1.1 * cell.radius + radii
     drawn = stamp_discs((size, size), points[beside], radii[beside], weights[beside])
     if n_platelets:
         drawn += 0.12 * stamp_discs((size, size), platelets, np.full(n_platelets, 0.17 * unit), np.ones(n_platelets))

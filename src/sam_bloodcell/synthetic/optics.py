@@ -131,22 +131,7 @@ class Laboratory:
 
 
 def expose(density: np.ndarray, laboratory: Laboratory, rng: np.random.Generator) -> np.ndarray:
-    """Photograph a field of view.
-
-    Parameters
-    ----------
-    density : numpy.ndarray of shape (size, size, 3), float
-        Optical density in red, green and blue.
-    laboratory : Laboratory
-        Light, lens and camera.
-    rng : numpy.random.Generator
-        Source of the noise.
-
-    Returns
-    -------
-    image : numpy.ndarray of shape (size, size, 3), uint8
-        RGB in [0, 255].
-    """
+    """Photograph a field of optical densities (size, size, 3): RGB, uint8 (size, size, 3)."""
     size = density.shape[0]
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = rng.normal(0, 0.25 * laboratory.vignette, 2)
@@ -164,12 +149,8 @@ def expose(density: np.ndarray, laboratory: Laboratory, rng: np.random.Generator
     colour = np.stack([smooth_noise((size, size), 2.0, rng) for _ in range(3)], axis=-1)
     image += laboratory.noise * (0.7 * grain + 0.7 * colour) * np.sqrt(np.clip(image, 0.05, 1))
     pixels = np.clip(255 * image + 0.5, 0, 255).astype(np.uint8)
-    return _through_jpeg(pixels, laboratory.jpeg_quality)
-
-
-def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     stored = BytesIO()
-    Image.fromarray(pixels).save(stored, format="JPEG", quality=quality)
+    Image.fromarray(pixels).save(stored, format="JPEG", quality=laboratory.jpeg_quality)
     return np.array(Image.open(stored))
 
 
@@ -178,67 +159,33 @@ def _triple(values: np.ndarray) -> Triple:
     return red, green, blue
 
 
-# Yellow, white (overexposed), cream, pink-white, pale blue, grey-purple.
-_EMPTY_FIELDS: tuple[Triple, ...] = (
-    (1.03, 1.00, 0.48),
-    (1.12, 1.09, 1.12),
-    (0.99, 0.91, 0.82),
-    (0.99, 0.92, 0.94),
-    (0.86, 0.91, 0.99),
-    (0.80, 0.74, 0.84),
-)
+# Yellow, white (overexposed), cream; pink-white, pale blue, grey-purple.
+_EMPTY_FIELDS = (
+    (1.03, 1.00, 0.48), (1.12, 1.09, 1.12), (0.99, 0.91, 0.82),
+    (0.99, 0.92, 0.94), (0.86, 0.91, 0.99), (0.80, 0.74, 0.84),
+)  # fmt: skip
 
-LABORATORIES: dict[str, Laboratory] = {
-    laboratory.name: laboratory
-    for laboratory in (
-        Laboratory(name="lab_a"),
-        Laboratory(
-            name="lab_b",
-            nucleus=(0.85, 1.75, 0.62),
-            pink_cytoplasm=(0.26, 0.50, 0.08),
-            blue_cytoplasm=(0.36, 0.48, 0.10),
-            eosinophil_granule=(0.24, 0.85, 0.45),
-            red_cell=(0.10, 0.12, 0.16),
-            light=(1.02, 1.00, 0.47),
-            vignette=0.08,
-            blur=0.011,
-            cell_diameter=0.62,
-            red_cell_coverage=0.25,
-            red_cell_ghost=0.95,
-            edge=0.30,
-            noise=0.012,
-            jpeg_quality=80,
-        ),
-        Laboratory(
-            name="lab_c",
-            nucleus=(1.15, 1.15, 0.35),
-            pink_cytoplasm=(0.24, 0.24, 0.10),
-            blue_cytoplasm=(0.50, 0.36, 0.10),
-            eosinophil_granule=(0.25, 0.62, 0.50),
-            basophil_granule=(1.55, 1.50, 0.60),
-            red_cell=(0.26, 0.27, 0.18),
-            light=(0.84, 0.91, 0.99),
-            vignette=0.12,
-            blur=0.006,
-            cell_diameter=0.50,
-            noise=0.015,
-            jpeg_quality=85,
-        ),
-        Laboratory(
-            name="lab_d",
-            nucleus=(1.10, 2.20, 0.75),
-            pink_cytoplasm=(0.12, 0.42, 0.24),
-            blue_cytoplasm=(0.50, 0.60, 0.22),
-            eosinophil_granule=(0.15, 1.10, 0.75),
-            basophil_granule=(1.60, 2.30, 0.95),
-            red_cell=(0.12, 0.62, 0.40),
-            light=(1.03, 0.95, 0.97),
-            vignette=0.03,
-            blur=0.004,
-            cell_diameter=0.55,
-            red_cell_coverage=0.60,
-            noise=0.006,
-            jpeg_quality=95,
-        ),
-    )
-}
+_LABORATORIES = (
+    Laboratory(name="lab_a"),
+    Laboratory(
+        name="lab_b",
+        nucleus=(0.85, 1.75, 0.62), pink_cytoplasm=(0.26, 0.50, 0.08), blue_cytoplasm=(0.36, 0.48, 0.10),
+        eosinophil_granule=(0.24, 0.85, 0.45), red_cell=(0.10, 0.12, 0.16),
+        light=(1.02, 1.00, 0.47), vignette=0.08, blur=0.011, cell_diameter=0.62,
+        red_cell_coverage=0.25, red_cell_ghost=0.95, edge=0.30, noise=0.012, jpeg_quality=80,
+    ),
+    Laboratory(
+        name="lab_c",
+        nucleus=(1.15, 1.15, 0.35), pink_cytoplasm=(0.24, 0.24, 0.10), blue_cytoplasm=(0.50, 0.36, 0.10),
+        eosinophil_granule=(0.25, 0.62, 0.50), basophil_granule=(1.55, 1.50, 0.60), red_cell=(0.26, 0.27, 0.18),
+        light=(0.84, 0.91, 0.99), vignette=0.12, blur=0.006, cell_diameter=0.50, noise=0.015, jpeg_quality=85,
+    ),
+    Laboratory(
+        name="lab_d",
+        nucleus=(1.10, 2.20, 0.75), pink_cytoplasm=(0.12, 0.42, 0.24), blue_cytoplasm=(0.50, 0.60, 0.22),
+        eosinophil_granule=(0.15, 1.10, 0.75), basophil_granule=(1.60, 2.30, 0.95), red_cell=(0.12, 0.62, 0.40),
+        light=(1.03, 0.95, 0.97), vignette=0.03, blur=0.004, cell_diameter=0.55,
+        red_cell_coverage=0.60, noise=0.006, jpeg_quality=95,
+    ),
+)  # fmt: skip
+LABORATORIES = {laboratory.name: laboratory for laboratory in _LABORATORIES}

@@ -1,7 +1,5 @@
 """Smooth shapes, textures and granules on a pixel grid."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 
@@ -19,21 +17,9 @@ def smooth_noise(shape: tuple[int, int], grain: float, rng: np.random.Generator)
 
 
 def stamp_discs(shape: tuple[int, int], points: np.ndarray, radii: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Union of anti-aliased discs.
+    """Union of n anti-aliased discs, the highest at each pixel, 0 where there is none: float32 of the given shape.
 
-    Parameters
-    ----------
-    shape : tuple of 2 int
-        (h, w) of the map.
-    points : numpy.ndarray of shape (n, 2)
-        Row and column of each centre, in pixels.
-    radii, weights : numpy.ndarray of shape (n,)
-        Radius in pixels, and height of each disc.
-
-    Returns
-    -------
-    map : numpy.ndarray of shape (h, w), float32
-        The highest disc at each pixel, 0 where there is none.
+    `points` (n, 2) are the rows and columns of the centres, `radii` (n,) is in pixels, `weights` (n,) are the heights.
     """
     drawn = np.zeros(shape, np.float32)
     if len(points) == 0:
@@ -71,7 +57,7 @@ def union_of_discs(y: np.ndarray, x: np.ndarray, lobes: np.ndarray, turn: float)
 
 
 def packed_points(
-    spacing: float, radius: float, centre: np.ndarray, rng: np.random.Generator, jitter: float = 0.22
+    spacing: float, radius: float, centre: np.ndarray, rng: np.random.Generator, jitter: float
 ) -> np.ndarray:
     """Points, in pixels, on a disturbed hexagonal lattice with a spacing in cell radii: (n, 2)."""
     steps = np.arange(-int(1.35 / spacing) - 1, int(1.35 / spacing) + 2)

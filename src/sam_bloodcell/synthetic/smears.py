@@ -1,23 +1,21 @@
 """Draw synthetic blood cells: images, masks and labels that no laboratory had to give away."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 from sklearn.utils import Bunch
 
-from .anatomy import COMMON_CLASSES, MAX_SWELLING, RECIPES, STRUCTURES, WhiteCell, draw_white_cell
+from .anatomy import CELL_TYPES, COMMON_CLASSES, MAX_SWELLING, STRUCTURES, WhiteCell, draw_white_cell
 from .field import scatter_red_cells, scatter_specks
 from .optics import LABORATORIES, Laboratory, expose
 from .shapes import smooth_noise
 
-__all__ = ["COMMON_CLASSES", "LABORATORIES", "Laboratory", "draw_cell", "make_blood_cells"]
-
-NUCLEUS, CYTOPLASM = 255, 128
+NUCLEUS, CYTOPLASM = 255, 128  # codes in masks
+_SMALLEST = 16  # pixels of an image's side
 
 
 def make_blood_cells(
@@ -79,32 +77,27 @@ def make_blood_cells(
     >>> cells.target_names[cells.target[0]] in cells.target_names
     True
     """
-    n_cells_per_class = _positive_integer("n_cells_per_class", n_cells_per_class)
-    image_size = _image_size("image_size", image_size)
-    names = _known_classes(classes)
-    laboratories = _known_laboratories(domains)
-    entropy = _entropy(random_state)
-
-    images, masks, target, domain = [], [], [], []
+    n_cells_per_class = _whole_number("n_cells_per_class", n_cells_per_class)
+    image_size = _whole_number("image_size", image_size, _SMALLEST)
+    names, laboratories, entropy = _known_classes(classes), _known_laboratories(domains), _entropy(random_state)
+    labels = np.repeat(np.arange(len(names)), n_cells_per_class)
+    numbers = np.tile(np.arange(n_cells_per_class), len(names))
+    drawn = []
     for laboratory in laboratories:
         key = zlib.crc32(laboratory.name.encode())
-        labels = np.repeat(np.arange(len(names)), n_cells_per_class)
-        numbers = np.tile(np.arange(n_cells_per_class), len(names))
         shuffle = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(key,)))
         for place in shuffle.permutation(len(labels)):
-            name, number = names[labels[place]], int(numbers[place])
-            seed = np.random.SeedSequence(entropy, spawn_key=(key, COMMON_CLASSES.index(name), number))
-            image, mask = draw_cell(name, laboratory, image_size, np.random.default_rng(seed))
-            images.append(image)
-            masks.append(mask)
-            target.append(labels[place])
-            domain.append(laboratory.name)
+            name = names[labels[place]]
+            seed = np.random.SeedSequence(entropy, spawn_key=(key, COMMON_CLASSES.index(name), int(numbers[place])))
+            cell = draw_cell(name, laboratory, image_size, np.random.default_rng(seed))
+            drawn.append((*cell, labels[place], laboratory.name))
+    images, masks, target, domain = (np.array(column) for column in zip(*drawn, strict=True))
     return Bunch(
-        images=np.stack(images),
-        masks=np.stack(masks),
-        target=np.array(target, dtype=np.int64),
+        images=images,
+        masks=masks,
+        target=target,
         target_names=names,
-        domain=np.array(domain),
+        domain=domain,
         DESCR=(
             f"{len(images)} synthetic white blood cells of {len(names)} classes in {len(laboratories)} "
             "laboratories, drawn by sam_bloodcell.datasets.make_blood_cells. Not for diagnosis."
@@ -150,7 +143,7 @@ def draw_cell(
     """
     (cell_type,) = _known_classes([cell_type])
     (laboratory,) = _known_laboratories([laboratory])
-    size = _image_size("size", size)
+    size = _whole_number("size", size, _SMALLEST)
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"Got rng={rng!r} but expected a numpy Generator; pass numpy.random.default_rng(seed).")
 
@@ -159,15 +152,12 @@ def draw_cell(
     unit = 0.5 * laboratory.cell_diameter * size  # radius of a typical neutrophil, in pixels
     stain = _stain_of_the_day(laboratory, rng)
 
-    red = scatter_red_cells(laboratory, unit, radius, centre, size, rng)
-    density = red[..., None] * stain["red_cell"]
-    density += (
-        np.asarray(laboratory.background, np.float32)
-        * (1 + 0.25 * smooth_noise((size, size), size / 3, rng))[..., None]
-    )
-    density += scatter_specks(unit, radius, centre, size, rng)[..., None] * stain["nucleus"]
+    density = scatter_red_cells(laboratory, unit, cell, size, rng)[..., None] * stain["red_cell"]
+    veil = 1 + 0.25 * smooth_noise((size, size), size / 3, rng)
+    density += np.asarray(laboratory.background, np.float32) * veil[..., None]
+    density += scatter_specks(unit, cell, size, rng)[..., None] * stain["nucleus"]
     if rng.random() < 0.08:
-        _cover(density, _neighbour(unit, radius, centre, size, rng), stain, laboratory.edge)
+        _cover(density, _neighbour(unit, cell, size, rng), stain, laboratory.edge)
     _cover(density, cell, stain, laboratory.edge)
     return expose(density, laboratory, rng), _mask(cell, size)
 
@@ -176,7 +166,7 @@ def _place(
     cell_type: str, laboratory: Laboratory, size: int, rng: np.random.Generator
 ) -> tuple[float, tuple[float, float]]:
     """Radius and centre of the central cell, in pixels."""
-    radius = 0.5 * size * laboratory.cell_diameter * rng.uniform(*RECIPES[cell_type].size)
+    radius = 0.5 * size * laboratory.cell_diameter * rng.uniform(*CELL_TYPES[cell_type].size)
     limit = 0.47 if laboratory.cell_diameter < 0.8 else 0.60
     radius = min(radius, limit * size / MAX_SWELLING)
     room = np.clip(limit * size - MAX_SWELLING * radius, 0.01 * size, 0.06 * size)
@@ -206,16 +196,14 @@ def _cover(density: np.ndarray, cell: WhiteCell, stain: dict[str, np.ndarray], e
         under += edge * np.minimum(1, 2 * ndimage.gaussian_filter(line, 1.0))[..., None]
 
 
-def _neighbour(
-    unit: float, radius: float, centre: tuple[float, float], size: int, rng: np.random.Generator
-) -> WhiteCell:
+def _neighbour(unit: float, cell: WhiteCell, size: int, rng: np.random.Generator) -> WhiteCell:
     """Draw a second white cell that looks in at the border, and that the mask must not name."""
     name = COMMON_CLASSES[rng.integers(len(COMMON_CLASSES))]
-    other = unit * rng.uniform(*RECIPES[name].size)
+    other = unit * rng.uniform(*CELL_TYPES[name].size)
     bearing = rng.uniform(0, 2 * np.pi)
     # Far enough to be another cell, near enough to the border to be cut by it.
-    distance = max(0.55 * size, 1.2 * (radius + other)) * rng.uniform(1.0, 1.15)
-    place = (centre[0] + distance * np.sin(bearing), centre[1] + distance * np.cos(bearing))
+    distance = max(0.55 * size, 1.2 * (cell.radius + other)) * rng.uniform(1.0, 1.15)
+    place = (cell.centre[0] + distance * np.sin(bearing), cell.centre[1] + distance * np.cos(bearing))
     return draw_white_cell(name, other, place, size, rng)
 
 
@@ -228,21 +216,20 @@ def _mask(cell: WhiteCell, size: int) -> np.ndarray:
     return mask
 
 
-def _positive_integer(name: str, value: object) -> int:
+def _whole_number(name: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
-        raise ValueError(f"Got {name}={value!r} but expected a positive integer; pass 1 or more.")
+        raise ValueError(f"Got {name}={value!r} but expected a positive integer; pass {least} or more.")
+    if value < least:
+        raise ValueError(f"Got {name}={value} but expected at least {least} pixels; a smaller image shows no cell.")
     return int(value)
 
 
-def _image_size(name: str, value: object) -> int:
-    size = _positive_integer(name, value)
-    if size < 16:
-        raise ValueError(f"Got {name}={size} but expected at least 16 pixels; a smaller image shows no cell.")
-    return size
+def _as_list(values: Any) -> list[Any]:
+    return [values] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
 
 
 def _known_classes(classes: Sequence[str]) -> list[str]:
-    names = [classes] if isinstance(classes, str) or not isinstance(classes, Iterable) else list(classes)
+    names = _as_list(classes)
     unknown = [name for name in names if name not in COMMON_CLASSES]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(f"Got classes={names!r} but expected distinct names; choose from {', '.join(COMMON_CLASSES)}.")
@@ -251,12 +238,12 @@ def _known_classes(classes: Sequence[str]) -> list[str]:
 
 def _known_laboratories(domains: Sequence[str | Laboratory]) -> list[Laboratory]:
     known = ", ".join(LABORATORIES)
-    entries = [domains] if isinstance(domains, str) or not isinstance(domains, Iterable) else list(domains)
     found = []
-    for entry in entries:
-        if not isinstance(entry, Laboratory) and entry not in LABORATORIES:
+    for entry in _as_list(domains):
+        laboratory = entry if isinstance(entry, Laboratory) else LABORATORIES.get(entry)
+        if laboratory is None:
             raise ValueError(f"Got domain {entry!r} but expected a Laboratory or a known name; choose from {known}.")
-        found.append(entry if isinstance(entry, Laboratory) else LABORATORIES[entry])
+        found.append(laboratory)
     names = [laboratory.name for laboratory in found]
     if not names or len(set(names)) < len(names):
         raise ValueError(

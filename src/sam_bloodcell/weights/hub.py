@@ -1,176 +1,91 @@
-"""Weights in and out: the packaged backbone, local files, repos on the Hugging Face Hub, and adapter folders.
+"""The Hugging Face Hub's client: fetch a file, push a folder, and say what to do when either fails."""
 
-Nothing here unpickles: ``.pth`` files are read with ``weights_only=True``, all else is safetensors and JSON.
-"""
-
-import json
+import hashlib
 import os
-import pickle
 import re
-from dataclasses import dataclass
-from functools import cache
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
-from torch import Tensor
+from ..exceptions import WeightsUnavailableError
 
-from ..files import make_folder, replacing, write_text
-from ..models.lora import Adapter
-from . import remote
-from .remote import WeightsUnavailableError
-
-PACKAGED = Path(__file__).parent
-
-# Backbones on the Hub by short name: repo and pinned revision.
-HUB_BACKBONES = {
-    "vit_b": ("facebook/sam-vit-base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f"),
-    "vit_l": ("facebook/sam-vit-large", "6851e0441005b0fb96f2cc4dfac472f3d1b14af1"),
-    "vit_h": ("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67"),
-}
-_MODEL_FILE = "model.safetensors"
-_ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "decoder.safetensors",
-    "sam_bloodcell.json",
-)
-
-# transformers' names -> segment-anything's, applied in order.
-_RENAMES = [
-    (r"^vision_encoder\.", "image_encoder."),
-    (r"patch_embed\.projection", "patch_embed.proj"),
-    (r"^image_encoder\.layers\.", "image_encoder.blocks."),
-    (r"\.layer_norm([1-4])\.", r".norm\1."),
-    (r"neck\.conv1", "neck.0"),
-    (r"neck\.norm1", "neck.1"),
-    (r"neck\.conv2", "neck.2"),
-    (r"neck\.norm2", "neck.3"),
-    (r"^shared_image_embedding\.", "prompt_encoder.shared_embedding."),
-    (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
-    (r"point_embed\.", "point_embeddings."),
-    (r"not_a_point_embeddings", "not_a_point_embed"),
-    (r"mask_embed\.conv1", "mask_downscaling.0"),
-    (r"mask_embed\.norm1", "mask_downscaling.1"),
-    (r"mask_embed\.conv2", "mask_downscaling.3"),
-    (r"mask_embed\.norm2", "mask_downscaling.4"),
-    (r"mask_embed\.conv3", "mask_downscaling.6"),
-    (r"layer_norm_final_attn", "norm_final_attn"),
-    (r"upscale_conv1", "output_upscaling.0"),
-    (r"upscale_layer_norm", "output_upscaling.1"),
-    (r"upscale_conv2", "output_upscaling.3"),
-    (r"(mlps\.\d+|iou_prediction_head)\.layers\.0\.", r"\1.layers.1."),
-    (r"(mlps\.\d+|iou_prediction_head)\.proj_in\.", r"\1.layers.0."),
-    (r"(mlps\.\d+|iou_prediction_head)\.proj_out\.", r"\1.layers.2."),
-]
+# Younger files (seconds) are hashed at every look: a change might not show in their time.
+_FRESH = 2
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """Where base weights come from.
-
-    Attributes
-    ----------
-    name : str
-        As the user gave it: short name, Hub repo id or path.
-    revision : str or None
-        Commit, tag or branch on the Hub.
-    digest : str or None
-        SHA-256 of the weights file; when it is known, no other file will do.
-    """
-
-    name: str
-    revision: str | None = None
-    digest: str | None = None
-
-    def resolved(self) -> tuple[str, str | None]:
-        """Hub repo id and revision, the pinned one where none was asked for."""
-        repo, pinned = HUB_BACKBONES.get(self.name, (self.name, None))
-        return repo, self.revision or pinned
-
-    def described(self) -> str:
-        """Name repo and revision in a message."""
-        repo, revision = self.resolved()
-        return f"'{repo}'{f' at revision {revision}' if revision else ''}"
-
-
-def identify(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
-    """Fetch a backbone if need be, and fill in its commit on the Hub and its digest.
-
-    Raises
-    ------
-    WeightsUnavailableError, ValueError
-        As `load_backbone`.
-    """
-    path = locate_backbone(backbone, token=token, local_files_only=local_files_only)
-    return Backbone(backbone.name, remote.commit_of(path) or backbone.revision, remote.digest_of(path))
-
-
-def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
-    """Load base weights with segment-anything's names, float32.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If a Hub file cannot be fetched, or a file is damaged, no weights file, or not the one of the digest.
-    ValueError
-        If the name is neither known, nor a path, nor a Hub repo id.
-    """
-    path = locate_backbone(backbone)
-    if backbone.digest is not None and (found := remote.digest_of(path)) != backbone.digest:
-        raise WeightsUnavailableError(
-            f"'{path}' is not the backbone that this was fitted on: its SHA-256 is {found[:12]}... instead of "
-            f"{backbone.digest[:12]}.... Fix: restore {backbone.described()}, or fit again."
-        )
-    if backbone.name == "vit_tiny":
-        state = read_tensors(path) | read_tensors(path.parent / "adapter" / "decoder.safetensors")
-    else:
-        state = read_tensors(path)
-    return _segment_anything_names(state)
-
-
-def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
-    """Return the local weights file, fetched from the Hub into its cache if need be.
-
-    Raises
-    ------
-    WeightsUnavailableError, ValueError
-        As `load_backbone`.
-    """
-    if backbone.name == "vit_tiny":
-        return PACKAGED / "vit_tiny" / "encoder.safetensors"
-    path = Path(backbone.name)
-    if path.is_dir():
-        path = path / _MODEL_FILE
-    if path.is_file():
-        return path
-    repo, revision = backbone.resolved()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.suffix in (".pth", ".safetensors"):
-        known = ", ".join(["vit_tiny", *HUB_BACKBONES])
-        raise ValueError(
-            f"Got backbone={backbone.name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing "
-            f".pth or .safetensors file or a folder with {_MODEL_FILE}. Fix: check the spelling or the path."
-        )
-    return remote.fetch(
-        repo,
-        _MODEL_FILE,
-        revision,
-        token=token,
-        local_files_only=local_files_only,
-        command=_download_command(backbone.name, revision),
-    )
-
-
-def locate_adapter(
-    source: str | os.PathLike,
+def fetch(
+    repo: str,
+    filename: str,
     revision: str | None = None,
     *,
     token: str | None = None,
     local_files_only: bool = False,
+    command: str | None = None,
 ) -> Path:
-    """Return the local folder of an adapter, fetched from the Hub at `revision` if need be.
+    """Return a repo's file in the Hub's local cache, downloaded if need be.
+
+    The client resumes broken downloads and checks their size; the SHA-256 of what was just downloaded is checked here
+    where the Hub announces it (large files).
+
+    Parameters
+    ----------
+    repo, filename : str
+    revision : str, optional
+        Commit, tag or branch; default the newest. A cached commit is found without network.
+    token : str, optional
+        Default that of ``HF_TOKEN`` or ``hf auth login``.
+    local_files_only : bool
+        Look into the cache alone.
+    command : str, optional
+        What a user types to have the file cached; default the Hub's own ``hf download``.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the file is neither cached nor can it be fetched whole.
+    """
+    from huggingface_hub import hf_hub_download
+
+    start = time.time()
+    try:
+        path = Path(hf_hub_download(repo, filename, revision=revision, token=token, local_files_only=local_files_only))
+    except Exception as exc:  # the client's own errors, its HTTP library's, the file system's: one way out for all
+        at = f"revision {revision}" if revision else "its newest revision"
+        command = command or f"hf download {repo}" + (f" --revision {revision}" if revision else "")
+        raise WeightsUnavailableError(
+            f"{filename} of '{repo}' ({at}) is neither cached nor can it be fetched from the Hub: "
+            f"{_reason(exc, repo, command)}"
+        ) from exc
+    _check_download(path, start, repo, filename)
+    return path
+
+
+def locate_folder(
+    source: str | os.PathLike,
+    filenames: Sequence[str],
+    revision: str | None = None,
+    *,
+    kind: str,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Return the folder that holds these files: a local one, or the one in the Hub's cache that they are fetched into.
+
+    Files of a repo are all of one commit, whatever is pushed meanwhile.
+
+    Parameters
+    ----------
+    source : str or path
+        Local folder or repo.
+    filenames : sequence of str
+    revision, token, local_files_only
+        As in `fetch`.
+    kind : str
+        What the folder should be, for the message.
 
     Raises
     ------
@@ -179,178 +94,183 @@ def locate_adapter(
     """
     folder = Path(source)
     if not folder.is_dir():
-        files = remote.fetch_all(str(source), _ADAPTER_FILES, revision, token=token, local_files_only=local_files_only)
-        folder = files[0].parent
-    missing = [name for name in _ADAPTER_FILES if not (folder / name).is_file()]
+        for name in filenames:
+            path = fetch(str(source), name, revision, token=token, local_files_only=local_files_only)
+            revision, folder = commit_of(path), path.parent
+        return folder
+    missing = [name for name in filenames if not (folder / name).is_file()]
     if missing:
         raise WeightsUnavailableError(
-            f"'{folder}' is no adapter folder: it lacks {', '.join(missing)}. "
+            f"'{source}' is no {kind} folder: it lacks {', '.join(missing)}. "
             "Fix: pass a folder made by save_pretrained."
         )
     return folder
 
 
-def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adapter:
-    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If a file is missing, damaged or cannot be fetched.
-    """
-    folder = locate_adapter(source, revision)
-    ours = adapter_settings(folder)
-    mean, std = ours["pixel_stats"]
-    return Adapter(
-        lora=read_tensors(folder / "adapter_model.safetensors"),
-        lora_config=read_json(folder / "adapter_config.json"),
-        decoder=read_tensors(folder / "decoder.safetensors"),
-        pixel_stats=(tuple(mean), tuple(std)),
-        image_size=ours["image_size"],
-    )
+def commit_of(path: Path) -> str | None:
+    """Return the commit that a file in the Hub's cache belongs to; None for other files."""
+    folder = path.parent
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
-def write_adapter(
-    adapter: Adapter, folder: str | os.PathLike, backbone: Backbone, *, dtype: torch.dtype = torch.float32
-) -> Path:
-    """Write an adapter folder that `read_adapter` and ``peft.PeftModel.from_pretrained`` read.
+def digest_of(path: Path) -> str:
+    """Return a file's SHA-256; the Hub's cache already names large files so."""
+    if announced := _announced(path):
+        return announced
+    stat = path.stat()
+    if time.time() - stat.st_mtime < _FRESH:
+        return sha256(path)
+    return _sha256_once(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=32)
+def _sha256_once(path: Path, modified: int, size: int) -> str:
+    """Hash a file that has not changed since: a search fits the same weights again and again."""
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def push(
+    save: Callable[..., Path], repo: str, *, revision: str | None, private: bool | None, token: str | None, **card: Any
+) -> str:
+    """Save into a folder and upload its files as one commit to a model repo, made if need be.
 
     Parameters
     ----------
-    adapter : Adapter
-    folder : path
-        Made if need be; files of the same names are replaced.
-    backbone : Backbone
-        What it was trained on; filled in as PEFT's base model and revision.
-    dtype : torch.dtype
-        Stored type of the tensors.
-    """
-    folder = make_folder(folder)
-    repo, revision = backbone.resolved()
-    config = adapter.lora_config | {
-        "base_model_name_or_path": repo,
-        "revision": revision,
-        "inference_mode": True,
-    }
-    ours = {
-        "kind": "adapter",
-        "backbone": backbone.name,
-        "revision": revision,
-        "digest": backbone.digest,
-        "image_size": adapter.image_size,
-        "pixel_stats": adapter.pixel_stats,
-    }
-    for name, tensors in (("adapter_model", adapter.lora), ("decoder", adapter.decoder)):
-        write_tensors({key: tensor.to(dtype) for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
-    write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
-    write_text(folder / "sam_bloodcell.json", json.dumps(ours, indent=2) + "\n")
-    return folder
+    save : callable
+        Called with the folder and `card`.
+    repo, revision, private, token, **card
+        As in `PushToHubMixin.push_to_hub`.
 
-
-def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a ``.safetensors`` file, whole or not at all."""
-    content = save({key: tensor.contiguous() for key, tensor in tensors.items()})
-    with replacing(path) as draft:
-        draft.write_bytes(content)
-
-
-def pack_adapter(adapter: Adapter) -> bytes:
-    """Put an adapter into the content of one file."""
-    head = {"lora_config": adapter.lora_config, "pixel_stats": adapter.pixel_stats, "image_size": adapter.image_size}
-    tensors = {f"lora/{key}": tensor.contiguous() for key, tensor in adapter.lora.items()}
-    tensors |= {f"decoder/{key}": tensor.contiguous() for key, tensor in adapter.decoder.items()}
-    text = json.dumps(head, sort_keys=True).encode()
-    return len(text).to_bytes(8, "little") + text + save(tensors)
-
-
-def unpack_adapter(content: bytes) -> Adapter:
-    """Undo `pack_adapter`.
+    Returns
+    -------
+    url : str
+        Of the commit.
 
     Raises
     ------
     WeightsUnavailableError
-        If the content is damaged.
+        If the Hub refuses or cannot be reached.
     """
-    end = 8 + int.from_bytes(content[:8], "little")
-    try:
-        tensors, head = load(content[end:]), json.loads(content[8:end])
-        mean, std = head["pixel_stats"]
-    except (SafetensorError, ValueError, LookupError, TypeError) as exc:
-        raise WeightsUnavailableError(f"The adapter's file is damaged: {exc}. Fix: delete it.") from exc
-    lora, decoder = (
-        {key.removeprefix(part): tensor for key, tensor in tensors.items() if key.startswith(part)}
-        for part in ("lora/", "decoder/")
-    )
-    return Adapter(lora, head["lora_config"], decoder, (tuple(mean), tuple(std)), head["image_size"])
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder, **card)
+        try:
+            api.create_repo(repo, private=private, exist_ok=True)
+            if revision:
+                api.create_branch(repo, branch=revision, exist_ok=True)
+            return str(
+                api.upload_folder(
+                    repo_id=repo, folder_path=folder, revision=revision, commit_message="Upload by sam-bloodcell"
+                )
+            )
+        except Exception as exc:  # as in fetch
+            raise WeightsUnavailableError(f"The files could not be pushed to '{repo}': {_reason(exc, repo)}") from exc
 
 
-@cache
-def packaged_adapter(name: str) -> Adapter | None:
-    """Return the adapter that ships with a backbone, if one does."""
-    folder = PACKAGED / name / "adapter"
-    return read_adapter(folder) if name == "vit_tiny" else None
+class PushToHubMixin:
+    """Gives an estimator with `save_pretrained` the way to the Hub."""
+
+    save_pretrained: Callable[..., Path]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        **card: Any,
+    ) -> str:
+        """Save and upload to a Hub repo, made if need be.
+
+        Parameters
+        ----------
+        repo_id : str
+            "owner/name".
+        revision : str, optional
+            Branch; default main.
+        private : bool, optional
+            Of a new repo.
+        token : str, optional
+            One that may write; default that of ``HF_TOKEN`` or ``hf auth login``.
+        **card
+            metrics, data and licence, as in `save_pretrained`.
+
+        Returns
+        -------
+        url : str
+            Of the commit.
+
+        Raises
+        ------
+        WeightsUnavailableError
+            If the Hub refuses or cannot be reached.
+        """
+        return push(self.save_pretrained, repo_id, revision=revision, private=private, token=token, **card)
 
 
-def packaged_autoencoder(name: str) -> Path | None:
-    """Return the folder of the autoencoder that ships with a backbone, if one does."""
-    return PACKAGED / name / "autoencoder" if name == "vit_tiny" else None
+def _announced(path: Path) -> str | None:
+    """Return the SHA-256 that the Hub announced for a file in its cache, if it is a large one.
 
-
-def adapter_settings(folder: Path) -> dict[str, Any]:
-    """Return the backbone, its revision, the image size and pixel statistics noted in an adapter folder."""
-    return read_json(folder / "sam_bloodcell.json")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the settings beside weights.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If the file is absent, damaged, or holds anything but a table.
+    The cache links a file to a blob of that name; the blob may in turn link to one named by another kind of hash.
     """
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
-        raise WeightsUnavailableError(f"'{path}' cannot be read: {exc}. Fix: fetch or save it again.") from exc
-    if not isinstance(settings, dict):
-        raise WeightsUnavailableError(f"'{path}' holds no settings. Fix: fetch or save it again.")
-    return settings
+    if commit_of(path) is None or not path.is_symlink():
+        return None
+    name = path.readlink().name
+    return name if _SHA256.fullmatch(name) else None
 
 
-def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
-    """Read a ``.pth`` or ``.safetensors`` file of tensors, as float32 unless they are to keep their type.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If it is absent, damaged, or holds anything but a flat table of tensors.
-    """
-    try:
-        pickled = path.suffix == ".pth"
-        state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
-        raise WeightsUnavailableError(f"'{path}' is no readable weights file: {exc}. Fix: fetch it again.") from exc
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+def _check_download(path: Path, start: float, repo: str, filename: str) -> None:
+    announced = _announced(path)
+    if announced is None or path.stat().st_mtime < start - 2:
+        return
+    found = sha256(path)
+    if found != announced:
+        # The content first: a blob that is left, under any of its names, would be linked again and not fetched.
+        for stored in (path.resolve(), path.parent / path.readlink(), path):
+            stored.unlink(missing_ok=True)
         raise WeightsUnavailableError(
-            f"'{path}' is no readable weights file: it holds no flat table of tensors. Fix: save the network's "
-            "state_dict() alone."
+            f"{filename} of '{repo}' came damaged: its SHA-256 is {found[:12]}..., but the Hub announced "
+            f"{announced[:12]}.... It was deleted. Fix: fetch it again; if it is damaged again, tell its owner."
         )
-    return state if keep_dtype else {key: value.float() for key, value in state.items()}
 
 
-def _download_command(name: str, revision: str | None) -> str:
-    """Return the command that caches exactly this revision."""
-    default = HUB_BACKBONES.get(name, (name, None))[1]
-    return f"sam-bloodcell download {name}" + (f" --revision {revision}" if revision != default else "")
+def _reason(exc: Exception, repo: str, command: str | None = None) -> str:
+    """Say what went wrong, and the fix; `command` caches what was asked for."""
+    from huggingface_hub import errors
 
-
-def _segment_anything_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    if not any(key.startswith("vision_encoder.") for key in state):
-        return state
-    renamed = {}
-    for key, value in state.items():
-        for pattern, replacement in _RENAMES:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return renamed
+    cause = exc.__cause__ or exc
+    once = f"run {command} once with network, or pass a local file or folder." if command else "try again."
+    log_in = "hf auth login, set HF_TOKEN or pass token=..."
+    status = getattr(getattr(exc, "response", None), "status_code", None)
+    if isinstance(exc, errors.GatedRepoError):
+        return f"the repo is gated. Fix: ask for access on its page, then {log_in}."
+    if isinstance(exc, errors.RepositoryNotFoundError):
+        return f"there is no such repo, or it is private. Fix: check the name '{repo}'; if it is private, {log_in}"
+    if isinstance(exc, errors.RevisionNotFoundError):
+        return "the repo has no such revision. Fix: check the commit, tag or branch."
+    missing_locally = isinstance(exc, errors.LocalEntryNotFoundError)
+    if isinstance(exc, errors.EntryNotFoundError) and not missing_locally:
+        return "the repo has no such file. Fix: check that it holds weights of this kind."
+    if isinstance(exc, errors.HFValidationError):
+        return f"{exc} Fix: pass owner/name."
+    if status in (401, 403):
+        return f"you may not do this ({status}). Fix: {log_in}, one that may write to the repo."
+    if isinstance(cause, errors.OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return f"offline mode is on (HF_HUB_OFFLINE). Fix: {once}"
+    if missing_locally and cause is exc:
+        return f"it was looked for in the cache alone. Fix: {once}"
+    if missing_locally:
+        return f"no connection ({type(cause).__name__}). Fix: check the network, then {once}"
+    return f"{type(cause).__name__}: {cause}. Fix: try again."

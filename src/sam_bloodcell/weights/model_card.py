@@ -3,12 +3,11 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..files import write_text
 
 _REPO = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_NOTICE = "**For research only, not for diagnosis.**"
+_TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
 def write_model_card(
@@ -32,7 +31,7 @@ def write_model_card(
     title, summary : str
         Heading and first paragraph.
     code : str
-        Python that loads it; ``{source}`` stands for the folder or repo.
+        Python that loads it.
     base, base_revision : str, optional
         Hub repo and commit of the base weights.
     metrics : mapping of str to float, optional
@@ -42,8 +41,18 @@ def write_model_card(
         SPDX identifier, in lower case.
     tags : tuple of str
         Beside those that every card has.
+
+    Returns
+    -------
+    path : Path
+        Of the README.md.
+
+    Raises
+    ------
+    TypeError
+        If `metrics` is no mapping.
     """
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import ModelCard, ModelCardData
 
     if metrics is not None and not isinstance(metrics, Mapping):
         raise TypeError(f"Got metrics={metrics!r} but expected numbers by name. Fix: {{'Dice': 0.95}}.")
@@ -54,38 +63,18 @@ def write_model_card(
         base_model=base if base and _REPO.fullmatch(base) else None,
         tags=["blood-cells", "cytology", "scikit-learn", *tags],
     )
-    origin = f"{base} at {base_revision}" if base_revision else base
-    rows = {"Base weights": origin, "Trained on": data, "Licence": licence}
-    about = "\n".join(f"- {name}: {value or 'not stated'}" for name, value in rows.items())
-    text = f"""---
-{header.to_yaml()}
----
-
-# {title}
-
-{summary}
-
-{_NOTICE}
-
-{about}
-
-## Metrics
-
-{_table(metrics)}
-
-## How to load it
-
-```python
-{code}
-```
-"""
+    card = ModelCard.from_template(
+        header,
+        template_path=str(_TEMPLATE),
+        title=title,
+        summary=summary,
+        code=code,
+        base=base,
+        base_revision=base_revision,
+        metrics={name: f"{float(value):.4g}" for name, value in (metrics or {}).items()},
+        data=data,
+        licence=licence,
+    )
     path = folder / "README.md"
-    write_text(path, text)
+    write_text(path, f"{card}\n")
     return path
-
-
-def _table(metrics: Mapping[str, Any] | None) -> str:
-    if not metrics:
-        return "None were stated."
-    rows = "\n".join(f"| {name} | {float(value):.4g} |" for name, value in metrics.items())
-    return f"| metric | value |\n|---|---|\n{rows}"

@@ -1,10 +1,9 @@
 """Whole fitted pipelines, saved, loaded and shared: skops files, which are read without unpickling anything."""
 
-import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,15 +12,24 @@ from zipfile import BadZipFile
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from ..alignment.autoencoder import CrossDomainAutoencoder
-from ..embedding.embedder import SAMLoRAEmbedder
-from ..files import make_folder, replacing, write_text
-from . import remote
+from .. import extras
+from ..exceptions import WeightsUnavailableError
+from ..files import make_folder, replacing
+from . import hub
 from .model_card import write_model_card
 
-_MODEL, _SETTINGS = "pipeline.skops", "sam_bloodcell.json"
-_OURS = tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in (SAMLoRAEmbedder, CrossDomainAutoencoder))
-_PACKAGES = ("sam-bloodcell", "scikit-learn", "numpy", "torch")
+_MODEL = "pipeline.skops"
+# This package's estimators. They are named one by one because a file could have any trusted function called, and some
+# functions of this package delete files (`files.remove`).
+_ESTIMATORS = (
+    "sam_bloodcell.alignment.autoencoder.CrossDomainAutoencoder",
+    "sam_bloodcell.embedding.embedder.SAMLoRAEmbedder",
+    "sam_bloodcell.evaluation.novelty.AbstainingClassifier",
+    "sam_bloodcell.morphology.CellMorphology",
+    "sam_bloodcell.segmentation.lora_training.LoRATraining",
+)
+# A file may name scikit-learn's functions from these modules only: some of the others delete folders or run any code.
+_SKLEARN_FUNCTIONS = ("sklearn.feature_selection.", "sklearn.metrics.", "sklearn.preprocessing.")
 
 
 def save_pretrained(
@@ -39,7 +47,7 @@ def save_pretrained(
     pipeline : estimator
         Fitted; any scikit-learn estimator around `SAMLoRAEmbedder` or `CrossDomainAutoencoder`.
     folder : path
-        Made if need be; gets pipeline.skops, sam_bloodcell.json and README.md, a model card.
+        Made if need be; gets pipeline.skops and README.md, a model card.
     metrics, data, licence
         For the model card: numbers by name, what was trained on, an SPDX identifier.
 
@@ -59,21 +67,13 @@ def save_pretrained(
     folder = make_folder(folder)
     with replacing(folder / _MODEL) as draft:
         skops.dump(pipeline, draft)
-    embedders = [part for part in _parts(pipeline) if isinstance(part, SAMLoRAEmbedder)]
-    base, revision = embedders[0].backbone_.resolved() if embedders else (None, None)
-    settings = {
-        "kind": "pipeline",
-        "backbone": base,
-        "revision": revision,
-        "digest": embedders[0].backbone_.digest if embedders else None,
-        "trusted": [name for name in skops.get_untrusted_types(file=folder / _MODEL) if name not in _OURS],
-        "versions": {name: version(name) for name in _PACKAGES},
-    }
-    write_text(folder / _SETTINGS, json.dumps(settings, indent=2) + "\n")
+    parts = _parts(pipeline)
+    backbones = [part.backbone_ for part in parts if hasattr(part, "backbone_")]
+    base, revision = backbones[0].resolved() if backbones else (None, None)
     write_model_card(
         folder,
         title="Blood cell classifier",
-        summary=f"A fitted pipeline: {' -> '.join(type(part).__name__ for part in _parts(pipeline))}.",
+        summary=f"A fitted pipeline: {' -> '.join(type(part).__name__ for part in parts)}.",
         code='from sam_bloodcell import from_pretrained\n\npipeline = from_pretrained("this folder or repo")\n'
         'pipeline.predict(["cell.png"])',
         base=base,
@@ -95,7 +95,8 @@ def from_pretrained(
 ) -> Any:
     """Load a pipeline that `save_pretrained` or `push_to_hub` stored.
 
-    Nothing is unpickled. Classes that neither scikit-learn nor this package owns are refused until named in `trusted`.
+    Nothing is unpickled. The file may use this package's estimators, scikit-learn's classes, and its functions that
+    score predictions, select features or scale them. All else is refused until it is named in `trusted`.
 
     Parameters
     ----------
@@ -107,36 +108,32 @@ def from_pretrained(
     local_files_only : bool
         Look into the Hub's local cache alone.
     trusted : sequence of str
-        Full names of further classes that may be built.
+        Full names of further classes and functions that the file may use.
 
     Raises
     ------
     WeightsUnavailableError
         If a file is missing, damaged or cannot be fetched.
     ValueError
-        If the file needs classes that are not trusted; it lists them.
+        If the file needs classes or functions that are not trusted; the message lists them.
     ImportError
         If skops is not installed.
     """
     if isinstance(trusted, str):
         raise TypeError(f"Got trusted={trusted!r} but expected a list of names. Fix: trusted=[{trusted!r}].")
     skops = _skops()
-    path = Path(folder_or_repo) / _MODEL
-    if not Path(folder_or_repo).is_dir():
-        path = remote.fetch(str(folder_or_repo), _MODEL, revision, token=token, local_files_only=local_files_only)
-    elif not path.is_file():
-        raise remote.WeightsUnavailableError(
-            f"'{folder_or_repo}' is no pipeline folder: it lacks {_MODEL}. Fix: pass a folder made by save_pretrained; "
-            "adapters and autoencoders load by their own class's from_pretrained."
-        )
+    folder = hub.locate_folder(
+        folder_or_repo, [_MODEL], revision, kind="pipeline", token=token, local_files_only=local_files_only
+    )
+    path = folder / _MODEL
     try:
         needed = skops.get_untrusted_types(file=path)
     except (BadZipFile, LookupError, ValueError) as exc:
-        raise remote.WeightsUnavailableError(
+        raise WeightsUnavailableError(
             f"'{path}' is no pipeline that can be read: {exc}. Fix: fetch it again, or pass a folder made by "
             "save_pretrained."
         ) from exc
-    allowed = [name for name in needed if name in (*_OURS, *trusted) or name.startswith("sklearn.")]
+    allowed = [name for name in needed if name in (*_ESTIMATORS, *trusted) or _is_safe_in_sklearn(name)]
     unknown = sorted(set(needed) - set(allowed))
     if unknown:
         raise ValueError(
@@ -160,14 +157,8 @@ def push_to_hub(
     Parameters
     ----------
     pipeline : estimator
-    repo_id : str
-        "owner/name".
-    revision : str, optional
-        Branch; default main.
-    private : bool, optional
-        Of a new repo.
-    token : str, optional
-        One that may write; default that of ``HF_TOKEN`` or ``hf auth login``.
+    repo_id, revision, private, token
+        As in `SAMLoRAEmbedder.push_to_hub`.
     **card
         metrics, data and licence, as in `save_pretrained`.
 
@@ -181,9 +172,8 @@ def push_to_hub(
     WeightsUnavailableError
         If the Hub refuses or cannot be reached.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(pipeline, folder, **card)
-        return remote.push_folder(folder, repo_id, revision=revision, private=private, token=token)
+    save = partial(save_pretrained, pipeline)
+    return hub.push(save, repo_id, revision=revision, private=private, token=token, **card)
 
 
 def _parts(pipeline: Any) -> list[Any]:
@@ -192,9 +182,19 @@ def _parts(pipeline: Any) -> list[Any]:
     return [step for _, step in getattr(pipeline, "steps", [("", pipeline)])]
 
 
-def _skops() -> ModuleType:
+def _is_safe_in_sklearn(name: str) -> bool:
+    """Tell whether a name is that of a scikit-learn class, or of one of its functions that a file may use."""
+    if not name.startswith("sklearn."):
+        return False
+    module, _, attribute = name.rpartition(".")
     try:
-        import skops.io as skops
-    except ImportError as exc:
-        raise ImportError('Whole pipelines need skops. Fix: pip install "sam-bloodcell[hub]"') from exc
-    return skops
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return False
+    # What a module merely imports from elsewhere, such as os.remove, has another module's name.
+    is_own = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}" == name
+    return is_own and (isinstance(found, type) or name.startswith(_SKLEARN_FUNCTIONS))
+
+
+def _skops() -> ModuleType:
+    return extras.require("skops.io", extra="hub", purpose="Whole pipelines need skops")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.lora import Adapter, config_values, lora_config
 from ..models.sam import CELL_MASK_TOKENS, SAM, SIZES, EncoderSize
-from . import hub
+from .tensors import read_tensors
 
 # Channel mean and standard deviation of the published run's training images, R G B, in 0-255 units.
 PUBLISHED_PIXEL_STATS = ((215.03, 187.76, 200.47), (41.30, 56.92, 21.95))
@@ -60,7 +60,7 @@ def read_published_adapter(
     """
     if min(pixel_stats[1]) <= 0:
         raise ValueError(f"Got std={pixel_stats[1]} but expected positive numbers. Fix: pass those of 0-255 pixels.")
-    state = hub.read_tensors(Path(path))
+    state = read_tensors(Path(path))
     problems = _differences(state, _expected_shapes(state, SIZES.get(backbone)))
     if problems:
         raise ValueError(

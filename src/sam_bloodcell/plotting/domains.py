@@ -1,4 +1,4 @@
-"""How laboratories differ, as pictures: in their masks, their stain, and their embeddings."""
+"""Figures of how laboratories differ: in their masks, their stain and their embeddings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 
-from ..evaluation.checks import check_lengths, label_column
+from ..evaluation.checks import cell_columns, class_names
+from ..extras import require
+from ..validation import label_column
 from .canvas import COLOURS, MARKERS, new_figure, new_grid, plain
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def plot_mask_quality(quality: np.ndarray, domain: Any) -> Figure:
-    """Draw how far masks can be trusted, by laboratory: area, confidence, contact with the border.
+    """Draw the quality of the masks by laboratory: area, confidence, contact with the border.
 
     Parameters
     ----------
@@ -30,20 +32,14 @@ def plot_mask_quality(quality: np.ndarray, domain: Any) -> Figure:
     -------
     matplotlib.figure.Figure
         Boxes from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
     """
-    labs = label_column(domain, "domain")
-    check_lengths(len(quality), domain=labs)
+    (domains,) = cell_columns(len(quality), domain=domain)
     panels = {
         "area (share of the image)": quality["area"],
         "confidence (mean probability)": quality["confidence"],
         "border inside the mask (share)": quality["border"],
     }
-    figure = _draw_boxes(panels, labs)
+    figure = _draw_boxes(panels, domains)
     lost = int(quality["fallback"].sum())
     figure.suptitle(f"{lost} of {len(quality)} images without a plausible cell", fontsize=10)
     return figure
@@ -61,22 +57,16 @@ def plot_stain(crops: Any, domain: Any) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Boxes from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
+        As that of `plot_mask_quality`.
     """
-    labs = label_column(domain, "domain")
-    check_lengths(len(crops), domain=labs)
+    (domains,) = cell_columns(len(crops), domain=domain)
     means = np.full((len(crops), 3), np.nan)
     for row in range(len(crops)):
         crop = np.asarray(crops[row])
         inside = (crop != 128).any(-1)
         if inside.any():
             means[row] = crop[inside].mean(0)
-    return _draw_boxes(dict(zip(("red", "green", "blue"), means.T, strict=True)), labs)
+    return _draw_boxes(dict(zip(("red", "green", "blue"), means.T, strict=True)), domains)
 
 
 def plot_embedding_map(
@@ -84,30 +74,26 @@ def plot_embedding_map(
 ) -> Figure:
     """Draw each feature set in two dimensions, by class and by laboratory.
 
-    Where the laboratories overlap and the classes part, features transfer.
+    Features transfer where laboratories overlap and classes are separate.
 
     Parameters
     ----------
     features : dict of str to array of shape (n_samples, n_features)
-        A row of two maps each.
+        The figure has a row of two maps for each feature set.
     domain, y : array-like of shape (n_samples,)
         Laboratory and class of each cell.
     names : sequence of str or None, default=None
         Class names, if `y` holds indices into them.
     method : {"pca", "umap"}, default="pca"
-        The first two principal components, or UMAP (``pip install "sam-bloodcell[umap]"``), whose distances between
+        The first two principal components, or UMAP (``pip install "sam-bloodcell[umap]"``), where distances between
         groups mean little.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
 
     Raises
     ------
     ValueError
         If there are no features, lengths differ, a value is missing, or the method is unknown.
     ImportError
-        If matplotlib, or umap-learn for "umap", is not installed.
+        If umap-learn is not installed and `method` is "umap".
 
     Examples
     --------
@@ -119,18 +105,17 @@ def plot_embedding_map(
     ['pixels, by class', 'pixels, by laboratory']
     """
     if not isinstance(features, Mapping):
-        raise TypeError(
-            f"Got features of type {type(features).__name__} but expected a dict. Fix: {{'name': features}}."
-        )
+        kind = type(features).__name__
+        raise TypeError(f"Got features of type {kind} but expected a dict. Fix: pass {{'name': features}}.")
     classes = label_column(y, "y")
     if names is not None:
-        if classes.dtype.kind not in "iu" or not 0 <= classes.min() <= classes.max() < len(names):
-            raise ValueError(f"Got y that does not index the {len(names)} names. Fix: leave names out, or pass all.")
-        classes = np.asarray(names)[classes]
+        classes = class_names(classes, names, "y")
     groupings = {"class": classes, "laboratory": label_column(domain, "domain")}
     lengths = [*(len(matrix) for matrix in features.values()), *(len(by) for by in groupings.values())]
     if not len(features) or len(set(lengths)) != 1:
-        raise ValueError(f"Got lengths {lengths} of features, classes and domains but expected the same.")
+        raise ValueError(
+            f"Got lengths {lengths} of features, classes and domains but expected the same. Fix: pass the same cells."
+        )
     figure = new_figure((10, 4.2 * len(features)))
     axes = figure.subplots(len(features), 2, squeeze=False)
     for row, (name, matrix) in zip(axes, features.items(), strict=True):
@@ -149,12 +134,9 @@ def _in_two_dimensions(matrix: np.ndarray, method: str) -> tuple[np.ndarray, tup
         first, second = pca.explained_variance_ratio_
         return pca.transform(matrix), (f"component 1 ({first:.0%} of variance)", f"component 2 ({second:.0%})")
     if method != "umap":
-        raise ValueError(f"Got method={method!r} but expected pca or umap.")
-    try:
-        from umap import UMAP
-    except ImportError as exc:
-        raise ImportError('This map needs umap-learn. Fix: pip install "sam-bloodcell[umap]"') from exc
-    return UMAP(random_state=0, n_jobs=1).fit_transform(matrix), ("UMAP 1", "UMAP 2")
+        raise ValueError(f"Got method={method!r} but expected pca or umap. Fix: pass one of these.")
+    umap = require("umap", extra="umap", purpose="This map needs umap-learn")
+    return umap.UMAP(random_state=0, n_jobs=1).fit_transform(matrix), ("UMAP 1", "UMAP 2")
 
 
 def _draw_points(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
@@ -176,16 +158,15 @@ def _draw_points(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     ax.tick_params(labelsize=7)
 
 
-def _draw_boxes(panels: Mapping[str, np.ndarray], labs: np.ndarray) -> Figure:
-    names = np.unique(labs).tolist()
+def _draw_boxes(panels: Mapping[str, np.ndarray], domains: np.ndarray) -> Figure:
+    names = np.unique(domains).tolist()
     figure, axes = new_grid(len(panels), columns=3, width=2.6, height=0.9 + 0.32 * len(names))
     for i, (ax, (title, values)) in enumerate(zip(axes, panels.items(), strict=True)):
-        groups = [values[(labs == name) & ~np.isnan(values)] for name in names]
-        drawn = ax.boxplot(groups, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True)
-        for box in drawn["boxes"]:
-            box.set(facecolor=COLOURS[5], alpha=0.6)
-        for middle in drawn["medians"]:
-            middle.set(color="black")
+        groups = [values[(domains == name) & ~np.isnan(values)] for name in names]
+        ax.boxplot(
+            groups, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True,
+            boxprops={"facecolor": COLOURS[5], "alpha": 0.6}, medianprops={"color": "black"},
+        )  # fmt: skip
         ax.set_yticks(range(1, len(names) + 1), [plain(name) for name in names] if i == 0 else [""] * len(names))
         ax.invert_yaxis()
         ax.set_title(title, fontsize=9)

@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from joblib.externals.loky import get_reusable_executor
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from tests.counting import CountingEmbedder, passes
 
-from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import make_blood_cells
-from sam_bloodcell.embedding.cache import DiskStore, MemoryStore, parse_bytes
-from sam_bloodcell.embedding.stored import StoredRows
+from sam_bloodcell.embedding.columns import Column
+from sam_bloodcell.embedding.session import Record
+from sam_bloodcell.embedding.store import EmbeddingStore, parse_bytes
 from sam_bloodcell.segmentation.cell import QUALITY
 
 FIELDS = ("pooled", "tokens", "masks", "crops", "quality")
@@ -39,14 +41,14 @@ def _log(tmp_path, monkeypatch):
 @pytest.fixture
 def embed(cells, tmp_path):
     def run(images=cells.images, folder=tmp_path / "cache", **params):
-        params = {"cache_dir": folder, "batch_size": 4} | params
+        params = {"cache_dir": folder, "batch_size": 4, "keep": ("tokens", "crops")} | params
         return CountingEmbedder("vit_tiny", **params).fit(images).transform(images)
 
     return run
 
 
-def shards(folder):
-    return sorted(folder.glob("*/*.npy"))
+def table_of(folder):
+    return folder / "embeddings.sqlite"
 
 
 def assert_same(a, b):
@@ -63,7 +65,7 @@ def test_an_image_is_embedded_once_and_comes_back_the_same(cells, embed, on_disk
     assert_same(embed(twice, folder), first)
     assert_same(first[10:], first[:3])
     assert passes() == [4, 4, 2]
-    plain = SAMLoRAEmbedder("vit_tiny", batch_size=4).fit(cells.images).transform(cells.images)
+    plain = SAMLoRAEmbedder("vit_tiny", batch_size=4, keep=("tokens", "crops")).fit_transform(cells.images)
     assert_same(plain, first[:10])
 
 
@@ -92,46 +94,87 @@ def test_a_grid_search_sees_every_image_once(cells, tmp_path, on_disk, n_jobs):
     assert sum(passes()) == len(cells.images)
 
 
+def test_what_is_kept_on_request_is_computed_when_it_is_asked_for(cells, embed):
+    plain = embed(keep=())
+    assert passes() == [4, 4, 2]
+    embed(keep=("tokens",))
+    assert sum(passes()) == 20
+    np.testing.assert_array_equal(embed(keep=()).pooled, plain.pooled)
+    embed(keep=("tokens", "crops"))
+    embed(keep=("crops",))
+    assert sum(passes()) == 30
+
+
+@pytest.mark.parametrize(("backbone", "most"), [("vit_tiny", 8_000), ("vit_b", 12_000)])
+def test_a_cell_takes_little_space_on_disk(tmp_path, backbone, most):
+    """Pooled embedding, quality and mask of 200 cells as real ones have them, everything that SQLite adds included."""
+    width = {"vit_tiny": 192, "vit_b": 768}[backbone]
+    rng = np.random.default_rng(0)
+    masks = SAMLoRAEmbedder("vit_tiny").fit_transform(make_blood_cells(1, random_state=0).images)._masks.items
+    quality = np.zeros(1, QUALITY)[0]
+    records = {
+        row.to_bytes(32, "big"): Record(rng.normal(size=width).astype(np.float32), quality, masks[row % 10])
+        for row in range(200)
+    }
+    with EmbeddingStore(tmp_path).session("0" * 64, {}) as session:
+        session.put(records)
+    assert table_of(tmp_path).stat().st_size / len(records) < most
+
+
 def _flip(path):
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    for at in range(len(content) // 2, len(content), 4096):
+        content[at] ^= 1
     path.write_bytes(content)
 
 
 DAMAGE = {
-    "a bit flipped": _flip,
-    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "bits flipped": _flip,
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-5000]),
     "emptied": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"no database" * 500),
     "gone": lambda path: path.unlink(),
 }
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_shard_is_done_again(embed, tmp_path, damage):
-    expected = pickle.loads(pickle.dumps(embed()))  # a file changed under a memory map may end the process
-    sizes = {len(np.load(path)) for path in shards(tmp_path / "cache")[:1]}
-    damage(shards(tmp_path / "cache")[0])
+def test_what_is_damaged_is_embedded_again(embed, tmp_path, damage):
+    expected = pickle.loads(pickle.dumps(embed()))
+    damage(table_of(tmp_path / "cache"))
     again = embed()
-    assert sum(passes()) == 10 + sizes.pop()
+    assert 10 < sum(passes()) <= 20
     for field in ("masks", "crops"):
         np.testing.assert_array_equal(np.asarray(getattr(again, field)), np.asarray(getattr(expected, field)))
-    np.testing.assert_allclose(again.pooled, expected.pooled, atol=0.05)  # batches are cut differently
+    np.testing.assert_allclose(again.pooled, expected.pooled, atol=0.05)  # batches may be cut differently
+    embed()
+    assert sum(passes()) <= 20
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("content", [b"no database" * 500, b"", None], ids=["garbage", "empty", "gone"])
-def test_a_damaged_index_is_rebuilt_without_its_damaged_shards(embed, tmp_path, content):
-    expected = embed()
-    index = tmp_path / "cache" / "index.sqlite"
-    index.unlink() if content is None else index.write_bytes(content)
-    assert_same(embed(), expected)
-    del expected
-    assert sum(passes()) == 10
-    index.write_bytes(b"no database" * 500)
-    _flip(shards(tmp_path / "cache")[0])
-    embed()
-    assert sum(passes()) > 10
+@pytest.mark.parametrize("column", ["pooled", "quality", "mask", "tokens", "crops", "checksum"])
+@pytest.mark.parametrize("value", [b"x" * 100, None, 7], ids=["other bytes", "nothing", "a number"])
+def test_a_record_that_was_changed_is_not_believed(embed, tmp_path, column, value):
+    expected = pickle.loads(pickle.dumps(embed()))
+    with closing(sqlite3.connect(table_of(tmp_path / "cache"))) as table:
+        table.execute(f"UPDATE cell SET {column} = ? WHERE rowid IN (2, 3)", (value,))
+        table.commit()
+    again = embed()
+    assert sum(passes()) == 12
+    np.testing.assert_allclose(again.pooled, expected.pooled, atol=0.05)
+    np.testing.assert_allclose(again.tokens[:].astype(float), expected.tokens.astype(float), atol=0.1)
+
+
+@pytest.mark.fault
+def test_records_that_changed_places_are_not_believed(embed, tmp_path):
+    expected = pickle.loads(pickle.dumps(embed()))
+    with closing(sqlite3.connect(table_of(tmp_path / "cache"))) as table:
+        (first,), (second,) = table.execute("SELECT key FROM cell WHERE rowid IN (1, 2)").fetchall()
+        for rowid, key in ((1, b"for a moment"), (2, first), (1, second)):
+            table.execute("UPDATE cell SET key = ? WHERE rowid = ?", (key, rowid))
+        table.commit()
+    np.testing.assert_allclose(embed().pooled, expected.pooled, atol=0.05)
+    assert sum(passes()) == 12
 
 
 def _python(code, *arguments):
@@ -163,32 +206,36 @@ def test_two_writers_share_the_work(tmp_path, monkeypatch):
 
 CLAIMER = """
 import sys, time
-from sam_bloodcell.embedding.cache import DiskStore
-with DiskStore(sys.argv[1]).session("0" * 64, {}) as session:
-    print(session.take([b"x" * 32]), flush=True)
+from sam_bloodcell.embedding.store import EmbeddingStore
+with EmbeddingStore(sys.argv[1]).session("0" * 64, {}) as session:
+    print(session.claim([b"x" * 32]), flush=True)
     time.sleep(100)
 """
 
 
 @pytest.mark.fault
 def test_what_a_killed_writer_claimed_is_taken_over(tmp_path):
-    with _python(CLAIMER, tmp_path) as other, DiskStore(tmp_path).session("0" * 64, {}) as session:
+    with _python(CLAIMER, tmp_path) as other, EmbeddingStore(tmp_path).session("0" * 64, {}) as session:
         assert "xxx" in other.stdout.readline()
-        assert session.take([b"x" * 32, b"y" * 32]) == [b"y" * 32]
+        assert session.claim([b"x" * 32, b"y" * 32]) == [b"y" * 32]
         other.send_signal(signal.SIGKILL)
         other.wait()
-        assert session.take([b"x" * 32]) == [b"x" * 32]
+        assert session.claim([b"x" * 32]) == [b"x" * 32]
 
 
-def some_cells(n, seed=0):
+def some_records(n, seed=0):
     rng = np.random.default_rng(seed)
-    return CellEmbeddings(
-        rng.normal(size=(n, 4)),
-        rng.normal(size=(n, 4, 2, 2)).astype(np.float16),
-        rng.random((n, 16, 16)) > 0.5,
-        rng.integers(0, 256, (n, 128, 128, 3), np.uint8),
-        np.zeros(n, QUALITY),
-    )
+    quality = np.zeros(n, QUALITY)
+    return {
+        key(seed + i): Record(
+            rng.normal(size=4).astype(np.float32),
+            quality[i],
+            rng.bytes(20),
+            rng.normal(size=(4, 2, 2)).astype(np.float16),
+            rng.integers(0, 256, (128, 128, 3), np.uint8),
+        )
+        for i in range(n)
+    }
 
 
 def key(i):
@@ -196,20 +243,19 @@ def key(i):
 
 
 @pytest.fixture
-def stored(tmp_path):
-    """Seven cells in three shards, asked for in another order."""
-    cells = some_cells(7)
+def stored(cells, embed, tmp_path):
+    """Embeddings in memory and on disk, put there in three batches and asked for in another order."""
     order = [6, 0, 3, 2, 5, 1, 4, 0]
-    with DiskStore(tmp_path).session("0" * 64, {}) as session:
-        for rows in ([0, 1, 2], [3, 4], [5, 6]):
-            session.put([key(row) for row in rows], cells[rows])
-        return cells[order], session.rows([key(row) for row in order])
+    in_memory = SAMLoRAEmbedder("vit_tiny", batch_size=4, keep=("tokens", "crops")).fit(cells.images)
+    embed(batch_size=4)
+    return in_memory.transform(cells.images)[order], embed(cells.images[order])
 
 
 @pytest.mark.parametrize("field", ["tokens", "masks", "crops"])
 def test_columns_on_disk_behave_as_arrays(stored, field):
     expected, actual = (getattr(part, field) for part in stored)
-    assert isinstance(actual, StoredRows)
+    assert isinstance(actual, Column)
+    expected = np.asarray(expected)
     assert (actual.shape, actual.dtype, actual.ndim, len(actual)) == (
         expected.shape, expected.dtype, expected.ndim, len(expected),
     )  # fmt: skip
@@ -227,25 +273,27 @@ def test_columns_on_disk_behave_as_arrays(stored, field):
     ):
         np.testing.assert_array_equal(actual[rows], expected[rows])
     np.testing.assert_array_equal(np.asarray(actual), expected)
-    np.testing.assert_array_equal(np.stack([actual, actual]).sum(), 2 * np.asarray(expected).sum())
+    np.testing.assert_array_equal(np.stack([actual, actual]), np.stack([expected, expected]))
+    np.testing.assert_array_equal(actual.max(axis=0), expected.max(axis=0))
+    np.testing.assert_array_equal(actual > 0, expected > 0)
     joined = np.concatenate([actual, actual])
-    assert isinstance(joined, StoredRows)
+    assert isinstance(joined, Column)
     np.testing.assert_array_equal(joined[:], np.concatenate([expected, expected]))
     unpickled = pickle.loads(pickle.dumps(actual))
-    assert isinstance(unpickled, np.ndarray)
+    assert isinstance(unpickled, Column if field == "masks" else np.ndarray)
     np.testing.assert_array_equal(unpickled, expected)
 
 
 def test_rows_of_embeddings_stay_on_disk(stored):
     expected, actual = stored
     part = np.concatenate([actual[[5, 1]], actual[2:4]])
-    assert isinstance(part.tokens, StoredRows)
+    assert isinstance(part.tokens, Column)
     assert_same(part, expected[[5, 1, 2, 3]])
 
 
 def test_an_autoencoder_learns_the_same_from_disk(cells, embed):
     embeddings = [embed(), embed(folder=None)]
-    assert isinstance(embeddings[0].crops, StoredRows)
+    assert embeddings[0].crops.decode.on_disk
     features = [
         CrossDomainAutoencoder(4, architecture="conv", epochs=1, random_state=0).fit_transform(e, domain=cells.domain)
         for e in embeddings
@@ -253,30 +301,38 @@ def test_an_autoencoder_learns_the_same_from_disk(cells, embed):
     np.testing.assert_array_equal(*features)
 
 
-def test_what_was_used_longest_ago_goes_first_and_stays_readable(tmp_path):
-    store = DiskStore(tmp_path)
+def test_what_was_used_longest_ago_goes_first(tmp_path):
+    store = EmbeddingStore(tmp_path)
     for i in range(3):
         with store.session("0" * 64, {"backbone": "vit_b"}) as session:
-            session.put([key(i)], some_cells(1, i))
+            session.put(some_records(1, i))
     with store.session("0" * 64, {}) as session:
         assert session.missing([key(0), key(3)]) == [key(3)]
-        held = session.rows([key(0)])
         table = store.info()
         size = table["bytes"].item()
         assert (table["cells"].item(), table["backbone"].item()) == (3, "vit_b")
         assert store.prune(size * 2 // 3) == size // 3
+    with store.session("0" * 64, {}) as session:
         assert session.missing([key(0), key(1), key(2)]) == [key(1)]
-        assert store.prune(0) == size * 2 // 3
-        np.testing.assert_array_equal(held.crops[:], some_cells(1, 0).crops)
-    assert shards(tmp_path) == []
+    full = table_of(tmp_path).stat().st_size
+    assert store.prune(0) == size * 2 // 3
+    assert table_of(tmp_path).stat().st_size < full / 2
     assert len(store.info()) == 0
 
 
 def test_a_limit_is_kept_when_a_session_ends(tmp_path):
-    with DiskStore(tmp_path, limit=1000).session("0" * 64, {}) as session:
-        session.put([key(0)], some_cells(1))
+    with EmbeddingStore(tmp_path, limit=1000).session("0" * 64, {}) as session:
+        session.put(some_records(1))
         assert session.missing([key(0)]) == []
-    assert shards(tmp_path) == []
+    assert EmbeddingStore(tmp_path).info().empty
+
+
+def test_tokens_that_a_call_asked_for_outlast_the_limit(cells, embed):
+    first = embed(cells.images[:2], cache_limit=1000)
+    assert first.tokens.shape == (2, 192, 14, 14)
+    embed(cells.images[2:4], cache_limit=1000)
+    with pytest.raises(OSError, match=r"Some tokens are no longer in the cache .* Fix: .* larger cache_limit"):
+        first.tokens[0]
 
 
 @pytest.mark.parametrize(("size", "expected"), [(5, 5), ("7", 7), ("1.5 GB", 15 * 10**8), ("20mb", 20 * 10**6)])
@@ -291,17 +347,30 @@ def test_what_is_no_size_is_refused(size):
 
 
 def test_memory_drops_the_oldest_beyond_its_share(monkeypatch):
-    store = MemoryStore()
+    store = EmbeddingStore()
     with store.session("r", {}) as session:
-        for i in range(3):
-            session.put([key(i)], some_cells(1, i))
-        assert store.nbytes > 0
-        monkeypatch.setattr("sam_bloodcell.embedding.cache._memory._MEMORY_SHARE", 0)
-        session.put([key(3)], some_cells(1, 3))
-        assert len(session.rows([key(0), key(3)])) == 2  # the session keeps what it saw
+        session.put(some_records(1, 0))
+        session.put(some_records(1, 1))
+    assert store.nbytes > 0
+    monkeypatch.setattr("sam_bloodcell.embedding.store._MEMORY_SHARE", 0)
+    with store.session("r", {}) as session:
+        assert session.missing([key(0), key(1)]) == []
+        assert set(session.found) == {key(0), key(1)}
     assert store.nbytes == 0
     with store.session("r", {}) as session:
         assert session.missing([key(0)]) == [key(0)]
+
+
+@pytest.mark.fault
+def test_a_forked_process_does_not_wait_for_its_parents_claims(monkeypatch):
+    store = EmbeddingStore()
+    with store.session("r", {}) as session:
+        assert session.claim([key(0)]) == [key(0)]
+        store._memory._lock.acquire()  # as a thread of the parent may hold it at the fork
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: 1)
+            with store.session("r", {}) as other:
+                assert other.claim([key(0)]) == [key(0)]
 
 
 @pytest.mark.fault
@@ -316,39 +385,33 @@ def test_an_error_gives_up_what_was_claimed(cells, embed, tmp_path, monkeypatch,
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch):
-    store = DiskStore(tmp_path)
-    monkeypatch.setattr("sam_bloodcell.embedding.cache._disk._PATIENCE", 0)
-    blocker = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+    store = EmbeddingStore(tmp_path)
+    monkeypatch.setattr("sam_bloodcell.embedding.table._PATIENCE", 0)
+    blocker = sqlite3.connect(table_of(tmp_path), isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
     with pytest.raises(OSError, match=r"The cache '.*' cannot be used: .*locked. Fix:"):
         store.info()
     blocker.close()
 
 
-@pytest.mark.fault
-def test_an_index_from_elsewhere_cannot_reach_out_of_its_folder(tmp_path):
-    images = make_blood_cells(1, random_state=0).images
-    embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit(images)
-    expected = np.asarray(embedder.transform(images).pooled)
-    victim = tmp_path / "victim.npy"
-    np.save(victim, np.arange(3))
-    (index,) = (tmp_path / "cache").glob("*.sqlite*")
-    with closing(sqlite3.connect(index)) as connection:
-        for table, column in (("cell", "shard"), ("shard", "name")):
-            connection.execute(f"UPDATE {table} SET {column} = '../victim.npy'")
-        connection.commit()
-    np.testing.assert_allclose(embedder.transform(images).pooled, expected, atol=1e-5)
-    DiskStore(tmp_path / "cache").prune(0)
-    assert victim.exists()
+def test_a_file_is_read_once_and_what_was_read_is_embedded(tmp_path, monkeypatch):
+    """A file that is replaced between two looks at it must not lend its digest to another picture."""
+    cells = make_blood_cells(1, random_state=0)
+    path, other = tmp_path / "cell.png", tmp_path / "other.png"
+    for file, image in ((path, cells.images[0]), (other, cells.images[1])):
+        Image.fromarray(image).save(file)
+    embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit([path])
+    expected = [SAMLoRAEmbedder("vit_tiny").fit_transform([file]).pooled for file in (path, other)]
+    read, seen = Path.read_bytes, []
 
+    def replaced_afterwards(self):
+        content = read(self)
+        if self == path:
+            seen.append(self)
+            path.write_bytes(read(other))
+        return content
 
-@pytest.mark.fault
-@pytest.mark.parametrize("row", [0, 99, -1])
-def test_an_index_that_is_wrong_about_rows_is_noticed(row, tmp_path):
-    images = make_blood_cells(1, random_state=0).images
-    embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path).fit(images)
-    expected = np.asarray(embedder.transform(images).pooled)
-    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
-        connection.execute("UPDATE cell SET row = ?", (row,))
-        connection.commit()
-    np.testing.assert_allclose(embedder.transform(images).pooled, expected, atol=1e-5)
+    monkeypatch.setattr(Path, "read_bytes", replaced_afterwards)
+    np.testing.assert_array_equal(embedder.transform([path]).pooled, expected[0])
+    assert seen == [path]
+    np.testing.assert_array_equal(embedder.transform([path]).pooled, expected[1])

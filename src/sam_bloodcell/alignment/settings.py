@@ -1,0 +1,61 @@
+"""The settings of a fit: our defaults for each architecture, and those of the two papers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Parameters of `CrossDomainAutoencoder` in which every "auto" has been replaced by a value.
+
+    The exception is `epochs`: None stands for as many epochs as make `steps` optimiser steps.
+    """
+
+    architecture: str
+    learning_rate: float
+    batch_size: int
+    steps: int = 300
+    embedding_weight: float = 1.0
+    alignment: str | None = None
+    alignment_weight: float = 1.0
+    normalization: str | None = "cluster"
+    crop_size: int = 32
+    epochs: int | None = None
+    weight_decay: float = 0.05
+    warmup_steps: int = 500
+    n_components: int = 50
+
+
+DEFAULTS = {
+    "vector": Settings("vector", learning_rate=2e-3, batch_size=256, steps=600),
+    "conv": Settings("conv", learning_rate=1e-3, batch_size=128, embedding_weight=5.0),
+    "masked": Settings("masked", learning_rate=5e-4, batch_size=64),
+}
+_PAPERS: dict[str, Any] = {"alignment": "mean", "normalization": None, "crop_size": 128}
+PRESETS = {
+    "bc-sam": Settings(
+        "conv", learning_rate=5e-4, batch_size=128, epochs=10, embedding_weight=0.0, alignment_weight=5.0, **_PAPERS
+    ),
+    "dorl": Settings("masked", learning_rate=1e-4, batch_size=64, epochs=300, alignment_weight=2.0, **_PAPERS),
+}
+
+
+def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
+    """Replace every "auto" among `CrossDomainAutoencoder`'s parameters by the preset's value, or else by our default.
+
+    Raises
+    ------
+    ValueError
+        If a vector autoencoder is given no weight for the embedding, which is all that it reconstructs.
+    """
+    given = {field.name: parameters.get(field.name, "auto") for field in fields(Settings)}
+    given = {name: value for name, value in given.items() if value != "auto"}
+    preset = parameters["preset"]
+    settings = replace(PRESETS[preset] if preset else DEFAULTS[given.get("architecture", "vector")], **given)
+    if settings.architecture == "vector" and settings.embedding_weight == 0:
+        raise ValueError(
+            "Got embedding_weight=0 but a vector autoencoder reconstructs nothing but the embedding. "
+            "Fix: embedding_weight=1.0."
+        )
+    return settings

@@ -1,0 +1,37 @@
+"""`sam-bloodcell cache info` and `sam-bloodcell cache prune`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Folder = Annotated[Path, typer.Argument(help="The folder that was given as cache_dir.", exists=True, file_okay=False)]
+
+cache = typer.Typer(help="Look after a folder that was given as cache_dir.", no_args_is_help=True)
+
+
+@cache.command()
+def info(folder: Folder) -> None:
+    """Show what is cached: cells, bytes and last use, by weights and settings.
+
+    Example: sam-bloodcell cache info cache
+    """
+    from ..embedding.store import EmbeddingStore
+
+    table = EmbeddingStore(folder).info()
+    typer.echo(table.to_string(index=False) if len(table) else "The cache is empty.")
+
+
+@cache.command()
+def prune(
+    folder: Folder,
+    to: Annotated[str, typer.Option(help="What may stay: bytes, or as 20GB; 0 empties it.")],
+) -> None:
+    """Delete the embeddings used longest ago.
+
+    Example: sam-bloodcell cache prune cache --to 20GB
+    """
+    from ..embedding.store import EmbeddingStore
+
+    freed = EmbeddingStore(folder).prune(to)
+    typer.echo(f"{freed / 1e6:.1f} MB freed.")

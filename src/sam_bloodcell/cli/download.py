@@ -1,0 +1,18 @@
+"""`sam-bloodcell download`."""
+
+from typing import Annotated
+
+import typer
+
+
+def download(
+    backbone: Annotated[str, typer.Argument(help="vit_b, vit_l, vit_h or a Hub repo id.")] = "vit_b",
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch; default the pinned one.")] = None,
+) -> None:
+    """Fetch a backbone from the Hugging Face Hub into its cache, for later offline use.
+
+    Example: sam-bloodcell download vit_b
+    """
+    from ..weights.backbones import Backbone, locate_backbone
+
+    typer.echo(locate_backbone(Backbone(backbone, revision)))

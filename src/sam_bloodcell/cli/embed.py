@@ -1,0 +1,37 @@
+"""`sam-bloodcell embed`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Adapter, Backbone, Device, ImageSize, Quiet, Root
+
+
+def embed(
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv, .h5ad or .npz.")] = Path("cells.parquet"),
+    backbone: Backbone = "vit_tiny",
+    adapter: Adapter = None,
+    image_size: ImageSize = 224,
+    device: Device = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a forward pass; default by memory.")] = None,
+    n_jobs: Annotated[int | None, typer.Option(help="Processes; default one that uses all cores.")] = None,
+    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip and list them in a CSV.")] = "raise",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+    root: Root = None,
+    quiet: Quiet = False,
+) -> None:
+    """Embed any number of images into one file; after a kill, the same command goes on where it was.
+
+    Example: sam-bloodcell embed slides/ --out cells.parquet --on-error skip
+    """
+    from ..bulk import embed_to_file, find_images
+    from ..embedding.embedder import SAMLoRAEmbedder
+
+    table = find_images(images, root=root)
+    embedder = SAMLoRAEmbedder(
+        backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
+        verbose=0 if quiet else 1,
+    )  # fmt: skip
+    typer.echo(embed_to_file(embedder.fit(table["path"]), table, out, on_error=on_error, overwrite=overwrite))

@@ -1,0 +1,47 @@
+"""`sam-bloodcell finetune`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, Seed, check_choice
+
+
+def finetune(
+    cells: Cells,
+    out: Annotated[Path, typer.Option(help="Adapter folder to write; made if need be.")] = Path("adapter"),
+    masks: Annotated[str, typer.Option(help="given: the cells' own; auto: made from the stain.")] = "given",
+    backbone: Backbone = "vit_tiny",
+    adapter: Adapter = None,
+    lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA factors.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; training stops when it gets no better.")] = 150,
+    image_size: ImageSize = 224,
+    device: Device = "auto",
+    seed: Seed = 0,
+    root: Root = None,
+    quiet: Quiet = False,
+) -> None:
+    """Adapt the encoder to your cells by LoRA, from their masks; after a kill, the same command goes on.
+
+    Example: sam-bloodcell finetune cells.csv --out adapter
+    """
+    from ..datasets import keep_masked, load_cells
+    from ..embedding.embedder import SAMLoRAEmbedder
+    from ..files import make_folder, remove, write_text
+    from ..segmentation import LoRATraining
+
+    check_choice(masks, "given", "auto")
+    data = load_cells(cells, root=root)
+    if masks == "given":
+        data = keep_masked(data)
+    checkpoint = make_folder(out) / "unfinished.pt"
+    training = LoRATraining(rank=lora_rank, epochs=epochs, checkpoint=checkpoint, random_state=seed)
+    embedder = SAMLoRAEmbedder(
+        backbone, adapter, image_size=image_size, training=training, device=device, verbose=0 if quiet else 1
+    ).fit(data.paths, masks=data.masks if masks == "given" else "auto")
+    best = float(embedder.history_["dice"].max())
+    embedder.save_pretrained(out, metrics={"Dice on the cells set aside": round(best, 4)})
+    write_text(out / "history.csv", embedder.history_.to_csv(index=False))
+    remove(checkpoint)
+    typer.echo(f"Dice {best:.3f} on the cells set aside; the weights of epoch {embedder.best_epoch_} are kept.\n{out}")

@@ -1,0 +1,33 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Cells = Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or folder of domain/label/image.")]
+Out = Annotated[Path, typer.Option(help="Folder for scores.csv and report.html; made if need be.")]
+Backbone = Annotated[str, typer.Option(help="vit_tiny (packaged), vit_b, vit_l, vit_h, a Hub repo id or a file.")]
+Adapter = Annotated[str | None, typer.Option(help="Adapter folder, Hub repo id, or published .pth.")]
+ImageSize = Annotated[int, typer.Option(help="Side in pixels at which the encoder sees an image.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the autoencoder; default by its architecture.")]
+Architecture = Annotated[str, typer.Option(help="Of the autoencoder: auto, vector, conv or masked.")]
+Preset = Annotated[str | None, typer.Option(help="A paper's settings of the autoencoder: bc-sam or dorl.")]
+Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that a CSV's paths may not leave; default the CSV's own.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or a torch device name.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+def check_choice(value: str, *choices: str) -> None:
+    """Raise a ValueError if a value is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"Got {value!r} but expected one of {', '.join(choices)}.")
+
+
+def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:
+    """Return what `SAMLoRAEmbedder` has to keep of every cell for an autoencoder, besides its pooled embedding."""
+    if architecture in ("conv", "masked") or (architecture == "auto" and preset is not None):
+        return ("tokens", "crops")
+    return ()

@@ -1,0 +1,43 @@
+"""`sam-bloodcell reproduce`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Adapter, Backbone, Epochs, Folds, Out, Quiet, Seed
+
+
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="bc-sam or dorl.")],
+    matek: Annotated[Path, typer.Option(help="Folder of Matek-19 (AML-Cytomorphology_LMU).")],
+    acevedo: Annotated[Path, typer.Option(help="Folder of Acevedo-20 (PBC_dataset_normal_DIB).")],
+    out: Out = Path("out"),
+    backbone: Backbone = "vit_b",
+    adapter: Adapter = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Cells of a class and laboratory, for a trial.")] = None,
+    epochs: Epochs = None,
+    cv: Folds = 5,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Run a paper's table from folders of its two datasets, and print our numbers beside the published ones.
+
+    Example: sam-bloodcell reproduce bc-sam --matek AML --acevedo PBC --adapter published.pth
+    """
+    from .. import reproduce as papers
+    from ..files import make_folder, write_text
+    from ..report.page import write_report
+
+    table, result = papers.reproduce(
+        paper, matek, acevedo, backbone=backbone, adapter=adapter, limit=limit, epochs=epochs, cv=cv,
+        random_state=seed, verbose=0 if quiet else 1,
+    )  # fmt: skip
+    table = table.round(2)
+    make_folder(out)
+    write_text(out / f"{paper}.csv", table.to_csv(index=False))
+    report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
+    typer.echo("Accuracy in percent, mean and standard deviation over folds, beside the published one:")
+    typer.echo(table.to_string(index=False))
+    means = table.groupby("classifier", sort=False)[["ours", "published"]].mean().round(2)
+    typer.echo(f"\nAverages over the four:\n{means.to_string()}\n\n{out / f'{paper}.csv'}\n{report}")

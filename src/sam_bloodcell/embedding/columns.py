@@ -1,0 +1,138 @@
+"""Columns of embeddings whose rows are made when somebody asks for them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import NDArray
+
+from ..images.frames import load_square
+from ..segmentation.cell import CROP_SIZE, cell_crop
+
+
+class Column(NDArrayOperatorsMixin):
+    """An array of shape (n, ...) whose rows are decoded when they are indexed.
+
+    Indexing gives numpy arrays, `select` another column. Columns with equal decoders are joined without decoding. For
+    all else, such as ``column.mean()`` or ``column > 0``, the whole array is decoded.
+
+    Parameters
+    ----------
+    items : object array of shape (n,)
+        What each row is made from.
+    decode : callable
+        Turns an array of k items into an array of shape (k, ...), also for k = 0. Decoders that read from a disk have
+        an attribute ``on_disk``: a column of theirs is pickled as the array itself.
+    """
+
+    def __init__(self, items: NDArray[np.object_], decode: Callable[[NDArray[np.object_]], NDArray]) -> None:
+        self.items = items
+        self.decode = decode
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self[:0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array that this column stands for."""
+        return (len(self), *self[:0].shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Any) -> NDArray:
+        key, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        if isinstance(key, int | np.integer):
+            return self[[key]][(0, *rest)]
+        values = self.decode(self.items[key])
+        return values[(slice(None), *rest)] if rest else values
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(np.asarray(self), name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return getattr(ufunc, method)(*(_decoded(value) for value in inputs), **kwargs)
+
+    def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
+        """Join columns under `np.concatenate`; every other numpy function sees the array."""
+        if func is np.concatenate and not kwargs and len(args) == 1:
+            parts = list(args[0])
+            if all(isinstance(part, Column) and part.decode == self.decode for part in parts):
+                return Column(np.concatenate([part.items for part in parts]), self.decode)
+        return func(*(_decoded(arg) for arg in args), **{name: _decoded(value) for name, value in kwargs.items()})
+
+    def __reduce__(self) -> tuple:
+        if getattr(self.decode, "on_disk", False):
+            return (np.asarray, (np.asarray(self),))
+        return (Column, (self.items, self.decode))
+
+    def select(self, key: Any) -> Column:
+        """Return the column of some rows, nothing decoded yet."""
+        return Column(self.items[key], self.decode)
+
+
+def as_items(values: Sequence[Any]) -> NDArray[np.object_]:
+    """Put any objects into an object array of shape (n,), whatever numpy would make of them."""
+    if isinstance(values, np.ndarray) and values.dtype == object and values.ndim == 1:
+        return values
+    items = np.empty(len(values), dtype=object)
+    for row, value in enumerate(values):
+        items[row] = value
+    return items
+
+
+def pack_mask(mask: NDArray[np.bool_]) -> bytes:
+    """Compress one square mask of shape (H, H) to a few hundred bytes."""
+    return zlib.compress(np.packbits(mask).tobytes())
+
+
+@dataclass(frozen=True)
+class UnpackedMasks:
+    """Decode packed masks to a bool array of shape (k, side, side)."""
+
+    side: int
+
+    def __call__(self, items: NDArray[np.object_]) -> NDArray[np.bool_]:
+        """Decode masks."""
+        masks = np.empty((len(items), self.side**2), bool)
+        for row, item in enumerate(items):
+            masks[row] = np.unpackbits(np.frombuffer(zlib.decompress(item), np.uint8), count=self.side**2)
+        return masks.reshape(-1, self.side, self.side)
+
+
+@dataclass(frozen=True)
+class CropsFromImages:
+    """Read images again and cut their cells out: uint8 (k, 128, 128, 3)."""
+
+    side: int
+
+    def __call__(self, items: NDArray[np.object_]) -> NDArray[np.uint8]:
+        """Cut crops from pairs of an image and its packed mask."""
+        crops = np.empty((len(items), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        masks = UnpackedMasks(self.side)(as_items([mask for _, mask in items]))
+        for row, (image, _) in enumerate(items):
+            crops[row] = cell_crop(load_square(image, self.side), masks[row])
+        return crops
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_decoded, value))
+    return np.asarray(value) if isinstance(value, Column) else value

@@ -1,0 +1,219 @@
+"""The forward pass of a fitted embedder on batches of images, in this process or on the workers of a cluster."""
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import torch
+from joblib.parallel import get_active_backend
+from numpy.typing import NDArray
+
+from ..exceptions import ImageReadError
+from ..images.frames import frame
+from ..images.reading import RGB, ImageContent
+from ..models.lora import Adapter
+from ..models.sam import PATCH, SAM
+from ..segmentation.cell import cell_crop, find_cell, token_weights
+from ..weights.adapters import packaged_adapter, write_adapter_file
+from .columns import pack_mask
+from .network import AnyAdapter, load_network, run_network
+from .recipe import Recipe
+from .session import Record
+
+# What the widest activation of a batch may take: a third of a CPU's last cache, a small part of a GPU's memory.
+_ACTIVATION_BYTES = {"cpu": 10 << 20, "cuda": 160 << 20}
+
+# Images with their rows in the caller's data.
+Chunk = Sequence[tuple[int, ImageContent]]
+
+
+class Embedded(NamedTuple):
+    """What became of a chunk: the records of the rows that could be decoded, and why the others could not."""
+
+    rows: list[int]
+    records: list[Record]
+    errors: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A recipe put to work.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    adapter : Adapter or path, optional
+        The one that the recipe names.
+    batch_size : int or "auto"
+    n_jobs : int, optional
+        As in `joblib.Parallel`; 1 and None stay in this process unless `joblib.parallel_config` names a backend.
+    shared : path, optional
+        Folder that all workers see, for the adapter's file; default a temporary one of this machine.
+    keep : collection of str
+        Parts of the records that are kept on request, of `session.KEPT_ON_REQUEST`.
+    """
+
+    recipe: Recipe
+    adapter: AnyAdapter = None
+    batch_size: int | str = "auto"
+    n_jobs: int | None = None
+    shared: str | os.PathLike | None = None
+    keep: Collection[str] = ()
+
+    def network(self) -> SAM:
+        """Return the network, loaded if need be; as `load_network`."""
+        return load_network(self.recipe.network, self.adapter)
+
+    def images_per_pass(self) -> int:
+        """Return the batch size; "auto" keeps the widest activation within bounds."""
+        if not isinstance(self.batch_size, str):
+            return int(self.batch_size)
+        sam = self.network()
+        parameter = sam.image_encoder.patch_embed.proj.weight
+        widest = (sam.image_size // PATCH) ** 2 * 4 * sam.size.width * parameter.element_size()
+        return max(1, _ACTIVATION_BYTES.get(parameter.device.type, _ACTIVATION_BYTES["cpu"]) // widest)
+
+    def stream(self, chunks: Iterator[Chunk], *, skip_unreadable: bool = False) -> Iterator[Embedded]:
+        """Embed chunks as they come, in this process or through joblib, and yield each when it is ready.
+
+        Parameters
+        ----------
+        chunks : iterator of lists of (row, image content)
+            Drawn from as workers become free.
+        skip_unreadable : bool
+            Report images that cannot be decoded instead of raising.
+        """
+        backend, _ = get_active_backend()
+        own = type(backend).__module__.startswith("joblib._parallel_backends")
+        # In a task of a cluster (a search's fold) the work stays there: tasks that wait for tasks can wait for ever.
+        if _is_nested(backend) or (own and joblib.effective_n_jobs(self.n_jobs) == 1):
+            yield from self._stream_here(chunks, skip_unreadable)
+            return
+        with self._travelling() as encoder:
+            tasks = (joblib.delayed(_embed_chunk)(encoder, chunk, skip_unreadable) for chunk in chunks)
+            if backend.supports_return_generator:
+                yield from joblib.Parallel(self.n_jobs, return_as="generator_unordered", batch_size=1)(tasks)
+                return
+            # Backends that hand all results over at once are given a few chunks a worker at a time.
+            with joblib.Parallel(self.n_jobs, batch_size=1) as parallel:
+                while wave := list(islice(tasks, 4 * joblib.effective_n_jobs(self.n_jobs))):
+                    yield from parallel(wave)
+
+    @contextmanager
+    def _travelling(self) -> Iterator["Encoder"]:
+        """Give an encoder that is light to send: its adapter lies in a file where workers find it."""
+        if not isinstance(self.adapter, Adapter):
+            yield self._with_adapter(self.adapter)
+            return
+        packaged = packaged_adapter(self.recipe.network.backbone.name)
+        if packaged is not None and packaged.digest() == self.recipe.network.adapter:
+            yield self._with_adapter("")
+            return
+        if self.shared is not None:
+            Path(self.shared).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="sam-bloodcell-", dir=self.shared) as folder:
+            path = Path(folder) / "adapter.safetensors"
+            write_adapter_file(self.adapter, path)
+            yield self._with_adapter(str(path))
+
+    def _with_adapter(self, adapter: AnyAdapter) -> "Encoder":
+        return Encoder(self.recipe, adapter, keep=tuple(self.keep))
+
+    def _stream_here(self, chunks: Iterator[Chunk], skip_unreadable: bool) -> Iterator[Embedded]:
+        def decode_next() -> "_Decoded | None":
+            chunk = next(chunks, None)
+            return None if chunk is None else self.decode(chunk, skip_unreadable)
+
+        with ThreadPoolExecutor(1) as reader:  # reads and decodes the next images during the forward pass
+            following = reader.submit(decode_next)
+            while (decoded := following.result()) is not None:
+                following = reader.submit(decode_next)
+                yield self.embed(decoded)
+
+    def decode(self, chunk: Chunk, skip_unreadable: bool) -> "_Decoded":
+        """Decode a chunk's images as squares."""
+        decoded = _Decoded([], [], [])
+        for row, content in chunk:
+            try:
+                decoded.pixels.append(frame(content.rgb(), self.recipe.network.image_size))
+                decoded.rows.append(row)
+            except ImageReadError as exc:
+                if not skip_unreadable:
+                    raise
+                decoded.errors.append((row, str(exc)))
+        return decoded
+
+    def embed(self, decoded: "_Decoded") -> Embedded:
+        """Run the network on decoded images and find their cells."""
+        if not decoded.rows:
+            return Embedded([], [], decoded.errors)
+        pixels = np.stack(decoded.pixels)
+        return Embedded(decoded.rows, self._records(pixels, *self.forward(pixels)), decoded.errors)
+
+    def forward(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network as `run_network`; a batch that does not fit into the memory is halved, with a warning."""
+        try:
+            return run_network(self.network(), self.recipe, pixels)
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise
+        # Outside the handler, which would keep the failed pass alive.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = (len(pixels) + 1) // 2
+        warnings.warn(
+            f"{len(pixels)} images in a forward pass are too many for the device's memory; going on with {half}. "
+            f"Fix: batch_size={half}.",
+            stacklevel=2,
+        )
+        tokens, probability = zip(*map(self.forward, (pixels[:half], pixels[half:])), strict=True)
+        return np.concatenate(tokens), np.concatenate(probability)
+
+    def _records(self, pixels: NDArray, tokens: NDArray, probability: NDArray) -> list[Record]:
+        cells = [find_cell(each) for each in probability]
+        weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask, _ in cells])
+        pooled = np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
+        return [
+            Record(
+                pooled[row],
+                quality,
+                pack_mask(mask),
+                tokens[row].astype(np.float16) if "tokens" in self.keep else None,
+                cell_crop(pixels[row], mask) if "crops" in self.keep else None,
+            )
+            for row, (mask, quality) in enumerate(cells)
+        ]
+
+
+class _Decoded(NamedTuple):
+    rows: list[int]
+    pixels: list[RGB]
+    errors: list[tuple[int, str]]
+
+
+def _embed_chunk(encoder: Encoder, chunk: Chunk, skip_unreadable: bool) -> Embedded:
+    return encoder.embed(encoder.decode(chunk, skip_unreadable))
+
+
+def _is_nested(backend: Any) -> bool:
+    """Tell whether this already is a task of some `joblib.Parallel`; Dask's tasks start with a backend that forgot."""
+    if (backend.nesting_level or 0) > 0:
+        return True
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True

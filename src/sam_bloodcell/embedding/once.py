@@ -1,0 +1,198 @@
+"""One call of `transform`: read each image once, embed what the store lacks, and put the rows together."""
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..exceptions import ImageReadError
+from ..images.reading import ImageContent, read_content
+from ..models.sam import PATCH
+from ..segmentation.cell import CROP_SIZE, GREY, QUALITY
+from .columns import Column, UnpackedMasks, as_items, pack_mask
+from .embeddings import CellEmbeddings
+from .encoder import Chunk, Embedded, Encoder
+from .session import EmbeddingSession, Key, Record
+from .store import EmbeddingStore
+
+# Stands for the digest of an image that cannot be read; no image is known to have it.
+_UNREADABLE = bytes(32)
+_NOT_READ = b""
+# Seconds between looks at what another process is embedding.
+_POLL = 0.05
+# How often a pool of processes is started again after one of them died.
+_RESTARTS = 3
+
+
+def embed_once(
+    encoder: Encoder,
+    images: Sequence[Any],
+    store: EmbeddingStore,
+    *,
+    bar: tqdm,
+    unreadable: dict[int, str] | None = None,
+    first_row: int = 0,
+) -> CellEmbeddings:
+    """Embed images in their order, each distinct one once, taking from the store what is there.
+
+    What other processes are embedding meanwhile is waited for; what a process that died left is taken over.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    images : sequence of n images
+    store : EmbeddingStore
+    bar : tqdm
+        Is moved on by n.
+    unreadable : dict, optional
+        Is told, by row, why an image could not be read; its embedding is NaN. None raises instead.
+    first_row : int
+        What errors call the first image.
+
+    Raises
+    ------
+    ImageReadError
+        If an image cannot be read; it names the row and the file.
+    """
+    recipe = encoder.recipe
+    with store.session(recipe.digest, recipe.describe(), encoder.keep) as session:
+        run = _Run(encoder, images, session, unreadable, first_row)
+        for _ in range(_RESTARTS):
+            run.finish(bar)
+            if not session.forget_lost():
+                break
+        return run.embeddings()
+
+
+class _Run:
+    """The rows of one call: their images' digests, and which of them are done."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        images: Sequence[Any],
+        session: EmbeddingSession,
+        unreadable: dict[int, str] | None,
+        first_row: int,
+    ) -> None:
+        self.encoder, self.images, self.session = encoder, images, session
+        self.first_row, self.skip_unreadable = first_row, unreadable is not None
+        self.unreadable = {} if unreadable is None else unreadable
+        self.keys: list[Key] = [_NOT_READ] * len(images)
+        self.refused: set[Key] = set()  # digests of what cannot be decoded
+
+    def finish(self, bar: tqdm) -> None:
+        """Go over the rows until all are done: what is left after a pass is another process's, or its copies."""
+        died = 0
+        rows = [row for row in range(len(self.images)) if not self.is_done(row)]
+        shown = len(self.images) - len(rows)
+        while rows:
+            idle = True
+            try:
+                for done in self.encoder.stream(self.chunks(rows), skip_unreadable=self.skip_unreadable):
+                    self.note(done)
+                    idle = idle and not done.rows
+                    shown += len(done.rows)
+                    bar.update(len(done.rows))
+            except BrokenProcessPool as exc:
+                died += 1
+                if died > _RESTARTS:
+                    raise
+                self.session.release()
+                warnings.warn(f"A worker process died ({exc}); its chunks are done again.", stacklevel=4)
+            left = [row for row in rows if not self.is_done(row)]
+            if idle and len(left) == len(rows):
+                time.sleep(_POLL)
+            rows = left
+            bar.update(len(self.images) - len(rows) - shown)
+            shown = len(self.images) - len(rows)
+
+    def is_done(self, row: int) -> bool:
+        """Tell whether a row has its record, or is known to be unreadable."""
+        return self.keys[row] in self.session.found or row in self.unreadable
+
+    def chunks(self, rows: Sequence[int]) -> Iterator[Chunk]:
+        """Read images, a batch of rows at a time, and yield those that this process is to embed.
+
+        Batches are cut by the rows alone: a call that goes on after a kill computes the same batches, and so the same
+        last digits.
+        """
+        size = self.encoder.images_per_pass()
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            self.session.missing([self.keys[row] for row in part if self.keys[row] != _NOT_READ])
+            distinct: dict[Key, tuple[int, ImageContent]] = {}
+            for row in part:
+                if not self.is_done(row) and (content := self.read(row)) is not None:
+                    key = self.keys[row] = content.digest()
+                    if key in self.refused:
+                        self.unreadable[row] = _why_unreadable(content)
+                    else:
+                        distinct.setdefault(key, (row, content))
+            mine = self.session.claim(self.session.missing(list(distinct)))
+            if mine:
+                yield [distinct[key] for key in mine]
+
+    def read(self, row: int) -> ImageContent | None:
+        """Read an image's bytes; None, with the reason noted, where that is not possible."""
+        try:
+            return read_content(self.images[row], self.first_row + row)
+        except ImageReadError as exc:
+            if not self.skip_unreadable:
+                raise
+            self.unreadable[row] = str(exc)
+            return None
+
+    def note(self, done: Embedded) -> None:
+        """Store what was embedded."""
+        if done.rows:
+            self.session.put({self.keys[row]: record for row, record in zip(done.rows, done.records, strict=True)})
+        for row, reason in done.errors:
+            self.unreadable[row] = reason
+            self.refused.add(self.keys[row])
+
+    def embeddings(self) -> CellEmbeddings:
+        """Put the rows together."""
+        keys = self.keys
+        if self.unreadable:
+            self.session.found[_UNREADABLE] = self.blank()
+            if self.session.keep:
+                self.session.put({_UNREADABLE: self.blank()})
+            keys = [_UNREADABLE if row in self.unreadable else key for row, key in enumerate(keys)]
+        records = [self.session.found[key] for key in keys]
+        kept = {part: self.session.column(keys, part) for part in self.session.keep}
+        masks = Column(
+            as_items([record.mask for record in records]), UnpackedMasks(self.encoder.recipe.network.image_size)
+        )
+        return CellEmbeddings(
+            np.stack([record.pooled for record in records]),
+            masks=masks,
+            quality=np.array([record.quality for record in records], QUALITY),
+            images=self.images,
+            **kept,
+        )
+
+    def blank(self) -> Record:
+        """Return what stands for an image that cannot be read: NaN, no mask, a grey crop."""
+        sam = self.encoder.network()
+        grid, width = sam.image_size // PATCH, sam.size.width
+        return Record(
+            pooled=np.full(width, np.nan, np.float32),
+            quality=np.array([(np.nan, 0, np.nan, np.nan, False)], QUALITY)[0],
+            mask=pack_mask(np.zeros((sam.image_size, sam.image_size), bool)),
+            tokens=np.full((width, grid, grid), np.nan, np.float16),
+            crops=np.full((CROP_SIZE, CROP_SIZE, 3), GREY, np.uint8),
+        )
+
+
+def _why_unreadable(content: ImageContent) -> str:
+    """Return the error of a copy of a damaged image, which names its own row."""
+    try:
+        content.rgb()
+    except ImageReadError as exc:
+        return str(exc)
+    return ""

@@ -1,0 +1,63 @@
+"""All that decides an embedding but the image."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from ..models.sam import PixelStats
+from ..weights.backbones import Backbone
+
+# Part of every recipe's digest: goes up whenever the same weights and image give another embedding.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by reference: light to send, enough to load it again.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        With its digest.
+    adapter : str or None
+        Digest of the adapter that goes with it.
+    image_size : int
+        Side in pixels.
+    dtype : str
+        Of the encoder, a key of `network.DTYPES`.
+    device : str
+        "auto" is resolved where the network is loaded.
+    """
+
+    backbone: Backbone
+    adapter: str | None
+    image_size: int
+    dtype: str
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network, the statistics that normalise its pixels, and the prompt of its decoder."""
+
+    network: NetworkSpec
+    pixel_stats: PixelStats
+    prompt: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256; the device is left out, since it changes rounding alone."""
+        n = self.network
+        parts = (_VERSION, n.backbone.digest, n.adapter, n.image_size, n.dtype, self.pixel_stats, self.prompt)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a person wants to know of it."""
+        n = self.network
+        return {
+            "backbone": n.backbone.name,
+            "adapter": n.adapter and n.adapter[:12],
+            "image_size": n.image_size,
+            "dtype": n.dtype,
+            "prompt": self.prompt,
+        }

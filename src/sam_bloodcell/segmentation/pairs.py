@@ -1,0 +1,105 @@
+"""Training data of stage 1: images and cell masks as squares of one size."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ..exceptions import ImageReadError
+from ..images.collections import name_rows
+from ..images.frames import frame, load_square
+from ..images.masks import load_mask
+from ..images.reading import load_rgb
+from ..models.sam import PixelStats
+from .stain import stain_mask
+
+# A plausible cell covers a share of the image between these two.
+_PLAUSIBLE_AREA = (0.01, 0.9)
+
+
+def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read n images and their masks, pad them to squares and resize these to `size` px.
+
+    Returns
+    -------
+    pixels : uint8 array of shape (n, size, size, 3)
+    inside : bool array of shape (n, size, size)
+        True inside the cell.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many masks as images, or a mask is None.
+    ImageReadError
+        If an image or a mask cannot be read, or the two differ in size; the message names the row.
+    """
+    absent = [row for row, mask in enumerate(masks) if mask is None]
+    if absent:
+        raise ValueError(
+            f"Got no mask in {name_rows(absent)} but expected one mask per image. "
+            "Fix: leave these cells out (datasets.keep_masked)."
+        )
+    if len(masks) != len(images):
+        raise ValueError(
+            f"Got {len(masks)} masks for {len(images)} images but expected one mask per image, in the same order. "
+            "Fix: leave out the images that have none."
+        )
+    pixels = np.empty((len(images), size, size, 3), np.uint8)
+    inside = np.empty((len(images), size, size), bool)
+    for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        rgb, cell = load_rgb(image, row), load_mask(mask, row)
+        if cell.shape != rgb.shape[:2]:
+            raise ImageReadError(
+                f"Row {row}: the mask is {cell.shape} px but its image {rgb.shape[:2]}. Fix: export both at one size."
+            )
+        pixels[row] = frame(rgb, size)
+        inside[row] = frame(cell.astype(np.uint8) * 255, size) > 127
+    return pixels, inside
+
+
+def read_with_stain_masks(
+    images: Sequence[Any], size: int, verbose: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read images as squares and find their cells by the stain (`stain_mask`).
+
+    Images in which no plausible cell is found are left out, and a warning names their rows.
+
+    Returns
+    -------
+    pixels : uint8 array of shape (m, size, size, 3), m <= n
+    inside : bool array of shape (m, size, size)
+        True inside the cell.
+
+    Raises
+    ------
+    ValueError
+        If no image has a plausible cell.
+    ImageReadError
+        If an image cannot be read; the message names the row.
+    ImportError
+        If scikit-image is not installed.
+    """
+    rows = tqdm(range(len(images)), desc="masking by stain", unit="cell", disable=verbose < 1)
+    pixels = np.stack([load_square(images[row], size, row) for row in rows])
+    inside = np.stack([stain_mask(image) for image in pixels])
+    area = inside.mean((1, 2))
+    plausible = (area > _PLAUSIBLE_AREA[0]) & (area < _PLAUSIBLE_AREA[1])
+    if not plausible.any():
+        raise ValueError("No stained cell was found in any image. Fix: check the images, or pass masks of your own.")
+    if not plausible.all():
+        left_out = np.flatnonzero(~plausible)
+        warnings.warn(
+            f"masks='auto' found no plausible cell in {len(left_out)} of {len(images)} images, which are left out of "
+            f"the training: {name_rows(left_out)}.",
+            stacklevel=2,
+        )
+    return pixels[plausible], inside[plausible]
+
+
+def channel_stats(pixels: NDArray[np.uint8]) -> PixelStats:
+    """Mean and standard deviation of each channel over all pixels, in 0-255 units."""
+    flat = pixels.reshape(-1, 3)
+    return tuple(flat.mean(0, dtype=np.float64).tolist()), tuple(flat.std(0, dtype=np.float64).tolist())

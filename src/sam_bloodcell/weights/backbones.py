@@ -1,0 +1,191 @@
+"""Base weights: which backbone, where its file is, and the network that it fills."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..exceptions import WeightsUnavailableError
+from ..models.sam import CELL_MASK_TOKENS, SAM, load_weights, size_of
+from . import hub
+from .tensors import read_tensors
+
+_PACKAGED = Path(__file__).parent
+
+# Backbones on the Hub by short name: repo and pinned revision.
+HUB_BACKBONES = {
+    "vit_b": ("facebook/sam-vit-base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f"),
+    "vit_l": ("facebook/sam-vit-large", "6851e0441005b0fb96f2cc4dfac472f3d1b14af1"),
+    "vit_h": ("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67"),
+}
+_MODEL_FILE = "model.safetensors"
+
+# transformers' names -> segment-anything's, applied in order.
+_RENAMES = [
+    (r"^vision_encoder\.", "image_encoder."),
+    (r"patch_embed\.projection", "patch_embed.proj"),
+    (r"^image_encoder\.layers\.", "image_encoder.blocks."),
+    (r"\.layer_norm([1-4])\.", r".norm\1."),
+    (r"neck\.conv1", "neck.0"),
+    (r"neck\.norm1", "neck.1"),
+    (r"neck\.conv2", "neck.2"),
+    (r"neck\.norm2", "neck.3"),
+    (r"^shared_image_embedding\.", "prompt_encoder.shared_embedding."),
+    (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
+    (r"point_embed\.", "point_embeddings."),
+    (r"not_a_point_embeddings", "not_a_point_embed"),
+    (r"mask_embed\.conv1", "mask_downscaling.0"),
+    (r"mask_embed\.norm1", "mask_downscaling.1"),
+    (r"mask_embed\.conv2", "mask_downscaling.3"),
+    (r"mask_embed\.norm2", "mask_downscaling.4"),
+    (r"mask_embed\.conv3", "mask_downscaling.6"),
+    (r"layer_norm_final_attn", "norm_final_attn"),
+    (r"upscale_conv1", "output_upscaling.0"),
+    (r"upscale_layer_norm", "output_upscaling.1"),
+    (r"upscale_conv2", "output_upscaling.3"),
+    (r"(mlps\.\d+|iou_prediction_head)\.layers\.0\.", r"\1.layers.1."),
+    (r"(mlps\.\d+|iou_prediction_head)\.proj_in\.", r"\1.layers.0."),
+    (r"(mlps\.\d+|iou_prediction_head)\.proj_out\.", r"\1.layers.2."),
+]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Where base weights come from.
+
+    Attributes
+    ----------
+    name : str
+        As the user gave it: short name, Hub repo id or path.
+    revision : str or None
+        Commit, tag or branch on the Hub.
+    digest : str or None
+        SHA-256 of the weights file; when it is known, no other file will do.
+    """
+
+    name: str
+    revision: str | None = None
+    digest: str | None = None
+
+    def resolved(self) -> tuple[str, str | None]:
+        """Hub repo id and revision, the pinned one where none was asked for."""
+        repo, pinned = HUB_BACKBONES.get(self.name, (self.name, None))
+        return repo, self.revision or pinned
+
+    def described(self) -> str:
+        """Name repo and revision in a message."""
+        repo, revision = self.resolved()
+        return f"'{repo}'{f' at revision {revision}' if revision else ''}"
+
+
+def identify(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
+    """Fetch a backbone if need be, and fill in its commit on the Hub and its digest.
+
+    Raises
+    ------
+    WeightsUnavailableError, ValueError
+        As `load_backbone`.
+    """
+    path = locate_backbone(backbone, token=token, local_files_only=local_files_only)
+    return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
+
+
+def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
+    """Load base weights with segment-anything's names, float32.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If a Hub file cannot be fetched, or a file is damaged, no weights file, or not the one of the digest.
+    ValueError
+        If the name is neither known, nor a path, nor a Hub repo id.
+    """
+    path = locate_backbone(backbone)
+    if backbone.digest is not None and (found := hub.digest_of(path)) != backbone.digest:
+        raise WeightsUnavailableError(
+            f"'{path}' is not the backbone that this was fitted on: its SHA-256 is {found[:12]}... instead of "
+            f"{backbone.digest[:12]}.... Fix: restore {backbone.described()}, or fit again."
+        )
+    if backbone.name == "vit_tiny":
+        state = read_tensors(path) | read_tensors(path.parent / "adapter" / "decoder.safetensors")
+    else:
+        state = read_tensors(path)
+    return _segment_anything_names(state)
+
+
+def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
+    """Build a network and load a backbone into it.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    image_size : int
+        Side S in pixels of the square images that the network takes.
+    two_masks : bool
+        Use two mask tokens (background and cell), as the papers do, instead of as many as the backbone's file holds.
+
+    Raises
+    ------
+    WeightsUnavailableError, ValueError
+        As `load_backbone`.
+    """
+    state = load_backbone(backbone)
+    mask_tokens = CELL_MASK_TOKENS if two_masks else len(state["mask_decoder.mask_tokens.weight"])
+    sam = SAM(size_of(state), image_size, mask_tokens)
+    load_weights(sam, state)
+    return sam
+
+
+def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
+    """Return the local weights file, fetched from the Hub into its cache if need be.
+
+    Raises
+    ------
+    WeightsUnavailableError, ValueError
+        As `load_backbone`.
+    """
+    if backbone.name == "vit_tiny":
+        return _PACKAGED / "vit_tiny" / "encoder.safetensors"
+    path = Path(backbone.name)
+    if path.is_dir():
+        path = path / _MODEL_FILE
+    if path.is_file():
+        return path
+    repo, revision = backbone.resolved()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.suffix in (".pth", ".safetensors"):
+        known = ", ".join(["vit_tiny", *HUB_BACKBONES])
+        raise ValueError(
+            f"Got backbone={backbone.name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing "
+            f".pth or .safetensors file or a folder with {_MODEL_FILE}. Fix: check the spelling or the path."
+        )
+    return hub.fetch(
+        repo,
+        _MODEL_FILE,
+        revision,
+        token=token,
+        local_files_only=local_files_only,
+        command=_download_command(backbone.name, revision),
+    )
+
+
+def packaged_folder(name: str, part: str) -> Path | None:
+    """Return the folder of the "adapter" or "autoencoder" that ships with a backbone, if one does."""
+    return _PACKAGED / name / part if name == "vit_tiny" else None
+
+
+def _download_command(name: str, revision: str | None) -> str:
+    """Return the command that caches exactly this revision."""
+    default = HUB_BACKBONES.get(name, (name, None))[1]
+    return f"sam-bloodcell download {name}" + (f" --revision {revision}" if revision != default else "")
+
+
+def _segment_anything_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not any(key.startswith("vision_encoder.") for key in state):
+        return state
+    renamed = {}
+    for key, value in state.items():
+        for pattern, replacement in _RENAMES:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed

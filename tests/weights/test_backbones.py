@@ -1,0 +1,142 @@
+import os
+import pickle
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sam_bloodcell.exceptions import WeightsUnavailableError
+from sam_bloodcell.models.sam import CELL_MASK_TOKENS, SAM_MASK_TOKENS, SIZES
+from sam_bloodcell.weights import backbones
+from sam_bloodcell.weights.backbones import HUB_BACKBONES, Backbone, identify, load_backbone, load_sam, locate_backbone
+
+STATE = {"image_encoder.pos_embed": torch.arange(8.0).view(1, 2, 2, 2)}
+PATCHES = "image_encoder.patch_embed.proj.weight"
+
+
+class _TouchesAFile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.mark.parametrize("name", ["vit_x", "no/such/folder", "missing.pth", "owner/missing.safetensors"])
+def test_an_unknown_backbone_lists_the_known_ones(name):
+    expected = rf"Got backbone='{re.escape(name)}' but expected one of vit_tiny, vit_b, vit_l, vit_h, a Hub repo id"
+    with pytest.raises(ValueError, match=expected):
+        load_backbone(Backbone(name))
+
+
+def test_the_packaged_backbone_is_whole_and_float32():
+    state = load_backbone(Backbone("vit_tiny"))
+    assert {key.split(".")[0] for key in state} == {"image_encoder", "prompt_encoder", "mask_decoder"}
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert locate_backbone(Backbone("vit_tiny")).is_file()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_local_file_loads_as_float32(suffix, tmp_path):
+    path = tmp_path / f"sam{suffix}"
+    half = {key: value.half() for key, value in STATE.items()}
+    torch.save(half, path) if suffix == ".pth" else save_file(half, path)
+    state = load_backbone(Backbone(str(path)))
+    assert state.keys() == STATE.keys()
+    torch.testing.assert_close(state["image_encoder.pos_embed"], STATE["image_encoder.pos_embed"])
+
+
+@pytest.mark.parametrize("form", ["torch.save", "bare pickle"])
+def test_a_malicious_pth_is_refused_and_runs_nothing(form, tmp_path):
+    marker, path = tmp_path / "executed", tmp_path / "sam.pth"
+    payload = {"image_encoder.pos_embed": _TouchesAFile(marker)}
+    if form == "torch.save":
+        torch.save(payload, path)
+    else:
+        path.write_bytes(pickle.dumps(payload, protocol=2))
+    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
+        load_backbone(Backbone(str(path)))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_file_says_so(suffix, kept, tmp_path):
+    path = tmp_path / f"sam{suffix}"
+    torch.save(STATE, path) if suffix == ".pth" else save_file(STATE, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(WeightsUnavailableError, match=r"no readable weights file: .*Fix: fetch it again"):
+        load_backbone(Backbone(str(path)))
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), {"model": STATE, "epoch": 3}], ids=["tensor", "nested"])
+def test_a_pth_that_holds_no_state_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "sam.pth")
+    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
+        load_backbone(Backbone(str(tmp_path / "sam.pth")))
+
+
+# the client's pauses between its tries are counted, not slept through
+UNAVAILABLE = """
+import time
+from sam_bloodcell.weights.backbones import Backbone, load_backbone
+slept = []
+time.sleep = slept.append
+start = time.monotonic()
+try:
+    load_backbone(Backbone("vit_b"))
+except OSError as error:
+    print(type(error).__name__, time.monotonic() - start + sum(slept), error)
+"""
+
+
+@pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, {}], ids=["offline", "unreachable"])
+def test_without_network_the_error_is_quick_and_names_the_way_out(env, in_subprocess):
+    output = in_subprocess(UNAVAILABLE, HF_ENDPOINT="http://127.0.0.1:9", **env)
+    name, seconds, message = output.split(" ", 2)
+    assert name == "WeightsUnavailableError"
+    assert float(seconds) < 30
+    assert "model.safetensors of 'facebook/sam-vit-base'" in message
+    assert "revision 70c1a07f894ebb5b307fd9eaaee97b9dfc16068f" in message
+    assert "Fix: " in message
+    assert "run sam-bloodcell download vit_b once with network, or pass a local file" in message
+
+
+@pytest.mark.parametrize("backbone", [Backbone("vit_b"), Backbone("vit_b", "v2"), Backbone("lab/sam", "v1")], ids=str)
+def test_the_advised_command_fetches_what_was_asked_for(backbone, monkeypatch):
+    asked = []
+    monkeypatch.setattr(backbones.hub, "fetch", lambda repo, _, commit, **named: asked.append((repo, commit, named)))
+    locate_backbone(backbone)
+    _, _, name, *options = asked[0][2]["command"].split()
+    locate_backbone(Backbone(name, options[1] if options else None))
+    assert asked[1][:2] == asked[0][:2] == backbone.resolved()
+
+
+def test_revisions_are_pinned_unless_asked_otherwise():
+    for name in ("vit_b", "vit_l", "vit_h"):
+        assert Backbone(name).resolved() == HUB_BACKBONES[name]
+        assert re.fullmatch("[0-9a-f]{40}", HUB_BACKBONES[name][1])
+    assert Backbone("vit_b", "main").resolved() == ("facebook/sam-vit-base", "main")
+    assert Backbone("someone/sam").resolved() == ("someone/sam", None)
+
+
+def test_a_backbone_is_known_by_its_digest(tmp_path):
+    path = tmp_path / "sam.safetensors"
+    save_file(STATE, path)
+    known = identify(Backbone(str(path)))
+    assert len(known.digest) == 64
+    load_backbone(known)
+    save_file({key: value + 1 for key, value in STATE.items()}, path)
+    with pytest.raises(WeightsUnavailableError, match=r"is not the backbone that this was fitted on: .*Fix: restore '"):
+        load_backbone(known)
+
+
+@pytest.mark.parametrize(("two_masks", "tokens"), [(True, CELL_MASK_TOKENS), (False, SAM_MASK_TOKENS)])
+def test_a_network_has_two_mask_tokens_or_those_of_its_backbone(two_masks, tokens, tiny_sam, tmp_path):
+    kept = tiny_sam(size=SIZES["vit_tiny"], mask_tokens=SAM_MASK_TOKENS).state_dict()
+    save_file(kept, tmp_path / "sam.safetensors")
+    sam = load_sam(Backbone(str(tmp_path / "sam.safetensors")), 64, two_masks=two_masks)
+    assert (sam.image_size, len(sam.mask_decoder.mask_tokens.weight)) == (64, tokens)
+    torch.testing.assert_close(sam.state_dict()[PATCHES], kept[PATCHES])
