@@ -64,7 +64,8 @@ def embeddings(data: Path, paths: pd.Series, folder: Path) -> CellEmbeddings:
     """Embeddings by vit_tiny, memory-mapped from the folder that the first call fills."""
     if not (folder / "quality.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        cells = SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform([data / path for path in paths])
+        embedder = SAMLoRAEmbedder("vit_tiny", keep=("tokens", "crops"), verbose=1)
+        cells = embedder.fit_transform([data / path for path in paths])
         for part in PARTS:
             np.save(folder / f"{part}.npy", getattr(cells, part))
     return CellEmbeddings(*(np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS))

@@ -14,6 +14,7 @@ from distributed import Client, LocalCluster
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.bulk import find_images
 from sam_bloodcell.datasets import make_blood_cells, save_cells
+from sam_bloodcell.images.reading import read_content
 
 # Dask's own setting has glibc give memory back after every operation, which halves torch's speed on CPU.
 KEEP_MEMORY = {
@@ -28,8 +29,9 @@ KEEP_MEMORY = {
 def rate(encoder, paths):
     """Return images per second."""
     start = time.perf_counter()
-    chunks = [[(row, paths[row]) for row in range(at, min(at + 16, len(paths)))] for at in range(0, len(paths), 16)]
-    n = sum(len(done.rows) for done in encoder.stream(chunks, finish=len))
+    starts = range(0, len(paths), 16)
+    chunks = ([(at + i, read_content(path)) for i, path in enumerate(paths[at : at + 16])] for at in starts)
+    n = sum(len(done.rows) for done in encoder.stream(chunks))
     return n / (time.perf_counter() - start)
 
 

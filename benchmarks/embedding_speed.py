@@ -16,10 +16,15 @@ import torch
 from torch.nn import functional as F
 
 from sam_bloodcell.datasets import make_blood_cells
-from sam_bloodcell.embedding.forward import Encoder, Recipe, Weights, _cell_probability, _find_cells, _loaded
+from sam_bloodcell.embedding import network as loaded
+from sam_bloodcell.embedding.encoder import Encoder
+from sam_bloodcell.embedding.network import cell_probability
+from sam_bloodcell.embedding.recipe import NetworkSpec, Recipe
 from sam_bloodcell.images.frames import load_square
+from sam_bloodcell.images.reading import read_content
 from sam_bloodcell.models.inference import accelerate
 from sam_bloodcell.models.sam import SAM, SAM_PIXEL_STATS, SIZES, normalise
+from sam_bloodcell.segmentation.cell import cell_crop, find_cell, token_weights
 from sam_bloodcell.weights.backbones import Backbone
 
 SIZE = 224
@@ -101,21 +106,22 @@ def published(sam, image, device):
     """The papers' code: encoder with its neck, then the decoder, one image at a time; then crop and pooling."""
     pixels = next(square_batches([image], 1))
     tokens = sam.tokens(normalise(torch.from_numpy(pixels).to(device), SAM_PIXEL_STATS))
-    probability = _cell_probability(sam, tokens, "none")
-    _find_cells(pixels, tokens.cpu().numpy(), probability.cpu().numpy())
+    mask, _ = find_cell(cell_probability(sam, tokens, "none")[0].cpu().numpy())
+    cell_crop(pixels[0], mask)
+    (tokens[0].cpu().numpy() * token_weights(mask, tokens.shape[2:])).sum((1, 2))
     return tokens.clone()
 
 
 def ours(sam, images, device):
     """Run the library's own way from files to embeddings, on a network that is loaded already."""
     dtype = str(sam.image_encoder.patch_embed.proj.weight.dtype).removeprefix("torch.")
-    weights = Weights(Backbone("random"), None, SIZE, dtype, device.type)
-    _loaded.clear()
-    _loaded[weights] = sam
-    encoder = Encoder(Recipe(weights, SAM_PIXEL_STATS, "none"))
-    size, rows = encoder.images_per_pass(), list(enumerate(images))
-    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return [done.cells for done in encoder.stream(chunks)]
+    spec = NetworkSpec(Backbone("random"), None, SIZE, dtype, device.type)
+    loaded._last.spec, loaded._last.sam = spec, sam
+    encoder = Encoder(Recipe(spec, SAM_PIXEL_STATS, "none"))
+    size = encoder.images_per_pass()
+    starts = range(0, len(images), size)
+    chunks = ([(at + i, read_content(image)) for i, image in enumerate(images[at : at + size])] for at in starts)
+    return [record for done in encoder.stream(chunks) for record in done.records]
 
 
 @torch.inference_mode()

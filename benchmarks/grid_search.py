@@ -15,7 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.bulk import find_images
 from sam_bloodcell.datasets import make_blood_cells, save_cells
-from sam_bloodcell.embedding import cache, forward
+from sam_bloodcell.embedding import encoder
+from sam_bloodcell.embedding.store import MEMORY
 
 GRID = [0.001, 0.01, 0.1, 1, 10, 100, 1000, 10000]
 
@@ -35,18 +36,18 @@ def main():
     save_cells(cells, drawn.name)
     paths, labels = (find_images([f"{drawn.name}/cells.csv"])[name] for name in ("path", "label"))
     n = len(paths)
-    seen, run = [], forward._forward
-    forward._forward = lambda *parts: seen.append(len(parts[-1])) or run(*parts)
+    seen, run = [], encoder.run_network
+    encoder.run_network = lambda *parts: seen.append(len(parts[-1])) or run(*parts)
     embedder = SAMLoRAEmbedder("vit_tiny").fit(paths)
     embedder.transform(paths[:8])  # warm
 
     classifier = LogisticRegression(max_iter=500)
     for place in ("memory", "disk"):
-        cache.MEMORY.clear()
+        MEMORY.clear()
         alone, embeddings = timed(partial(embedder.transform, paths))
         grid = GridSearchCV(classifier, {"C": GRID}, cv=5)
         classifiers, _ = timed(partial(grid.fit, embeddings.pooled, labels))
-        cache.MEMORY.clear()
+        MEMORY.clear()
         seen.clear()
         with tempfile.TemporaryDirectory() as folder:
             first = SAMLoRAEmbedder("vit_tiny", cache_dir=folder if place == "disk" else None)

@@ -2,7 +2,7 @@
 
     python benchmarks/pseudo_masks.py --out docs/tables/pseudo_masks.csv
 
-The settings in `sam_bloodcell.segmentation.stain` were looked at on cells that are not held out (`training/cells.py`), so the
+The settings in `segmentation.stain` were chosen on cells that are not held out (`training/cells.py`), so the
 held-out column is the one to believe.
 """
 

@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 import pandas as pd
 
-from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell import LoRATraining, SAMLoRAEmbedder
 from sam_bloodcell.datasets import Laboratory, make_blood_cells
 from sam_bloodcell.plotting import plot_cells, plot_history
 
@@ -45,7 +45,10 @@ plot_cells(cells.images[tested[:6]], masks=before[:6])
 # more cells, leave `epochs`, `learning_rate` and `validation_fraction` as they are: cells are then set aside to know
 # when to stop.
 
-tuned = SAMLoRAEmbedder("vit_tiny", training=LoRATraining(epochs=3, warmup_epochs=0, learning_rate=5e-4, batch_size=4, validation_fraction=0, random_state=0))
+training = LoRATraining(
+    epochs=3, warmup_epochs=0, learning_rate=5e-4, batch_size=4, validation_fraction=0, random_state=0
+)
+tuned = SAMLoRAEmbedder("vit_tiny", training=training)
 tuned.fit(cells.images[annotated], masks=cells.masks[annotated])
 plot_history(tuned.history_.drop(columns="learning_rate"))
 

@@ -25,7 +25,7 @@ labels = np.array(cells.target_names)[cells.target]
 # Stage 1: tokens, masks and crops
 # --------------------------------
 
-embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.images)
+embeddings = SAMLoRAEmbedder("vit_tiny", keep=("tokens", "crops")).fit_transform(cells.images)
 embeddings.tokens.shape, embeddings.crops.shape
 
 # %%

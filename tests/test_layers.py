@@ -94,6 +94,20 @@ def test_the_top_level_stays_small():
     assert len(list(PACKAGE.glob("*.py"))) <= 10
 
 
+def body_lines(function):
+    """Lines of a function from its first statement behind the docstring to its last."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return function.end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short(path):
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 450
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert {function.name: body_lines(function) for function in functions if body_lines(function) > 50} == {}
+
+
 def test_the_map_in_contributing_says_what_the_rooms_say():
     text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
     for room in DEPTH:

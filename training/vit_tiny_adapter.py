@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.images.reading import load_rgb
-from sam_bloodcell.segmentation.stain import stain_mask
+from sam_bloodcell.segmentation import LoRATraining, stain_mask
 from sam_bloodcell.weights.adapters import write_adapter
 from sam_bloodcell.weights.backbones import Backbone
 
@@ -113,7 +113,14 @@ def main() -> None:
     drawn = synthetic_cells(args.synthetic, 224, args.seed + 1)
     images = [SHARED_DATA / row["path"] for row in balanced(masked)] + own_images + list(drawn.pixels)
     masks = [SHARED_DATA / row["mask"] for row in balanced(masked)] + own_masks + list(drawn.masks)
-    embedder = SAMLoRAEmbedder(**settings, training=LoRATraining(epochs=args.epochs, warmup_epochs=2, validation_fraction=0, learning_rate=args.learning_rate, random_state=args.seed))
+    training = LoRATraining(
+        epochs=args.epochs,
+        warmup_epochs=2,
+        validation_fraction=0,
+        learning_rate=args.learning_rate,
+        random_state=args.seed,
+    )
+    embedder = SAMLoRAEmbedder(**settings, training=training)
     start = time.time()
     embedder.fit(images, masks=masks)
     seconds = round(time.time() - start)

@@ -22,7 +22,7 @@ LABORATORIES = ("tecom", "acevedo", "cellavision")
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 ORDER = (
     "pooled embeddings", "pooled, standardised by laboratory", "vector (default)", "vector, domain",
-    "vector, not aligned", "vector, mean", "vector, coral", "vector, mmd", "vector, sinkhorn",
+    "vector, not aligned", "vector, mean", "vector, mmd",
 )  # fmt: skip
 MAPS = (
     "conv, cluster", "conv, cluster, 10 epochs", "conv, not aligned", "preset bc-sam, 32 px crops",

@@ -7,6 +7,7 @@ from .alignment.autoencoder import CrossDomainAutoencoder
 from .embedding.embedder import SAMLoRAEmbedder
 from .embedding.embeddings import CellEmbeddings
 from .exceptions import ImageReadError, WeightsUnavailableError
+from .segmentation.lora_training import LoRATraining
 from .weights.pipelines import from_pretrained, push_to_hub, save_pretrained
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __all__ = [
     "CellEmbeddings",
     "CrossDomainAutoencoder",
     "ImageReadError",
+    "LoRATraining",
     "SAMLoRAEmbedder",
     "WeightsUnavailableError",
     "__version__",

@@ -51,13 +51,6 @@ def find_images(
     ValueError
         If there is no source, one does not exist or holds no image, a table has no column "path", or a path leads out
         of `root`.
-
-    Examples
-    --------
-    >>> find_images(["no such folder"])
-    Traceback (most recent call last):
-        ...
-    ValueError: 'no such folder' does not exist. Fix: check the path and the working folder.
     """
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
@@ -72,8 +65,7 @@ def _list(source: Path, root: str | os.PathLike | None) -> pd.DataFrame:
     if source.is_dir():
         paths = list_images(source)
         if not paths:
-            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise ValueError(f"'{source}' holds no image ({suffixes}). Fix: check the folder.")
+            raise ValueError(f"'{source}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}). Fix: check the folder.")
         return pd.DataFrame({"path": [str(path) for path in paths]})
     if source.suffix.lower() in (".csv", ".tsv"):
         return read_table(source, ["path"], root=root)
@@ -117,11 +109,7 @@ def embed_to_file(
     FileExistsError
         If the file exists and is not to be replaced.
     ValueError
-        If the suffix is none of the four, or no image is left.
-    NotFittedError
-        If the embedder is not fitted.
-    TypeError
-        If `images` is a single path.
+        If the suffix is none of the four, a column does not fit into the format, or no image is left.
     ImportError
         If the library for the format is not installed.
     ImageReadError
@@ -225,7 +213,7 @@ def _try_format(write: _Writer, table: pd.DataFrame, path: Path) -> None:
     if taken:
         raise ValueError(f"Got the column(s) {', '.join(taken)}, which are names of our own. Fix: rename them.")
     try:
-        write(path, table, np.zeros((len(table), 0), np.float32), [], {})
+        write(path, table, np.zeros((len(table), 1), np.float32), ["feature"], {})  # older AnnData warns of no feature
     except Exception as exc:
         if isinstance(exc, OSError):
             raise unwritable(path, exc) from exc

@@ -5,28 +5,9 @@ from types import ModuleType
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional dependency.
+    """Import an optional dependency, which an extra of sam-bloodcell installs.
 
-    Parameters
-    ----------
-    module : str
-        Dotted name, such as "matplotlib.figure".
-    extra : str
-        The extra of sam-bloodcell that installs it.
-    purpose : str
-        What it is needed for, as the beginning of the message: "Plots need matplotlib".
-
-    Raises
-    ------
-    ImportError
-        If it is not installed; the message names the command that installs it.
-
-    Examples
-    --------
-    >>> require("no_such_module", extra="report", purpose="Plots need no_such_module")
-    Traceback (most recent call last):
-        ...
-    ImportError: Plots need no_such_module. Fix: pip install "sam-bloodcell[report]"
+    The purpose begins the message of the ImportError where it is not installed: "Plots need matplotlib".
     """
     try:
         return import_module(module)

@@ -11,22 +11,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    r"""Yield a path to write a file or folder to, which takes the place of `path` when all went well.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; names the file and the fix. What was there before is still there.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with replacing(Path(folder) / "scores.csv") as draft:
-    ...         _ = draft.write_text("accuracy\n")
-    ...     os.listdir(folder)
-    ['scores.csv']
-    """
+    """Yield a path to write a file or folder to, which takes the place of `path` only when all went well."""
     path = Path(path)
     draft = path.with_name(f".{uuid.uuid4().hex}.{path.name}")  # the suffix stays: some writers go by it
     try:
@@ -41,13 +26,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file, UTF-8, whole or not at all.
-
-    Raises
-    ------
-    OSError
-        As `replacing`.
-    """
+    """Write a text file, UTF-8, whole or not at all."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
@@ -60,13 +39,7 @@ def unwritable(path: str | os.PathLike, exc: OSError) -> OSError:
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Make a folder with its parents, unless it is there.
-
-    Raises
-    ------
-    OSError
-        If it cannot be made; names it and the fix.
-    """
+    """Make a folder with its parents, unless it is there."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -83,13 +56,7 @@ def remove(path: Path) -> None:
 
 
 def allocate(path: str | os.PathLike) -> None:
-    """Have the disk set a sparse file's space aside: a write through its memory map could not say that it is full.
-
-    Raises
-    ------
-    OSError
-        If there is not enough; names the file and the fix.
-    """
+    """Have the disk set a sparse file's space aside: a write through its memory map could not say that it is full."""
     if hasattr(os, "posix_fallocate"):  # elsewhere the system extends the file as it is made
         try:
             with Path(path).open("r+b") as file:
@@ -101,10 +68,7 @@ def allocate(path: str | os.PathLike) -> None:
 def paths_beside(csv: Path, paths: Iterable[Any], root: str | os.PathLike | None = None) -> list[str]:
     """Return the paths that a table's rows name relative to it; an empty one stays empty.
 
-    Raises
-    ------
-    ValueError
-        If a path is no text, or leads out of `root` (default: the table's folder); names the row.
+    An error names the row of a path that is no text, or leads out of `root` (default: the table's folder).
     """
     found = []
     for row, path in enumerate(paths):
@@ -119,23 +83,8 @@ def paths_beside(csv: Path, paths: Iterable[Any], root: str | os.PathLike | None
 
 
 def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:
-    """Return the path of what a manifest names, relative to a folder.
-
-    Links are followed only when it is opened: a data set may be made of them.
-
-    Raises
-    ------
-    ValueError
-        If it leads out of the folder.
-
-    Examples
-    --------
-    >>> inside("cells", "../other/1.png")
-    Traceback (most recent call last):
-        ...
-    ValueError: '../other/1.png' leads out of the folder 'cells'.
-    """
-    # Not Path.resolve, which follows links.
+    """Return the path of what a manifest names, relative to a folder that it must not lead out of."""
+    # Not Path.resolve, which follows links: a data set may be made of them.
     root = os.path.abspath(folder)  # noqa: PTH100
     full = os.path.abspath(Path(root, name))  # noqa: PTH100
     if os.path.commonpath([root, full]) != root:

@@ -11,8 +11,6 @@ from sklearn.utils.validation import check_is_fitted
 from .extras import require
 from .segmentation.cell import GREY
 
-_LEAST_LOBE = 0.08  # share of the nucleus
-
 FEATURES = (
     "area", "eccentricity", "solidity", "roundness", "nucleus_to_cell", "nucleus_to_cytoplasm", "nucleus_lobes",
     "nucleus_solidity", "nucleus_eccentricity", "nucleus_red", "nucleus_green", "nucleus_blue", "cytoplasm_red",
@@ -56,16 +54,7 @@ class CellMorphology(TransformerMixin, BaseEstimator):
     """
 
     def fit(self, X: Any, y: Any = None) -> "CellMorphology":
-        """Check that X has masks and crops; nothing is learnt.
-
-        Parameters
-        ----------
-        X : CellEmbeddings
-        y : ignored
-
-        Returns
-        -------
-        self
+        """Check that X, `CellEmbeddings`, has masks and crops; nothing is learnt and `y` is ignored.
 
         Raises
         ------
@@ -75,27 +64,12 @@ class CellMorphology(TransformerMixin, BaseEstimator):
             If scikit-image is not installed.
         """
         _check(X)
-        _scikit_image()
+        _skimage()
         self.n_features_in_ = X.shape[1]
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Measure cells.
-
-        Parameters
-        ----------
-        X : CellEmbeddings of n cells
-
-        Returns
-        -------
-        features : array of shape (n, 16)
-            In the order of `get_feature_names_out`.
-
-        Raises
-        ------
-        TypeError
-            If X has no masks or no crops.
-        """
+        """Measure cells: shape (n, 16), in the order of `get_feature_names_out`. X is checked as in `fit`."""
         check_is_fitted(self)
         _check(X)
         return np.array([measure_cell(X.masks[row], X.crops[row]) for row in range(len(X))]).reshape(len(X), -1)
@@ -106,18 +80,13 @@ class CellMorphology(TransformerMixin, BaseEstimator):
 
 
 def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float]:
-    """Measure one cell.
+    """Measure one cell: the 16 features of `CellMorphology`, in the order of its `get_feature_names_out`.
 
     Parameters
     ----------
     mask : bool array of shape (H, W)
     crop : uint8 array of shape (S, S, 3)
         The cell on grey (128).
-
-    Returns
-    -------
-    features : list of 16 floats
-        In the order of `FEATURES`.
 
     Raises
     ------
@@ -130,30 +99,26 @@ def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float
             f"Got a mask of shape {mask.shape} and a crop of shape {crop.shape} but expected (H, W) and (S, S, 3) with "
             "a cell in each. Fix: take one row of CellEmbeddings.masks and .crops."
         )
-    measure, filters = _scikit_image()
+    measure, filters = _skimage().measure, _skimage().filters
     cell = measure.regionprops(mask.astype(np.uint8))[0]
+    roundness = min(1.0, 4 * np.pi * cell.area / max(cell.perimeter, 1.0) ** 2)
+    shape = [mask.mean(), cell.eccentricity, cell.solidity, roundness]
+
     inside = (crop != GREY).any(-1)
     density = -np.log((crop.astype(np.float64) + 1) / 256)
     red = density[..., 0]
     nucleus = inside & (red > filters.threshold_otsu(red[inside])) if np.ptp(red[inside]) > 0 else inside
     cytoplasm = inside & ~nucleus
-    lobes = [lobe.area for lobe in measure.regionprops(measure.label(nucleus))]
+    area = nucleus.sum()
+    ratios = [area / inside.sum(), min(99.0, area / max(cytoplasm.sum(), 1))]
+
     whole = measure.regionprops(nucleus.astype(np.uint8))[0]
-    measured = cytoplasm if cytoplasm.any() else inside  # a cell that is all nucleus still has densities
-    return [
-        float(mask.mean()),
-        float(cell.eccentricity),
-        float(cell.solidity),
-        float(min(1.0, 4 * np.pi * cell.area / max(cell.perimeter, 1.0) ** 2)),
-        float(nucleus.sum() / inside.sum()),
-        float(min(99.0, nucleus.sum() / max(cytoplasm.sum(), 1))),
-        float(sum(area >= _LEAST_LOBE * nucleus.sum() for area in lobes)),
-        float(whole.solidity),
-        float(whole.eccentricity),
-        *density[nucleus].mean(0).tolist(),
-        *density[measured].mean(0).tolist(),
-        float(density[measured][:, 1].std()),
-    ]
+    pieces = np.bincount(measure.label(nucleus)[nucleus])  # their areas
+    lobes = [(pieces >= 0.08 * area).sum(), whole.solidity, whole.eccentricity]
+
+    measured = density[cytoplasm if cytoplasm.any() else inside]  # a cell that is all nucleus still has densities
+    stain = [*density[nucleus].mean(0), *measured.mean(0), measured[:, 1].std()]
+    return [float(value) for value in (*shape, *ratios, *lobes, *stain)]
 
 
 def _check(X: Any) -> None:
@@ -164,8 +129,5 @@ def _check(X: Any) -> None:
         )
 
 
-def _scikit_image() -> tuple[ModuleType, ModuleType]:
-    """Return skimage.measure and skimage.filters."""
-    purpose = "Measuring cells needs scikit-image"
-    measure = require("skimage.measure", extra="masks", purpose=purpose)
-    return measure, require("skimage.filters", extra="masks", purpose=purpose)
+def _skimage() -> ModuleType:
+    return require("skimage", extra="masks", purpose="Measuring cells needs scikit-image")

@@ -8,23 +8,9 @@ from numpy.typing import NDArray
 
 
 def label_column(values: Any, name: str, n: int | None = None) -> NDArray[Any]:
-    """Return labels as an array of shape (n,) and of one natural dtype.
+    """Return strings or integers, one for each of `n` cells, as an array of shape (n,) and of one natural dtype.
 
-    Parameters
-    ----------
-    values : array-like of shape (n,)
-        Strings or integers, one value for each cell.
-    name : str
-        The argument's name in errors.
-    n : int, optional
-        The number of cells that there are, where it is known.
-
-    Raises
-    ------
-    TypeError
-        If `values` is not a collection.
-    ValueError
-        If it is not one-dimensional, has another length than `n`, or lacks a value; the message names the row.
+    Errors call the column `name`; the one about a missing value names its row.
     """
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise TypeError(f"Got {name}={values!r} but expected one value per cell. Fix: pass a list or an array.")

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from sam_bloodcell.exceptions import ImageReadError
+from sam_bloodcell.images import load_mask, load_rgb
 from sam_bloodcell.images.collections import as_image_list
 from sam_bloodcell.images.frames import load_square, pad_to_square, resize
-from sam_bloodcell.images.masks import load_mask
-from sam_bloodcell.images.reading import load_rgb, read_content
+from sam_bloodcell.images.reading import read_content
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -16,17 +15,14 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
 
 from ..models import devices
 from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import CROP_SIZES
 from ..validation import label_column
-from .clusters import ClusterShifts
-from .inputs import NetworkInputs
-from .reconstruction import train_network
+from .normalization import ClusterShifts, DomainScaler
+from .reconstruction import NetworkInputs, train_network
 from .saving import PretrainedAutoencoder
-from .scaling import DomainScaler
 from .settings import DEFAULTS, PRESETS, Settings, resolve_settings
 
 _AUTO = StrOptions({"auto"})
@@ -36,30 +32,28 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     """Compress embeddings to a few features from which the cell, but not its laboratory, can be reconstructed.
 
     A domain is a laboratory. Inputs are standardised by domain, and a network is trained to reconstruct them (and, from
-    token maps, the cell's crop) from `n_components` features. The features of clusters of like cells are then moved
-    together across domains. No class labels are used.
+    token maps, the cell's crop) from a few features. The features of clusters of like cells are then moved together
+    across domains. No class labels are used.
 
     Parameters
     ----------
     n_components : int, default=50
         Number of features.
     architecture : {"auto", "vector", "conv", "masked"}, default="auto"
-        "vector" is an MLP on any 2-D array, and on the pooled embeddings of `CellEmbeddings`. "conv" (BC-SAM) and
-        "masked" (DoRL) read the token maps of ``SAMLoRAEmbedder(..., keep=("tokens", "crops"))`` and also reconstruct
-        the cells' crops. "auto" is the preset's, else "vector", which measured best on real cells.
+        "vector" is an MLP on any 2-D array, as on pooled embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the
+        token maps of ``SAMLoRAEmbedder(..., keep=("tokens", "crops"))`` and also reconstruct the cells' crops. "auto"
+        is the preset's, else "vector", which measured best on real cells.
     preset : {"bc-sam", "dorl"} or None, default=None
         The papers' settings for every parameter that is "auto". None takes our own.
     alignment : {"auto", "mean", "mmd"} or None, default="auto"
-        Distance between the domains' features that training lowers, see ``sam_bloodcell.models.alignment``. None trains
-        without one; so does "auto" without a preset.
-    alignment_weight : float or "auto", default="auto"
-        Weight of the alignment in the loss.
+        Distance between the domains' features that training lowers (``sam_bloodcell.models.alignment``); None, and
+        "auto" without a preset, train without one.
+    alignment_weight, embedding_weight : float or "auto", default="auto"
+        Weights in the loss of the alignment and of the embedding's squared error; the crops' 1 - SSIM weighs 1.
     normalization : {"auto", "cluster", "domain"} or None, default="auto"
         "domain" standardises each domain's inputs by that domain's own statistics. "cluster" also moves the features
         of each domain, cluster by cluster, onto those of the others. None standardises all domains alike, as the
         presets do. "auto" without a preset is "cluster".
-    embedding_weight : float or "auto", default="auto"
-        Weight of the embedding's squared error in the loss; the crops' 1 - SSIM weighs 1.
     crop_size : {32, 64, 128} or "auto", default="auto"
         Side in pixels of the reconstructed crops. The papers' 128 costs about nine times as much per step as our 32
         (``benchmarks/autoencoder_step.py``).
@@ -84,8 +78,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     Attributes
     ----------
-    network_ : VectorAutoencoder, ConvAutoencoder or MaskedAutoencoder
-        On CPU.
+    network_ : VectorAutoencoder, ConvAutoencoder or MaskedAutoencoder, on CPU
     settings_ : Settings
         The values that were used for the parameters that are "auto".
     domains_ : ndarray
@@ -93,17 +86,12 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     scaler_ : DomainScaler
         Statistics of the inputs of each domain.
     shifts_ : ClusterShifts or None
-        How far each domain's features lie off, cluster by cluster. None without at least two domains or
-        ``normalization="cluster"``.
+        How far each domain's features lie off, cluster by cluster; None without "cluster" or two domains.
     history_ : DataFrame
         One row for each epoch. Columns: epoch, learning_rate, loss, reconstruction; alignment, where there is one;
         crops and embedding, the parts of the reconstruction, where there are both; validation_score, with `patience`.
     n_features_in_ : int
         Width C of the embeddings.
-
-    See Also
-    --------
-    SAMLoRAEmbedder : Computes the `CellEmbeddings` that this transformer takes.
 
     References
     ----------
@@ -191,7 +179,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Parameters
         ----------
-        X : CellEmbeddings of n cells, or array-like of shape (n, C)
+        X : CellEmbeddings of n cells (from a `SAMLoRAEmbedder`), or array-like of shape (n, C)
         y : ignored
         domain : array-like of shape (n,), optional
             Each cell's domain, strings or ints. With None or a single domain nothing is aligned, and a warning says so.
@@ -202,10 +190,9 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Raises
         ------
-        ValueError
-            If `domain` has another length than X, or X or a parameter is out of range.
-        TypeError
-            If the architecture needs token maps and crops, and X has none.
+        ValueError, TypeError
+            If a parameter or X is out of range, `domain` and X differ in length, or X lacks the token maps and crops
+            that the architecture needs.
         """
         self._validate_params()
         inputs = self._prepare_training(X, domain)
@@ -228,16 +215,11 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Parameters
         ----------
         X, y, domain
-            As in `fit`.
+            As in `fit`, whose errors this raises, too.
 
         Returns
         -------
         self
-
-        Raises
-        ------
-        ValueError, TypeError
-            As in `fit`.
         """
         self._validate_params()
         continues = hasattr(self, "network_")
@@ -256,9 +238,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Parameters
         ----------
-        X : CellEmbeddings of n cells, or array-like of shape (n, C)
-        domain : array-like of shape (n,), optional
-            Each cell's domain.
+        X, domain
+            As in `fit`.
 
         Returns
         -------
@@ -266,37 +247,30 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Raises
         ------
-        NotFittedError
-            Before `fit`.
-        ValueError, TypeError
-            As in `fit`.
+        NotFittedError, ValueError, TypeError
+            Before `fit`; as in `fit`.
         """
         inputs = self._prepare_inference(X, domain)
-        features = self._run_network(inputs, lambda network, x: network.encode(x))
-        if self.shifts_ is not None and inputs.domain is not None:
-            features = self.shifts_.correct(features, inputs.domain)
-        return features
+        features = self._run_network(inputs)
+        if self.shifts_ is None or inputs.domain is None:
+            return features
+        return self.shifts_.correct(features, inputs.domain)
 
     def fit_transform(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
         """Fit, then transform the same cells as later ones will be.
 
         A pipeline can hand `domain` to `transform` only where scikit-learn's metadata routing is enabled. Therefore
-        this is ``fit(X, domain=domain).transform(X, domain=domain)`` with metadata routing and
-        ``fit(X, domain=domain).transform(X)`` without.
+        this is ``fit(X, domain=domain).transform(X, domain=domain)`` with routing, and without it
+        ``fit(X, domain=domain).transform(X)``.
 
         Parameters
         ----------
         X, y, domain
-            As in `fit`.
+            As in `fit`, whose errors this raises, too.
 
         Returns
         -------
         features : float32 array of shape (n, n_components)
-
-        Raises
-        ------
-        ValueError, TypeError
-            As in `fit`.
         """
         self.fit(X, y, domain=domain)
         return self.transform(X, domain=domain if get_config()["enable_metadata_routing"] else None)
@@ -307,24 +281,17 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Parameters
         ----------
         X, domain
-            As in `transform`.
+            As in `transform`, whose errors this raises, too.
 
         Returns
         -------
-        crops : uint8 array of shape (n, crop_size, crop_size, 3)
-            From "conv" and "masked".
-        embeddings : float32 array of shape (n, C)
-            From "vector".
-
-        Raises
-        ------
-        NotFittedError, ValueError, TypeError
-            As in `transform`.
+        reconstruction : array
+            "conv" and "masked": crops, uint8 (n, crop_size, crop_size, 3). "vector": embeddings, float32 (n, C).
         """
         inputs = self._prepare_inference(X, domain)
-        decoded = self._run_network(inputs, lambda network, x: network.decode(network.encode(x)))
+        decoded = self._run_network(inputs, decode=True)
         if self.settings_.architecture == "vector":
-            return inputs.scaler.unscale(decoded, inputs.domain)
+            return inputs.scaler.scale(decoded, inputs.domain, undo=True)
         return (np.moveaxis(decoded, 1, -1) * 255).round().astype(np.uint8)
 
     def __sklearn_tags__(self) -> Tags:
@@ -340,8 +307,10 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Check X and domain for training, and add them to the statistics."""
         settings = self.settings_ if continues else resolve_settings(self.get_params())
         inputs = self._check_inputs(X, domain, settings, reset=not continues, needs_crops=True)
-        names = np.array([]) if inputs.domain is None else inputs.domain
-        self.domains_ = np.union1d(self.domains_, names) if continues and len(self.domains_) else np.unique(names)
+        self.settings_, self.scaler_ = settings, self.scaler_ if continues else DomainScaler()
+        for rows in inputs.chunks():
+            self.scaler_.update(inputs.unscaled[rows], inputs.domain_of(rows))
+        self.domains_ = np.unique([name for name in self.scaler_.statistics if name is not None])
         if len(self.domains_) < 2 and (settings.alignment or settings.normalization):
             got = f"one domain, {self.domains_.tolist()[0]!r}" if len(self.domains_) else "no domain"
             warnings.warn(
@@ -349,9 +318,6 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 "(in a pipeline: fit(X, y, domain=...) with scikit-learn's metadata routing enabled).",
                 stacklevel=3,
             )
-        self.settings_, self.scaler_ = settings, self.scaler_ if continues else DomainScaler()
-        for rows in inputs.chunks():
-            self.scaler_.update(inputs.unscaled[rows], inputs.domain_of(rows))
         inputs.scale_by(self.scaler_, by_domain=settings.normalization is not None)
         return inputs
 
@@ -366,8 +332,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self, X: Any, domain: ArrayLike | None, settings: Settings, *, reset: bool, needs_crops: bool
     ) -> NetworkInputs:
         """Check X and domain; with `reset` a fit starts, else X must look like that of the fit."""
+        least = 2 if reset else 1
         if settings.architecture == "vector":
-            least = 2 if reset else 1
             pooled = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=least)
             unscaled, crops = pooled, None
         else:
@@ -379,21 +345,17 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                     "with no step in between, or architecture='vector'."
                 )
             pooled = np.asarray(X)
-            self._check_size(pooled, reset)
+            if reset:
+                self.n_features_in_ = pooled.shape[1]
+            if pooled.shape[1] != self.n_features_in_:
+                raise ValueError(
+                    f"Got embeddings {pooled.shape[1]} wide but expected {self.n_features_in_}. "
+                    "Fix: use the backbone of the fit."
+                )
+            if len(pooled) < least:
+                raise ValueError(f"Got {len(pooled)} cells but expected at least {least}. Fix: add cells.")
         column = None if domain is None else label_column(domain, "domain", len(pooled))
         return NetworkInputs(unscaled, pooled, crops, settings.crop_size, column)
-
-    def _check_size(self, pooled: NDArray, reset: bool) -> None:
-        """Check (n, C) embeddings that come with token maps, as `validate_data` checks others."""
-        n, width = pooled.shape
-        if reset:
-            self.n_features_in_ = width
-        if width != self.n_features_in_:
-            raise ValueError(
-                f"Got embeddings {width} wide but expected {self.n_features_in_}. Fix: use the backbone of the fit."
-            )
-        if n < 1 + reset:
-            raise ValueError(f"Got {n} cells but expected at least {1 + reset}. Fix: add cells.")
 
     def _train(
         self, inputs: NetworkInputs, settings: Settings, seed: int, held_out: NDArray[np.intp], continues: bool = False
@@ -415,12 +377,11 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.history_ = history
         self.shifts_ = None
         if settings.normalization == "cluster" and inputs.domain is not None and len(np.unique(inputs.domain)) > 1:
-            features = self._run_network(inputs, lambda network, x: network.encode(x))
-            self.shifts_ = ClusterShifts.fit(features, inputs.domain, seed)
+            self.shifts_ = ClusterShifts.fit(self._run_network(inputs), inputs.domain, seed)
         return self
 
-    def _run_network(self, inputs: NetworkInputs, compute: Callable[[Any, Tensor], Tensor]) -> NDArray[np.float32]:
-        """Return ``compute(network, x)`` of all rows, a few rows x at a time."""
+    def _run_network(self, inputs: NetworkInputs, decode: bool = False) -> NDArray[np.float32]:
+        """Return the features of all rows, or what is decoded from them, computed a few rows at a time."""
         device = devices.choose("cpu" if self.settings_.architecture == "vector" else self.device)
         # `network_` itself stays on CPU, as it is documented.
         network = self.network_ if device.type == "cpu" else copy.deepcopy(self.network_).to(device)
@@ -429,5 +390,6 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         with torch.inference_mode():
             for rows in inputs.chunks():
                 x = torch.from_numpy(inputs.scaled(rows)).to(device, dtype)
-                parts.append(compute(network, x).float().cpu().numpy())
+                features = network.encode(x)
+                parts.append((network.decode(features) if decode else features).float().cpu().numpy())
         return np.concatenate(parts)

@@ -1,7 +1,9 @@
-"""The network that reconstructs cells from a few features, its loss, and its training."""
+"""Training a network to reconstruct cells from a few features: its inputs, the network, its loss, its batches."""
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +17,84 @@ from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import ConvAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
 from ..models.losses import ssim
 from ..models.training import TrainingPlan, Validation, train
-from .inputs import CHUNK, NetworkInputs, ReconstructionBatch
+from .normalization import DomainScaler
 from .settings import Settings
+
+_CHUNK = 256  # rows that are read and encoded at a time
+
+
+class ReconstructionBatch(NamedTuple):
+    """What a training step needs of a few cells."""
+
+    inputs: Tensor  # BxC or BxCxhxw, scaled
+    pooled: Tensor  # BxC, scaled
+    crops: Tensor | None  # Bx3xSxS in [0, 1]
+    codes: Tensor  # B, the number of the domain, -1 unknown
+
+
+@dataclass
+class NetworkInputs:
+    """The inputs of n cells, with the statistics to scale them by."""
+
+    unscaled: NDArray  # (n, C) or (n, C, h, w): the network encodes it once it is scaled
+    pooled: NDArray  # (n, C), unscaled
+    crops: NDArray[np.uint8] | None  # (n, S, S, 3)
+    crop_size: int  # side in pixels to which a batch's crops are averaged down; S is a multiple of it
+    domain: NDArray | None  # (n,)
+
+    def __post_init__(self) -> None:
+        self.codes = np.full(len(self), -1)
+        if self.domain is not None:
+            self.codes = np.unique(self.domain, return_inverse=True)[1]
+        self.scaler = DomainScaler()
+
+    def __len__(self) -> int:
+        return len(self.unscaled)
+
+    def chunks(self) -> Iterator[slice]:
+        """Rows in order, a few at a time: the inputs may lie on disk."""
+        return gen_batches(len(self), _CHUNK)
+
+    def scale_by(self, scaler: DomainScaler, *, by_domain: bool) -> None:
+        """Set the statistics to scale by; domains that `scaler` does not know get those of their rows here.
+
+        With `by_domain=False` all rows are scaled alike, and `domain` is forgotten; the codes stay.
+        """
+        self.scaler = scaler
+        if not by_domain:
+            self.domain = None
+        elif self.domain is not None and not set(np.unique(self.domain).tolist()) <= scaler.statistics.keys():
+            self.scaler = scaler.including((self.unscaled[rows], self.domain[rows]) for rows in self.chunks())
+
+    def scaled(self, rows: Any) -> NDArray[np.float32]:
+        """Return what the network encodes of these rows."""
+        return self.scaler.scale(self.unscaled[rows], self.domain_of(rows))
+
+    def batch(self, rows: NDArray, device: torch.device) -> ReconstructionBatch:
+        """Return all that a training step needs of these rows."""
+        inputs = torch.from_numpy(self.scaled(rows)).to(device)
+        if self.unscaled is self.pooled:
+            pooled = inputs
+        else:
+            pooled = torch.from_numpy(self.scaler.scale(self.pooled[rows], self.domain_of(rows))).to(device)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        crops = None
+        if self.crops is not None:
+            small = _shrink(self.crops[rows], self.crop_size)
+            crops = torch.from_numpy(small).to(device).movedim(-1, 1).float() / 255
+        return ReconstructionBatch(inputs, pooled, crops, torch.from_numpy(self.codes[rows]).to(device))
+
+    def domain_of(self, rows: Any) -> NDArray | None:
+        """Return the domain of these rows, where it is known."""
+        return None if self.domain is None else self.domain[rows]
+
+
+def _shrink(crops: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Average (n, S, S, 3) crops down to (n, size, size, 3)."""
+    factor = crops.shape[1] // size
+    if factor == 1:
+        return np.array(crops)
+    return crops.reshape(-1, size, factor, size, factor, 3).mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def build_network(settings: Settings, width: int) -> nn.Module:
@@ -91,7 +169,7 @@ def train_network(
     @torch.inference_mode()
     def score(network: nn.Module) -> dict[str, float]:
         total = 0.0
-        for part in gen_batches(len(held_out), CHUNK):
+        for part in gen_batches(len(held_out), _CHUNK):
             batch = inputs.batch(held_out[part], device)
             total += len(batch.codes) * loss_terms(network, batch, settings)["reconstruction"].item()
         return {"validation_score": -total / len(held_out)}
@@ -121,8 +199,9 @@ def balanced_batches(
     """
     groups = [np.flatnonzero(codes == code) for code in np.unique(codes)]
     share = max(1, min(size, len(codes)) // len(groups))
-    streams = [
-        np.concatenate([rng.permutation(group) for _ in range(-(-steps * share // len(group)))]) for group in groups
-    ]
+    streams = []
+    for group in groups:
+        rounds = range(math.ceil(steps * share / len(group)))
+        streams.append(np.concatenate([rng.permutation(group) for _ in rounds]))
     for start in range(0, steps * share, share):
         yield np.concatenate([stream[start : start + share] for stream in streams])

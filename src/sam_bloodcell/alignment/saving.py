@@ -20,9 +20,8 @@ from ..weights.backbones import packaged_folder
 from ..weights.hub import PushToHubMixin, locate_folder
 from ..weights.model_card import write_model_card
 from ..weights.tensors import read_json, read_tensors, write_tensors
-from .clusters import ClusterShifts
+from .normalization import ClusterShifts, DomainScaler
 from .reconstruction import build_network, for_inference
-from .scaling import DomainScaler
 from .settings import Settings
 
 _WEIGHTS, _SETTINGS = "autoencoder.safetensors", "sam_bloodcell.json"
@@ -52,10 +51,8 @@ class PretrainedAutoencoder(PushToHubMixin, BaseEstimator):
 
         Parameters
         ----------
-        folder : path
-            Made if need be.
-        metrics, data, licence
-            For the model card: numbers by name, what it was trained on, an SPDX identifier.
+        folder, metrics, data, licence
+            As in `SAMLoRAEmbedder.save_pretrained`.
 
         Returns
         -------
@@ -63,10 +60,8 @@ class PretrainedAutoencoder(PushToHubMixin, BaseEstimator):
 
         Raises
         ------
-        NotFittedError
-            Before `fit`.
-        OSError
-            If a file cannot be written.
+        NotFittedError, OSError
+            Before `fit`; if a file cannot be written.
         """
         check_is_fitted(self)
         folder = make_folder(folder)
@@ -107,26 +102,20 @@ class PretrainedAutoencoder(PushToHubMixin, BaseEstimator):
         ----------
         folder_or_repo : str or path
             "vit_tiny" is the packaged one, fitted on vit_tiny's embeddings of three laboratories; works offline.
-        revision : str, optional
-            Commit, tag or branch on the Hub.
-        token : str, optional
-            Default that of ``HF_TOKEN`` or ``hf auth login``.
-        local_files_only : bool
-            Look into the Hub's local cache alone.
+        revision, token, local_files_only
+            For the Hub, as in `SAMLoRAEmbedder.from_pretrained`.
 
         Raises
         ------
         WeightsUnavailableError
             If a file is missing, damaged or cannot be fetched.
         """
-        folder = packaged_folder(str(folder_or_repo), "autoencoder") or locate_folder(
-            folder_or_repo,
-            (_SETTINGS, _WEIGHTS),
-            revision,
-            kind="autoencoder",
-            token=token,
-            local_files_only=local_files_only,
-        )
+        folder = packaged_folder(str(folder_or_repo), "autoencoder")
+        if folder is None:
+            files = (_SETTINGS, _WEIGHTS)
+            folder = locate_folder(
+                folder_or_repo, files, revision, kind="autoencoder", token=token, local_files_only=local_files_only
+            )
         settings = read_json(folder / _SETTINGS)
         if settings.get("kind") != "autoencoder":
             raise WeightsUnavailableError(
@@ -156,15 +145,10 @@ class PretrainedAutoencoder(PushToHubMixin, BaseEstimator):
         if "network_" in state:
             settings = Settings(**state["settings_"])
             network = build_network(settings, state["n_features_in_"])
-            network.load_state_dict(
-                {key: torch.from_numpy(np.array(array)) for key, array in state["network_"].items()}
-            )
-            shifts = state["shifts_"]
-            state |= {
-                "network_": for_inference(network),
-                "settings_": settings,
-                "scaler_": DomainScaler.from_plain(state["scaler_"]),
-                "shifts_": None if shifts is None else ClusterShifts.from_plain(shifts),
-                "history_": pd.DataFrame(state["history_"]),
-            }
+            network.load_state_dict({key: torch.tensor(array) for key, array in state["network_"].items()})
+            state["network_"], state["settings_"] = for_inference(network), settings
+            state["scaler_"] = DomainScaler.from_plain(state["scaler_"])
+            if state["shifts_"] is not None:
+                state["shifts_"] = ClusterShifts.from_plain(state["shifts_"])
+            state["history_"] = pd.DataFrame(state["history_"])
         super().__setstate__(state)

@@ -42,13 +42,7 @@ PRESETS = {
 
 
 def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
-    """Replace every "auto" among `CrossDomainAutoencoder`'s parameters by the preset's value, or else by our default.
-
-    Raises
-    ------
-    ValueError
-        If a vector autoencoder is given no weight for the embedding, which is all that it reconstructs.
-    """
+    """Replace every "auto" among the autoencoder's parameters by the preset's value, or else by our default."""
     given = {field.name: parameters.get(field.name, "auto") for field in fields(Settings)}
     given = {name: value for name, value in given.items() if value != "auto"}
     preset = parameters["preset"]

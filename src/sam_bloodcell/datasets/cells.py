@@ -12,30 +12,28 @@ import pandas as pd
 from PIL import Image
 from sklearn.utils import Bunch
 
+from ..exceptions import ImageReadError
 from ..files import make_folder, replacing, write_text
 from ..images.collections import name_rows
 from ..images.listing import list_images
-from ..images.reading import check_readable
+from ..images.reading import load_rgb
 from .tables import read_table
 
 _REQUIRED = ("path", "domain", "label")
 
 
 def load_cells(
-    csv_or_folder: str | os.PathLike,
-    *,
-    classes: Sequence[str] | None = None,
-    domains: Sequence[str] | None = None,
+    csv_or_folder: str | os.PathLike, *, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None,
     root: str | os.PathLike | None = None,
-) -> Bunch:
+) -> Bunch:  # fmt: skip
     """List the cells of a CSV or a folder; no image is opened.
 
     Parameters
     ----------
     csv_or_folder : path
         A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
-        slide; a cell without one is its own), or a folder of ``domain/label/image`` files
-        (images in folders below a label belong to that label; hidden files and folders are skipped).
+        slide; a cell without one is its own), or a folder of ``domain/label/image`` files (also in folders below a
+        label; hidden files and folders are skipped) with masks named ``image_mask.png``.
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``; default all, sorted.
     domains : sequence of str, optional
@@ -53,7 +51,7 @@ def load_cells(
     Raises
     ------
     FileNotFoundError
-        If the CSV, the folder, or a file that the CSV names is missing; the message gives the row.
+        If the CSV, the folder, or a file that a row of the CSV names is missing.
     ValueError
         If columns or values are missing, a path leads out of `root`, a class or domain is unknown, or no cell is left.
 
@@ -68,14 +66,11 @@ def load_cells(
     (4, 2)
     """
     source = Path(csv_or_folder)
-    if not os.fspath(csv_or_folder):
-        raise FileNotFoundError("Got an empty path. Fix: pass a CSV file or a folder of domain/label/image.")
-    if source.is_dir():
-        table = _read_folder(source)
-    elif source.is_file():
-        table = _read_csv(source, root)
-    else:
-        raise FileNotFoundError(f"'{source}' does not exist. Fix: pass a CSV file or a folder of domain/label/image.")
+    if not os.fspath(csv_or_folder) or not (source.is_dir() or source.is_file()):
+        raise FileNotFoundError(
+            f"'{csv_or_folder}' does not exist. Fix: pass a CSV file or a folder of domain/label/image."
+        )
+    table = _read_folder(source) if source.is_dir() else _read_csv(source, root)
     if domains is not None:
         table = table[_chosen(table["domain"], domains, "domain", source)]
     kept = np.ones(len(table), bool) if classes is None else _chosen(table["label"], classes, "class", source)
@@ -87,9 +82,7 @@ def load_cells(
 
 
 def drop_unreadable(cells: Bunch) -> Bunch:
-    """Leave out the cells whose images cannot be read, with a warning that names them.
-
-    Every image is opened. A run of hours then does not end at one damaged file.
+    """Open every image and leave out the cells that cannot be read, with a warning that names them.
 
     Parameters
     ----------
@@ -107,16 +100,17 @@ def drop_unreadable(cells: Bunch) -> Bunch:
         If no image can be read.
     """
     check_cells(cells, "paths", "target", "target_names", "domain")
-    reasons = [check_readable(path) for path in cells.paths]
-    bad = np.flatnonzero([bool(reason) for reason in reasons])
-    first = reasons[bad[0]] if len(bad) else ""
-    kept = _leave_out(
-        cells,
-        bad,
-        f"None of the {len(bad)} images can be read; the first: {first}",
-        f"{len(bad)} of {len(reasons)} images cannot be read and are left out ({name_rows(bad)}); the first: {first}",
-    )
-    kept.unreadable = {str(cells.paths[row]): reasons[row] for row in bad}
+    reasons = {}
+    for row, path in enumerate(cells.paths):
+        try:
+            load_rgb(path)
+        except ImageReadError as exc:
+            reasons[row] = str(exc)
+    bad, first = list(reasons), next(iter(reasons.values()), "")
+    error = f"None of the {len(bad)} images can be read; the first: {first}"
+    warning = f"{len(bad)} of {len(cells.paths)} images cannot be read and are left out ({name_rows(bad)}); the first: "
+    kept = _leave_out(cells, bad, error, warning + first)
+    kept.unreadable = {str(cells.paths[row]): reason for row, reason in reasons.items()}
     return kept
 
 
@@ -139,18 +133,16 @@ def keep_masked(cells: Bunch) -> Bunch:
         If no cell has a mask.
     """
     check_cells(cells, "paths", "target", "target_names", "domain")
-    bare = np.flatnonzero([mask is None for mask in _masks(cells)])
+    bare = [row for row, mask in enumerate(_masks(cells)) if mask is None]
     n = len(cells.paths)
-    return _leave_out(
-        cells,
-        bare,
+    error = (
         f"None of the {n} cells has a mask. Fix: name them in a column 'mask' of the CSV, or as number_mask.png beside "
-        'number.png; or let them be made from the stain (masks="auto", --masks auto).',
-        f"{len(bare)} of {n} cells have no mask and are left out.",
+        'number.png; or let them be made from the stain (masks="auto", --masks auto).'
     )
+    return _leave_out(cells, bare, error, f"{len(bare)} of {n} cells have no mask and are left out.")
 
 
-def _leave_out(cells: Bunch, rows: np.ndarray, error: str, warning: str) -> Bunch:
+def _leave_out(cells: Bunch, rows: list[int], error: str, warning: str) -> Bunch:
     """Take all rows but some; warn if there are any to leave out, and raise if none is left."""
     n = len(cells.paths)
     if len(rows) == n:
@@ -189,8 +181,8 @@ def join_cells(*parts: Bunch) -> Bunch:
     Returns
     -------
     Bunch
-        As `load_cells` returns; ``target_names`` are those of all parts, in order of appearance. Groups of different
-        parts are different patients or slides, whatever their names; a cell without one is a group of its own.
+        As `load_cells` returns, ``target_names`` in order of appearance. Groups of different parts are different
+        patients or slides, whatever their names; a cell without one is a group of its own.
 
     Raises
     ------
@@ -212,9 +204,7 @@ def join_cells(*parts: Bunch) -> Bunch:
     (kind,) = kinds
     names = list(dict.fromkeys(str(name) for part in parts for name in part.target_names))
     target = [[names.index(str(part.target_names[code])) for code in part.target] for part in parts]
-    dropped: Counter[str] = Counter()
-    for part in parts:
-        dropped.update(part.get("dropped") or {})
+    dropped = sum((Counter(part.get("dropped")) for part in parts), Counter[str]())
     grouped = any(part.get("group") is not None for part in parts)
     groups = [f"{at}: {name}" for at, part in enumerate(parts) for name in _groups(part)] if grouped else None
     return Bunch(

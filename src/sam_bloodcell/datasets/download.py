@@ -2,13 +2,12 @@
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..extras import require
 from ..files import inside, make_folder
-
-_CHUNK = 1 << 18
 
 
 def data_home(folder: str | os.PathLike | None = None) -> Path:
@@ -17,20 +16,16 @@ def data_home(folder: str | os.PathLike | None = None) -> Path:
     Parameters
     ----------
     folder : path, optional
-        Default ``SAM_BLOODCELL_HOME``, else the user's cache folder.
+        Default the environment variable ``SAM_BLOODCELL_HOME``, else the user's cache folder.
     """
     chosen = folder or os.environ.get("SAM_BLOODCELL_HOME") or _pooch().os_cache("sam-bloodcell")
     return make_folder(Path(chosen).expanduser())
 
 
 def fetch_file(
-    url: str,
-    digest: str | None = None,
-    *,
-    name: str | None = None,
-    folder: str | os.PathLike | None = None,
+    url: str, digest: str | None = None, *, name: str | None = None, folder: str | os.PathLike | None = None,
     verbose: int = 1,
-) -> Path:
+) -> Path:  # fmt: skip
     """Download a file once; an interrupted download goes on where it was.
 
     Parameters
@@ -38,8 +33,8 @@ def fetch_file(
     url : str
         http or https.
     digest : str, optional
-        "sha256:..." or "md5:..." of the file. Without it the first download is trusted and its SHA-256 is told in a
-        warning, to be given from then on.
+        "sha256:..." or "md5:..." of the file. Without it the first download is trusted, and a warning gives its
+        SHA-256 to pass from then on.
     name : str, optional
         File name; default the last part of the URL.
     folder : path, optional
@@ -54,8 +49,7 @@ def fetch_file(
     Raises
     ------
     ValueError
-        If it is no http address, the name leads out of the folder, or the file is not the one that the digest belongs
-        to; it is not kept.
+        If it is no http address, the name leads out of the folder, or the file has another digest; it is not kept.
     OSError
         If it cannot be downloaded; what came is kept for the next call.
     ImportError
@@ -69,50 +63,41 @@ def fetch_file(
     inside(home, name)
     if digest is None and (home / name).is_file():
         return home / name
-    path = Path(pooch.retrieve(url, digest, name, home, downloader=_Resuming(home / f"{name}.part", verbose > 0)))
+    downloader = partial(_resume, part=home / f"{name}.part", progress=verbose > 0)
+    path = Path(pooch.retrieve(url, digest, name, home, downloader=downloader))
     if digest is None:
         found = pooch.file_hash(str(path))
         warnings.warn(
-            f"The digest of '{url}' is not known here; what came is trusted. Fix: pass digest='sha256:{found}' from "
-            "now on.",
+            f"The digest of '{url}' is not known here; what came is trusted. Fix: from now on pass "
+            f"digest='sha256:{found}'.",
             stacklevel=2,
         )
     return path
 
 
-class _Resuming:
-    """A pooch downloader that keeps what came in a file beside, and asks the server for the rest."""
+def _resume(url: str, output_file: Any, pooch: Any, *, part: Path, progress: bool) -> None:
+    """Download for pooch; what came is kept in a file beside, and the server is asked for the rest."""
+    import requests
+    from tqdm.auto import tqdm
 
-    def __init__(self, part: Path, progress: bool) -> None:
-        self.part, self.progress = part, progress
-
-    def __call__(self, url: str, output_file: Any, pooch: Any) -> None:
-        import requests
-        from tqdm.auto import tqdm
-
-        have = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
-            if answer.status_code != 416:  # 416: all of it is here
-                answer.raise_for_status()
-                have = have if answer.status_code == 206 else 0
-                expected = have + int(answer.headers.get("Content-Length", 0))
-                with (
-                    self.part.open("ab" if have else "wb") as file,
-                    tqdm(
-                        desc=self.part.stem, initial=have, total=expected or None, unit="B", unit_scale=True,
-                        disable=not self.progress,
-                    ) as bar,
-                ):  # fmt: skip
-                    for chunk in answer.iter_content(_CHUNK):
-                        file.write(chunk)
-                        bar.update(len(chunk))
-                if expected and self.part.stat().st_size < expected:
-                    raise OSError(
-                        f"'{url}' broke off after {self.part.stat().st_size} of {expected} bytes. Fix: call again, it "
-                        "goes on there."
-                    )
-        self.part.replace(output_file)
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
+        if answer.status_code != 416:  # 416: all of it is here
+            answer.raise_for_status()
+            have = have if answer.status_code == 206 else 0
+            expected = have + int(answer.headers.get("Content-Length", 0))
+            bar = tqdm(
+                desc=part.stem, initial=have, total=expected or None, unit="B", unit_scale=True, disable=not progress
+            )
+            with bar, part.open("ab" if have else "wb") as file:
+                for chunk in answer.iter_content(1 << 18):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+            have = part.stat().st_size
+            if have < expected:
+                raise OSError(f"'{url}' broke off after {have} of {expected} bytes. Fix: call again, it goes on there.")
+    part.replace(output_file)
 
 
 def _pooch() -> Any:

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from ..synthetic.anatomy import COMMON_CLASSES
-from .tables import read_table
+from .tables import check_columns, read_table
 
 # The order of the papers' tables.
 HARMONISED_CLASSES = (
@@ -20,9 +20,7 @@ HARMONISED_CLASSES = (
     "smudge_cell",
 )  # fmt: skip
 SCHEMES = {"harmonised": HARMONISED_CLASSES, "common": COMMON_CLASSES}
-LABEL_MAP_VERSION = 1
-
-_COLUMNS = ("dataset", "code", "meaning", "harmonised", "common", "note")
+_VERSION = 1  # of label_maps.csv
 
 
 def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
@@ -42,8 +40,7 @@ def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If it is no CSV, a column is missing, a code is there twice or a class is not in the vocabulary; it names the
-        row.
+        If it is no CSV, lacks a column, or a row's code is there twice or its class is not in the vocabulary.
     """
     source = Path(__file__).with_name("label_maps.csv") if csv is None else Path(csv)
     return _checked(read_table(source, comment="#"), str(source))
@@ -51,10 +48,7 @@ def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
 
 def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return label maps with all their columns; raise as `read_label_maps`."""
-    table = table.assign(**{name: "" for name in ("meaning", "note") if name not in table})
-    lacking = [name for name in _COLUMNS if name not in table]
-    if lacking:
-        raise ValueError(f"'{source}' lacks the column(s) {', '.join(lacking)}. Fix: add them.")
+    check_columns(table, ["dataset", "code", *SCHEMES], source)
     for scheme, classes in SCHEMES.items():
         for row, name in enumerate(table[scheme]):
             if name not in ("", *classes):
@@ -64,20 +58,15 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
                 )
     twice = table[table.assign(code=table["code"].map(_key)).duplicated(["dataset", "code"])]
     if len(twice):
-        double = twice.iloc[0]
-        raise ValueError(
-            f"'{source}' maps the code {double['code']!r} of {double['dataset']} twice. Fix: keep one row."
-        )
-    return table[list(_COLUMNS)]
+        code, dataset = twice.iloc[0][["code", "dataset"]]
+        raise ValueError(f"'{source}' maps the code {code!r} of {dataset} twice. Fix: keep one row.")
+    return table.reindex(columns=["dataset", "code", "meaning", *SCHEMES, "note"], fill_value="")
 
 
 def harmonise_labels(
-    codes: Sequence[Any],
-    dataset: str,
-    *,
-    scheme: str = "harmonised",
+    codes: Sequence[Any], dataset: str, *, scheme: str = "harmonised",
     maps: pd.DataFrame | str | os.PathLike | None = None,
-) -> Bunch:
+) -> Bunch:  # fmt: skip
     """Translate a dataset's codes into the shared vocabulary.
 
     Parameters
@@ -95,12 +84,12 @@ def harmonise_labels(
     -------
     Bunch
         label : str array (n,), "" where dropped; kept : bool array (n,); audit : DataFrame with a row per code: code,
-        meaning, label, n, note; version : of the packaged maps, or None for your own.
+        meaning, label, n, note; version : int of the packaged maps, or None for your own.
 
     Raises
     ------
     ValueError
-        If the dataset or scheme is unknown, or a code is not in the map; nothing is dropped without a row that says so.
+        If the dataset or scheme is unknown, or a code has no row in the map.
 
     Examples
     --------
@@ -129,12 +118,10 @@ def harmonise_labels(
                 f"Row {at}: {codes[at]!r} is no code of {dataset}, which has {known}. Fix: correct it, or pass maps= "
                 "with a row for it."
             )
-    audit = pd.DataFrame(
-        {"code": rows["code"], "meaning": rows["meaning"], "label": rows[scheme], "n": [*map(keys.count, by_key)],
-         "note": rows["note"]}
-    ).reset_index(drop=True)  # fmt: skip
+    audit = rows.assign(label=rows[scheme], n=[keys.count(key) for key in by_key]).reset_index(drop=True)
+    audit = audit[["code", "meaning", "label", "n", "note"]]
     label = np.array([by_key[key][scheme] for key in keys], dtype=str)
-    return Bunch(label=label, kept=label != "", audit=audit, version=LABEL_MAP_VERSION if maps is None else None)
+    return Bunch(label=label, kept=label != "", audit=audit, version=_VERSION if maps is None else None)
 
 
 def _key(code: Any) -> str:

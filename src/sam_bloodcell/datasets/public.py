@@ -16,18 +16,21 @@ from ..images.listing import list_images
 from .cells import as_cells
 from .download import fetch_file
 from .labels import SCHEMES, harmonise_labels
-from .sources import SOURCES, Source
+from .tables import read_table
 
-_BLOODMNIST_URL = "https://zenodo.org/records/10519652/files"
+# Each dataset's title, page, licence, citation and layout, by its name in the label maps.
+_SOURCES = read_table(Path(__file__).with_name("sources.csv")).set_index("name", drop=False).to_dict("index")
+_DESCRIPTION = "{title}\nSource: {page}\nLicence: {licence}\nPlease cite: {citation}"
+_ADVICE = "Fix: get the dataset from {page}, unpack it and pass its folder (expected: {layout})."
 _BLOODMNIST_MD5 = {
     28: "7053d0359d879ad8a5505303e11de1dc",
     64: "2b94928a2ae4916078ca51e05b6b800b",
     128: "adace1e0ed228fccda1f39692059dd4c",
     224: "b718ff6835fcbdb22ba9eacccd7b2601",
 }
-_ZHENG_URL = "https://github.com/zxaoyou/segmentation_WBC/archive/HEAD.zip"
 
-_PARAMETERS = """
+_SHARED_DOCSTRING = """
+
     Parameters
     ----------
     folder : path
@@ -44,7 +47,7 @@ _PARAMETERS = """
     Raises
     ------
     FileNotFoundError
-        If the folder does not exist or holds no such images; says where the dataset is to be had.
+        If the folder does not exist or lacks such images; the message says where to get the dataset.
     ValueError
         If a code is unknown or no cell is left.
 
@@ -59,7 +62,7 @@ def _documented(name: str) -> Callable:
     """Complete a loader's docstring with what all loaders share and what its source says."""
 
     def complete(loader: Callable) -> Callable:
-        loader.__doc__ = (loader.__doc__ or "") + "\n" + _PARAMETERS.format(**SOURCES[name]._asdict())
+        loader.__doc__ = (loader.__doc__ or "").rstrip() + _SHARED_DOCSTRING.format_map(_SOURCES[name])
         return loader
 
     return complete
@@ -68,7 +71,7 @@ def _documented(name: str) -> Callable:
 @_documented("acevedo-20")
 def load_acevedo20(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
     """Load Acevedo-20 (the PBC dataset); the finer class is the file's prefix."""
-    return _load(SOURCES["acevedo-20"], folder, scheme, code_of=lambda path: path.stem.split("_")[0])
+    return _load("acevedo-20", folder, scheme, lambda path: path.stem.split("_")[0])
 
 
 @_documented("matek-19")
@@ -79,85 +82,79 @@ def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotatio
     annotation and two re-annotations; cells without one are left out) instead of the folders.
     """
     if annotation is None:
-        return _load(SOURCES["matek-19"], folder, scheme)
+        return _load("matek-19", folder, scheme)
     columns = ["first", "second", "third"]
     if annotation not in columns:
         raise ValueError(f"Got annotation={annotation!r} but expected one of {', '.join(columns)} or None.")
     files = sorted(Path(folder).rglob("annotations.dat"))
     if not files:
-        raise FileNotFoundError(f"'{folder}' holds no annotations.dat. {_where(SOURCES['matek-19'])}")
+        advice = _ADVICE.format_map(_SOURCES["matek-19"])
+        raise FileNotFoundError(f"'{folder}' holds no annotations.dat. {advice}")
     table = pd.read_csv(files[0], sep=r"\s+", header=None, names=["path", *columns], index_col="path", dtype=str)
     codes = table[annotation].dropna().to_dict()
-    return _load(
-        SOURCES["matek-19"], folder, scheme, code_of=lambda path: codes.get(f"{path.parent.name}/{path.name}", "")
-    )
+    return _load("matek-19", folder, scheme, lambda path: codes.get(f"{path.parent.name}/{path.name}", ""))
 
 
 @_documented("mll23")
 def load_mll23(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
     """Load MLL23."""
-    return _load(SOURCES["mll23"], folder, scheme)
+    return _load("mll23", folder, scheme)
 
 
 @_documented("bccd")
 def load_bccd(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
     """Load BCCD in its version sorted by cell type."""
-    return _load(SOURCES["bccd"], folder, scheme)
+    return _load("bccd", folder, scheme)
 
 
 @_documented("raabin-wbc")
 def load_raabin(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
     """Load the cropped cells of Raabin-WBC."""
-    return _load(SOURCES["raabin-wbc"], folder, scheme)
+    return _load("raabin-wbc", folder, scheme)
 
 
 @_documented("lisc")
 def load_lisc(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
     """Load LISC's images by class; its ground truth of whole fields is left aside."""
-    return _load(SOURCES["lisc"], folder, scheme, skip=lambda path: "expert" in path.as_posix().casefold())
+
+    def code_of(path: Path) -> str:
+        ground_truth = "expert" in str(path.relative_to(folder)).casefold()
+        return "" if ground_truth else path.parent.name
+
+    return _load("lisc", folder, scheme, code_of)
 
 
 @_documented("zheng-18")
 def load_zheng18(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
     """Load Zheng's two sets with masks, as the laboratories "tecom" and "cellavision"."""
-    source = SOURCES["zheng-18"]
-    root = _existing(source, folder)
     rows = []
     for number, domain in ((1, "tecom"), (2, "cellavision")):
-        tables = sorted(root.rglob(f"Class Labels of Dataset {number}.csv"))
-        if not tables:
-            continue
-        images = tables[0].parent / f"Dataset {number}"
-        for image_id, code in pd.read_csv(tables[0]).iloc[:, :2].dropna().astype(int).to_numpy().tolist():
-            path = images / f"{image_id:03d}.bmp"
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"'{tables[0]}' names image {image_id}, but '{path}' is missing. {_where(source)}"
-                )
-            mask = path.with_suffix(".png")
-            rows.append((str(path), domain, str(code), str(mask) if mask.is_file() else ""))
-    return _harmonised(source, pd.DataFrame(rows, columns=["path", "domain", "code", "mask"]), folder, scheme)
+        for csv in sorted(Path(folder).rglob(f"Class Labels of Dataset {number}.csv"))[:1]:
+            for image_id, code in pd.read_csv(csv).iloc[:, :2].dropna().astype(int).to_numpy().tolist():
+                path = csv.parent / f"Dataset {number}" / f"{image_id:03d}.bmp"
+                if not path.is_file():
+                    advice = _ADVICE.format_map(_SOURCES["zheng-18"])
+                    raise FileNotFoundError(f"'{csv}' names image {image_id}, but '{path}' is missing. {advice}")
+                mask = path.with_suffix(".png")
+                rows.append((str(path), domain, str(code), str(mask) if mask.is_file() else ""))
+    return _harmonised("zheng-18", rows, folder, scheme)
 
 
 def fetch_zheng18(
     data_folder: str | os.PathLike | None = None, *, scheme: str = "common", digest: str | None = None,
-    url: str = _ZHENG_URL, verbose: int = 1,
+    url: str = "https://github.com/zxaoyou/segmentation_WBC/archive/HEAD.zip", verbose: int = 1,
 ) -> Bunch:  # fmt: skip
     """Download Zheng's two sets and load them.
 
     Parameters
     ----------
-    data_folder : path, optional
-        As in `data_home`.
-    scheme : {"common", "harmonised", "original"}, default="common"
-        As in `load_zheng18`.
+    data_folder, scheme, verbose
+        As in `data_home`, `load_zheng18` and `fetch_file`.
     digest : str, optional
-        "sha256:..." of the archive. Its authors publish none: without it the first download is trusted, with a warning
-        that tells it.
+        "sha256:..." of the archive. Its authors publish none: without it the first download is trusted, and a warning
+        gives the digest.
     url : str
         Of the archive, or of a mirror.
-    verbose : int, default=1
-        Above 0, a progress bar.
 
     Returns
     -------
@@ -183,20 +180,17 @@ def fetch_bloodmnist(
 
     Parameters
     ----------
-    data_folder : path, optional
-        As in `data_home`.
+    data_folder, scheme, verbose
+        As in `data_home`, `load_acevedo20` and `fetch_file`.
     image_size : {28, 64, 128, 224}, default=224
-    scheme : {"common", "harmonised", "original"}, default="common"
+        Side of the images in pixels.
     url : str, optional
         Of a mirror.
-    verbose : int, default=1
-        Above 0, a progress bar.
 
     Returns
     -------
     Bunch
-        images : uint8 array (n, S, S, 3); target, target_names, domain ("acevedo-20"), code, audit, DESCR as other
-        loaders; split : str array (n,) of train, val, test.
+        As `read_bloodmnist`.
 
     Raises
     ------
@@ -206,15 +200,32 @@ def fetch_bloodmnist(
     if image_size not in _BLOODMNIST_MD5:
         raise ValueError(f"Got image_size={image_size} but expected one of {', '.join(map(str, _BLOODMNIST_MD5))}.")
     name = "bloodmnist.npz" if image_size == 28 else f"bloodmnist_{image_size}.npz"
-    file = fetch_file(
-        url or f"{_BLOODMNIST_URL}/{name}?download=1", f"md5:{_BLOODMNIST_MD5[image_size]}", name=name,
-        folder=data_folder, verbose=verbose,
-    )  # fmt: skip
+    url = url or f"https://zenodo.org/records/10519652/files/{name}?download=1"
+    file = fetch_file(url, f"md5:{_BLOODMNIST_MD5[image_size]}", name=name, folder=data_folder, verbose=verbose)
     return read_bloodmnist(file, scheme=scheme)
 
 
 def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Bunch:
-    """Load a BloodMNIST file that is there already; as `fetch_bloodmnist`."""
+    """Load a BloodMNIST file that is there already.
+
+    Parameters
+    ----------
+    file : path
+        An .npz file of any of the sizes.
+    scheme : {"common", "harmonised", "original"}, default="common"
+        As in `load_acevedo20`.
+
+    Returns
+    -------
+    Bunch
+        images : uint8 array (n, S, S, 3); split : str array (n,) of train, val, test; target, target_names, domain
+        ("acevedo-20"), code, audit, DESCR as `load_acevedo20`.
+
+    Raises
+    ------
+    ValueError
+        If it is another file.
+    """
     splits = ("train", "val", "test")
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -222,11 +233,11 @@ def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Bunch
             labels = [arrays[f"{split}_labels"].ravel() for split in splits]
     except (ValueError, LookupError, BadZipFile, AttributeError, TypeError) as exc:
         raise ValueError(f"'{file}' is no BloodMNIST file: {exc}. Fix: fetch_bloodmnist.") from exc
-    codes, split = np.concatenate(labels), np.repeat(splits, [len(part) for part in labels])
-    table = pd.DataFrame({"path": np.arange(len(codes)), "domain": "acevedo-20", "code": codes.astype(str), "mask": ""})
-    cells = _harmonised(SOURCES["bloodmnist"], table, file, scheme)
-    rows = np.asarray(cells.pop("paths"))
-    return Bunch(images=images[rows], split=split[rows], **cells)
+    split = np.repeat(splits, [len(part) for part in labels])
+    rows = [(row, "acevedo-20", str(code), "") for row, code in enumerate(np.concatenate(labels))]
+    cells = _harmonised("bloodmnist", rows, file, scheme)
+    kept = np.asarray(cells.pop("paths"))
+    return Bunch(images=images[kept], split=split[kept], **cells)
 
 
 def load_image_dataset(
@@ -237,8 +248,7 @@ def load_image_dataset(
     Parameters
     ----------
     dataset : datasets.Dataset, or path
-        A split with a column of images and one of labels; or a folder that `datasets` reads as an image folder
-        (label/image), of which the split "train" is taken.
+        One split; or a folder that `datasets` reads as an image folder (label/image), with its split "train".
     domain : str
         The laboratory that it comes from.
     image, label : str
@@ -280,27 +290,24 @@ def load_image_dataset(
 
 
 def _load(
-    source: Source,
-    folder: str | os.PathLike,
-    scheme: str,
-    *,
-    code_of: Callable[[Path], str] = lambda path: path.parent.name,
-    skip: Callable[[Path], bool] = lambda path: False,
+    name: str, folder: str | os.PathLike, scheme: str, code_of: Callable[[Path], str] = lambda path: path.parent.name
 ) -> Bunch:
-    root = _existing(source, folder)
-    paths = [path for path in list_images(root) if not skip(path.relative_to(root))]
-    rows = [(str(path), source.name, code, "") for path in paths if (code := code_of(path))]
-    return _harmonised(source, pd.DataFrame(rows, columns=["path", "domain", "code", "mask"]), folder, scheme)
+    """Load the images below a folder; `code_of` takes each one's code from its path, "" leaves it out."""
+    rows = [(str(path), name, code, "") for path in list_images(folder) if (code := code_of(path))]
+    return _harmonised(name, rows, folder, scheme)
 
 
-def _harmonised(source: Source, table: pd.DataFrame, folder: str | os.PathLike, scheme: str) -> Bunch:
+def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme: str) -> Bunch:
+    """Turn rows of path, domain, code and mask into cells with the labels of a scheme."""
     if scheme not in (*SCHEMES, "original"):
         raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)} or original.")
-    if table.empty:
-        raise FileNotFoundError(f"'{folder}' holds no images of {source.title}. {_where(source)}")
+    if not rows:
+        source = _SOURCES[name]
+        raise FileNotFoundError(f"'{folder}' holds no images of {source['title']}. {_ADVICE.format_map(source)}")
+    table = pd.DataFrame(rows, columns=["path", "domain", "code", "mask"])
     codes = table["code"].tolist()
     try:
-        found = harmonise_labels(codes, source.name, scheme="common" if scheme == "original" else scheme)
+        found = harmonise_labels(codes, name, scheme="common" if scheme == "original" else scheme)
     except ValueError as exc:
         raise ValueError(f"{table['path'].iloc[0]} and others below '{folder}': {exc}") from exc
     if scheme == "original":
@@ -310,20 +317,10 @@ def _harmonised(source: Source, table: pd.DataFrame, folder: str | os.PathLike, 
         raise ValueError(f"No cell of '{folder}' is left in the scheme {scheme!r}. Fix: choose another.")
     gone = found.audit[(found.audit["label"] == "") & (found.audit["n"] > 0)]
     kept = table.assign(label=found.label)[found.kept]
-    classes = None if scheme == "original" else [name for name in SCHEMES[scheme] if (kept["label"] == name).any()]
-    cells = as_cells(kept, classes, dict(zip(gone["code"], gone["n"].tolist(), strict=True)))
-    return Bunch(**cells, code=kept["code"].to_numpy(str), audit=found.audit, DESCR=source.description)
-
-
-def _existing(source: Source, folder: str | os.PathLike) -> Path:
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"'{root}' is no folder. {_where(source)}")
-    return root
-
-
-def _where(source: Source) -> str:
-    return f"Fix: get the dataset from {source.page}, unpack it and pass its folder (expected: {source.layout})."
+    classes = None if scheme == "original" else [name for name in SCHEMES[scheme] if name in set(kept["label"])]
+    cells = as_cells(kept, classes, gone.set_index("code")["n"].to_dict())
+    description = _DESCRIPTION.format_map(_SOURCES[name])
+    return Bunch(**cells, code=kept["code"].to_numpy(str), audit=found.audit, DESCR=description)
 
 
 def _unpack(archive: Path) -> Path:

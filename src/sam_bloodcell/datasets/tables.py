@@ -13,42 +13,17 @@ from ..files import paths_beside
 
 
 def read_table(
-    csv: str | os.PathLike,
-    required: Sequence[str] = (),
-    *,
-    root: str | os.PathLike | None = None,
+    csv: str | os.PathLike, required: Sequence[str] = (), *, root: str | os.PathLike | None = None,
     comment: str | None = None,
-) -> pd.DataFrame:
-    """Read a CSV file whose columns all stay text: "007", "NA" and "1E5" are kept as they are written.
+) -> pd.DataFrame:  # fmt: skip
+    """Read a CSV file (with tabs if its name ends in ".tsv") as text: "007" and "NA" stay as written, no value is "".
 
-    Parameters
-    ----------
-    csv : path
-        UTF-8 with commas, or with tabs if the name ends in ".tsv".
-    required : sequence of str
-        Columns that must be there and have a value in every row. If "path" is one of them, the paths in the columns
-        path and mask, which are relative to the table's folder, are completed with it.
-    root : path, optional
-        Folder that the paths may not leave; default the table's own.
-    comment : str, optional
-        Character that begins a comment.
-
-    Returns
-    -------
-    pandas.DataFrame
-        All columns of the table, of strings; a cell without a value is "".
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    ValueError
-        If the file is not such a table, has no rows, lacks a column or a value, or a path leads out of `root`; the
-        message names the file, and the row if there is one.
+    The required columns must be there and have a value in every row. If "path" is one of them, the paths in the columns
+    path and mask are relative to the table, become whole, and may not leave `root` (default the table's folder).
     """
     csv = Path(csv)
     table = _parsed(csv, comment)
-    _check_columns(table, required, csv)
+    check_columns(table, required, csv)
     if table.empty:
         raise ValueError(f"'{csv}' has a header but no rows. Fix: add a row for each entry.")
     for name in required:
@@ -73,21 +48,17 @@ def _parsed(csv: Path, comment: str | None) -> pd.DataFrame:
                 io.StringIO(text), sep=character, comment=comment, dtype=str, keep_default_na=False, index_col=False
             )
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as exc:
-        raise ValueError(
-            f"'{csv}' is no readable CSV: {_reason(exc)}. Fix: save it as UTF-8 with {separator}."
-        ) from exc
+        reason = str(exc).strip()
+        if isinstance(exc, UnicodeDecodeError):
+            line = exc.object.count(b"\n", 0, exc.start) + 1
+            reason = f"line {line} is not UTF-8"
+        elif isinstance(exc, pd.errors.ParserWarning):
+            reason = "its rows have more values than its header has names"
+        raise ValueError(f"'{csv}' is no readable CSV: {reason}. Fix: save it as UTF-8 with {separator}.") from exc
 
 
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, UnicodeDecodeError):
-        line = exc.object.count(b"\n", 0, exc.start) + 1
-        return f"line {line} is not UTF-8"
-    if isinstance(exc, pd.errors.ParserWarning):
-        return "its rows have more values than its header has names"
-    return str(exc).strip()
-
-
-def _check_columns(table: pd.DataFrame, required: Sequence[str], csv: Path) -> None:
+def check_columns(table: pd.DataFrame, required: Sequence[str], source: str | os.PathLike) -> None:
+    """Raise unless the table has all the required columns; `source` is its name in the message."""
     lacking = [name for name in required if name not in table]
     if not lacking:
         return
@@ -97,6 +68,6 @@ def _check_columns(table: pd.DataFrame, required: Sequence[str], csv: Path) -> N
         if table.shape[1] == 1 and character in header:
             hint = f" Separate them with commas, not {name}."
     raise ValueError(
-        f"'{csv}' lacks the column(s) {', '.join(lacking)}; it has {header}. Fix: name its columns "
+        f"'{source}' lacks the column(s) {', '.join(lacking)}; it has {header}. Fix: name its columns "
         f"{', '.join(required)}.{hint}"
     )

@@ -21,13 +21,8 @@ class Column(NDArrayOperatorsMixin):
     Indexing gives numpy arrays, `select` another column. Columns with equal decoders are joined without decoding. For
     all else, such as ``column.mean()`` or ``column > 0``, the whole array is decoded.
 
-    Parameters
-    ----------
-    items : object array of shape (n,)
-        What each row is made from.
-    decode : callable
-        Turns an array of k items into an array of shape (k, ...), also for k = 0. Decoders that read from a disk have
-        an attribute ``on_disk``: a column of theirs is pickled as the array itself.
+    `decode` turns an array of k items into an array of shape (k, ...), also for k = 0. A column whose decoder has the
+    attribute ``on_disk`` is pickled as the array itself.
     """
 
     def __init__(self, items: NDArray[np.object_], decode: Callable[[NDArray[np.object_]], NDArray]) -> None:

@@ -2,14 +2,11 @@
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -24,27 +21,20 @@ from ..models.lora import Adapter
 from ..models.sam import CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, PixelStats
 from ..segmentation.cell import cell_mask, unframe
 from ..segmentation.lora_training import LoRATraining
-from ..weights import adapters, hub
+from ..weights import adapters
 from ..weights.backbones import Backbone, identify
-from ..weights.model_card import write_model_card
 from ..weights.published import read_published_adapter
 from .embeddings import CellEmbeddings
 from .encoder import Encoder
 from .network import DTYPES, free_network, load_network
 from .once import embed_once
 from .recipe import NetworkSpec, Recipe
+from .saving import PretrainedEmbedder
 from .session import KEPT_ON_REQUEST
 from .store import MEMORY, EmbeddingStore
 
-# Fitted attributes in a pickle: how they are packed into plain values, and back.
-_PACKED: dict[str, tuple[Callable, Callable]] = {
-    "backbone_": (asdict, lambda values: Backbone(**values)),
-    "adapter_": (Adapter.packed, Adapter.unpacked),
-    "history_": (lambda table: table.to_dict("list"), pd.DataFrame),
-}
 
-
-class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Embed single cell images with Segment Anything's encoder, adapted to cells by LoRA.
 
     The encoder's token map (before its neck) is averaged over the cell that the decoder finds. `fit` with masks
@@ -58,26 +48,24 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
         or a local ``.pth`` or ``.safetensors`` file or folder.
     adapter : str or path, optional
         Adapter folder made by `save_pretrained`, its Hub repo id, or a ``.pth`` that the papers' published code saved.
-        With "vit_tiny", default the packaged one.
-        Fitting with masks trains it further; LoRA factors of another rank or other blocks start fresh.
-    revision : str, optional
-        Commit, tag or branch of the backbone on the Hub; default a pinned commit where there is one.
-    adapter_revision : str, optional
-        Commit, tag or branch of the adapter on the Hub; default the newest.
+        With "vit_tiny", default the packaged one. `fit` with masks trains it further; LoRA factors of another rank or
+        other blocks start fresh.
+    revision, adapter_revision : str, optional
+        Commit, tag or branch of the backbone and of the adapter on the Hub; default the pinned commit of a backbone
+        that has one, else the newest.
     image_size : int, default=224
         Side in pixels at which the encoder sees the image, a multiple of 16.
     prompt : {"auto", "none", "center"}, default="auto"
-        "none" is the papers' way and needs a decoder trained without prompts; "center" puts a foreground point in
-        the middle, for centred cells and plain SAM. "auto" picks "none" where the decoder was trained so.
+        "none" needs a decoder trained without prompts, as the papers do; "center" puts a foreground point in the
+        middle, for centred cells and plain SAM. "auto" is "none" where the decoder was trained so.
     pixel_stats : {"auto", "sam"} or ((float, float, float), (float, float, float)), default="auto"
         Channel means and standard deviations (R, G, B) in 0-255 units. "auto" takes the adapter's, when fitting with
         masks the training images', else SAM's.
     training : LoRATraining, optional
-        How `fit` with masks fine-tunes; None is ``LoRATraining()``.
+        How `fit` with masks fine-tunes; default ``LoRATraining()``.
     keep : collection of {"tokens", "crops"}, default=()
-        Parts of the embeddings that are kept beside the pooled ones: the token maps and crops that a
-        `CrossDomainAutoencoder` with the architecture "conv" or "masked" reads. They take a hundred times as much
-        space.
+        What to keep beside the pooled embeddings: the token maps and crops that a `CrossDomainAutoencoder` with the
+        architecture "conv" or "masked" reads. They take a hundred times as much space.
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
@@ -86,14 +74,13 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
         Images in a forward pass. "auto" fits the widest activation into a CPU's cache, or on a GPU into 160 MB.
     n_jobs : int, optional
         Processes that `transform` spreads over, as in `joblib.Parallel`; a backend set by ``joblib.parallel_config``
-        (Dask, Ray) takes it to a cluster. An adapter of your own travels as a file in `cache_dir`, which all machines
+        (Dask, Ray) takes it to a cluster. An adapter of your own then travels through `cache_dir`, which all machines
         of the cluster have to see.
     on_error : {"raise", "nan"}, default="raise"
         What `transform` does with an image that cannot be read: raise, or give it a row of NaN, and warn.
     cache_dir : str or path, optional
-        Folder where every image's embedding is kept by content, weights and preprocessing, for all estimators,
-        processes and sessions; kept tokens and crops are then read from there when they are indexed. Default: in
-        memory for this process, as long as they take less than a quarter of what is free, the oldest dropped first.
+        Folder where embeddings are kept by image content, weights and settings, for all estimators, processes and
+        sessions. Default: the memory of this process, up to a quarter of what is free.
     cache_limit : int or str, optional
         Bytes, or as "20GB", beyond which the embeddings in `cache_dir` used longest ago are deleted.
     verbose : int, default=0
@@ -206,19 +193,13 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
         y : ignored
         masks : sequence of n masks or "auto", optional
             Paths or (H, W) arrays of the images' sizes, non-zero inside the cell. "auto" makes them from the stain
-            (`segmentation.stain_mask`): worse than annotated ones, see docs/weights.md.
-
-        Returns
-        -------
-        self
+            (`segmentation.stain_mask`), which is worse than annotated ones and needs scikit-image.
 
         Raises
         ------
         ValueError
-            If a parameter is out of range, X is empty, the masks do not fit the images, or the checkpoint belongs
-            to a training with other data or settings.
-        ImportError
-            If masks="auto" and scikit-image is not installed.
+            If a parameter is out of range, X is empty, the masks do not fit the images, or the checkpoint belongs to a
+            training with other data or settings.
         ImageReadError
             If an image or a mask cannot be read; it names the row and the file.
         WeightsUnavailableError
@@ -231,7 +212,7 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
         self.adapter_ = self._read_adapter()
         if masks is not None:
             self._fine_tune(images, masks)
-        self.pixel_stats_ = self._choose_pixel_stats()
+        self.pixel_stats_ = self._known_pixel_stats() or SAM_PIXEL_STATS
         sam = load_network(self._network_spec(), self.adapter_)
         self.n_features_out_ = sam.size.width
         self.prompt_ = self._choose_prompt(sam)
@@ -247,15 +228,13 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
         Returns
         -------
         CellEmbeddings
-            To numpy an (n, C) float32 array; also tokens, masks, crops, and each mask's quality. Where no plausible
-            cell is found, the whole image is embedded, flagged in the quality, and a warning names the rows.
+            To numpy an (n, C) float32 array; it also holds the masks and their quality. Where no plausible cell is
+            found, the whole image is embedded, flagged in the quality, and a warning names the rows.
 
         Raises
         ------
-        ValueError
-            If X is empty.
-        ImageReadError
-            If an image cannot be read and ``on_error="raise"``; it names the row and the file.
+        ValueError, ImageReadError
+            If X is empty, or an image cannot be read and ``on_error="raise"``; the message names the row and the file.
         """
         check_is_fitted(self)
         images = as_image_list(X)
@@ -269,7 +248,13 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
                 f"first: {unreadable[rows[0]]}",
                 stacklevel=2,
             )
-        _warn_of_fallbacks(embedded.quality["fallback"])
+        fallbacks = np.flatnonzero(embedded.quality["fallback"])
+        if len(fallbacks):
+            warnings.warn(
+                f"No plausible cell was found in {len(fallbacks)} of {len(images)} images ({name_rows(fallbacks)}); "
+                "they are embedded as whole images and flagged in .quality['fallback'].",
+                stacklevel=2,
+            )
         return embedded
 
     def predict_masks(self, X: Any) -> list[NDArray[np.bool_]]:
@@ -295,98 +280,6 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
                 bar.update(len(rows))
         return masks
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        data: str | None = None,
-        licence: str | None = None,
-    ) -> Path:
-        """Write the adapter in PEFT's layout, with decoder, settings and a model card; base weights stay out of it.
-
-        Parameters
-        ----------
-        folder : path
-            Made if need be.
-        metrics, data, licence
-            For the model card: numbers by name, what it was trained on, an SPDX identifier.
-
-        Returns
-        -------
-        folder : Path
-
-        Raises
-        ------
-        ValueError
-            If nothing was fine-tuned or loaded that could be saved.
-        """
-        check_is_fitted(self)
-        if self.adapter_ is None:
-            raise ValueError(
-                "There is no adapter to save: this embedder is plain SAM. Fix: fit(X, masks=...) or adapter=..."
-            )
-        base, revision = self.backbone_.resolved()
-        # What it embeds with, which may differ from what the adapter was trained with.
-        adapter = replace(self.adapter_, image_size=self.image_size, pixel_stats=self.pixel_stats_)
-        written = adapters.write_adapter(adapter, folder, self.backbone_)
-        write_model_card(
-            written,
-            title="LoRA adapter for blood cell images",
-            summary=f"LoRA factors and a prompt-free mask decoder for Segment Anything's encoder, trained by "
-            f"segmenting cells, for images of {self.image_size} px.",
-            code="from sam_bloodcell import SAMLoRAEmbedder\n\n"
-            'embedder = SAMLoRAEmbedder.from_pretrained("this folder or repo")\n'
-            'embeddings = embedder.transform(["cell.png"])',
-            base=base,
-            base_revision=revision,
-            metrics=metrics,
-            data=data,
-            licence=licence,
-            tags=("lora", "peft", "segment-anything", "image-feature-extraction"),
-        )
-        return written
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder_or_repo: str | os.PathLike,
-        revision: str | None = None,
-        *,
-        token: str | None = None,
-        local_files_only: bool = False,
-        **params: Any,
-    ) -> "SAMLoRAEmbedder":
-        """Return a fitted embedder from an adapter folder or Hub repo.
-
-        Parameters
-        ----------
-        folder_or_repo : str or path
-        revision : str, optional
-            Commit, tag or branch of the adapter's repo; that of its backbone is noted in the adapter.
-        token : str, optional
-            Default that of ``HF_TOKEN`` or ``hf auth login``.
-        local_files_only : bool
-            Look into the Hub's local cache alone.
-        **params
-            Override the adapter's settings.
-
-        Raises
-        ------
-        WeightsUnavailableError
-            If weights can neither be found nor fetched.
-        """
-        folder = adapters.locate_adapter(folder_or_repo, revision, token=token, local_files_only=local_files_only)
-        settings = adapters.adapter_settings(folder)
-        params = {name: settings[name] for name in ("backbone", "revision", "image_size")} | params
-        # By commit, what was just fetched is found again without network or token.
-        commit = hub.commit_of(folder / "adapter_config.json")
-        embedder = cls(adapter=os.fspath(folder_or_repo), adapter_revision=commit or revision, **params)
-        backbone = Backbone(os.fspath(embedder.backbone), embedder.revision)
-        identify(backbone, token=token, local_files_only=local_files_only)
-        # Without masks, fit looks at no pixel: one blank image stands for the collection.
-        return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
-
     @staticmethod
     def free_network() -> None:
         """Free the memory that the loaded network takes, also on a GPU; the next `transform` loads it again."""
@@ -402,22 +295,6 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
     @property
     def _n_features_out(self) -> int:
         return self.n_features_out_
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Hold numpy arrays and plain values alone, and of the base weights a reference."""
-        state = super().__getstate__()
-        state = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in state.items()}
-        for name, (pack, _) in _PACKED.items():
-            if state.get(name) is not None:
-                state[name] = pack(state[name])
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        for name, (_, unpack) in _PACKED.items():
-            if state.get(name) is not None:
-                state[name] = unpack(state[name])
-        super().__setstate__(state)
 
     def _read_adapter(self) -> Adapter | None:
         name = self.backbone_.name
@@ -445,7 +322,7 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
             backbone=self.backbone_,
             start=self.adapter_,
             image_size=self.image_size,
-            pixel_stats=None if self._stats_are("auto") else self._choose_pixel_stats(),
+            pixel_stats=self._known_pixel_stats(),
             device=devices.choose(self.device),
             verbose=self.verbose,
         )
@@ -460,19 +337,17 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
             )
         return tuple(self.keep)
 
-    def _stats_are(self, name: str) -> bool:
-        return isinstance(self.pixel_stats, str) and self.pixel_stats == name
-
-    def _choose_pixel_stats(self) -> PixelStats:
-        if self._stats_are("auto"):
-            return self.adapter_.pixel_stats if self.adapter_ is not None else SAM_PIXEL_STATS
-        if self._stats_are("sam"):
-            return SAM_PIXEL_STATS
+    def _known_pixel_stats(self) -> PixelStats | None:
+        """Return the statistics that are given or come with the adapter, if any."""
+        if isinstance(self.pixel_stats, str):
+            if self.pixel_stats == "sam":
+                return SAM_PIXEL_STATS
+            return None if self.adapter_ is None else self.adapter_.pixel_stats
         values = np.asarray(self.pixel_stats, dtype=float)
         if values.shape != (2, 3) or (values[1] <= 0).any():
             raise ValueError(
-                f"Got pixel_stats={self.pixel_stats!r} but expected ((mean R, G, B), (std R, G, B)) in 0-255 units, "
-                "standard deviations above 0."
+                f"Got pixel_stats={self.pixel_stats!r} but expected ((mean R, G, B), (std R, G, B)) in 0-255 units. "
+                "Fix: pass two rows of three numbers, the standard deviations above 0."
             )
         return tuple(values[0].tolist()), tuple(values[1].tolist())
 
@@ -486,13 +361,3 @@ class SAMLoRAEmbedder(hub.PushToHubMixin, ClassNamePrefixFeaturesOutMixin, Trans
                 "an adapter, or fit(X, masks=...)."
             )
         return self.prompt
-
-
-def _warn_of_fallbacks(fallback: NDArray[np.bool_]) -> None:
-    rows = np.flatnonzero(fallback)
-    if len(rows):
-        warnings.warn(
-            f"No plausible cell was found in {len(rows)} of {len(fallback)} images ({name_rows(rows)}); they are "
-            "embedded as whole images and flagged in .quality['fallback'].",
-            stacklevel=3,
-        )

@@ -63,7 +63,7 @@ class CellEmbeddings:
         parts = {"pooled": pooled, "tokens": tokens, "masks": masks, "crops": crops, "quality": quality,
                  "images": images}  # fmt: skip
         lengths = {name: len(part) for name, part in parts.items() if part is not None}
-        if len(set(lengths.values())) != 1:
+        if len(set(lengths.values())) > 1:
             raise ValueError(
                 f"Got {', '.join(lengths)} of lengths {list(lengths.values())} but expected equal lengths. "
                 "Fix: pass the same cells as each of them."
@@ -103,13 +103,7 @@ class CellEmbeddings:
 
     @classmethod
     def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
-        """Join rows, in order.
-
-        Raises
-        ------
-        TypeError
-            If a part is something else.
-        """
+        """Join rows, in order; a TypeError says so where a part is not `CellEmbeddings`."""
         for part in parts:
             if not isinstance(part, CellEmbeddings):
                 raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
@@ -121,17 +115,12 @@ class CellEmbeddings:
         return (len(self.pooled), self.pooled.shape[1])
 
     def to_frame(self, index: Any = None) -> Any:
-        """Return a table of the pooled embeddings and the masks' quality.
+        """Return a DataFrame with the columns ``embedding_0`` to ``embedding_{C-1}``, ``quality_area`` and so on.
 
         Parameters
         ----------
         index : array-like of shape (n,), optional
             Such as the paths.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns ``embedding_0`` to ``embedding_{C-1}``, and ``quality_area`` and so on.
         """
         import pandas as pd
 
@@ -139,17 +128,12 @@ class CellEmbeddings:
         return pd.concat([pd.DataFrame(self.pooled, columns=names, index=index), self._quality_table(index)], axis=1)
 
     def to_anndata(self, obs: Any = None) -> Any:
-        """Return an AnnData object, for scanpy.
+        """Return an AnnData object, for scanpy: ``X`` are the pooled embeddings, ``obs`` also holds the quality.
 
         Parameters
         ----------
         obs : DataFrame or dict of columns, optional
             What is known of each cell, such as domain and label.
-
-        Returns
-        -------
-        anndata.AnnData
-            ``X`` are the pooled embeddings; ``obs`` has the given columns and the masks' quality.
 
         Raises
         ------

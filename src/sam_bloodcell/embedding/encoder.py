@@ -37,8 +37,16 @@ _ACTIVATION_BYTES = {"cpu": 10 << 20, "cuda": 160 << 20}
 Chunk = Sequence[tuple[int, ImageContent]]
 
 
+class Decoded(NamedTuple):
+    """The squares of the rows of a chunk that could be decoded, and why the others could not."""
+
+    rows: list[int]
+    pixels: list[RGB]
+    errors: list[tuple[int, str]]
+
+
 class Embedded(NamedTuple):
-    """What became of a chunk: the records of the rows that could be decoded, and why the others could not."""
+    """The records of the rows of a chunk that could be decoded, and why the others could not."""
 
     rows: list[int]
     records: list[Record]
@@ -49,18 +57,9 @@ class Embedded(NamedTuple):
 class Encoder:
     """A recipe put to work.
 
-    Parameters
-    ----------
-    recipe : Recipe
-    adapter : Adapter or path, optional
-        The one that the recipe names.
-    batch_size : int or "auto"
-    n_jobs : int, optional
-        As in `joblib.Parallel`; 1 and None stay in this process unless `joblib.parallel_config` names a backend.
-    shared : path, optional
-        Folder that all workers see, for the adapter's file; default a temporary one of this machine.
-    keep : collection of str
-        Parts of the records that are kept on request, of `session.KEPT_ON_REQUEST`.
+    `n_jobs` is that of `joblib.Parallel`; 1 and None stay in this process unless `joblib.parallel_config` names a
+    backend. `shared` is a folder that all workers see, for the adapter's file; None takes a temporary one of this
+    machine. `keep` names the parts of the records that are kept on request.
     """
 
     recipe: Recipe
@@ -84,14 +83,9 @@ class Encoder:
         return max(1, _ACTIVATION_BYTES.get(parameter.device.type, _ACTIVATION_BYTES["cpu"]) // widest)
 
     def stream(self, chunks: Iterator[Chunk], *, skip_unreadable: bool = False) -> Iterator[Embedded]:
-        """Embed chunks as they come, in this process or through joblib, and yield each when it is ready.
+        """Embed chunks as workers become free, in this process or through joblib, and yield each when it is ready.
 
-        Parameters
-        ----------
-        chunks : iterator of lists of (row, image content)
-            Drawn from as workers become free.
-        skip_unreadable : bool
-            Report images that cannot be decoded instead of raising.
+        Images that cannot be decoded are reported where `skip_unreadable` is set, else raised.
         """
         backend, _ = get_active_backend()
         own = type(backend).__module__.startswith("joblib._parallel_backends")
@@ -112,12 +106,12 @@ class Encoder:
     @contextmanager
     def _travelling(self) -> Iterator["Encoder"]:
         """Give an encoder that is light to send: its adapter lies in a file where workers find it."""
-        if not isinstance(self.adapter, Adapter):
-            yield self._with_adapter(self.adapter)
-            return
         packaged = packaged_adapter(self.recipe.network.backbone.name)
         if packaged is not None and packaged.digest() == self.recipe.network.adapter:
             yield self._with_adapter("")
+            return
+        if not isinstance(self.adapter, Adapter):
+            yield self._with_adapter(self.adapter)
             return
         if self.shared is not None:
             Path(self.shared).mkdir(parents=True, exist_ok=True)
@@ -130,7 +124,7 @@ class Encoder:
         return Encoder(self.recipe, adapter, keep=tuple(self.keep))
 
     def _stream_here(self, chunks: Iterator[Chunk], skip_unreadable: bool) -> Iterator[Embedded]:
-        def decode_next() -> "_Decoded | None":
+        def decode_next() -> Decoded | None:
             chunk = next(chunks, None)
             return None if chunk is None else self.decode(chunk, skip_unreadable)
 
@@ -140,9 +134,9 @@ class Encoder:
                 following = reader.submit(decode_next)
                 yield self.embed(decoded)
 
-    def decode(self, chunk: Chunk, skip_unreadable: bool) -> "_Decoded":
+    def decode(self, chunk: Chunk, skip_unreadable: bool) -> Decoded:
         """Decode a chunk's images as squares."""
-        decoded = _Decoded([], [], [])
+        decoded = Decoded([], [], [])
         for row, content in chunk:
             try:
                 decoded.pixels.append(frame(content.rgb(), self.recipe.network.image_size))
@@ -153,7 +147,7 @@ class Encoder:
                 decoded.errors.append((row, str(exc)))
         return decoded
 
-    def embed(self, decoded: "_Decoded") -> Embedded:
+    def embed(self, decoded: Decoded) -> Embedded:
         """Run the network on decoded images and find their cells."""
         if not decoded.rows:
             return Embedded([], [], decoded.errors)
@@ -193,12 +187,6 @@ class Encoder:
             )
             for row, (mask, quality) in enumerate(cells)
         ]
-
-
-class _Decoded(NamedTuple):
-    rows: list[int]
-    pixels: list[RGB]
-    errors: list[tuple[int, str]]
 
 
 def _embed_chunk(encoder: Encoder, chunk: Chunk, skip_unreadable: bool) -> Embedded:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,26 +24,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 AnyAdapter = Adapter | str | None
 
 
+@dataclass
 class _LoadedNetwork:
     """The network that this process used last: folds, candidates and chunks share it."""
 
-    def __init__(self) -> None:
-        self.lock, self.process = threading.Lock(), os.getpid()
-        self.spec: NetworkSpec | None = None
-        self.sam: SAM | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    process: int = field(default_factory=os.getpid)
+    spec: NetworkSpec | None = None
+    sam: SAM | None = None
 
 
 _last = _LoadedNetwork()
 
 
 def load_network(spec: NetworkSpec, adapter: AnyAdapter = None) -> SAM:
-    """Return a network ready for inference, loaded unless it was the last one used.
-
-    Raises
-    ------
-    WeightsUnavailableError, ValueError
-        As `weights.backbones.load_backbone`; or if adapter and backbone do not fit.
-    """
+    """Return a network ready for inference, loaded unless it was the last one used."""
     if os.getpid() != _last.process:  # the lock may be held by a thread that a forked process does not have
         _last.lock, _last.process = threading.Lock(), os.getpid()
     with _last.lock:

@@ -40,23 +40,8 @@ def embed_once(
     """Embed images in their order, each distinct one once, taking from the store what is there.
 
     What other processes are embedding meanwhile is waited for; what a process that died left is taken over.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    images : sequence of n images
-    store : EmbeddingStore
-    bar : tqdm
-        Is moved on by n.
-    unreadable : dict, optional
-        Is told, by row, why an image could not be read; its embedding is NaN. None raises instead.
-    first_row : int
-        What errors call the first image.
-
-    Raises
-    ------
-    ImageReadError
-        If an image cannot be read; it names the row and the file.
+    `unreadable` is told, by row, why an image could not be read, and its embedding is NaN; None raises instead.
+    `first_row` is what errors call the first image.
     """
     recipe = encoder.recipe
     with store.session(recipe.digest, recipe.describe(), encoder.keep) as session:

@@ -15,18 +15,8 @@ _VERSION = 1
 class NetworkSpec:
     """A network by reference: light to send, enough to load it again.
 
-    Attributes
-    ----------
-    backbone : Backbone
-        With its digest.
-    adapter : str or None
-        Digest of the adapter that goes with it.
-    image_size : int
-        Side in pixels.
-    dtype : str
-        Of the encoder, a key of `network.DTYPES`.
-    device : str
-        "auto" is resolved where the network is loaded.
+    `adapter` is a digest, `dtype` (of the encoder) a key of `network.DTYPES`; "auto" as device is resolved where the
+    network is loaded.
     """
 
     backbone: Backbone

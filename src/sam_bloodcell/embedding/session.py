@@ -51,26 +51,26 @@ class EmbeddingSession:
         """Return the keys whose records, with all parts to keep, are not stored; the others are found then."""
         unknown = [key for key in keys if key not in self.found]
         if unknown:
-            self.found.update(self.table.transact(lambda table: self._find(table, unknown)))
+            self.found.update(self.table.transact(lambda db: self._find(db, unknown)))
         return [key for key in unknown if key not in self.found]
 
     def claim(self, keys: Sequence[Key]) -> list[Key]:
         """Claim the keys that are neither stored nor claimed by a session that is alive, and return them."""
 
-        def take(table: sqlite3.Connection) -> list[Key]:
-            stored = {key for key, *kept in self._select(table, f"key{self._kept_columns}", keys) if all(kept)}
-            claims = dict(self._select(table, "key, owner", keys, source="claim"))
+        def take(db: sqlite3.Connection) -> list[Key]:
+            stored = {key for key, *kept in _select(db, f"key{self._kept_columns}", self.recipe, keys) if all(kept)}
+            claims = dict(_select(db, "key, owner", self.recipe, keys, source="claim"))
             alive = {owner for owner in set(claims.values()) if owner == self.owner or self.table.is_alive(owner)}
             free = [key for key in keys if key not in stored and claims.get(key) not in alive]
             rows = [(self.recipe, key, self.owner) for key in free]
-            table.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", rows)
             return free
 
         return self.table.transact(take) if keys else []
 
     def release(self) -> None:
         """Give up what was claimed and not put."""
-        self.table.transact(lambda table: table.execute("DELETE FROM claim WHERE owner = ?", (self.owner,)))
+        self.table.transact(lambda db: db.execute("DELETE FROM claim WHERE owner = ?", (self.owner,)))
 
     def put(self, records: Mapping[Key, Record]) -> None:
         """Store records, all of them or none, and drop the claims on them."""
@@ -81,10 +81,10 @@ class EmbeddingSession:
             kept = (None if part is None else _seal(part.tobytes()) for part in (record.tokens, record.crops))
             rows.append((self.recipe, key, *small, _checksum(key, *small), *kept))
 
-        def enter(table: sqlite3.Connection) -> None:
-            table.executemany("INSERT OR REPLACE INTO cell VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            table.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", [(*name, time.time()) for name in names])
-            table.executemany("DELETE FROM claim WHERE recipe = ? AND key = ?", names)
+        def enter(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT OR REPLACE INTO cell VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", [(*name, time.time()) for name in names])
+            db.executemany("DELETE FROM claim WHERE recipe = ? AND key = ?", names)
 
         self.table.transact(enter)
         self.found.update({key: record._replace(tokens=None, crops=None) for key, record in records.items()})
@@ -92,11 +92,11 @@ class EmbeddingSession:
     def forget_lost(self) -> bool:
         """Drop what was found but whose tokens or crops cannot be read any more; tell whether there is any."""
 
-        def check(table: sqlite3.Connection) -> list[Key]:
-            rows = self._select(table, ", ".join(["key", *self.keep]), list(self.found))
+        def check(db: sqlite3.Connection) -> list[Key]:
+            rows = _select(db, ", ".join(["key", *self.keep]), self.recipe, list(self.found))
             whole = {key for key, *kept in rows if all(map(_is_whole, kept))}
             lost = [key for key in self.found if key not in whole]
-            delete_records(table, [(self.recipe, key) for key in lost])
+            delete_records(db, [(self.recipe, key) for key in lost])
             return lost
 
         lost = self.table.transact(check) if self.keep else []
@@ -106,93 +106,82 @@ class EmbeddingSession:
 
     def column(self, keys: Sequence[Key], part: str) -> Any:
         """Return tokens (n, C, h, w) or crops (n, S, S, 3): an array, or what reads them from the folder."""
-        flat = np.frombuffer(self.read(keys[:1], part)[0], _DTYPES[part])
+        (first,) = read_parts(self.table, self.recipe, part, keys[:1])
         channels = len(self.found[keys[0]].pooled) if part == "tokens" else 3
-        side = isqrt(flat.size // channels)
+        side = isqrt(len(first) // _DTYPES[part].itemsize // channels)
         shape = (channels, side, side) if part == "tokens" else (side, side, channels)
-        column = Column(as_items(keys), StoredRows(self, part, shape))
-        return np.asarray(column) if self.table.folder is None else column
-
-    def read(self, keys: Sequence[Key], part: str) -> list[bytes]:
-        """Return the bytes of tokens or crops.
-
-        Raises
-        ------
-        OSError
-            If some are not there any more.
-        """
-        wanted = list(dict.fromkeys(keys))
-        rows = self.table.transact(lambda table: list(self._select(table, f"key, {part}", wanted)))
-        content = dict(rows)
-        if any(content.get(key) is None for key in wanted):
-            raise OSError(
-                f"Some {part} are no longer in the cache '{self.table.folder}': they were deleted to keep its limit. "
-                "Fix: call transform again, with a larger cache_limit."
-            )
-        return [content[key][_SEAL_BYTES:] for key in keys]
+        rows = StoredRows(str(self.table.folder), self.recipe, part, shape)
+        return Column(as_items(keys), rows) if self.table.folder else rows.decode(self.table, keys)
 
     @property
     def _kept_columns(self) -> str:
         return "".join(f", {part} IS NOT NULL" for part in self.keep)
 
-    def _find(self, table: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key, Record]:
+    def _find(self, db: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key, Record]:
         found: dict[Key, Record] = {}
         damaged: list[Key] = []
         columns = f"key, pooled, quality, mask, checksum{self._kept_columns}"
-        for key, pooled, quality, mask, checksum, *kept in self._select(table, columns, keys):
+        for key, pooled, quality, mask, checksum, *kept in _select(db, columns, self.recipe, keys):
             if _checksum(key, pooled, quality, mask) != checksum or len(quality) != QUALITY.itemsize or len(pooled) % 4:
                 damaged.append(key)
             elif all(kept):
                 found[key] = Record(np.frombuffer(pooled, np.float32), np.frombuffer(quality, QUALITY)[0], mask)
-        delete_records(table, [(self.recipe, key) for key in damaged])
+        delete_records(db, [(self.recipe, key) for key in damaged])
         rows = [(self.recipe, key, time.time()) for key in found]
-        table.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", rows)
+        db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", rows)
         return found
 
-    def _select(
-        self, table: sqlite3.Connection, columns: str, keys: Sequence[Key], source: str = "cell"
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield columns of the rows of some keys, one row at a time: tokens are large."""
-        for start in range(0, len(keys), _KEYS_AT_ONCE):
-            some = keys[start : start + _KEYS_AT_ONCE]
-            marks = ", ".join("?" * len(some))
-            query = f"SELECT {columns} FROM {source} WHERE recipe = ? AND key IN ({marks})"
-            yield from table.execute(query, (self.recipe, *some))
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class StoredRows:
-    """Decode tokens or crops that lie in a store, from the keys of their images: (k, *shape)."""
+    """Decode tokens or crops that lie in a folder, from the keys of their images: (k, *shape)."""
 
-    session: EmbeddingSession
+    folder: str
+    recipe: str
     part: str
     shape: tuple[int, ...]
     on_disk = True
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StoredRows) and self._place == other._place
-
-    def __hash__(self) -> int:
-        return hash(self._place)
-
-    @property
-    def _place(self) -> tuple[Any, ...]:
-        return self.session.table.folder, self.session.recipe, self.part, self.shape
-
     def __call__(self, items: NDArray[np.object_]) -> NDArray:
-        """Read rows, a few at a time."""
-        rows = np.empty((len(items), *self.shape), _DTYPES[self.part])
-        for start in range(0, len(items), _ROWS_AT_ONCE):
-            content = self.session.read(list(items[start : start + _ROWS_AT_ONCE]), self.part)
-            for row, data in enumerate(content, start=start):
+        """Read rows from the folder."""
+        return self.decode(RecordTable(self.folder), list(items))
+
+    def decode(self, table: RecordTable, keys: Sequence[Key]) -> NDArray:
+        """Read rows from a table, a few at a time."""
+        rows = np.empty((len(keys), *self.shape), _DTYPES[self.part])
+        for start in range(0, len(keys), _ROWS_AT_ONCE):
+            parts = read_parts(table, self.recipe, self.part, keys[start : start + _ROWS_AT_ONCE])
+            for row, data in enumerate(parts, start=start):
                 rows[row] = np.frombuffer(data, rows.dtype).reshape(self.shape)
         return rows
 
 
-def delete_records(table: sqlite3.Connection, names: Sequence[tuple[str, Key]]) -> None:
+def read_parts(table: RecordTable, recipe: str, part: str, keys: Sequence[Key]) -> list[bytes]:
+    """Return the bytes of tokens or crops; an OSError says so where some are not there any more."""
+    wanted = list(dict.fromkeys(keys))
+    content = dict(table.transact(lambda db: list(_select(db, f"key, {part}", recipe, wanted))))
+    if any(content.get(key) is None for key in wanted):
+        raise OSError(
+            f"Some {part} are no longer in the cache '{table.folder}': they were deleted to keep its limit. "
+            "Fix: call transform again, with a larger cache_limit."
+        )
+    return [content[key][_SEAL_BYTES:] for key in keys]
+
+
+def delete_records(db: sqlite3.Connection, names: Sequence[tuple[str, Key]]) -> None:
     """Delete the records of these recipes and keys."""
     for source in ("cell", "used"):
-        table.executemany(f"DELETE FROM {source} WHERE recipe = ? AND key = ?", names)
+        db.executemany(f"DELETE FROM {source} WHERE recipe = ? AND key = ?", names)
+
+
+def _select(
+    db: sqlite3.Connection, columns: str, recipe: str, keys: Sequence[Key], source: str = "cell"
+) -> Iterator[tuple[Any, ...]]:
+    """Yield columns of the rows of some keys, one row at a time: tokens are large."""
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys[start : start + _KEYS_AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        yield from db.execute(f"SELECT {columns} FROM {source} WHERE recipe = ? AND key IN ({marks})", (recipe, *some))
 
 
 def _checksum(*parts: bytes) -> int:

@@ -49,12 +49,12 @@ class EmbeddingStore(RecordTable):
         """Open a session for the records of one recipe (a digest); the description is for people."""
         session = EmbeddingSession(self, recipe[:16], keep)
         row = (session.recipe, json.dumps(description))
-        self.transact(lambda table: table.execute("INSERT OR IGNORE INTO recipe VALUES (?, ?)", row))
+        self.transact(lambda db: db.execute("INSERT OR IGNORE INTO recipe VALUES (?, ?)", row))
         with self.kept_alive(session.owner):
             try:
                 yield session
             finally:
-                self.transact(lambda table: table.execute("DELETE FROM claim WHERE owner = ?", (session.owner,)))
+                session.release()
         limit = self.limit
         if self.folder is None:
             limit = int(_MEMORY_SHARE * (psutil.virtual_memory().available + self.nbytes))
@@ -64,12 +64,12 @@ class EmbeddingStore(RecordTable):
     @property
     def nbytes(self) -> int:
         """Bytes that the records take."""
-        return self.transact(lambda table: table.execute(f"SELECT SUM({_BYTES}) FROM cell").fetchone()[0]) or 0
+        return self.transact(lambda db: db.execute(f"SELECT SUM({_BYTES}) FROM cell").fetchone()[0]) or 0
 
     def info(self) -> pd.DataFrame:
         """Return one row a recipe: cells, bytes, when they were last used, and what made them."""
         rows = self.transact(
-            lambda table: table.execute(
+            lambda db: db.execute(
                 f"SELECT recipe, COUNT(*), SUM({_BYTES}), MAX(at), description FROM cell JOIN used USING (recipe, key) "
                 "JOIN recipe ON name = recipe GROUP BY recipe"
             ).fetchall()
@@ -83,14 +83,14 @@ class EmbeddingStore(RecordTable):
         """Delete the least recently used records until `limit` bytes are left; return the bytes freed."""
         limit = parse_bytes(limit)
 
-        def thin_out(table: sqlite3.Connection) -> int:
-            rows = table.execute(
+        def thin_out(db: sqlite3.Connection) -> int:
+            rows = db.execute(
                 f"SELECT recipe, key, {_BYTES} FROM cell JOIN used USING (recipe, key) "
                 "ORDER BY at DESC, cell.rowid DESC"
             ).fetchall()
             kept_bytes = np.cumsum([size for *_, size in rows])
             surplus = [row for row, upto in zip(rows, kept_bytes, strict=True) if upto > limit and row[1] not in spare]
-            delete_records(table, [(recipe, key) for recipe, key, _ in surplus])
+            delete_records(db, [(recipe, key) for recipe, key, _ in surplus])
             return sum(size for *_, size in surplus)
 
         freed = self.transact(thin_out)
@@ -104,13 +104,7 @@ class EmbeddingStore(RecordTable):
 
 
 def parse_bytes(size: int | str) -> int:
-    """Return a number of bytes given as such or as "500MB", "20 GB".
-
-    Raises
-    ------
-    ValueError
-        If it is neither.
-    """
+    """Return a number of bytes given as such or as "500MB", "20 GB"."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]B)?", str(size).strip().upper())
     if match is None:
         raise ValueError(f"Got {size!r} but expected a size. Fix: a number of bytes, or as in '500MB' or '20GB'.")

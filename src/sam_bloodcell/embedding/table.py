@@ -27,13 +27,7 @@ _PATIENCE = 60
 
 
 class RecordTable:
-    """A table that is begun anew when SQLite cannot read it any more.
-
-    Parameters
-    ----------
-    folder : path, optional
-        Made if need be; default the memory of this process.
-    """
+    """A table that is begun anew when SQLite cannot read it any more; without a folder it is in memory."""
 
     def __init__(self, folder: str | os.PathLike | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
@@ -45,13 +39,7 @@ class RecordTable:
                     self._begin_anew()
 
     def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do some work on the table, all of it or none; a table that is damaged or gone is begun anew first.
-
-        Raises
-        ------
-        OSError
-            If the table cannot be used; names the folder and the fix.
-        """
+        """Do some work on the table, all of it or none; a table that is damaged or gone is begun anew first."""
         with self._explained():
             try:
                 return self._transact_once(work)

@@ -1,7 +1,9 @@
 """Evaluation across laboratories: the protocol, scores of its predictions, and the distance between laboratories.
 
 Scores, recall by class, calibration, intervals and comparisons are all computed from one table, which has a row per
-predicted cell (`cross_domain_predictions`).
+predicted cell (`cross_domain_predictions`). Every function raises TypeError for an argument of the wrong type, and
+ValueError for a value that is unknown or out of range, columns that have different lengths or lack values, and tables
+that lack rows or columns.
 """
 
 from .benchmark import BenchmarkResult, run_benchmark
@@ -17,25 +19,12 @@ from .scores import (
     per_class_recall,
     score_predictions,
     summarise_scores,
-)
+)  # fmt: skip
 from .shift import domain_shift, near_duplicates
 
 __all__ = [
-    "METRICS",
-    "AbstainingClassifier",
-    "BenchmarkResult",
-    "compare_pipelines",
-    "confidence_intervals",
-    "confusion_counts",
-    "cross_domain_mean",
-    "cross_domain_predictions",
-    "cross_domain_scores",
-    "default_classifiers",
-    "domain_shift",
-    "leave_one_domain_out_predictions",
-    "near_duplicates",
-    "per_class_recall",
-    "run_benchmark",
-    "score_predictions",
-    "summarise_scores",
-]
+    "METRICS", "AbstainingClassifier", "BenchmarkResult", "compare_pipelines", "confidence_intervals",
+    "confusion_counts", "cross_domain_mean", "cross_domain_predictions", "cross_domain_scores", "default_classifiers",
+    "domain_shift", "leave_one_domain_out_predictions", "near_duplicates", "per_class_recall", "run_benchmark",
+    "score_predictions", "summarise_scores",
+]  # fmt: skip

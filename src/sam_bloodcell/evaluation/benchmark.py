@@ -14,12 +14,12 @@ from sklearn.utils.validation import _num_samples
 from ..datasets.cells import check_cells
 from .checks import cell_columns, check_arguments, class_names, seed_of, warn_caller
 from .classifiers import default_classifiers, named_estimators
-from .protocol import call_with_domain, cells_needed, cross_domain_predictions, scorable_rows
-from .provenance import versions, weights_of
+from .protocol import call_with_domain, cross_domain_predictions, scorable_rows
+from .provenance import weights_of
 from .scores import confidence_intervals, score_predictions
 from .shift import domain_shift, near_duplicates
 
-_MAX_SHOWN = 36
+_MAX_SHOWN = 36  # cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +37,12 @@ class BenchmarkResult:
     duplicates : pandas.DataFrame
         `near_duplicates` of the embeddings.
     cells : sklearn.utils.Bunch
-        The cells, as given.
+        As given.
     embeddings : CellEmbeddings or ndarray of shape (n_samples, n_channels)
         The embedder's output.
     features : dict of str to ndarray of shape (n_samples, n_features)
         ``"embeddings"`` and, if there was an autoencoder, ``"autoencoder"``.
-    autoencoder : estimator or None
-        The fitted autoencoder.
+    autoencoder : fitted estimator or None
     reconstructions : ndarray of shape (n_shown, S, S, 3), uint8, or None
         The autoencoder's pictures of the shown cells; None where it makes none, as from embeddings without token maps.
     shown : ndarray of shape (n_shown,), int
@@ -75,21 +74,13 @@ class BenchmarkResult:
 
 
 def run_benchmark(
-    cells: Bunch,
-    embedder: Any,
-    autoencoder: Any | None,
-    classifiers: Any | None = None,
-    *,
-    cv: Any = 5,
-    random_state: Any = None,
-    n_jobs: int | None = None,
-    verbose: int = 0,
-) -> BenchmarkResult:
+    cells: Bunch, embedder: Any, autoencoder: Any | None, classifiers: Any | None = None, *, cv: Any = 5,
+    random_state: Any = None, n_jobs: int | None = None, verbose: int = 0,
+) -> BenchmarkResult:  # fmt: skip
     """Embed cells, align the laboratories and score classifiers across them.
 
-    The autoencoder is fitted on the cells of all laboratories together, without any class label, and the
-    classifiers on its features. This is the papers' transductive mode: the unlabelled images of a tested laboratory
-    are used in training, its labels never.
+    The autoencoder is fitted on the unlabelled cells of all laboratories together, and the classifiers on its features.
+    This is the papers' transductive mode: training uses the images of a tested laboratory, but never its labels.
 
     Parameters
     ----------
@@ -97,10 +88,10 @@ def run_benchmark(
         ``paths`` or ``images``, ``target`` (n_samples,) ints into ``target_names``, ``domain`` (n_samples,), and
         optionally ``group`` (n_samples,), patient or slide: no fold splits a group.
     embedder : transformer
-        Turns images into embeddings, such as `SAMLoRAEmbedder`. It is fitted in place.
+        Turns images into embeddings, such as `SAMLoRAEmbedder`; fitted in place.
     autoencoder : transformer or None
-        Turns embeddings into features, with ``fit(X, domain=...)``, such as `CrossDomainAutoencoder`. It is fitted in
-        place. None scores the embeddings alone.
+        Turns embeddings into features, with ``fit(X, domain=...)``, such as `CrossDomainAutoencoder`; fitted in place.
+        None scores the embeddings alone.
     classifiers : estimator or dict of str to estimator, default=None
         None stands for `default_classifiers`.
     cv, random_state, n_jobs, verbose
@@ -109,41 +100,31 @@ def run_benchmark(
     Returns
     -------
     BenchmarkResult
-        Scores of the feature sets ``"embeddings"`` and ``"autoencoder"``, and all that a report shows.
 
     Raises
     ------
     ValueError
-        If `cells` is not what a loader returns, a target is no index into ``target_names``, or as in
-        `cross_domain_predictions`.
+        If `cells` are not what a loader returns, or as in `cross_domain_predictions`; before anything is embedded.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.preprocessing import FunctionTransformer
-    >>> from sklearn.utils import Bunch
+    >>> from sklearn.svm import SVC
+    >>> from sam_bloodcell import SAMLoRAEmbedder
+    >>> from sam_bloodcell.datasets import make_blood_cells
     >>> from sam_bloodcell.evaluation import run_benchmark
-    >>> target = np.tile([0, 1], 10)
-    >>> features = np.random.default_rng(0).normal(size=(20, 4)) + 9 * target[:, None]
-    >>> cells = Bunch(images=features, target=target, target_names=["lymphocyte", "monocyte"],
-    ...               domain=np.repeat(["a", "b"], 10))
-    >>> result = run_benchmark(cells, FunctionTransformer(), None, LogisticRegression(), random_state=0)
+    >>> cells = make_blood_cells(5, classes=["eosinophil", "lymphocyte"], random_state=0)
+    >>> result = run_benchmark(cells, SAMLoRAEmbedder("vit_tiny"), None, SVC(), cv=2, random_state=0)
     >>> float(result.scores["accuracy"].mean())
     1.0
     """
-    check_arguments(
-        "run_benchmark", embedder=embedder, autoencoder=autoencoder, cv=cv, random_state=random_state, n_jobs=n_jobs,
-        verbose=verbose,
-    )  # fmt: skip
+    options = {"cv": cv, "n_jobs": n_jobs, "verbose": verbose}
+    check_arguments("run_benchmark", embedder=embedder, autoencoder=autoencoder, random_state=random_state, **options)
     check_cells(cells, "target", "target_names", "domain")
     images, labels = images_of(cells), class_names(cells.target, cells.target_names, "target")
     labels, domains = cell_columns(_num_samples(images), y=labels, domain=cells.domain)
     seed = seed_of(random_state)
-    # Raises and warns now, before the hours of embedding.
-    scorable_rows(labels, domains, cells_needed(cv))
+    scorable_rows(labels, domains, cv)  # raises and warns now, before the hours of embedding
     named = named_estimators(default_classifiers(seed) if classifiers is None else classifiers)
-
     embeddings = embedder.fit_transform(images)
     features = {"embeddings": np.asarray(embeddings)}
     if autoencoder is not None:
@@ -156,11 +137,10 @@ def run_benchmark(
             f"{duplicates['b'][0]}. Copies in different folds make scores too good. Fix: look at them in the report, "
             "and give copies the same group."
         )
-    predictions = _predictions(
-        features, named, labels, domains, groups=cells.get("group"), cv=cv, random_state=seed, n_jobs=n_jobs,
-        verbose=verbose,
-    )  # fmt: skip
+    options |= {"groups": cells.get("group"), "random_state": seed}
+    predictions = _predictions(features, named, labels, domains, **options)
     shown = _choose_shown(labels, domains, seed)
+    shifts = {name: domain_shift(matrix, domains, y=labels, random_state=seed) for name, matrix in features.items()}
     return BenchmarkResult(
         predictions=predictions,
         scores=score_predictions(predictions),
@@ -172,9 +152,7 @@ def run_benchmark(
         autoencoder=autoencoder,
         reconstructions=_reconstruct(autoencoder, embeddings, shown),
         shown=shown,
-        shift_by_class=pd.concat(
-            {name: domain_shift(matrix, domains, y=labels, random_state=seed) for name, matrix in features.items()}  # type: ignore[misc]
-        ),
+        shift_by_class=pd.concat(shifts),  # type: ignore[arg-type]
         settings=_settings(embedder, autoencoder, named, predictions, cells.get("group") is not None),
     )
 
@@ -189,8 +167,7 @@ def images_of(cells: Bunch) -> Any:
 def _predictions(
     features: Mapping[str, NDArray], named: Mapping[str, Any], labels: NDArray, domains: NDArray, **options: Any
 ) -> pd.DataFrame:
-    """Return `cross_domain_predictions` of each feature set; the warning of rare classes was already given."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # the warning of rare classes was given before the embedding
         warnings.filterwarnings("ignore", message="Left out classes", category=UserWarning)
         tables = {
             name: cross_domain_predictions(named, matrix, labels, domain=domains, **options)
@@ -224,12 +201,12 @@ def _settings(
     provenance = predictions.attrs["provenance"]
     return {
         "embedder": repr(embedder),
-        **{name.replace("_", " "): str(value) for name, value in weights_of(embedder).items()},
+        **weights_of(embedder),
         "autoencoder": repr(autoencoder),
         **{f"classifier {name}": repr(estimator) for name, estimator in named.items()},
         "cv": provenance["cv"],
         "folds keep together": "groups" if grouped else "nothing",
         "random_state": str(provenance["random_state"]),
         "cells SHA-256": provenance["cells_sha256"],
-        **versions(),
+        **provenance["versions"],
     }

@@ -21,20 +21,17 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "autoencoder": [HasMethods(["fit", "transform"]), None],
     "by_pair": ["boolean"],
     "cv": [Integral, HasMethods(["split", "get_n_splits"])],
-    "columns": [Interval(Integral, 1, None, closed="left")],
-    "coverage": [Interval(Real, 0, 1, closed="neither")],
     "embedder": [HasMethods(["fit_transform"])],
-    "level": [Interval(Real, 0, 1, closed="neither")],
     "metric": [StrOptions(set(METRICS))],
     "min_cells": [Interval(Integral, 2, None, closed="left")],
     "mode": [StrOptions({"inductive", "transductive"})],
-    "n": [Interval(Integral, 1, None, closed="left")],
-    "n_bootstrap": [Interval(Integral, 1, None, closed="left")],
     "n_jobs": [Integral, None],
     "random_state": ["random_state"],
     "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "title_size": [Interval(Real, 0, None, closed="neither")],
     "verbose": ["verbose"],
+    **{name: [Interval(Integral, 1, None, closed="left")] for name in ("columns", "n", "n_bootstrap")},
+    **{name: [Interval(Real, 0, 1, closed="neither")] for name in ("coverage", "level")},
 }
 
 

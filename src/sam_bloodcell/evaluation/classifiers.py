@@ -39,9 +39,7 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
     network = MLPClassifier(early_stopping=True, validation_fraction=0.25, max_iter=500, random_state=random_state)
     classifiers: dict[str, Any] = {
         "RF": RandomForestClassifier(n_estimators=200, max_depth=16, random_state=random_state),
-        "SVM poly": make_pipeline(StandardScaler(), SVC(kernel="poly")),
-        "SVM rbf": make_pipeline(StandardScaler(), SVC(kernel="rbf")),
-        "SVM linear": make_pipeline(StandardScaler(), SVC(kernel="linear")),
+        **{f"SVM {name}": make_pipeline(StandardScaler(), SVC(kernel=name)) for name in ("poly", "rbf", "linear")},
         "MLP": make_pipeline(StandardScaler(), network),
         "LR": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
     }

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .checks import check_arguments
 
-_NEIGHBOURS = 5
+_CRITERIA = ("neighbours", "mahalanobis", "confidence")
 
 
 class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
@@ -27,15 +27,15 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     estimator : classifier, default=None
         Classifier of all other cells; None stands for logistic regression on standardised features.
     criterion : {"neighbours", "mahalanobis", "confidence"}, default="neighbours"
-        What `novelty` measures: the distance to the fifth nearest training cell; the distance to the nearest class
-        centre under the classes' common, shrunk covariance (Lee et al.); or one minus the estimator's highest
-        probability.
+        What `novelty` measures: the distance to the fifth nearest training cell (Sun et al., ICML 2022); the distance
+        to the nearest class centre under the classes' common, shrunk covariance (Lee et al., NeurIPS 2018); or one
+        minus the estimator's highest probability.
     coverage : float, default=0.95
         Share of cells like the training ones that get a class. The threshold is set on training cells held out in
         5 folds. Cells of a new laboratory all differ somewhat from the training cells, so fewer of them get a class.
     unknown : object, default="auto"
-        The answer for cells above the threshold. "auto" stands for "unknown", or, if classes are numbers, for -1 or
-        one less than the smallest class, whichever is lower.
+        The answer for cells above the threshold, which may not be a class. "auto" stands for "unknown", or, if classes
+        are numbers, for -1 or one less than the smallest class, whichever is lower.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds.
 
@@ -46,11 +46,6 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     estimator_ : classifier
     threshold_ : float
         A cell whose `novelty` is above it is unknown.
-
-    References
-    ----------
-    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
-    2018; Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
 
     Examples
     --------
@@ -73,22 +68,7 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "AbstainingClassifier":
-        """Fit the classifier, and set the threshold.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range, there is one class, or `unknown` is one of the classes.
-        """
+        """Fit to `X` (n_samples, n_features) and `y` (n_samples,) of at least two classes, and set the threshold."""
         if self.criterion not in _CRITERIA:
             names = ", ".join(_CRITERIA)
             raise ValueError(f"Got criterion={self.criterion!r} but expected one of {names}. Fix: pass one of these.")
@@ -105,19 +85,19 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         default = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         estimator = default if self.estimator is None else self.estimator
         self.estimator_ = clone(estimator).fit(X, y)
-        self._novelty = _CRITERIA[self.criterion](X, y, self.estimator_)
+        self._fitted_measure = _fit_measure(self.criterion, X, y, self.estimator_)
         self.threshold_ = float(np.quantile(self._held_out(X, y, counts, estimator), self.coverage))
         return self
 
     def novelty(self, X: Any) -> NDArray[np.float64]:
         """Return how unlike the training cells each cell is, (n_samples,); higher means less alike."""
         X = self._checked(X)
-        return self._novelty(X)
+        return _measure(self._fitted_measure, X)
 
     def predict(self, X: Any) -> NDArray:
         """Return each cell's class, or `unknown`, (n_samples,)."""
         X = self._checked(X)
-        unknown = self._novelty(X) > self.threshold_
+        unknown = _measure(self._fitted_measure, X) > self.threshold_
         found = np.asarray(self.estimator_.predict(X))
         if not unknown.any():
             return found
@@ -141,41 +121,35 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         """Return the novelty of training cells under models that were fitted without them."""
         n_folds = int(min(5, counts.min()))
         if n_folds < 2:
-            return self._novelty(X)
+            return _measure(self._fitted_measure, X)
         folds = StratifiedKFold(n_folds, shuffle=True, random_state=self.random_state)
         found = np.empty(len(X))
         for train, left in folds.split(X, y):
             fitted = clone(estimator).fit(X[train], y[train]) if self.criterion == "confidence" else None
-            found[left] = _CRITERIA[self.criterion](X[train], y[train], fitted)(X[left])
+            found[left] = _measure(_fit_measure(self.criterion, X[train], y[train], fitted), X[left])
         return found
 
 
-class _Neighbours:
-    def __init__(self, X: NDArray, y: NDArray, estimator: Any) -> None:
-        self.scaler = StandardScaler().fit(X)
-        self.index = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(X))).fit(self.scaler.transform(X))
-
-    def __call__(self, X: NDArray) -> NDArray[np.float64]:
-        return self.index.kneighbors(self.scaler.transform(X))[0][:, -1]
-
-
-class _Mahalanobis:
-    def __init__(self, X: NDArray, y: NDArray, estimator: Any) -> None:
-        classes, codes = np.unique(y, return_inverse=True)
-        self.centres = np.stack([X[codes == code].mean(0) for code in range(len(classes))])
-        self.precision = LedoitWolf(assume_centered=True).fit(X - self.centres[codes]).precision_
-
-    def __call__(self, X: NDArray) -> NDArray[np.float64]:
-        offsets = X[:, None] - self.centres  # (n_samples, n_classes, n_features)
-        return np.einsum("ncf,fg,ncg->nc", offsets, self.precision, offsets, optimize=True).min(1)
+def _fit_measure(criterion: str, X: NDArray, y: NDArray, estimator: Any) -> tuple[Any, ...]:
+    """Return the criterion and the models that `_measure` needs for it, fitted; the estimator is one for confidence."""
+    if criterion == "confidence":
+        return criterion, estimator
+    if criterion == "neighbours":
+        scaler = StandardScaler().fit(X)
+        return criterion, scaler, NearestNeighbors(n_neighbors=min(5, len(X))).fit(scaler.transform(X))
+    classes, codes = np.unique(y, return_inverse=True)
+    centres = np.stack([X[codes == code].mean(0) for code in range(len(classes))])
+    return criterion, centres, LedoitWolf(assume_centered=True).fit(X - centres[codes]).precision_
 
 
-class _Confidence:
-    def __init__(self, X: NDArray, y: NDArray, estimator: Any) -> None:
-        self.estimator = estimator
-
-    def __call__(self, X: NDArray) -> NDArray[np.float64]:
-        return 1 - self.estimator.predict_proba(X).max(1)
-
-
-_CRITERIA: dict[str, Any] = {"neighbours": _Neighbours, "mahalanobis": _Mahalanobis, "confidence": _Confidence}
+def _measure(fitted: tuple[Any, ...], X: NDArray) -> NDArray[np.float64]:
+    """Return the novelty of cells, (n_samples,), with what `_fit_measure` returned."""
+    criterion, *models = fitted
+    if criterion == "confidence":
+        return 1 - models[0].predict_proba(X).max(1)
+    if criterion == "neighbours":
+        scaler, index = models
+        return index.kneighbors(scaler.transform(X))[0][:, -1]
+    centres, precision = models
+    offsets = X[:, None] - centres  # (n_samples, n_classes, n_features)
+    return np.einsum("ncf,fg,ncg->nc", offsets, precision, offsets, optimize=True).min(1)

@@ -1,7 +1,6 @@
 """The evaluation protocol: train in some laboratories, predict in others, and return a row per predicted cell."""
 
 import inspect
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _num_samples
+from sklearn.utils.validation import _num_samples, has_fit_parameter
 from tqdm.auto import tqdm
 
 from .checks import cell_columns, check_arguments, seed_of, warn_caller
@@ -22,32 +21,21 @@ from .classifiers import named_estimators
 from .provenance import provenance
 from .scores import score_predictions
 
-_OTHERS = "others"  # the train_domain where all domains but the tested one trained
-
 
 def cross_domain_predictions(
-    estimators: Any,
-    X: Any,
-    y: Any,
-    *,
-    domain: Any,
-    groups: Any = None,
-    cv: Any = 5,
-    mode: str = "inductive",
-    random_state: Any = None,
-    n_jobs: int | None = None,
-    verbose: int = 0,
-) -> pd.DataFrame:
-    """Predict within and across domains, as in the BC-SAM and DoRL papers.
+    estimators: Any, X: Any, y: Any, *, domain: Any, groups: Any = None, cv: Any = 5, mode: str = "inductive",
+    random_state: Any = None, n_jobs: int | None = None, verbose: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Predict within and across domains, as in the BC-SAM (Li et al., ISBI 2024, section 3) and DoRL papers.
 
-    Each domain in turn is the training domain and is cut into `cv` stratified, shuffled folds. A clone is
-    fitted on the cells outside a fold, then predicts the fold (``test_domain == train_domain``) and every
-    cell of each other domain, whose labels no fit ever sees. All estimators get the same folds.
+    Each domain in turn is the training domain and is cut into `cv` stratified, shuffled folds, the same for all
+    estimators. A clone is fitted on the cells outside a fold, then predicts the fold (``test_domain ==
+    train_domain``) and every cell of each other domain, whose labels no fit ever sees.
 
     Parameters
     ----------
     estimators : estimator or dict of str to estimator
-        Classifiers, or pipelines that end in one. They are cloned, so they stay unfitted.
+        Classifiers, or pipelines that end in one. They stay unfitted.
     X : array-like, CellEmbeddings or list of paths, of length n_samples
         Anything that can be indexed by row and that the estimators accept.
     y : array-like of shape (n_samples,)
@@ -57,9 +45,9 @@ def cross_domain_predictions(
     groups : array-like of shape (n_samples,), optional
         Patient or slide of each cell. No fold splits a group. A warning names groups that occur in several domains.
     cv : int or splitter, default=5
-        Number of folds. A class with fewer cells than this in a domain is left out of that domain, in
-        training and in scoring, with one warning for all of them. A scikit-learn splitter splits every domain
-        separately; a warning says whether it splits `groups`.
+        Number of folds, at least 2; a domain needs as many groups. A class with fewer cells than this in a domain is
+        left out of that domain, in training and in scoring, with one warning for all of them; two classes must remain.
+        A scikit-learn splitter splits every domain separately; a warning says whether it splits `groups`.
     mode : {"inductive", "transductive"}, default="inductive"
         Which cells the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted on. Inductive: the
         training cells alone, and such steps transform row by row. Transductive, as in the papers: such steps and all
@@ -83,13 +71,8 @@ def cross_domain_predictions(
     Raises
     ------
     ValueError
-        If lengths differ, a label, domain or group is missing, `cv` is below 2, a domain has fewer groups than folds
-        or is left with fewer than two classes, or `mode` is unknown.
-
-    References
-    ----------
-    Li et al., "Towards Cross-Domain Single Blood Cell Image Classification via Large-Scale LoRA-based Segment
-    Anything Model", ISBI 2024, section 3.
+        If lengths differ, a label, domain or group is missing, a domain has fewer groups than folds or is left with
+        fewer than two classes, or a parameter is out of range.
 
     Examples
     --------
@@ -101,29 +84,19 @@ def cross_domain_predictions(
     >>> len(found), found["test_domain"].value_counts().to_dict()  # each cell once within, five times across
     (120, {'a': 60, 'b': 60})
     """
-    check_arguments(
-        "cross_domain_predictions", cv=cv, mode=mode, random_state=random_state, n_jobs=n_jobs, verbose=verbose
-    )
-    data = _Data.checked(X, y, domain, groups, cells_needed(cv))
+    options = {"mode": mode, "random_state": random_state, "n_jobs": n_jobs, "verbose": verbose}
+    check_arguments("cross_domain_predictions", cv=cv, **options)
+    data = _Data.checked(X, y, domain, groups, cv)
     seed = seed_of(random_state)
     settings = {"design": "pairs", "cv": str(cv), "mode": mode, "random_state": seed}
-    return _run(named_estimators(estimators), data, list(data.folds(cv, seed)), settings, n_jobs, verbose)
+    return _run(estimators, data, list(data.folds(cv, seed)), settings, n_jobs, verbose)
 
 
 def leave_one_domain_out_predictions(
-    estimators: Any,
-    X: Any,
-    y: Any,
-    *,
-    domain: Any,
-    groups: Any = None,
-    min_cells: int = 5,
-    mode: str = "inductive",
-    random_state: Any = None,
-    n_jobs: int | None = None,
-    verbose: int = 0,
-) -> pd.DataFrame:
-    """Predict each domain with estimators that were fitted on all others together.
+    estimators: Any, X: Any, y: Any, *, domain: Any, groups: Any = None, min_cells: int = 5, mode: str = "inductive",
+    random_state: Any = None, n_jobs: int | None = None, verbose: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Predict each of two or more domains with estimators that were fitted on all others together.
 
     Parameters
     ----------
@@ -137,11 +110,6 @@ def leave_one_domain_out_predictions(
     pandas.DataFrame
         As that of `cross_domain_predictions`; ``train_domain`` is "others" and ``fold`` 0.
 
-    Raises
-    ------
-    ValueError
-        As in `cross_domain_predictions`, or if there is only one domain.
-
     Examples
     --------
     >>> import numpy as np
@@ -152,19 +120,17 @@ def leave_one_domain_out_predictions(
     >>> len(found), found["n_train"].unique().tolist()
     (30, [20])
     """
-    check_arguments(
-        "leave_one_domain_out_predictions", min_cells=min_cells, mode=mode, random_state=random_state, n_jobs=n_jobs,
-        verbose=verbose,
-    )  # fmt: skip
+    options = {"mode": mode, "random_state": random_state, "n_jobs": n_jobs, "verbose": verbose}
+    check_arguments("leave_one_domain_out_predictions", min_cells=min_cells, **options)
     data = _Data.checked(X, y, domain, groups, min_cells)
     if len(data.rows) < 2:
         raise ValueError("Got cells of one domain but expected at least two. Fix: add another laboratory.")
     fits = [
-        Fit(_OTHERS, 0, np.concatenate([data.rows[other] for other in data.rows if other != tested]), {tested: rows})
+        Fit("others", 0, np.concatenate([data.rows[other] for other in data.rows if other != tested]), {tested: rows})
         for tested, rows in data.rows.items()
     ]
     settings = {"design": "leave one domain out", "mode": mode, "random_state": seed_of(random_state)}
-    return _run(named_estimators(estimators), data, fits, settings, n_jobs, verbose)
+    return _run(estimators, data, fits, settings, n_jobs, verbose)
 
 
 def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any, **options: Any) -> pd.DataFrame:
@@ -172,20 +138,13 @@ def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any, **optio
 
     Parameters
     ----------
-    estimators, X, y, domain
-        As in `cross_domain_predictions`.
-    **options
-        Its other parameters: groups, cv, mode, random_state, n_jobs, verbose.
+    estimators, X, y, domain, **options
+        As in `cross_domain_predictions`; the options are groups, cv, mode, random_state, n_jobs and verbose.
 
     Returns
     -------
     pandas.DataFrame
         As that of `score_predictions`.
-
-    Raises
-    ------
-    ValueError
-        As in `cross_domain_predictions`.
 
     Examples
     --------
@@ -193,9 +152,8 @@ def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any, **optio
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sam_bloodcell.evaluation import cross_domain_scores
     >>> y, domain = np.tile([0, 1], 10), np.repeat(["a", "b"], 10)
-    >>> scores = cross_domain_scores(LogisticRegression(), y[:, None], y, domain=domain, random_state=0)
-    >>> float(scores["accuracy"].min()), len(scores)
-    (1.0, 20)
+    >>> float(cross_domain_scores(LogisticRegression(), y[:, None], y, domain=domain)["accuracy"].min())
+    1.0
     """
     return score_predictions(cross_domain_predictions(estimators, X, y, domain=domain, **options))
 
@@ -214,16 +172,21 @@ class _Data(NamedTuple):
     labels: NDArray
     domains: NDArray
     groups: NDArray | None
-    rows: dict[Any, NDArray[np.intp]]
+    rows: dict[Any, NDArray[np.intp]]  # those of each domain that are trained on and predicted
 
     @classmethod
-    def checked(cls, X: Any, y: Any, domain: Any, groups: Any, least: int) -> "_Data":
-        n_samples = _num_samples(X)
-        labels, domains = cell_columns(n_samples, y=y, domain=domain)
+    def checked(cls, X: Any, y: Any, domain: Any, groups: Any, cv: Any) -> "_Data":
+        labels, domains = cell_columns(_num_samples(X), y=y, domain=domain)
         if groups is not None:
-            (groups,) = cell_columns(n_samples, groups=groups)
-            _warn_of_shared_groups(groups, domains)
-        return cls(X, labels, domains, groups, scorable_rows(labels, domains, least))
+            (groups,) = cell_columns(len(labels), groups=groups)
+            n_domains = pd.Series(domains).groupby(groups).nunique()
+            shared = n_domains.index[n_domains > 1].astype(str)
+            if len(shared):
+                warn_caller(
+                    f"{len(shared)} group(s) occur in several domains, such as {min(shared)}: scores across them will "
+                    "be too good. Fix: give groups of different domains different names, or leave shared patients out."
+                )
+        return cls(X, labels, domains, groups, scorable_rows(labels, domains, cv))
 
     def folds(self, cv: Any, seed: int) -> Iterator[Fit]:
         """Yield a fit for each fold of each domain; its rows depend on the seed and the domain alone."""
@@ -248,28 +211,20 @@ class _Data(NamedTuple):
             )
 
 
-def cells_needed(cv: Any) -> int:
-    """Return how many cells a class needs in a domain: one for each fold, or two where a splitter is passed."""
-    if not isinstance(cv, Integral):
-        return 2
-    if cv < 2:
-        raise ValueError(f"Got cv={int(cv)} but expected at least 2 folds. Fix: pass cv=2 or more.")
-    return int(cv)
-
-
-def scorable_rows(labels: NDArray, domains: NDArray, least: int) -> dict[Any, NDArray[np.intp]]:
-    """Return the rows of each domain whose class has at least `least` cells there; warn once of the others."""
+def scorable_rows(labels: NDArray, domains: NDArray, cv: Any) -> dict[Any, NDArray[np.intp]]:
+    """Return the rows of each domain whose class has at least `cv` cells there (a splitter: 2); warn of the others."""
+    least = int(cv) if isinstance(cv, Integral) else 2
+    if least < 2:
+        raise ValueError(f"Got cv={least} but expected at least 2 folds. Fix: pass cv=2 or more.")
     rows: dict[Any, NDArray[np.intp]] = {}
     rare: list[str] = []
     for domain in np.unique(domains).tolist():
         members = np.flatnonzero(domains == domain)
-        counts = Counter(labels[members].tolist())
-        kept = [name for name, count in counts.items() if count >= least]
-        rare += [
-            f"{name!r} of domain {domain!r} ({count} cell{'s' if count > 1 else ''})"
-            for name, count in sorted(counts.items())
-            if count < least
-        ]
+        classes, counts = np.unique(labels[members], return_counts=True)
+        kept = classes[counts >= least]
+        for name, count in zip(classes.tolist(), counts.tolist(), strict=True):
+            if count < least:
+                rare.append(f"{name!r} of domain {domain!r} ({count} cell{'s' if count > 1 else ''})")
         if len(kept) < 2:
             raise ValueError(
                 f"Got {len(kept)} class(es) of at least cv={least} cells in domain {domain!r} but expected two "
@@ -281,27 +236,16 @@ def scorable_rows(labels: NDArray, domains: NDArray, least: int) -> dict[Any, ND
     return rows
 
 
-def _warn_of_shared_groups(groups: NDArray, domains: NDArray) -> None:
-    n_domains = pd.Series(domains).groupby(groups).nunique()
-    shared = n_domains.index[n_domains > 1].astype(str)
-    if len(shared):
-        warn_caller(
-            f"{len(shared)} group(s) occur in several domains, such as {min(shared)}: scores across them will be too "
-            "good. Fix: give groups of different domains different names, or leave shared patients out."
-        )
-
-
 def _run(
-    named: Mapping[str, Any], data: _Data, fits: Sequence[Fit], settings: dict[str, Any], n_jobs: int | None,
-    verbose: int,
-) -> pd.DataFrame:  # fmt: skip
-    tasks = [(name, fit) for name in named for fit in fits]
-    ready = {name: (estimator, data.X) for name, estimator in named.items()}
+    estimators: Any, data: _Data, fits: Sequence[Fit], settings: dict[str, Any], n_jobs: int | None, verbose: int
+) -> pd.DataFrame:
+    named = named_estimators(estimators)
+    prepared = {name: (estimator, data.X) for name, estimator in named.items()}
     if settings["mode"] == "transductive":
-        ready = {name: _fit_head_on_all(estimator, data) for name, estimator in named.items()}
-    results = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_fit_and_predict)(name, *ready[name], data.labels, data.domains, fit) for name, fit in tasks
-    )
+        prepared = {name: _fit_head_on_all(estimator, data) for name, estimator in named.items()}
+    fit_and_predict = delayed(_fit_and_predict)
+    tasks = [fit_and_predict(name, *prepared[name], data.labels, data.domains, fit) for name in named for fit in fits]
+    results = Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
     table = pd.concat(tqdm(results, total=len(tasks), desc="fits", disable=verbose <= 0), ignore_index=True)
     table.insert(5, "group", table["row"] if data.groups is None else data.groups[table["row"]])
     table.attrs["provenance"] = provenance(named, data.labels, data.domains, settings)
@@ -310,23 +254,18 @@ def _run(
 
 def _head_and_tail(estimator: Any) -> tuple[list[Any], Any]:
     """Split a pipeline after its last step that takes a domain; any other estimator is all tail."""
-    if not isinstance(estimator, Pipeline):
-        return [], estimator
-    steps = [step for _, step in estimator.steps]
-    aware = [at for at, step in enumerate(steps[:-1]) if _takes_domain(getattr(step, "fit", None))]
+    steps = [step for _, step in estimator.steps[:-1]] if isinstance(estimator, Pipeline) else []
+    aware = [at for at, step in enumerate(steps) if has_fit_parameter(step, "domain")]
     if not aware:
         return [], estimator
     head = [step for step in steps[: aware[-1] + 1] if step not in (None, "passthrough")]
     return head, Pipeline(estimator.steps[aware[-1] + 1 :])
 
 
-def _takes_domain(method: Any) -> bool:
-    return callable(method) and "domain" in inspect.signature(method).parameters
-
-
 def call_with_domain(method: Any, X: Any, domain: NDArray) -> Any:
     """Call a step's fit or transform, with the domains if it takes them."""
-    return method(X, domain=domain) if _takes_domain(method) else method(X)
+    takes_domain = "domain" in inspect.signature(method).parameters
+    return method(X, domain=domain) if takes_domain else method(X)
 
 
 def _fit_head_on_all(estimator: Any, data: _Data) -> tuple[Any, Any]:
@@ -339,17 +278,10 @@ def _fit_head_on_all(estimator: Any, data: _Data) -> tuple[Any, Any]:
     return tail, X
 
 
-def _confidence(classifier: Any, X: Any) -> NDArray[np.float64]:
-    if not hasattr(classifier, "predict_proba"):
-        return np.full(_num_samples(X), np.nan)
-    return np.asarray(classifier.predict_proba(X), np.float64).max(1)
-
-
 def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains: NDArray, fit: Fit) -> pd.DataFrame:
     """Fit on the training rows, then predict those of each domain."""
     classes, encoded = np.unique(labels[fit.train], return_inverse=True)
-    head, tail = _head_and_tail(estimator)
-    head, tail = [clone(step) for step in head], clone(tail)
+    head, tail = _head_and_tail(clone(estimator))
     features = _safe_indexing(X, fit.train)
     for step in head:  # transforms without domains, row by row, as it will transform cells of a new laboratory
         features = call_with_domain(step.fit, features, domains[fit.train]).transform(features)
@@ -359,17 +291,17 @@ def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains
         cells = _safe_indexing(X, rows)
         for step in head:
             cells = step.transform(cells)
+        confidence: Any = np.nan
+        if hasattr(tail, "predict_proba"):
+            confidence = np.asarray(tail.predict_proba(cells), np.float64).max(1)
         answers = {
-            "classifier": name,
-            "train_domain": fit.train_domain,
-            "test_domain": domain,
-            "fold": fit.fold,
             "row": rows,
             "label": labels[rows],
             "predicted": classes[np.asarray(tail.predict(cells)).astype(int)],
-            "confidence": _confidence(tail, cells),
+            "confidence": confidence,
             "known": np.isin(labels[rows], classes),
             "n_train": len(fit.train),
         }
-        parts.append(pd.DataFrame(answers))
+        keys = {"classifier": name, "train_domain": fit.train_domain, "test_domain": domain, "fold": fit.fold}
+        parts.append(pd.DataFrame({**keys, **answers}))
     return pd.concat(parts)

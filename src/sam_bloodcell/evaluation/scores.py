@@ -11,10 +11,8 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from .checks import METRICS, check_arguments, check_table, seed_of
 
 _BINS = 15
-_PREDICTED = (
-    "classifier", "train_domain", "test_domain", "fold", "row", "group", "label", "predicted", "confidence", "known",
-    "n_train",
-)  # fmt: skip
+_SCORED = ("classifier", "train_domain", "test_domain")
+_PREDICTED = (*_SCORED, "fold", "row", "group", "label", "predicted", "confidence", "known", "n_train")
 
 
 def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -28,29 +26,16 @@ def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row per (features,) classifier, train_domain, test_domain and fold, with the cells ``n_train`` and
-        ``n_test``, ``n_left_out`` (cells of the test domain whose class was not in training, hence not
-        scored), ``n_classes`` present among the scored cells, ``accuracy``, ``balanced_accuracy`` (mean
-        recall over those classes), ``macro_f1`` (over the same classes) and ``ece``, the expected calibration error
-        (15 bins of equal width; NaN without probabilities). A pair of domains without a common class scores NaN.
-
-    References
-    ----------
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (expected calibration error).
+        A row per (features,) classifier, train_domain, test_domain and fold, with the numbers of cells ``n_train``,
+        ``n_test`` and ``n_left_out`` (not scored, because their class was not in training), ``n_classes`` among the
+        scored cells, ``accuracy``, ``balanced_accuracy`` (mean recall over those classes), ``macro_f1`` (over the same
+        classes) and ``ece``, the expected calibration error (Guo et al., ICML 2017; 15 bins of equal width; NaN without
+        probabilities). A pair of domains without a common class scores NaN.
     """
     check_predictions(predictions)
-    keys = [*_series_keys(predictions), "train_domain", "test_domain", "fold"]
-    rows = []
-    for names, cells in predictions.groupby(keys, sort=False):
-        known = cells[cells["known"]]
-        counts = {
-            "n_train": int(cells["n_train"].iloc[0]),
-            "n_test": len(known),
-            "n_left_out": len(cells) - len(known),
-            "n_classes": known["label"].nunique(),
-        }
-        rows.append({**dict(zip(keys, names, strict=True)), **counts, **_metrics(known)})
-    scores = pd.DataFrame(rows)
+    keys = [*_pair_keys(predictions), "fold"]
+    fits = predictions.groupby(keys, sort=False)
+    scores = pd.DataFrame([{**dict(zip(keys, names, strict=True)), **_score_fit(cells)} for names, cells in fits])
     scores.attrs.update(predictions.attrs)
     return scores
 
@@ -66,20 +51,19 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row per (features,) classifier, train_domain and test_domain; columns ``accuracy_mean``,
-        ``accuracy_std`` (ddof=1), the same of the other metrics, and ``n``, the number of folds with a score.
+        A row per (features,) classifier, train_domain and test_domain: ``accuracy_mean``, ``accuracy_std`` (ddof=1),
+        the same of the other metrics, and ``n``, the number of folds with a score.
 
     Examples
     --------
     >>> import pandas as pd
     >>> from sam_bloodcell.evaluation import summarise_scores
-    >>> row = {"classifier": "RF", "train_domain": "a", "test_domain": "b"}
-    >>> scores = pd.DataFrame([row, row]).assign(accuracy=[0.5, 0.7], balanced_accuracy=0.5, macro_f1=0.5)
-    >>> float(summarise_scores(scores)["accuracy_mean"].iloc[0])
+    >>> row = {"classifier": "RF", "train_domain": "a", "test_domain": "b", "balanced_accuracy": 0.5, "macro_f1": 0.5}
+    >>> float(summarise_scores(pd.DataFrame([row, row]).assign(accuracy=[0.5, 0.7]))["accuracy_mean"].iloc[0])
     0.6
     """
-    _check_scores(scores, *METRICS)
-    groups = scores.groupby([*_series_keys(scores), "train_domain", "test_domain"], sort=False)
+    check_table(scores, "scores", (*_SCORED, *METRICS), "cross_domain_scores")
+    groups = scores.groupby(_pair_keys(scores), sort=False)
     columns = {f"{metric}_{name}": groups[metric].agg(name) for metric in METRICS for name in ("mean", "std")}
     return pd.DataFrame({**columns, "n": groups["accuracy"].count()}).reset_index()
 
@@ -90,34 +74,27 @@ def cross_domain_mean(scores: pd.DataFrame, metric: str = "balanced_accuracy") -
     Parameters
     ----------
     scores : pandas.DataFrame
-        As in `summarise_scores`.
+        As in `summarise_scores`, with a pair of different domains.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
         What to average. Every pair has the same weight; pairs without a common class are skipped.
 
     Returns
     -------
     pandas.Series
-        Indexed by classifier, or by (features, classifier).
-
-    Raises
-    ------
-    ValueError
-        If `metric` is unknown, or no pair of different domains was scored.
+        Indexed by (features,) classifier.
 
     Examples
     --------
     >>> import pandas as pd
     >>> from sam_bloodcell.evaluation import cross_domain_mean
-    >>> scores = pd.DataFrame({"classifier": "RF", "train_domain": ["a", "a", "b"],
-    ...                        "test_domain": ["a", "b", "a"], "accuracy": [1.0, 0.25, 0.75]})
-    >>> float(cross_domain_mean(scores, "accuracy")["RF"])
+    >>> scores = pd.DataFrame({"train_domain": list("aab"), "test_domain": list("aba"), "accuracy": [1.0, 0.25, 0.75]})
+    >>> float(cross_domain_mean(scores.assign(classifier="RF"), "accuracy")["RF"])
     0.5
     """
     check_arguments("cross_domain_mean", metric=metric)
-    _check_scores(scores, metric)
-    keys = _series_keys(scores)
-    pairs = _across(scores).groupby([*keys, "train_domain", "test_domain"], sort=False)[metric].mean()
-    return pairs.groupby(level=keys, sort=False).mean()
+    check_table(scores, "scores", (*_SCORED, metric), "cross_domain_scores")
+    keys = _pair_keys(scores)
+    return _across(scores).groupby(keys, sort=False)[metric].mean().groupby(level=keys[:-2], sort=False).mean()
 
 
 def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +103,7 @@ def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     predictions : pandas.DataFrame
-        From `cross_domain_predictions`.
+        As in `score_predictions`.
 
     Returns
     -------
@@ -135,11 +112,10 @@ def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
         ``n``, the mean number of cells in a fold.
     """
     check_predictions(predictions)
-    keys = [*_series_keys(predictions), "train_domain", "test_domain", "label"]
+    keys = [*_pair_keys(predictions), "label"]
     known = predictions[predictions["known"]]
     hits = known.assign(hit=known["label"] == known["predicted"]).groupby([*keys, "fold"], sort=False)["hit"]
-    means = hits.agg(recall="mean", n="size").groupby(level=keys, sort=False).mean()
-    return means.reset_index()
+    return hits.agg(recall="mean", n="size").groupby(level=keys, sort=False).mean().reset_index()
 
 
 def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -148,7 +124,7 @@ def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     predictions : pandas.DataFrame
-        From `cross_domain_predictions`, the rows that are wanted.
+        The rows that are wanted, as in `score_predictions`.
 
     Returns
     -------
@@ -160,28 +136,24 @@ def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def confidence_intervals(
-    predictions: pd.DataFrame,
-    *,
-    metric: str = "balanced_accuracy",
-    by_pair: bool = False,
-    level: float = 0.95,
-    n_bootstrap: int = 1000,
-    random_state: Any = None,
-) -> pd.DataFrame:
-    """Return bootstrap intervals of scores across domains, over groups of the tested cells.
+    predictions: pd.DataFrame, *, metric: str = "balanced_accuracy", by_pair: bool = False, level: float = 0.95,
+    n_bootstrap: int = 1000, random_state: Any = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Return bootstrap intervals of scores across domains.
 
-    The tested domains' groups (patients or slides; cells, where no groups were given) are drawn again with
-    replacement, and the models stay as they are. The interval therefore says how much the choice of tested cells
-    matters, not how much another training would.
+    Groups of tested cells (patients or slides; single cells, where no groups were given) are drawn with replacement,
+    and the models stay as they are. The interval therefore says how much the choice of tested cells matters, not how
+    much another training would.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        From `cross_domain_predictions` or `leave_one_domain_out_predictions`.
+        As in `score_predictions`, with a pair of different domains unless `by_pair`.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
     by_pair : bool, default=False
         Whether to return a row per pair of domains, instead of the mean over all pairs of different ones.
     level : float, default=0.95
+        Share of the draws inside the interval, between 0 and 1.
     n_bootstrap : int, default=1000
     random_state : int, RandomState instance or None, default=None
 
@@ -189,18 +161,11 @@ def confidence_intervals(
     -------
     pandas.DataFrame
         A row per (features,) classifier (and pair): ``score``, ``low``, ``high``.
-
-    Raises
-    ------
-    ValueError
-        If `metric` is unknown or no pair of different domains was predicted.
     """
-    check_arguments(
-        "confidence_intervals", metric=metric, by_pair=by_pair, level=level, n_bootstrap=n_bootstrap,
-        random_state=random_state,
-    )  # fmt: skip
-    drawn = _bootstrap(predictions, metric, n_bootstrap, random_state, by_pair)
-    keys = [*_series_keys(predictions), *(["train_domain", "test_domain"] if by_pair else [])]
+    options: dict[str, Any] = {"metric": metric, "n_bootstrap": n_bootstrap, "random_state": random_state}
+    check_arguments("confidence_intervals", by_pair=by_pair, level=level, **options)
+    drawn = _bootstrap(predictions, by_pair=by_pair, **options)
+    keys = _pair_keys(predictions) if by_pair else _pair_keys(predictions)[:-2]
     tail = (1 - level) / 2
     rows = []
     for names, values in drawn.items():
@@ -210,19 +175,16 @@ def confidence_intervals(
 
 
 def compare_pipelines(
-    predictions: pd.DataFrame,
-    baseline: Any = None,
-    *,
-    metric: str = "balanced_accuracy",
-    n_bootstrap: int = 1000,
+    predictions: pd.DataFrame, baseline: Any = None, *, metric: str = "balanced_accuracy", n_bootstrap: int = 1000,
     random_state: Any = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Compare classifiers on the same cells: paired bootstrap of the difference of their means across domains.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        From `cross_domain_predictions`; tables of several benchmarks may be joined if X was the same.
+        As in `score_predictions`, of two classifiers or more, with a pair of different domains. Tables of several
+        benchmarks may be joined if X was the same.
     baseline : str or (features, classifier), optional
         The one to compare all others with. By default, each pair of classifiers is compared.
     metric, n_bootstrap, random_state
@@ -233,17 +195,12 @@ def compare_pipelines(
     pandas.DataFrame
         ``a``, ``b``, ``difference`` (a minus b), 95 % interval ``low`` and ``high``, two-sided ``p`` and ``p_holm``,
         corrected for the number of comparisons (Holm 1979).
-
-    Raises
-    ------
-    ValueError
-        If the baseline or metric is unknown, or there is nothing to compare.
     """
-    check_arguments("compare_pipelines", metric=metric, n_bootstrap=n_bootstrap, random_state=random_state)
-    drawn: dict[Any, NDArray[np.float64]] = {
-        (series if len(series) > 1 else series[0]): values
-        for series, values in _bootstrap(predictions, metric, n_bootstrap, random_state).items()
-    }
+    options: dict[str, Any] = {"metric": metric, "n_bootstrap": n_bootstrap, "random_state": random_state}
+    check_arguments("compare_pipelines", **options)
+    drawn = _bootstrap(predictions, **options)
+    if "features" not in predictions:
+        drawn = {classifier: values for (classifier,), values in drawn.items()}
     if baseline is not None and baseline not in drawn:
         names = ", ".join(map(repr, drawn))
         raise ValueError(f"Got baseline={baseline!r} but expected one of {names}. Fix: pass one of these.")
@@ -258,16 +215,21 @@ def compare_pipelines(
         rows.append({"a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p})
     table = pd.DataFrame(rows)
     ascending = table["p"].sort_values(kind="stable")
-    corrected = (ascending * np.arange(len(table), 0, -1)).cummax().clip(upper=1)
-    return table.assign(p_holm=corrected)
+    return table.assign(p_holm=(ascending * np.arange(len(table), 0, -1)).cummax().clip(upper=1))
 
 
-def _metrics(known: pd.DataFrame) -> dict[str, float]:
-    if known.empty:
-        return dict.fromkeys((*METRICS, "ece"), np.nan)
+def _score_fit(cells: pd.DataFrame) -> dict[str, float]:
+    """Score what one fit predicted in one domain; the columns are those of `score_predictions`."""
+    known = cells[cells["known"]]
+    counts = {"n_train": int(cells["n_train"].iloc[0]), "n_test": len(known), "n_left_out": len(cells) - len(known)}
     truth, predicted = known["label"].to_numpy(), known["predicted"].to_numpy()
-    over = {"labels": np.unique(truth), "average": "macro", "zero_division": 0}
+    classes = np.unique(truth)
+    if known.empty:
+        return {**counts, "n_classes": 0, **dict.fromkeys((*METRICS, "ece"), np.nan)}
+    over = {"labels": classes, "average": "macro", "zero_division": 0}
     return {
+        **counts,
+        "n_classes": len(classes),
         "accuracy": float(accuracy_score(truth, predicted)),
         "balanced_accuracy": float(recall_score(truth, predicted, **over)),
         "macro_f1": float(f1_score(truth, predicted, **over)),
@@ -286,11 +248,11 @@ def _calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]
 
 def _bootstrap(
     predictions: pd.DataFrame, metric: str, n_bootstrap: int, random_state: Any, by_pair: bool = False
-) -> dict[tuple, NDArray[np.float64]]:
-    """Score the cells as they are, then each draw; all classifiers are scored on the same draws.
+) -> dict[Any, NDArray[np.float64]]:
+    """Score the cells as they are, then each draw, (1 + n_bootstrap,); all classifiers are scored on the same draws.
 
-    The arrays, of shape (1 + n_bootstrap,), are by (features,) classifier, train_domain and test_domain, or, unless
-    `by_pair`, their means over pairs of different domains by (features,) classifier.
+    The keys are (features,) classifier, train_domain and test_domain. Without `by_pair` they are (features,) classifier
+    alone, and the values are means over the pairs of different domains.
     """
     check_predictions(predictions)
     cells = predictions if by_pair else _across(predictions)
@@ -302,8 +264,8 @@ def _bootstrap(
         n = len(groups)
         times_drawn = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)
         draws[domain] = groups, np.vstack([np.ones(n), times_drawn]).astype(np.float32)
-    scores: dict[tuple, NDArray[np.float64]] = {}
-    for names, pair in cells.groupby([*_series_keys(predictions), "train_domain", "test_domain"], sort=False):
+    scores = {}
+    for names, pair in cells.groupby(_pair_keys(predictions), sort=False):
         folds = [_weighted_scores(fold, *draws[names[-1]], metric) for _, fold in pair.groupby("fold", sort=False)]
         scores[tuple(names)] = np.nanmean(folds, axis=0)
     if by_pair:
@@ -312,10 +274,8 @@ def _bootstrap(
     return {one: np.mean([scores[names] for names in scores if names[:-2] == one], axis=0) for one in series}
 
 
-def _weighted_scores(
-    cells: pd.DataFrame, groups: pd.Index, weights: NDArray[np.float32], metric: str
-) -> NDArray[np.float64]:
-    """Compute the metric of some cells under each row of weights, shape (n_draws, n_groups)."""
+def _weighted_scores(cells: pd.DataFrame, groups: pd.Index, weights: NDArray, metric: str) -> NDArray[np.float64]:
+    """Compute the metric of some cells under each row of weights, float32 (n_draws, n_groups)."""
     truth, classes = pd.factorize(cells["label"])
     predicted = classes.get_indexer(pd.Index(cells["predicted"]))  # -1 for a class that is not among the true ones
     group = groups.get_indexer(pd.Index(cells["group"]))
@@ -348,9 +308,6 @@ def check_predictions(predictions: Any, *columns: str) -> None:
     check_table(predictions, "predictions", columns or _PREDICTED, "cross_domain_predictions")
 
 
-def _check_scores(scores: Any, *metrics: str) -> None:
-    check_table(scores, "scores", ("classifier", "train_domain", "test_domain", *metrics), "cross_domain_scores")
-
-
-def _series_keys(scores: pd.DataFrame) -> list[str]:
-    return ["features", "classifier"] if "features" in scores else ["classifier"]
+def _pair_keys(table: pd.DataFrame) -> list[str]:
+    """Return the columns that name a classifier and, last, those of the pair of domains."""
+    return [name for name in ("features", *_SCORED) if name in table]

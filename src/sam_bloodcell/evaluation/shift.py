@@ -33,7 +33,7 @@ def domain_shift(
     domain : array-like of shape (n_samples,)
         At least two domains, of at least 5 cells each.
     y : array-like of shape (n_samples,), optional
-        Class of each cell. If passed, each class is also measured by itself, which leaves different mixtures out.
+        Class of each cell. If passed, each class is also measured by itself, where mixtures play no part.
     random_state : int, RandomState instance or None, default=None
 
     Returns
@@ -41,8 +41,8 @@ def domain_shift(
     dict of str to float
         ``"mmd"``: squared maximum mean discrepancy (`sam_bloodcell.models.alignment.mmd`), 0 for equal distributions;
         ``"domain_accuracy"``: balanced accuracy of a logistic regression that predicts the domain, 5-fold;
-        ``"chance"``: that of a constant answer. With `y` a DataFrame: these, a row for "all" and for every class that
-        has 5 cells in at least two domains (domains with fewer are left out of that row), and ``n``, the cells.
+        ``"chance"``: that of a constant answer. With `y` a DataFrame of these and ``n``, the cells: a row for "all"
+        and for every class that has 5 cells in at least two domains (domains with fewer are left out of that row).
 
     Raises
     ------
@@ -86,9 +86,8 @@ def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> dict[s
             f"domains of at least {_LEAST_CELLS} cells each. Fix: leave small domains out."
         )
     rng = np.random.default_rng(seed)
-    rows = np.concatenate(
-        [rng.permutation(np.flatnonzero(codes == code))[:_MAX_COMPARED] for code in range(len(names))]
-    )
+    members = [np.flatnonzero(codes == code) for code in range(len(names))]
+    rows = np.concatenate([rng.permutation(own)[:_MAX_COMPARED] for own in members])
     scaled, codes = StandardScaler().fit_transform(features[rows]), codes[rows]
     guess = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
@@ -102,7 +101,7 @@ def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> dict[s
 def near_duplicates(embeddings: Any, *, threshold: float | str = "auto") -> pd.DataFrame:
     """Find pairs of images that look duplicated: one is the other scaled, turned or saved again.
 
-    Two copies in different folds or laboratories make scores too good. Each cell is compared with its five nearest
+    Copies in different folds or laboratories make scores too good. Each cell is compared with its five nearest
     neighbours among the embeddings.
 
     Parameters
@@ -110,20 +109,15 @@ def near_duplicates(embeddings: Any, *, threshold: float | str = "auto") -> pd.D
     embeddings : array-like of shape (n_samples, n_features)
         Standardised here.
     threshold : float or "auto", default="auto"
-        Greatest distance of a pair, as a share of the median distance between cells. "auto" is 0.08 for 16 features
-        or more: with `vit_tiny`, the closest two of 600 real cells were 0.12 apart, while copies saved again as JPEG,
-        halved or turned were, in the median, 0.03 to 0.07 apart. With fewer features cells come close by chance, so
-        "auto" is 0 and only equal rows count.
+        Greatest distance of a pair, as a share of the median distance between cells; at least 0. "auto" is 0.08 for 16
+        features or more: with `vit_tiny`, the closest two of 600 real cells were 0.12 apart, while copies saved again
+        as JPEG, halved or turned were, in the median, 0.03 to 0.07 apart. With fewer features cells come close by
+        chance, so "auto" is 0 and only equal rows count.
 
     Returns
     -------
     pandas.DataFrame
         ``a`` and ``b``, the row numbers of a pair, each pair once, and their ``distance``; the closest pair first.
-
-    Raises
-    ------
-    ValueError
-        If there is no cell, a feature is missing, or the threshold is negative.
 
     Examples
     --------

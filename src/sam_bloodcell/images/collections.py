@@ -10,32 +10,14 @@ from PIL import Image
 
 
 def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
-    """Check a collection of images and return it as a sequence, one entry an image, nothing read yet.
+    """Check a collection of images and return it as a sequence of at least one; no image is read.
 
-    Parameters
-    ----------
-    X : sequence of paths, PIL images or arrays; (n, H, W, 3) array; Series or one-column DataFrame of paths
-    name : str
-        The argument's name in errors.
-
-    Raises
-    ------
-    ValueError
-        If X is empty, a single image or a table of several columns.
-    TypeError
-        If X is no collection.
+    Taken are paths, PIL images and arrays, an (n, H, W, 3) array, and a Series or one-column DataFrame of paths.
     """
     if isinstance(X, str | os.PathLike | Image.Image):
         raise ValueError(f"Got one image as {name} but expected a collection. Fix: pass [{name}].")
     if not hasattr(X, "__iter__") and not hasattr(X, "columns"):
         raise TypeError(f"Got {name}={X!r} but expected a collection of images. Fix: pass a list of paths.")
-    X = _as_sequence(X, name)
-    if len(X) == 0:
-        raise ValueError(f"Got an empty {name} but expected at least one image. Fix: check the folder or filter.")
-    return X
-
-
-def _as_sequence(X: Any, name: str) -> Any:
     if hasattr(X, "columns"):  # a pandas or polars table
         if X.shape[1] != 1:
             raise ValueError(
@@ -52,7 +34,10 @@ def _as_sequence(X: Any, name: str) -> Any:
                 f"Got {name} as an array of shape {X.shape} but expected (n, H, W, 3). "
                 f"Fix: for one image pass {name}[None]."
             )
-    return X if isinstance(X, Sequence | np.ndarray) else list(X)
+    images: Any = X if isinstance(X, Sequence | np.ndarray) else list(X)
+    if len(images) == 0:
+        raise ValueError(f"Got an empty {name} but expected at least one image. Fix: check the folder or filter.")
+    return images
 
 
 def name_rows(rows: Sequence[int] | NDArray) -> str:

@@ -1,4 +1,4 @@
-"""Images of any shape become squares of one size, without being squeezed."""
+"""Images of any shape become squares of one size; shape is diagnostic, so they are never squeezed."""
 
 from typing import Any
 
@@ -10,10 +10,7 @@ from .reading import RGB, load_rgb
 
 
 def pad_to_square(image: NDArray) -> NDArray:
-    """Repeat the border pixels of an (H, W) or (H, W, C) array until it is square; the image stays in the middle.
-
-    Shape is diagnostic, so images are never squeezed.
-    """
+    """Repeat the border pixels of an (H, W) or (H, W, C) array until it is square; the image stays in the middle."""
     height, width = image.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2

@@ -10,30 +10,11 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
-    """List the image files in a folder and its sub-folders, in the order of their names; none is opened.
+    """List the image files in a folder, which may not exist, and its sub-folders, in the order of their names.
 
-    Left out are hidden files and folders (names that begin with "."), which file managers and notebooks leave behind,
-    and masks (names that end in "_mask" or "_masks" before the suffix). Links to files and folders are followed,
+    Left out are files and folders below it that are hidden (names that begin with "."), which file managers and
+    notebooks leave behind, and masks (names that end in "_mask" or "_masks" before the suffix). Links are followed,
     except a link to a folder that contains it: following it would never end.
-
-    Parameters
-    ----------
-    folder : path
-        The folder itself may be hidden.
-
-    Returns
-    -------
-    list of pathlib.Path
-        Each begins with `folder`; empty if the folder holds no image or does not exist.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("2.png", "1.jpg", "1_mask.png", "notes.txt", "._1.jpg"):
-    ...         Path(folder, name).touch()
-    ...     [path.name for path in list_images(folder)]
-    ['1.jpg', '2.png']
     """
     root = Path(folder)
     found = []

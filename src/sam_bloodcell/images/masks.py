@@ -1,4 +1,4 @@
-"""One mask becomes True inside the cell."""
+"""One cell mask becomes a bool array, True inside the cell."""
 
 import os
 from typing import Any
@@ -8,28 +8,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..exceptions import ImageReadError
-from .reading import ALPHA_MODES, check_size, convert_opened, decode, load_rgb, read_file
+from .reading import check_size, convert_opened, decode, flatten, load_rgb, read_file
 
 
 def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
-    """Read one cell mask: True wherever the image is not 0 (so nucleus and cytoplasm codes both count).
+    """Read one mask: True (H, W) wherever it is not 0, so that nucleus and cytoplasm codes both count.
 
-    Transparent pixels are 0.
-
-    Parameters
-    ----------
-    mask : path, PIL image, or (H, W) array
-    row : int, optional
-        Position in the caller's data, for errors.
-
-    Returns
-    -------
-    mask : bool array of shape (H, W)
-
-    Raises
-    ------
-    ImageReadError
-        As `load_rgb`; also if the mask is empty.
+    Transparent pixels are 0. Errors are those of `load_rgb`, and an empty mask is one too.
     """
     where = "" if row is None else f"Row {row}: "
     if isinstance(mask, str | os.PathLike):
@@ -52,10 +37,7 @@ def _inside(image: Image.Image, where: str) -> NDArray[np.bool_]:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _nonzero(np.asarray(image), where)
-    if "transparency" in image.info or image.mode in ALPHA_MODES:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.asarray(image.convert("RGB")).max(axis=2) > 0
+    return flatten(image, "black").max(axis=2) > 0
 
 
 def _nonzero(values: NDArray, where: str) -> NDArray[np.bool_]:

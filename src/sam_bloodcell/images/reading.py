@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,54 +19,24 @@ RGB = NDArray[np.uint8]
 # What Pillow may try: it would hand other kinds, such as EPS, to outside programs. It knows five without being told.
 _PLUGINS = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 def load_rgb(image: Any, row: int | None = None) -> RGB:
-    """Read one image as uint8 RGB.
+    """Read a path, PIL image or array as uint8 RGB (H, W, 3), or raise an `ImageReadError` that names the row.
 
-    Transparent images are composited on white, EXIF rotation is applied, 16-bit values are scaled by their range (0 to
-    65535), floats by theirs (0 to 1). Of a file with several pages or frames, the first is taken. Colour profiles are
-    ignored: the numbers are taken as they are.
-
-    Parameters
-    ----------
-    image : path, PIL image, or array of shape (H, W), (H, W, 3) or (H, W, 4)
-        Arrays are bool, uint8, uint16, or float in [0, 1].
-    row : int, optional
-        Position in the caller's data, for errors.
-
-    Returns
-    -------
-    rgb : uint8 array of shape (H, W, 3)
-
-    Raises
-    ------
-    ImageReadError
-        If the file is missing, damaged or no image of `FORMATS`, or the array is of another shape, type or range, or
-        the image is too large to be one cell: when padded to a square, more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
-        It is an ``OSError`` and a ``ValueError``.
-
-    Examples
-    --------
-    >>> load_rgb(np.zeros((4, 5), dtype=np.uint16)).shape
-    (4, 5, 3)
+    Arrays are (H, W), (H, W, 3) or (H, W, 4), of bool, uint8, uint16 or float in [0, 1]. Transparent images are
+    composited on white, EXIF rotation is applied, 16-bit values are scaled by their range (0 to 65535), floats by
+    theirs (0 to 1). Of a file with several pages or frames, the first is taken. Colour profiles are ignored: the
+    numbers are taken as they are.
     """
     return read_content(image, row).rgb()
 
 
 class ImageContent(NamedTuple):
-    """An image that was read once: the bytes of a file, or the pixels of an image that is not a file.
-
-    Attributes
-    ----------
-    data : bytes, or uint8 array of shape (H, W, 3)
-    where : str
-        How errors begin: the row and the name of the file.
-    """
+    """An image that was read once: the bytes of a file, or the pixels (H, W, 3) of an image that is not a file."""
 
     data: bytes | RGB
-    where: str
+    where: str  # how errors begin: the row and the name of the file
 
     def digest(self) -> bytes:
         """Return the SHA-256 of the bytes or the pixels."""
@@ -79,13 +50,7 @@ class ImageContent(NamedTuple):
 
 
 def read_content(image: Any, row: int | None = None) -> ImageContent:
-    """Read an image's file, or take the pixels of an image that is not a file; parameters as in `load_rgb`.
-
-    Raises
-    ------
-    ImageReadError
-        As `load_rgb`, as far as it shows without decoding a file.
-    """
+    """Read an image's file without decoding it, or take the pixels of an image that is not a file; as `load_rgb`."""
     if isinstance(image, str | os.PathLike):
         return ImageContent(*read_file(image, row))
     where = "" if row is None else f"Row {row}: "
@@ -94,68 +59,55 @@ def read_content(image: Any, row: int | None = None) -> ImageContent:
     return ImageContent(_from_array(_as_array(image, where), where), where)
 
 
-def check_readable(image: Any, row: int | None = None) -> str:
-    """Return why an image cannot be read, as `load_rgb` says it; nothing if it can."""
-    try:
-        load_rgb(image, row)
-    except ImageReadError as exc:
-        return str(exc)
-    return ""
-
-
 def read_file(file: str | os.PathLike, row: int | None = None) -> tuple[bytes, str]:
     """Return the bytes of a file, and how errors about it begin."""
-    path, where = Path(file), "" if row is None else f"Row {row}: "
-    try:
+    path, prefix = Path(file), "" if row is None else f"Row {row}: "
+    where = f"{prefix}'{path}' "
+    with _only_image_read_errors(where):
         if not path.is_file() and path.exists():
             kind = "a folder. Fix: pass the image files in it" if path.is_dir() else "no file. Fix: pass image files"
-            raise ImageReadError(f"{where}'{path}' is {kind}.")
-        return path.read_bytes(), f"{where}'{path}' "
-    except ImageReadError:
-        raise
-    except FileNotFoundError as exc:
-        raise ImageReadError(f"{where}'{path}' does not exist. Fix: check the path and the working folder.") from exc
-    except PermissionError as exc:
-        raise ImageReadError(f"{where}'{path}' may not be read: {exc.strerror}. Fix: change its permissions.") from exc
-    except (OSError, ValueError) as exc:
-        raise ImageReadError(f"{where}'{path}' cannot be read: {exc!s:.200}. Fix: copy it again or remove it.") from exc
+            raise ImageReadError(f"{where}is {kind}.")
+        return path.read_bytes(), where
 
 
 def decode(data: bytes, where: str, convert: Callable[[Image.Image, str], Any]) -> Any:
-    """Open a file's bytes with Pillow, convert the image, and raise nothing but `ImageReadError`.
-
-    Pillow's decoders promise no kind of exception for damage.
-    """
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+    """Open a file's bytes with Pillow and convert the image."""
+    with _only_image_read_errors(where):
+        try:
+            image = Image.open(BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError as exc:
+            raise ImageReadError(
+                f"{where}is no image that can be read here ({len(data)} bytes). Fix: remove it, or save it as one of "
+                f"{', '.join(FORMATS)}."
+            ) from exc
+        with image:
             if image.format == "PNG":  # decoding skips over the check sums
                 Image.open(BytesIO(data), formats=("PNG",)).verify()
             return convert(image, where)
-    except ImageReadError:
-        raise
-    except UnidentifiedImageError as exc:
-        raise ImageReadError(
-            f"{where}is no image that can be read here ({len(data)} bytes). Fix: remove it, or save it as one of "
-            f"{', '.join(FORMATS)}."
-        ) from exc
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise ImageReadError(f"{where}is too large to be one cell: {exc} Fix: crop it.") from exc
-    except Exception as exc:
-        raise ImageReadError(f"{where}cannot be read: {exc!s:.200}. Fix: copy it again or remove it.") from exc
 
 
 def convert_opened(image: Image.Image, where: str, convert: Callable[[Image.Image, str], Any]) -> Any:
     """Convert an image that the caller opened: Pillow is lazy, so its damage may show only now."""
     file = getattr(image, "filename", "")
     name = f"'{file}' " if file else ""
-    try:
+    with _only_image_read_errors(where + (name or "The image ")):
         return convert(image, where + name)
+
+
+@contextmanager
+def _only_image_read_errors(where: str) -> Iterator[None]:
+    try:
+        yield
     except ImageReadError:
         raise
-    except Exception as exc:  # as in `decode`
-        raise ImageReadError(
-            f"{where}{name or 'The image '}cannot be read: {exc!s:.200}. Fix: copy it again or remove it."
-        ) from exc
+    except FileNotFoundError as exc:
+        raise ImageReadError(f"{where}does not exist. Fix: check the path and the working folder.") from exc
+    except PermissionError as exc:
+        raise ImageReadError(f"{where}may not be read: {exc.strerror}. Fix: change its permissions.") from exc
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise ImageReadError(f"{where}is too large to be one cell: {exc} Fix: crop it.") from exc
+    except Exception as exc:  # Pillow's decoders promise no kind of exception for damage
+        raise ImageReadError(f"{where}cannot be read: {exc!s:.200}. Fix: copy it again or remove it.") from exc
 
 
 def from_pil(image: Image.Image, where: str) -> RGB:
@@ -163,13 +115,20 @@ def from_pil(image: Image.Image, where: str) -> RGB:
     check_size(image.size, where)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
-        return _from_array(_as_uint16(np.asarray(image), where), where)
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageReadError(f"{where}holds 32-bit integers beyond 65535. Fix: save it as 8 or 16 bit.")
+        return _from_array(values.astype(np.uint16), where)
     if image.mode == "F":
         return _from_array(np.asarray(image), where)
-    if image.mode in ALPHA_MODES or "transparency" in image.info:
+    return flatten(image, "white")
+
+
+def flatten(image: Image.Image, ground: str) -> RGB:
+    """Convert an 8-bit image to RGB; a transparent one is composited on a ground of one colour."""
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return np.array(image.convert("RGB"))
 
 
@@ -189,12 +148,6 @@ def _as_array(image: Any, where: str) -> NDArray:
             f"{where}Got a {type(image).__name__} that is no array: {exc!s:.200}. Fix: pass a path, a PIL image or an "
             "array."
         ) from exc
-
-
-def _as_uint16(values: NDArray, where: str) -> NDArray[np.uint16]:
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageReadError(f"{where}holds 32-bit integers beyond 65535. Fix: save it as 8 or 16 bit.")
-    return values.astype(np.uint16)
 
 
 def _from_array(values: NDArray, where: str) -> RGB:

@@ -16,13 +16,7 @@ _PRIVATE_NAME = "sam_bloodcell.models._segment_anything_modeling"
 
 @cache
 def modeling() -> ModuleType:
-    """Return `segment_anything.modeling`, loaded without its parent package.
-
-    Raises
-    ------
-    ImportError
-        If segment-anything is not installed.
-    """
+    """Return `segment_anything.modeling`, loaded without its parent package."""
     package = find_spec("segment_anything")
     if package is None or not package.submodule_search_locations:
         raise ImportError('segment-anything is not installed. Fix: pip install "segment-anything>=1.0"')

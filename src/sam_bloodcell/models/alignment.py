@@ -26,17 +26,13 @@ def _over_pairs(distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, 
 def mean_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
     """Squared distance between domain means, averaged over features.
 
-    The papers' term, but for two errors of the published code: it compares every domain with the first alone, and
-    divides by zero when one is missing from a batch.
+    The papers' term (Li et al., BC-SAM, ISBI 2024), but for two errors of the published code: it compares every domain
+    with the first alone, and divides by zero when one is missing from a batch.
 
     Parameters
     ----------
     features : Tensor of shape (B, F)
     domain : int Tensor of shape (B,)
-
-    References
-    ----------
-    Li et al., BC-SAM, ISBI 2024.
     """
     return _over_pairs(lambda a, b: (a.mean(0) - b.mean(0)).square().mean(), features, domain)
 
@@ -45,17 +41,13 @@ def mmd(features: Tensor, domain: Tensor) -> Tensor:
     """Squared maximum mean discrepancy under a mean of five Gaussian kernels.
 
     Their squared widths are 1/4 to 4 times the mean squared distance between the two domains' cells, which no gradient
-    goes through. The biased estimate: never negative, 0 for equal samples.
+    goes through (Gretton et al., "A kernel two-sample test", JMLR 2012; Long et al., "Learning transferable features
+    with deep adaptation networks", ICML 2015). The estimate is biased: never negative, 0 for equal samples.
 
     Parameters
     ----------
     features : Tensor of shape (B, F)
     domain : int Tensor of shape (B,)
-
-    References
-    ----------
-    Gretton et al., "A kernel two-sample test", JMLR 2012; Long et al., "Learning transferable features with deep
-    adaptation networks", ICML 2015.
     """
 
     def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -17,22 +17,12 @@ CROP_SIZES = tuple(_STEPS)
 
 
 class Reconstruction(NamedTuple):
-    """What a network makes of a batch.
+    """What a network makes of a batch of B inputs."""
 
-    Attributes
-    ----------
-    features : Tensor of shape (B, F)
-    crops : Tensor of shape (B, 3, S, S) in [0, 1], or None
-    embedding : Tensor or None
-        (B, C): the pooled embedding; (B, C, h, w): the token map.
-    hidden : bool Tensor of shape (B, h, w) or None
-        Tokens that the encoder did not see; None when it saw all.
-    """
-
-    features: Tensor
-    crops: Tensor | None = None
-    embedding: Tensor | None = None
-    hidden: Tensor | None = None
+    features: Tensor  # (B, F)
+    crops: Tensor | None = None  # (B, 3, S, S) in [0, 1]
+    embedding: Tensor | None = None  # (B, C): the pooled embedding; (B, C, h, w): the token map
+    hidden: Tensor | None = None  # bool (B, h, w), the tokens that the encoder did not see; None when it saw all
 
 
 def _unit(layer: nn.Module, channels: int) -> nn.Sequential:
@@ -52,23 +42,10 @@ def crop_decoder(n_components: int, crop_size: int) -> nn.Sequential:
 
 
 class ConvAutoencoder(nn.Module):
-    """BC-SAM's autoencoder, for any token width and grid.
+    """BC-SAM's autoencoder (Li et al., ISBI 2024): token maps BxCxhxw, of any width C = `token_width` and any grid.
 
-    Parameters
-    ----------
-    token_width : int
-        Channels C of the token maps.
-    n_components : int
-        Length F of the feature vector.
-    crop_size : {32, 64, 128}
-        Side of the reconstructed crop in pixels; the paper's is 128.
-    embedding : bool
-        Also reconstruct the pooled embedding, by a linear layer; the paper does not.
-
-    References
-    ----------
-    Li et al., "Towards Cross-Domain Single Blood Cell Image Classification via Large-Scale LoRA-based Segment
-    Anything Model", ISBI 2024.
+    It gives F = `n_components` features and crops with a side of `crop_size` pixels: 32, 64 or the paper's 128.
+    With `embedding`, a linear layer also reconstructs the pooled embedding, which the paper does not.
     """
 
     def __init__(self, token_width: int, n_components: int = 50, crop_size: int = 128, embedding: bool = False) -> None:
@@ -99,25 +76,11 @@ class ConvAutoencoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """DoRL's masked-token autoencoder; depth and width follow the token width.
+    """DoRL's masked-token autoencoder (Li et al., DoRL, 2024; He et al., CVPR 2022) of token maps BxCxhxw.
 
-    In training the encoder sees a quarter of the tokens, a decoder fills in the rest. Features are a linear map of
-    the mean decoded token. Token width 768 gives the paper's 12 + 4 blocks, 192 gives 3 + 1.
-
-    Parameters
-    ----------
-    token_width : int
-        Channels C of the token maps.
-    n_components : int
-        Length F of the feature vector.
-    crop_size : {32, 64, 128}
-        Side of the reconstructed crop in pixels; the paper's is 128.
-    hidden_share : float
-        Share of the tokens that the encoder does not see in training.
-
-    References
-    ----------
-    Li et al., DoRL, 2024; He et al., "Masked autoencoders are scalable vision learners", CVPR 2022.
+    In training a share `hidden_share` of the tokens is hidden from the encoder, and a decoder fills it in. Features are
+    a linear map of the mean decoded token. Depth and width follow the token width C: 768 gives the paper's 12 + 4
+    blocks, 192 gives 3 + 1. The crops have a side of 32, 64 or the paper's 128 pixels.
     """
 
     def __init__(
@@ -167,17 +130,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 class VectorAutoencoder(nn.Module):
-    """An MLP autoencoder of any vectors.
-
-    Parameters
-    ----------
-    token_width : int
-        Length C of the vectors.
-    n_components : int
-        Length F of the feature vector.
-    hidden_width : int
-        Units of the one hidden layer on either side.
-    """
+    """An MLP autoencoder of any vectors of length C = `token_width`, with one hidden layer on either side."""
 
     def __init__(self, token_width: int, n_components: int = 50, hidden_width: int = 256) -> None:
         super().__init__()

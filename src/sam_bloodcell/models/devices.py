@@ -8,13 +8,7 @@ _process = os.getpid()
 
 
 def choose(device: str) -> torch.device:
-    """Resolve "auto" to CUDA where there is one, else CPU.
-
-    Raises
-    ------
-    ValueError
-        If torch does not know the device or this machine has none.
-    """
+    """Resolve "auto" to CUDA where there is one, else CPU, and check that this machine has the device."""
     _let_go_of_the_parents_threads()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,7 +30,7 @@ def half_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def _let_go_of_the_parents_threads() -> None:
-    """Compute with one thread in a forked process: OpenMP's other threads stayed in its parent, and waiting for them never ends."""
+    """Compute with one thread in a forked process, which would wait forever for OpenMP's threads in its parent."""
     global _process
     if os.getpid() != _process:
         _process = os.getpid()

@@ -20,20 +20,12 @@ def accelerate(sam: SAM) -> SAM:
 
 
 class FoldedAttention(nn.Module):
-    """SAM's attention with its relative positions folded into queries and keys.
+    """SAM's attention with its relative positions (MViTv2, Li et al., CVPR 2022) folded into queries and keys.
 
     SAM adds to the attention of query q on key k the terms q . H[row(q) - row(k)] and q . W[column(q) - column(k)].
     Here each query carries its h + w such terms behind its own values, and each key the one-hot code of its row and
     column: one product gives the sum, so no (hw x hw) table of positions is ever added, and any fused kernel serves.
-
-    Parameters
-    ----------
-    attention : segment_anything.modeling.image_encoder.Attention
-        With relative positions of the grid that it will see.
-
-    References
-    ----------
-    Li et al., "MViTv2", CVPR 2022, for the decomposed relative positions.
+    The maps must have the grid of the relative positions of `attention`.
     """
 
     qkv: nn.Linear

@@ -26,27 +26,13 @@ _DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.")
 
 @dataclass(eq=False)
 class Adapter:
-    """What segmentation training leaves behind: everything but the frozen base weights.
+    """What segmentation training leaves behind: everything but the frozen base weights."""
 
-    Attributes
-    ----------
-    lora : dict of str to Tensor
-        PEFT's own adapter state; empty when no LoRA was trained.
-    lora_config : dict
-        PEFT's ``LoraConfig`` as JSON-ready values.
-    decoder : dict of str to Tensor
-        Prompt encoder and mask decoder, in segment-anything's names.
-    pixel_stats : tuple
-        ((mean R, G, B), (std R, G, B)) in 0-255 units.
-    image_size : int
-        Side in pixels that it was trained at.
-    """
-
-    lora: dict[str, Tensor]
-    lora_config: dict[str, Any]
-    decoder: dict[str, Tensor]
-    pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]
-    image_size: int
+    lora: dict[str, Tensor]  # PEFT's own adapter state; empty when no LoRA was trained
+    lora_config: dict[str, Any]  # PEFT's LoraConfig as JSON-ready values
+    decoder: dict[str, Tensor]  # prompt encoder and mask decoder, in segment-anything's names
+    pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations of R, G, B in 0-255 units
+    image_size: int  # side in pixels that it was trained at
 
     def digest(self) -> str:
         """SHA-256 of all that it holds, computed once: adapters are replaced, not changed."""
@@ -124,13 +110,7 @@ def fuse_qkv(encoder: Any) -> None:
 def lora_config(
     rank: int, *, alpha: float | None = None, dropout: float = 0.0, blocks: Sequence[int] | None = None
 ) -> Any:
-    """Return the ``peft.LoraConfig`` of factors on q and v; parameters as in `add_lora`.
-
-    Raises
-    ------
-    ValueError
-        If `blocks` is empty.
-    """
+    """Return the ``peft.LoraConfig`` of factors on q and v; parameters as in `add_lora`."""
     if blocks is not None and not len(blocks):
         raise ValueError("Got blocks=[] but expected at least one block number. Fix: blocks=None adapts all.")
     adapted = r"\d+" if blocks is None else "|".join(str(int(block)) for block in blocks)
@@ -151,28 +131,10 @@ def add_lora(
     dropout: float = 0.0,
     blocks: Sequence[int] | None = None,
 ) -> Any:
-    """Freeze the encoder and put trainable LoRA factors on q and v; the decoder stays trainable.
+    """Freeze the encoder and return it as a ``peft.PeftModel`` with trainable LoRA factors on q and v.
 
-    Parameters
-    ----------
-    sam : SAM
-        Changed in place: its encoder's projections are split and wrapped.
-    rank : int
-    alpha : float, optional
-        The factors' product is scaled by alpha / rank; default `rank`, the papers' scaling of 1.
-    dropout : float
-    blocks : sequence of int, optional
-        Blocks to adapt; default all.
-
-    Returns
-    -------
-    peft.PeftModel
-        Wraps the encoder. A starts Kaiming-uniform, B zero.
-
-    Raises
-    ------
-    ValueError
-        If `blocks` is empty or names a block that the encoder lacks.
+    Only `blocks` are adapted, by default all. `sam` is changed in place; its decoder stays trainable. The factors'
+    product is scaled by alpha / rank; by default alpha is the rank, the papers' scaling of 1.
     """
     outside = [] if blocks is None else [block for block in blocks if block not in range(sam.size.depth)]
     if outside:
@@ -188,7 +150,6 @@ def add_lora(
 def extract_adapter(sam: SAM, peft_model: Any, pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]) -> Adapter:
     """Copy the trained parts out, to CPU."""
     peft = _peft()
-
     return Adapter(
         lora=_on_cpu(peft.get_peft_model_state_dict(peft_model)),
         lora_config=config_values(peft_model.peft_config["default"]),
@@ -206,7 +167,6 @@ def config_values(config: Any) -> dict[str, Any]:
 def resume_adapter(sam: SAM, peft_model: Any, adapter: Adapter) -> None:
     """Start training from an adapter: its decoder, and its LoRA factors if rank and blocks are the same."""
     peft = _peft()
-
     sam.load_state_dict(adapter.decoder, strict=False)
     config = config_values(peft_model.peft_config["default"])
     if adapter.lora and all(adapter.lora_config[key] == config[key] for key in ("r", "target_modules")):
@@ -214,18 +174,11 @@ def resume_adapter(sam: SAM, peft_model: Any, adapter: Adapter) -> None:
 
 
 def apply_adapter(sam: SAM, adapter: Adapter) -> None:
-    """Merge an adapter into plain SAM, in place; the result runs as fast as plain SAM.
-
-    Raises
-    ------
-    ValueError
-        If the adapter was made for another encoder size.
-    """
+    """Merge an adapter into plain SAM of the same size, in place; the result runs as fast as plain SAM."""
     sam.load_state_dict(adapter.decoder, strict=False)
     if not adapter.lora:
         return
     peft = _peft()
-
     split_qkv(sam.image_encoder)
     config = peft.LoraConfig(**_known_to_peft(adapter.lora_config) | {"base_model_name_or_path": None})
     model = peft.get_peft_model(sam.image_encoder, config)

@@ -6,14 +6,9 @@ from torch.nn import functional as F
 
 
 def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
-    """Mean over classes of 1 - Dice between softmax probabilities and labels.
+    """Mean over classes of 1 - Dice between the softmax of logits (B, K, H, W) and int labels (B, H, W).
 
-    Parameters
-    ----------
-    logits : Tensor of shape (B, K, H, W)
-    target : int Tensor of shape (B, H, W), values in 0 .. K - 1
-    smooth : float
-        Keeps a class that is absent from both at Dice 1.
+    `smooth` keeps a class that is absent from both at Dice 1.
     """
     probability = logits.softmax(1)
     one_hot = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(probability.dtype)
@@ -24,13 +19,7 @@ def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float = 0.8) -> dict[str, Tensor]:
-    """BC-SAM's 0.8 Dice + 0.2 cross-entropy, with its terms.
-
-    Parameters
-    ----------
-    logits : Tensor of shape (B, 2, H, W), background first
-    target : int Tensor of shape (B, H, W), 1 inside the cell
-    """
+    """BC-SAM's 0.8 Dice + 0.2 cross-entropy and both terms; logits (B, 2, H, W), background first; target (B, H, W)."""
     dice = dice_loss(logits, target)
     cross_entropy = F.cross_entropy(logits, target)
     loss = dice_weight * dice + (1 - dice_weight) * cross_entropy
@@ -38,13 +27,9 @@ def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float = 0.8) 
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Mean structural similarity of images in [0, 1] (Wang et al., IEEE TIP 2004), a scalar in [-1, 1].
+    """Mean structural similarity (Wang et al., IEEE TIP 2004), in [-1, 1], of images (B, C, H, W) in [0, 1].
 
-    Parameters
-    ----------
-    a, b : Tensor of shape (B, C, H, W), H and W at least `window`
-    window : int
-        Side of the Gaussian window in pixels.
+    The Gaussian window has a side of `window` pixels, which H and W must reach.
     """
     if min(a.shape[-2:]) < window:
         raise ValueError(f"Got images of {tuple(a.shape[-2:])} px but expected at least window={window} px a side.")

@@ -54,19 +54,10 @@ SIZES = {
 
 
 class SAM(nn.Module):
-    """Image encoder, prompt encoder and mask decoder of Segment Anything.
+    """Image encoder, prompt encoder and mask decoder of Segment Anything (Kirillov et al., ICCV 2023).
 
-    Parameters
-    ----------
-    size : EncoderSize
-    image_size : int
-        Height and width of the input in pixels, a multiple of 16.
-    mask_tokens : int
-        4 for plain SAM, 2 (background, cell) for the papers' decoder.
-
-    References
-    ----------
-    Kirillov et al., "Segment Anything", ICCV 2023.
+    The input is `image_size` pixels a side, a multiple of 16. There are 4 mask tokens in plain SAM, and 2 (background,
+    cell) in the papers' decoder.
     """
 
     def __init__(self, size: EncoderSize, image_size: int = 224, mask_tokens: int = CELL_MASK_TOKENS) -> None:
@@ -160,13 +151,7 @@ class SAM(nn.Module):
 
 
 def size_of(state: Mapping[str, Tensor]) -> EncoderSize:
-    """Recognise the encoder size from a checkpoint's shapes.
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint is not one of the known sizes.
-    """
+    """Recognise the encoder size from a checkpoint's shapes."""
     try:
         width = state["image_encoder.pos_embed"].shape[-1]
     except KeyError:
@@ -183,20 +168,11 @@ def size_of(state: Mapping[str, Tensor]) -> EncoderSize:
 
 
 def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
-    """Load a checkpoint with segment-anything's names, resizing position tables to the network's grid.
+    """Load a checkpoint with segment-anything's names, and return the names of the parameters that started fresh.
 
-    Tables are matched by shape, so that every size works whatever its block numbers. Parts of the decoder whose
-    shape depends on the number of mask tokens keep their fresh initialisation when the numbers differ.
-
-    Returns
-    -------
-    fresh : list of str
-        The parameters that started fresh.
-
-    Raises
-    ------
-    ValueError
-        If keys are unknown, missing or of a wrong shape; the message lists them all.
+    Position tables are resized to the network's grid. They are matched by shape, so that every size works whatever its
+    block numbers. Parts of the decoder whose shape depends on the number of mask tokens stay fresh when the numbers
+    differ. The error about keys that do not fit lists them all.
     """
     target = sam.state_dict()
     decoder_tokens = len(target["mask_decoder.mask_tokens.weight"])

@@ -1,6 +1,6 @@
 """One training loop for every network here: it knows a module, a loss and batches, and no estimator.
 
-The ladder: `train` -> `_Run.go` -> `_Run.epoch` -> `_Run.step`.
+The ladder: `train` -> `_Run.epoch` -> `_Run.step`.
 """
 
 import io
@@ -27,34 +27,17 @@ Batches = Callable[[int], Iterable[Batch]]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """AdamW with linear warm-up and cosine decay.
-
-    Attributes
-    ----------
-    epochs, steps_per_epoch : int
-    learning_rate : float
-        Peak rate, reached after the warm-up.
-    warmup_steps : int
-        Shortened to a tenth of the training where that is less.
-    weight_decay : float
-        On weight matrices and kernels; biases and norms are spared.
-    clip_norm : float
-        Largest gradient norm.
-    decay : bool
-        False stays at the peak rate, for training that has no known end.
-    amp_dtype : torch.dtype or None
-        Autocast type; None trains in float32.
-    """
+    """AdamW with linear warm-up and cosine decay."""
 
     epochs: int
     steps_per_epoch: int
-    learning_rate: float
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
+    learning_rate: float  # peak rate, reached after the warm-up
+    warmup_steps: int = 0  # shortened to a tenth of the training where that is less
+    weight_decay: float = 0.0  # on weight matrices and kernels; biases and norms are spared
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float = 1.0
-    decay: bool = True
-    amp_dtype: torch.dtype | None = None
+    clip_norm: float = 1.0  # largest gradient norm
+    decay: bool = True  # False stays at the peak rate, for training that has no known end
+    amp_dtype: torch.dtype | None = None  # autocast type; None trains in float32
 
     def rate_at(self, step: int) -> float:
         """Fraction of the peak learning rate at an optimiser step."""
@@ -69,21 +52,11 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Validation:
-    """What to look at after every epoch, and when to stop for it.
+    """What to look at after every epoch, and when to stop for it."""
 
-    Attributes
-    ----------
-    score : callable
-        ``score(module)`` -> dict of numbers, on cells that are not trained on.
-    monitor : str
-        Key of the number that decides; higher is better. The weights of its best epoch are kept.
-    patience : int or None
-        Epochs without a new best after which training stops; None never stops early.
-    """
-
-    score: Callable[[nn.Module], Mapping[str, float]]
-    monitor: str
-    patience: int | None = None
+    score: Callable[[nn.Module], Mapping[str, float]]  # computed on cells that are not trained on
+    monitor: str  # key of the number that decides; higher is better; the weights of its best epoch are kept
+    patience: int | None = None  # epochs without a new best after which training stops; None never stops early
 
 
 def train(
@@ -98,42 +71,17 @@ def train(
     verbose: int = 0,
     description: str = "training",
 ) -> list[dict[str, float]]:
-    """Train `module` in place.
+    """Train `module` in place; return the history, one dict an epoch.
+
+    A row holds epoch, learning_rate, the mean of every loss term and the validation's numbers. With a validation the
+    module ends with the weights of the best epoch, without it with those of the last.
 
     Ctrl-C ends the training with a warning and keeps the last full epoch; before the end of the first epoch it
-    interrupts as usual.
+    interrupts as usual. A loss that stops being finite raises FloatingPointError.
 
-    Parameters
-    ----------
-    module : nn.Module
-        Parameters with ``requires_grad=False`` stay as they are.
-    loss : callable
-        ``loss(module, batch)`` -> dict of scalar tensors with the key "loss".
-    batches : callable
-        ``batches(epoch)`` -> the batches of that epoch; must depend on the epoch alone for a resumed run to equal
-        an unbroken one.
-    plan : TrainingPlan
-    validation : Validation, optional
-        With it the module ends with the weights of the best epoch, without it with those of the last.
-    checkpoint : path, optional
-        Written atomically after every epoch; if it exists, training goes on from there. Holds what is trained,
-        not what is frozen.
-    fingerprint : str
-        Names the run (data and settings); a checkpoint of another run is refused.
-    verbose : int
-        1 shows a progress bar with the loss terms and the last validation.
-
-    Returns
-    -------
-    history : list of dict
-        One an epoch: epoch, learning_rate, the mean of every loss term and the validation's numbers.
-
-    Raises
-    ------
-    FloatingPointError
-        If the loss stops being finite.
-    ValueError
-        If the checkpoint is another run's.
+    A `checkpoint` is written atomically after every epoch; if the file exists, training goes on from there. It holds
+    what is trained, not what is frozen. `fingerprint` names the run (data and settings); a checkpoint of another run is
+    refused with a ValueError. A resumed run equals an unbroken one if ``batches(epoch)`` depends on the epoch alone.
     """
     run = _Run(module, loss, plan, validation)
     if checkpoint is not None and Path(checkpoint).exists():

@@ -1,6 +1,8 @@
 """Results as matplotlib figures: transfer matrices, cells, loss curves, masks, stain and feature maps.
 
-Every function here raises ImportError where matplotlib is not installed.
+Each function returns a matplotlib figure, which ``figure.savefig(path)`` saves. It raises ImportError if matplotlib is
+not installed, TypeError for an argument of the wrong kind, and ValueError for a value out of range, a table that lacks
+rows or columns, or arguments that belong to different cells.
 """
 
 from .cells import plot_cells, plot_mistakes
@@ -8,12 +10,6 @@ from .domains import plot_embedding_map, plot_mask_quality, plot_stain
 from .results import plot_confusions, plot_history, plot_transfer_matrix
 
 __all__ = [
-    "plot_cells",
-    "plot_confusions",
-    "plot_embedding_map",
-    "plot_history",
-    "plot_mask_quality",
-    "plot_mistakes",
-    "plot_stain",
-    "plot_transfer_matrix",
-]
+    "plot_cells", "plot_confusions", "plot_embedding_map", "plot_history", "plot_mask_quality", "plot_mistakes",
+    "plot_stain", "plot_transfer_matrix",
+]  # fmt: skip

@@ -1,7 +1,5 @@
 """Pictures of cells: with outline, crop and reconstruction, and the most confident mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,28 +27,23 @@ def plot_cells(
     titles: Sequence[str] | None = None,
     title_size: float = 7,
     columns: int = 3,
-) -> Figure:
+) -> "Figure":
     """Draw cells side by side, each as its picture with the mask's outline, its crop and its reconstruction.
 
     Parameters
     ----------
     images : sequence of paths or (H, W, 3) arrays, length n
-        The pictures. They are padded to squares, as the embedder does, so that the masks fit.
-    masks : array of shape (n, S, S), bool, or None
+        They are padded to squares, as the embedder does, so that the masks fit.
+    masks : bool array of shape (n, S, S) or None
         The cell in the padded picture, at any resolution S.
-    crops, reconstructions : array of shape (n, S, S, 3), uint8, or None
-        Drawn beside the pictures, if passed.
+    crops, reconstructions : uint8 array of shape (n, S, S, 3) or None
+        Drawn beside the pictures.
     titles : sequence of str, length n, or None
-        Drawn above each picture.
+        Drawn above the pictures.
     title_size : float, default=7
         In points.
     columns : int, default=3
         Cells per row.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, there is no image, or a number is out of range.
 
     Examples
     --------
@@ -62,16 +55,15 @@ def plot_cells(
     """
     check_arguments("plot_cells", columns=columns, title_size=title_size)
     images = as_image_list(images, "images")
-    n = len(images)
     parts = {"images": images, "masks": masks, "crops": crops, "reconstructions": reconstructions, "titles": titles}
     lengths = {name: len(part) for name, part in parts.items() if part is not None}
-    if set(lengths.values()) != {n}:
+    if len(set(lengths.values())) != 1:
         raise ValueError(f"Got {lengths} but expected the same number of each. Fix: pass the same rows of each.")
     strips = [strip for strip in (crops, reconstructions) if strip is not None]
-    columns = min(columns, n)
+    columns = min(columns, len(images))
     # In inches: square panels of 1, close within a cell, apart between cells, a line above for the title.
     wide, tall = (1 + len(strips)) * 1.03 + 0.2, 1.08 if titles is None else 1.25
-    width, height = columns * wide, -(-n // columns) * tall
+    width, height = columns * wide, -(-len(images) // columns) * tall
     figure = new_figure((width, height), layout=None)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
@@ -88,27 +80,17 @@ def plot_cells(
     return figure
 
 
-def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray, *, n: int = 24) -> Figure | None:
-    """Draw the most confident mistakes across laboratories as a contact sheet.
+def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray, *, n: int = 24) -> "Figure | None":
+    """Draw the most confident mistakes across laboratories as a contact sheet, or return None where there are none.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
         From `cross_domain_predictions`.
     images : sequence of paths or arrays, length n_samples
-        The images that X was embedded from; ``row`` is an index into them.
+        All images that X was embedded from; the column ``row`` holds indices into them.
     n : int, default=24
         Number of cells to draw.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or None
-        None where there is no mistake.
-
-    Raises
-    ------
-    ValueError
-        If a ``row`` is beyond the last image.
     """
     check_predictions(predictions, "train_domain", "test_domain", "row", "label", "predicted", "confidence", "known")
     check_arguments("plot_mistakes", n=n)
@@ -117,17 +99,16 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
     wrong = wrong.drop_duplicates("row").head(n)
     if wrong.empty:
         return None
-    images = as_image_list(images, "images")
-    if wrong["row"].max() >= len(images):
+    images, last = as_image_list(images, "images"), wrong["row"].max()
+    if last >= len(images):
         raise ValueError(
-            f"Got {len(images)} images but predictions of row {wrong['row'].max()}. Fix: pass all images that X was "
-            "embedded from."
+            f"Got {len(images)} images but predictions of row {last}. Fix: pass all images that X was embedded from."
         )
     titles = [f"{cell.label} → {cell.predicted}" for cell in wrong.itertuples()]
     return plot_cells([images[row] for row in wrong["row"]], titles=titles, columns=6, title_size=5.5)
 
 
-def _draw_outlined(ax: Axes, image: Any, mask: np.ndarray | None) -> None:
+def _draw_outlined(ax: "Axes", image: Any, mask: np.ndarray | None) -> None:
     picture = pad_to_square(load_rgb(image))
     if mask is None or not mask.any():
         ax.imshow(picture)

@@ -1,8 +1,7 @@
 """Figures of how laboratories differ: in their masks, their stain and their embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from sklearn.utils import check_array
 
 from ..evaluation.checks import cell_columns, class_names
 from ..extras import require
+from ..segmentation.cell import GREY
 from ..validation import label_column
 from .canvas import COLOURS, MARKERS, new_figure, new_grid, plain
 
@@ -19,19 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_mask_quality(quality: np.ndarray, domain: Any) -> Figure:
+def plot_mask_quality(quality: np.ndarray, domain: Any) -> "Figure":
     """Draw the quality of the masks by laboratory: area, confidence, contact with the border.
+
+    Boxes reach from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
 
     Parameters
     ----------
     quality : structured array of shape (n,)
         `CellEmbeddings.quality`.
     domain : array-like of shape (n,)
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Boxes from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
     """
     (domains,) = cell_columns(len(quality), domain=domain)
     panels = {
@@ -40,30 +37,24 @@ def plot_mask_quality(quality: np.ndarray, domain: Any) -> Figure:
         "border inside the mask (share)": quality["border"],
     }
     figure = _draw_boxes(panels, domains)
-    lost = int(quality["fallback"].sum())
-    figure.suptitle(f"{lost} of {len(quality)} images without a plausible cell", fontsize=10)
+    figure.suptitle(f"{quality['fallback'].sum()} of {len(quality)} images without a plausible cell", fontsize=10)
     return figure
 
 
-def plot_stain(crops: Any, domain: Any) -> Figure:
-    """Draw the colours of the cells by laboratory: mean red, green and blue under the mask, 0 to 255.
+def plot_stain(crops: Any, domain: Any) -> "Figure":
+    """Draw the colours of the cells by laboratory, as `plot_mask_quality`: mean red, green and blue, 0 to 255.
 
     Parameters
     ----------
     crops : uint8 array of shape (n, S, S, 3)
         `CellEmbeddings.crops`; grey (128) is outside the cell.
     domain : array-like of shape (n,)
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        As that of `plot_mask_quality`.
     """
     (domains,) = cell_columns(len(crops), domain=domain)
     means = np.full((len(crops), 3), np.nan)
     for row in range(len(crops)):
         crop = np.asarray(crops[row])
-        inside = (crop != 128).any(-1)
+        inside = (crop != GREY).any(-1)
         if inside.any():
             means[row] = crop[inside].mean(0)
     return _draw_boxes(dict(zip(("red", "green", "blue"), means.T, strict=True)), domains)
@@ -71,7 +62,7 @@ def plot_stain(crops: Any, domain: Any) -> Figure:
 
 def plot_embedding_map(
     features: Mapping[str, Any], domain: Any, y: Any, names: Sequence[str] | None = None, *, method: str = "pca"
-) -> Figure:
+) -> "Figure":
     """Draw each feature set in two dimensions, by class and by laboratory.
 
     Features transfer where laboratories overlap and classes are separate.
@@ -79,7 +70,7 @@ def plot_embedding_map(
     Parameters
     ----------
     features : dict of str to array of shape (n_samples, n_features)
-        The figure has a row of two maps for each feature set.
+        The figure has a row of two maps for each feature set. NaN raises ValueError.
     domain, y : array-like of shape (n_samples,)
         Laboratory and class of each cell.
     names : sequence of str or None, default=None
@@ -88,86 +79,73 @@ def plot_embedding_map(
         The first two principal components, or UMAP (``pip install "sam-bloodcell[umap]"``), where distances between
         groups mean little.
 
-    Raises
-    ------
-    ValueError
-        If there are no features, lengths differ, a value is missing, or the method is unknown.
-    ImportError
-        If umap-learn is not installed and `method` is "umap".
-
     Examples
     --------
     >>> import numpy as np
     >>> from sam_bloodcell.plotting import plot_embedding_map
-    >>> names = ["lymphocyte", "monocyte"]
-    >>> figure = plot_embedding_map({"pixels": np.eye(4)}, list("aabb"), [0, 1, 0, 1], names)
+    >>> figure = plot_embedding_map({"pixels": np.eye(4)}, list("aabb"), ["monocyte", "blast", "monocyte", "blast"])
     >>> [ax.get_title() for ax in figure.axes]
     ['pixels, by class', 'pixels, by laboratory']
     """
     if not isinstance(features, Mapping):
         kind = type(features).__name__
         raise TypeError(f"Got features of type {kind} but expected a dict. Fix: pass {{'name': features}}.")
-    classes = label_column(y, "y")
-    if names is not None:
-        classes = class_names(classes, names, "y")
+    classes = label_column(y, "y") if names is None else class_names(label_column(y, "y"), names, "y")
     groupings = {"class": classes, "laboratory": label_column(domain, "domain")}
-    lengths = [*(len(matrix) for matrix in features.values()), *(len(by) for by in groupings.values())]
-    if not len(features) or len(set(lengths)) != 1:
+    lengths = [len(column) for column in (*features.values(), *groupings.values())]
+    if not features or len(set(lengths)) != 1:
         raise ValueError(
             f"Got lengths {lengths} of features, classes and domains but expected the same. Fix: pass the same cells."
         )
     figure = new_figure((10, 4.2 * len(features)))
     axes = figure.subplots(len(features), 2, squeeze=False)
     for row, (name, matrix) in zip(axes, features.items(), strict=True):
-        points, axis_labels = _in_two_dimensions(check_array(matrix, dtype=float, input_name=name), method)
+        points, x_label, y_label = _in_two_dimensions(check_array(matrix, dtype=float, input_name=name), method)
         for ax, (by, labels) in zip(row, groupings.items(), strict=True):
             _draw_points(ax, points, labels)
             ax.set_title(plain(f"{name}, by {by}"), fontsize=10)
-            ax.set_xlabel(axis_labels[0], fontsize=8)
-            ax.set_ylabel(axis_labels[1], fontsize=8)
+            ax.set_xlabel(x_label, fontsize=8)
+            ax.set_ylabel(y_label, fontsize=8)
     return figure
 
 
-def _in_two_dimensions(matrix: np.ndarray, method: str) -> tuple[np.ndarray, tuple[str, str]]:
+def _in_two_dimensions(matrix: np.ndarray, method: str) -> tuple[np.ndarray, str, str]:
+    """Return points of shape (n, 2) and the labels of the two axes."""
     if method == "pca":
         pca = PCA(2, svd_solver="full").fit(matrix)
         first, second = pca.explained_variance_ratio_
-        return pca.transform(matrix), (f"component 1 ({first:.0%} of variance)", f"component 2 ({second:.0%})")
+        return pca.transform(matrix), f"component 1 ({first:.0%} of variance)", f"component 2 ({second:.0%})"
     if method != "umap":
         raise ValueError(f"Got method={method!r} but expected pca or umap. Fix: pass one of these.")
     umap = require("umap", extra="umap", purpose="This map needs umap-learn")
-    return umap.UMAP(random_state=0, n_jobs=1).fit_transform(matrix), ("UMAP 1", "UMAP 2")
+    return umap.UMAP(random_state=0, n_jobs=1).fit_transform(matrix), "UMAP 1", "UMAP 2"
 
 
-def _draw_points(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
+def _draw_points(ax: "Axes", points: np.ndarray, labels: np.ndarray) -> None:
     groups = np.unique(labels).tolist()
     size = float(np.clip(6000 / len(points), 5, 30))
-    handles = [
-        ax.scatter(
-            points[labels == group, 0], points[labels == group, 1], s=size, alpha=0.65, linewidths=0,
-            color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
-        )
-        for i, group in enumerate(groups)
-    ]  # fmt: skip
+    for group, colour, marker in zip(groups, cycle(COLOURS), cycle(MARKERS), strict=False):
+        x, y = points[labels == group].T
+        ax.scatter(x, y, s=size, alpha=0.65, linewidths=0, color=colour, marker=marker)
+    texts = [plain(group) for group in groups]
     legend = ax.legend(
-        handles, [plain(group) for group in groups], fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5),
-        frameon=False, handletextpad=0.3,
-    )  # fmt: skip
+        ax.collections, texts, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0.3
+    )
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[25])  # type: ignore[union-attr]
     ax.tick_params(labelsize=7)
 
 
-def _draw_boxes(panels: Mapping[str, np.ndarray], domains: np.ndarray) -> Figure:
+def _draw_boxes(panels: Mapping[str, np.ndarray], domains: np.ndarray) -> "Figure":
     names = np.unique(domains).tolist()
     figure, axes = new_grid(len(panels), columns=3, width=2.6, height=0.9 + 0.32 * len(names))
     for i, (ax, (title, values)) in enumerate(zip(axes, panels.items(), strict=True)):
         groups = [values[(domains == name) & ~np.isnan(values)] for name in names]
         ax.boxplot(
             groups, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True,
+            tick_labels=["" if i else plain(name) for name in names],
             boxprops={"facecolor": COLOURS[5], "alpha": 0.6}, medianprops={"color": "black"},
         )  # fmt: skip
-        ax.set_yticks(range(1, len(names) + 1), [plain(name) for name in names] if i == 0 else [""] * len(names))
         ax.invert_yaxis()
         ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=8)

@@ -1,10 +1,7 @@
 """Figures of scores, confusions and losses."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,16 +9,15 @@ import pandas as pd
 from ..evaluation import confusion_counts, summarise_scores
 from ..evaluation.checks import check_arguments, check_table
 from ..evaluation.scores import check_predictions
-from .canvas import COLOURS, draw_heat_map, new_grid, plain
+from .canvas import COLOURS, draw_heat_map, new_grid, plain, spread_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def plot_transfer_matrix(
     scores: pd.DataFrame, *, metric: str = "balanced_accuracy", classifier: str | Sequence[str] | None = None
-) -> Figure:
+) -> "Figure":
     """Draw one heat map of training domain by test domain for each classifier, mean and spread over folds.
 
     Parameters
@@ -31,17 +27,7 @@ def plot_transfer_matrix(
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
         What to draw, on a scale from 0 to 1.
     classifier : str, sequence of str or None, default=None
-        The classifiers to draw; None draws all.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Save it with ``figure.savefig(path)``.
-
-    Raises
-    ------
-    ValueError
-        If `metric` or `classifier` is not in the scores.
+        The classifiers to draw, by their names in the scores; None draws all.
 
     Examples
     --------
@@ -53,37 +39,38 @@ def plot_transfer_matrix(
     'RF'
     """
     check_arguments("plot_transfer_matrix", metric=metric)
-    summary = summarise_scores(_of_classifiers(scores, classifier))
+    if classifier is not None:
+        wanted = [classifier] if isinstance(classifier, str) else list(classifier)
+        present = scores["classifier"].unique().tolist()
+        if not wanted or any(name not in present for name in wanted):
+            raise ValueError(f"Got classifier={classifier!r} but expected any of {present}. Fix: pass some of these.")
+        scores = scores[scores["classifier"].isin(wanted)]
+    summary = summarise_scores(scores)
     domains = sorted({*summary["train_domain"], *summary["test_domain"]}, key=str)
     keys = [key for key in ("features", "classifier") if key in summary and len(summary[key].unique()) > 1]
     panels = list(summary.groupby(keys or ["classifier"], sort=False))
+    pairs = pd.MultiIndex.from_product([domains, domains])
     side = 1.1 + 0.72 * len(domains)
     figure, axes = new_grid(len(panels), columns=4, width=side, height=side + 0.35)
     for i, (ax, (names, table)) in enumerate(zip(axes, panels, strict=True)):
-        _draw_matrix(ax, table, metric, domains)
+        drawn = table.set_index(["train_domain", "test_domain"])[[f"{metric}_mean", f"{metric}_std"]].reindex(pairs)
+        mean, std = drawn.to_numpy().T.reshape(2, len(domains), len(domains))
+        texts = np.vectorize(spread_text, otypes=[object])(mean, std, 2, "\n")
+        draw_heat_map(ax, mean, texts, domains, name_rows=i % 4 == 0, fontsize=8)
         ax.set_title(plain(" · ".join(map(str, reversed(names)))), fontsize=10)
-        if i % 4:
-            ax.set_yticklabels([])
-        else:
-            ax.set_ylabel("trained on", fontsize=9)
+        ax.set_ylabel("" if i % 4 else "trained on", fontsize=9)
         ax.set_xlabel("tested on", fontsize=9)
     figure.suptitle(metric.replace("_", " "), fontsize=11)
     return figure
 
 
-def plot_history(history: pd.DataFrame) -> Figure:
+def plot_history(history: pd.DataFrame) -> "Figure":
     """Draw the loss and its terms over the epochs, each on its own scale.
 
     Parameters
     ----------
     history : pandas.DataFrame
-        An estimator's ``history_``: a column ``epoch`` (by default the row number) and a numeric column per loss
-        term.
-
-    Raises
-    ------
-    ValueError
-        If there is no loss column or no row.
+        An estimator's ``history_``: a numeric column per loss term, and ``epoch`` (by default the row number).
 
     Examples
     --------
@@ -94,7 +81,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
     ['loss', 'alignment']
     """
     check_table(history, "history", (), "an estimator's history_")
-    epochs = history["epoch"] if "epoch" in history else pd.Series(range(1, len(history) + 1))
+    epochs = history.get("epoch", np.arange(1, len(history) + 1))
     terms = history.drop(columns="epoch", errors="ignore").select_dtypes("number")
     if terms.empty:
         raise ValueError(
@@ -102,10 +89,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
         )
     figure, axes = new_grid(terms.shape[1], columns=4, width=2.7, height=2.1, sharex=True)
     for i, (ax, name) in enumerate(zip(axes, terms, strict=True)):
-        ax.plot(
-            epochs.to_numpy(), terms[name].to_numpy(), color=COLOURS[i % len(COLOURS)],
-            marker="o" if len(terms) < 30 else "", markersize=3,
-        )  # fmt: skip
+        ax.plot(epochs, terms[name], "o-" if len(terms) < 30 else "-", color=COLOURS[i % len(COLOURS)], markersize=3)
         ax.set_title(plain(str(name).replace("_", " ")), fontsize=10)
         ax.locator_params("x", integer=True)
         ax.set_xlabel("epoch", fontsize=8)
@@ -114,23 +98,13 @@ def plot_history(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_confusions(predictions: pd.DataFrame) -> Figure:
-    """Draw a confusion matrix for each pair of training and test laboratory, as shares of each true class.
+def plot_confusions(predictions: pd.DataFrame) -> "Figure":
+    """Draw a confusion matrix for each pair of training (row) and test laboratory, as shares of each true class.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        Of one classifier, from `cross_domain_predictions` or `leave_one_domain_out_predictions`.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A row of matrices per training laboratory.
-
-    Raises
-    ------
-    ValueError
-        If there are several classifiers or feature sets.
+        Of one classifier and feature set, from `cross_domain_predictions` or `leave_one_domain_out_predictions`.
 
     Examples
     --------
@@ -147,45 +121,14 @@ def plot_confusions(predictions: pd.DataFrame) -> Figure:
         raise ValueError(f"Got predictions of {len(series)} classifiers but expected one. Fix: select its rows.")
     classes = sorted({*predictions["label"], *predictions["predicted"]}, key=str)
     pairs = list(predictions.groupby(["train_domain", "test_domain"], sort=False))
-    columns = min(predictions["test_domain"].nunique(), len(pairs))
+    columns = predictions["test_domain"].nunique()
     side = 1.3 + 0.42 * len(classes)
-    figure, axes = new_grid(len(pairs), columns=columns, width=side, height=side)
+    figure, axes = new_grid(len(pairs), columns, width=side, height=side)
     for i, (ax, ((train, test), table)) in enumerate(zip(axes, pairs, strict=True)):
         shares = confusion_counts(table).reindex(index=classes, columns=classes).to_numpy(float)
         texts = np.array([[f"{share:.2f}".lstrip("0") if share >= 0.005 else "" for share in row] for row in shares])
-        draw_heat_map(ax, shares, texts, classes, fontsize=7)
+        draw_heat_map(ax, shares, texts, classes, name_rows=i % columns == 0, fontsize=7)
         ax.set_title(plain(f"{train} → {test}"), fontsize=9)
-        if i % columns:
-            ax.set_yticklabels([])
     figure.supylabel("true class", fontsize=9)
     figure.supxlabel("answer", fontsize=9)
     return figure
-
-
-def _of_classifiers(scores: pd.DataFrame, classifier: str | Sequence[str] | None) -> pd.DataFrame:
-    if classifier is None:
-        return scores
-    wanted = [classifier] if isinstance(classifier, str) else list(classifier)
-    present = scores["classifier"].unique().tolist()
-    unknown = [name for name in wanted if name not in present]
-    if unknown or not wanted:
-        names = ", ".join(map(repr, present))
-        raise ValueError(f"Got classifier={classifier!r} but expected of {names}. Fix: pass one or more of these.")
-    return scores[scores["classifier"].isin(wanted)]
-
-
-def _draw_matrix(ax: Axes, table: pd.DataFrame, metric: str, domains: Sequence[Any]) -> None:
-    order = pd.Index(domains)
-    mean, std = (
-        table.pivot_table(f"{metric}_{name}", "train_domain", "test_domain", dropna=False)
-        .reindex(index=order, columns=order)
-        .to_numpy()
-        for name in ("mean", "std")
-    )
-    draw_heat_map(ax, mean, np.vectorize(_score_text, otypes=[object])(mean, std), domains, fontsize=8)
-
-
-def _score_text(mean: float, std: float) -> str:
-    if math.isnan(mean):
-        return "none"
-    return f"{mean:.2f}" + ("" if math.isnan(std) else f"\n± {std:.2f}")

@@ -13,78 +13,41 @@ GREY = 128
 
 # What `find_cell` notes about each mask.
 QUALITY = np.dtype([("area", "f4"), ("components", "i4"), ("border", "f4"), ("confidence", "f4"), ("fallback", "?")])
-# Share of the image below which a mask is too small for any cell, even a platelet.
-_LEAST_AREA = 0.002
 _THRESHOLD = 0.5
 
 
 def cell_mask(probability: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Keep the largest connected component above probability 0.5, holes filled.
-
-    Parameters
-    ----------
-    probability : array of shape (H, W), in [0, 1]
-
-    Returns
-    -------
-    mask : bool array of shape (H, W)
-        All False where nothing exceeds the threshold.
-    """
-    return _mask_and_pieces(probability)[0]
+    """Keep the largest component of (H, W) probabilities above 0.5, with its holes filled; it may be empty."""
+    return ndimage.binary_fill_holes(largest_component(probability > _THRESHOLD)[0])
 
 
-def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the largest 4-connected component of a mask; an empty one stays empty."""
-    return _largest(*ndimage.label(mask))
-
-
-def _largest(labels: NDArray[np.integer], n: int) -> NDArray[np.bool_]:
-    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]) if n else np.zeros(labels.shape, bool)
-
-
-def _mask_and_pieces(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], int]:
-    labels, n = ndimage.label(probability > _THRESHOLD)
-    return ndimage.binary_fill_holes(_largest(labels, n)), n
+def largest_component(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+    """Return the largest 4-connected component of a mask, empty if the mask is, and the number of components."""
+    labels, n = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel(), minlength=2)[1:]  # without the background
+    return labels == 1 + np.argmax(sizes), n
 
 
 def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.void]:
-    """Find the cell to embed, and note how far its mask can be trusted.
+    """Find the cell to embed in (H, W) probabilities, and note how far its mask can be trusted.
 
-    Parameters
-    ----------
-    probability : array of shape (H, W), in [0, 1]
-
-    Returns
-    -------
-    mask : bool array of shape (H, W)
-        `cell_mask`; the whole image where that is empty or smaller than 0.2% of the image.
-    quality : record of dtype `QUALITY`
-        These describe `cell_mask`: "area", its share of the image; "components", the number of pieces, of which the
-        largest was taken; "border", the share of the image's border that it covers (above 0 for a cell that is cut
-        off); "confidence", its mean probability, 0 if it is empty; "fallback", whether the whole image replaces it.
+    The mask is `cell_mask`, or the whole image where that covers less than 0.2% of it. The quality, a record of dtype
+    `QUALITY`, describes `cell_mask`: "area", its share of the image; "components", the number of components, of which
+    the largest was taken; "border", the share of the image's border that it covers (above 0 for a cell that is cut
+    off); "confidence", its mean probability, 0 if it is empty; "fallback", whether the whole image replaces it.
     """
-    mask, components = _mask_and_pieces(probability)
+    largest, components = largest_component(probability > _THRESHOLD)
+    mask = ndimage.binary_fill_holes(largest)
     area = mask.mean()
     edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     confidence = probability[mask].mean() if mask.any() else 0.0
-    fallback = area < _LEAST_AREA
+    fallback = area < 0.002  # too small for any cell, even a platelet
     quality = np.array([(area, components, edge.mean(), confidence, fallback)], QUALITY)[0]
     return np.ones_like(mask) if fallback else mask, quality
 
 
 def unframe(probability: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Bring probabilities from the square frame (`images.load_square`) back to an image's own shape.
-
-    Parameters
-    ----------
-    probability : array of shape (S, S), in [0, 1]
-    shape : tuple of int
-        (H, W) of the image.
-
-    Returns
-    -------
-    probability : array of shape (H, W), in steps of 1 / 255
-    """
+    """Bring (S, S) probabilities from the square frame back to an image's (H, W), rounded to steps of 1 / 255."""
     height, width = shape
     side = max(shape)
     square = resize((probability * 255).round().astype(np.uint8), side)
@@ -93,20 +56,10 @@ def unframe(probability: NDArray[np.floating], shape: tuple[int, int]) -> NDArra
 
 
 def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
-    """Cut the cell out: paint everything outside the mask grey, take the bounding box, add a 10 px grey border, resize.
+    """Cut the cell out of an image as (128, 128, 3), the autoencoder's target in BC-SAM (ISBI 2024).
 
-    Parameters
-    ----------
-    image : uint8 array of shape (H, W, 3)
-    mask : bool array of shape (H, W), not empty
-
-    Returns
-    -------
-    crop : uint8 array of shape (128, 128, 3)
-
-    References
-    ----------
-    BC-SAM (ISBI 2024), the autoencoder's reconstruction target.
+    Everything outside the mask, which must not be empty, is painted grey. The mask's bounding box then gets a grey
+    border of 10 px and is resized.
     """
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     cell = np.where(mask[box][..., None], image[box], np.uint8(GREY))
@@ -119,14 +72,7 @@ def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
 
 
 def token_weights(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of the cell under every token, summing to 1.
-
-    Parameters
-    ----------
-    mask : bool array of shape (H, W), not empty, H and W multiples of the grid
-    grid : tuple of int
-        (h, w) of the token map.
-    """
+    """Share of the cell under every token of an (h, w) grid, summing to 1; the mask's sides are multiples of it."""
     height, width = grid
     blocks = mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width)
     share = blocks.mean(axis=(1, 3), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The training loop of stage 1: SAM learns to segment cells from pairs of image and mask."""
+"""The training of stage 1: SAM learns to segment cells from augmented pairs of image and mask."""
 
 import math
 import os
@@ -13,28 +13,10 @@ from torch.nn import functional as F
 from ..models.losses import segmentation_loss
 from ..models.sam import CELL, SAM, PixelStats, normalise
 from ..models.training import TrainingPlan, Validation, train
-from .augmentation import augment
-
-# The decoder's logits are a quarter of the image's side.
-_LOGIT_STRIDE = 4
 
 
 def split(n: int, validation_fraction: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Draw the rows to train on and the rows to validate on, each in ascending order.
-
-    Parameters
-    ----------
-    n : int
-        Number of cells.
-    validation_fraction : float
-        Share of them to validate on, at least one; 0 validates on none.
-    seed : int
-
-    Raises
-    ------
-    ValueError
-        If no cell would be left to train on.
-    """
+    """Draw the rows to train on and those to validate on, each in ascending order; a fraction of 0 draws none."""
     aside = max(1, round(validation_fraction * n)) if validation_fraction else 0
     if aside >= n:
         raise ValueError(
@@ -60,32 +42,12 @@ def train_segmentation(
     fingerprint: str = "",
     verbose: int = 0,
 ) -> list[dict[str, float]]:
-    """Train every parameter of `sam` that requires gradients, in place.
+    """Train every parameter of `sam` that requires gradients, in place, and return one row of history per epoch.
 
-    Parameters
-    ----------
-    sam : SAM
-        With LoRA on its encoder (`models.lora.add_lora`).
-    pixels : uint8 array of shape (n, S, S, 3)
-    inside : bool array of shape (n, S, S)
-        True inside the cell.
-    plan : TrainingPlan
-        With ``ceil(n / batch_size)`` steps per epoch, n the number of rows to train on.
-    rows : pair of integer arrays
-        The rows to train on and those to validate on (`split`). If there are any of the latter, `sam` ends with the
-        weights of the epoch that had the best Dice on them.
-    pixel_stats : PixelStats
-    batch_size : int
-        Largest number of cells in a batch.
-    seed : int
-        Decides the order of the cells and their augmentation.
-    patience, checkpoint, fingerprint, verbose
-        Parameters of `models.training.Validation` and `models.training.train`.
-
-    Returns
-    -------
-    history : list of dict
-        One for each epoch: epoch, learning_rate, loss, dice_loss, cross_entropy, and with validation dice.
+    `pixels` are (n, S, S, 3), and `inside` of shape (n, S, S) is True inside the cell. `rows` are those to train on and
+    those to validate on (`split`); with the latter, `sam` ends with the weights of the epoch of the best Dice. `plan`
+    has ``ceil(len(rows[0]) / batch_size)`` steps per epoch. `seed` decides the batches and their augmentation. The
+    other parameters are those of `models.training.Validation` and `models.training.train`.
     """
     device = next(sam.parameters()).device
     trained, validated = rows
@@ -98,7 +60,7 @@ def train_segmentation(
             batch = order[start : start + batch_size]
             images = normalise(torch.from_numpy(pixels[batch]), pixel_stats)
             images, masks = augment(images, torch.from_numpy(inside[batch])[:, None].float(), generator)
-            target = F.avg_pool2d(masks, _LOGIT_STRIDE)[:, 0] > 0.5
+            target = F.avg_pool2d(masks, 4)[:, 0] > 0.5  # the side of the decoder's logits is a quarter of the image's
             yield images.to(device), target.long().to(device)
 
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -106,8 +68,10 @@ def train_segmentation(
         return segmentation_loss(module(images).float(), target)
 
     def validate(module: nn.Module) -> dict[str, float]:
-        parts = np.array_split(validated, math.ceil(len(validated) / batch_size))
-        scores = [_dice(module, pixels[part], inside[part], pixel_stats, plan.amp_dtype) for part in parts]
+        scores = []
+        for part in np.array_split(validated, math.ceil(len(validated) / batch_size)):
+            images = normalise(torch.from_numpy(pixels[part]).to(device), pixel_stats)
+            scores.append(_dice(module, images, torch.from_numpy(inside[part]).to(device), plan.amp_dtype))
         return {"dice": float(torch.cat(scores).mean())}
 
     return train(
@@ -123,18 +87,36 @@ def train_segmentation(
     )
 
 
+def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Move images (B, 3, S, S) and their masks (B, 1, S, S) alike, as BC-SAM (ISBI 2024) does.
+
+    Half of them are turned by a multiple of 90 degrees and flipped. Half of the rest are tilted by up to 20 degrees,
+    and the corners that a tilt uncovers show the mirrored image.
+    """
+    moved = []
+    for cell in torch.cat([images, masks], 1):
+        choice = torch.rand(3, generator=generator)
+        if choice[0] < 0.5:
+            cell = torch.rot90(cell, int(choice[1] * 4), (1, 2)).flip(2 if choice[2] < 0.5 else 1)
+        elif choice[1] < 0.5:
+            cell = _tilt(cell, float(2 * choice[2] - 1) * 20.0)
+        moved.append(cell)
+    both = torch.stack(moved)
+    return both[:, :3], both[:, 3:]
+
+
+def _tilt(cell: Tensor, degrees: float) -> Tensor:
+    """Rotate one image (C, S, S) about its middle."""
+    angle = torch.tensor(degrees).deg2rad()
+    matrix = torch.stack([angle.cos(), -angle.sin(), angle * 0, angle.sin(), angle.cos(), angle * 0]).view(1, 2, 3)
+    grid = F.affine_grid(matrix, [1, *cell.shape], align_corners=False)
+    return F.grid_sample(cell[None], grid, padding_mode="reflection", align_corners=False)[0]
+
+
 @torch.inference_mode()
-def _dice(
-    sam: nn.Module,
-    pixels: NDArray[np.uint8],
-    inside: NDArray[np.bool_],
-    stats: PixelStats,
-    amp_dtype: torch.dtype | None,
-) -> Tensor:
-    """Dice of each predicted mask at the size of the images: (B,). A pixel is cell where that logit is the larger."""
-    device = next(sam.parameters()).device
-    with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
-        logits = sam(normalise(torch.from_numpy(pixels).to(device), stats)).float()
-    found = F.interpolate(logits, pixels.shape[1], mode="bilinear").argmax(1) == CELL
-    truth = torch.from_numpy(inside).to(device)
+def _dice(sam: nn.Module, images: Tensor, truth: Tensor, amp_dtype: torch.dtype | None) -> Tensor:
+    """Dice (B,) of each predicted mask at the size of the images; a pixel is cell where that logit is the larger."""
+    with torch.autocast(images.device.type, amp_dtype, enabled=amp_dtype is not None):
+        logits = sam(images).float()
+    found = F.interpolate(logits, images.shape[-1], mode="bilinear").argmax(1) == CELL
     return 2 * (found & truth).sum((1, 2)) / (found.sum((1, 2)) + truth.sum((1, 2)))

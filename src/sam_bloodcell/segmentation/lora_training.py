@@ -25,17 +25,10 @@ from .pairs import channel_stats, read_pairs, read_with_stain_masks
 
 
 class TrainedAdapter(NamedTuple):
-    """What `LoRATraining.run` returns.
+    """The adapter on the CPU, one row of history per epoch, and the epoch (counted from 0) whose weights were kept.
 
-    Attributes
-    ----------
-    adapter : Adapter
-        The LoRA factors, the decoder and the pixel statistics, on the CPU.
-    history : DataFrame
-        One row per epoch. The columns are epoch, learning_rate, loss, dice_loss and cross_entropy, the last three means
-        over the training; with validation also dice, the mean over the cells set aside.
-    best_epoch : int
-        The epoch whose weights were kept, counted from 0: the one with the best Dice, or without validation the last.
+    The columns of the history are epoch, learning_rate, loss, dice_loss and cross_entropy, the last three means over
+    the training; with validation also dice, the mean over the cells set aside.
     """
 
     adapter: Adapter
@@ -54,45 +47,36 @@ class LoRATraining(BaseEstimator):
     rank : int, default=4
         Rank of the LoRA factors, at least 1.
     alpha : float, optional
-        The product of the factors is scaled by alpha / rank. Above 0; by default `rank`, which is the papers' scaling
-        of 1.
+        Above 0; the product of the factors is scaled by alpha / rank. Default `rank`: the papers' scaling of 1.
     dropout : float, default=0.0
         Probability that an input of the factors is set to 0 in training, from 0 to below 1.
     blocks : sequence of int, optional
-        Numbers of the encoder blocks that get LoRA factors, counted from 0. By default all blocks get them.
+        Encoder blocks that get LoRA factors, counted from 0; default all.
     epochs : int, default=150
         Largest number of passes over the training cells, at least 1.
     warmup_epochs : int, default=10
-        Epochs in which the learning rate rises to `learning_rate`, at least 0. The rise is shortened to a tenth of the
-        training if it would be longer. Afterwards the rate falls along a cosine.
+        Epochs in which the learning rate rises, at least 0; more than a tenth of the training are shortened to that.
+        Afterwards the rate falls along a cosine.
     learning_rate : float, default=1e-4
         Largest learning rate of AdamW, above 0.
     weight_decay : float, default=0.1
-        Weight decay of AdamW, at least 0. It applies to weight matrices and kernels, not to biases and norms.
+        Of AdamW, at least 0; on weight matrices and kernels, not on biases and norms.
     batch_size : int, default=32
         Largest number of cells in a training step, at least 1.
     validation_fraction : float, default=0.1
-        Share of the masked cells that is set aside, from 0 to below 1. Their Dice is measured after every epoch, and
-        the weights of the best epoch are kept. Above 0, at least one cell is set aside; 0 trains on all cells for all
-        epochs, as the papers did.
+        Share of the cells, from 0 to below 1, that is set aside (at least one cell). The weights of the epoch with the
+        best Dice on them are kept. 0 trains on all cells for all epochs, as the papers did.
     patience : int or None, default=30
-        Training stops after this many epochs (at least 1) without a better Dice on the cells set aside. None never
-        stops it early.
+        Training stops after this many epochs (at least 1) without a better Dice on the cells set aside; None never.
     checkpoint : str or path, optional
-        File that is written after every epoch, and from which an interrupted training resumes. On a CPU the result is
-        bit for bit that of an uninterrupted training. A checkpoint needs an int `random_state`.
+        File, written after every epoch, from which an interrupted training resumes; on a CPU to the same bits. It
+        needs an int `random_state`.
     random_state : int, RandomState or None, default=None
-        Decides the initial LoRA factors and fresh parts of the decoder, the cells set aside, the order of the cells,
-        the augmentation and the dropout.
+        Decides the initial weights, the cells set aside, the order of the cells, the augmentation and the dropout.
 
     See Also
     --------
-    SAMLoRAEmbedder : runs this training in ``fit(X, masks=...)``.
-
-    Notes
-    -----
-    An embedder takes this object as ``SAMLoRAEmbedder(training=LoRATraining(rank=8))``. The parameter grid of a search
-    then names its parameters with the prefix ``training__``, for example ``training__epochs``.
+    SAMLoRAEmbedder : Runs this training in ``fit(X, masks=...)``; a search reaches ``training__epochs``.
 
     References
     ----------
@@ -101,11 +85,8 @@ class LoRATraining(BaseEstimator):
     Examples
     --------
     >>> from sam_bloodcell.segmentation import LoRATraining
-    >>> training = LoRATraining(rank=8, epochs=20, random_state=0)
-    >>> training
+    >>> LoRATraining(rank=8, epochs=20, random_state=0)
     LoRATraining(epochs=20, random_state=0, rank=8)
-    >>> training.get_params()["rank"]
-    8
     """
 
     _parameter_constraints = {
@@ -167,51 +148,20 @@ class LoRATraining(BaseEstimator):
         device: torch.device,
         verbose: int = 0,
     ) -> TrainedAdapter:
-        """Train an adapter by segmentation.
+        """Train an adapter on images, as `as_image_list` returns them, and one mask of each.
 
-        Parameters
-        ----------
-        images : sequence of n images
-            As `images.collections.as_image_list` returns it.
-        masks : sequence of n masks or "auto"
-            Paths or (H, W) arrays of the images' sizes, non-zero inside the cell. "auto" makes them from the stain
-            (`segmentation.stain_mask`) and leaves out the images in which it finds no plausible cell.
-        backbone : Backbone
-            The base weights, with their digest (`weights.backbones.identify`).
-        start : Adapter or None
-            Training begins with the decoder of this adapter, and with its LoRA factors if rank and blocks are the same.
-            None begins with the decoder of the backbone.
-        image_size : int
-            Side in pixels at which the encoder sees the images, a multiple of 16.
-        pixel_stats : PixelStats or None
-            Means and standard deviations (R, G, B) in 0-255 units. None takes those of `start`; without `start` they
-            are measured on the training images.
-        device : torch.device
-            The device to train on.
-        verbose : int, default=0
-            1 shows progress bars.
-
-        Returns
-        -------
-        TrainedAdapter
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range, the masks do not fit the images, no cell is left to train on,
-            `random_state` is not an int although there is a checkpoint, or the checkpoint belongs to a training with
-            other data or settings.
-        FloatingPointError
-            If the loss stops being finite.
-        ImportError
-            If `masks` is "auto" and scikit-image is not installed.
-        ImageReadError
-            If an image or a mask cannot be read; the message names the row and the file.
-        WeightsUnavailableError
-            If the backbone can neither be found nor fetched.
+        `masks` are paths or (H, W) arrays, non-zero inside the cell, or "auto", which makes them from the stain and
+        leaves out the images in which it finds no plausible cell. The training begins with the decoder of `start`, and
+        with its LoRA factors if rank and blocks are the same; with None, it begins with the decoder of the backbone.
+        The encoder sees the images at `image_size` px. Pixel statistics of None are those of `start`, or else those
+        measured on the training images.
         """
         self._validate_params()
-        self._check_resumable()
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"Got random_state={self.random_state!r} with a checkpoint but expected an int: a training can "
+                "only go on with the random numbers that it began with. Fix: random_state=0."
+            )
         if isinstance(masks, str) and masks == "auto":
             pixels, inside = read_with_stain_masks(images, image_size, verbose)
         else:
@@ -220,7 +170,9 @@ class LoRATraining(BaseEstimator):
             pixel_stats = channel_stats(pixels) if start is None else start.pixel_stats
         seed = int(check_random_state(self.random_state).randint(2**31))
         rows = split(len(pixels), self.validation_fraction, seed)
-        identity = (backbone.digest, None if start is None else start.digest(), image_size, pixel_stats)
+        settings = {name: str(value) for name, value in self.get_params().items() if name != "checkpoint"}
+        start_digest = None if start is None else start.digest()
+        data = (pixels, inside, backbone.digest, start_digest, image_size, pixel_stats)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             sam = load_sam(backbone, image_size, two_masks=True)
@@ -238,7 +190,7 @@ class LoRATraining(BaseEstimator):
                 seed=seed,
                 patience=self.patience,
                 checkpoint=self.checkpoint,
-                fingerprint=self._fingerprint(pixels, inside, *identity),
+                fingerprint=joblib.hash((settings, data)),
                 verbose=verbose,
             )
         table = pd.DataFrame(history)
@@ -249,13 +201,6 @@ class LoRATraining(BaseEstimator):
         """Store a path as text, so that a pipeline in a skops file needs no path class to be trusted."""
         state = super().__getstate__()
         return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in state.items()}
-
-    def _check_resumable(self) -> None:
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                f"Got random_state={self.random_state!r} with a checkpoint but expected an int: a training can "
-                "only go on with the random numbers that it began with. Fix: random_state=0."
-            )
 
     def _plan(self, n: int, device: torch.device) -> TrainingPlan:
         """Plan the optimiser's steps for n training cells."""
@@ -268,8 +213,3 @@ class LoRATraining(BaseEstimator):
             weight_decay=self.weight_decay,
             amp_dtype=devices.half_dtype(device),
         )
-
-    def _fingerprint(self, *data: Any) -> str:
-        """Name a training by its data and by the settings that decide its course."""
-        settings = {name: str(value) for name, value in self.get_params().items() if name != "checkpoint"}
-        return joblib.hash((settings, data))

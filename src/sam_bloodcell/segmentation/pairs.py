@@ -16,26 +16,9 @@ from ..images.reading import load_rgb
 from ..models.sam import PixelStats
 from .stain import stain_mask
 
-# A plausible cell covers a share of the image between these two.
-_PLAUSIBLE_AREA = (0.01, 0.9)
-
 
 def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Read n images and their masks, pad them to squares and resize these to `size` px.
-
-    Returns
-    -------
-    pixels : uint8 array of shape (n, size, size, 3)
-    inside : bool array of shape (n, size, size)
-        True inside the cell.
-
-    Raises
-    ------
-    ValueError
-        If there are not as many masks as images, or a mask is None.
-    ImageReadError
-        If an image or a mask cannot be read, or the two differ in size; the message names the row.
-    """
+    """Read images and their masks, and pad and resize them to squares: (n, size, size, 3) and (n, size, size)."""
     absent = [row for row, mask in enumerate(masks) if mask is None]
     if absent:
         raise ValueError(
@@ -63,30 +46,15 @@ def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[
 def read_with_stain_masks(
     images: Sequence[Any], size: int, verbose: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Read images as squares and find their cells by the stain (`stain_mask`).
+    """Read images as `read_pairs` does, with masks found by the stain (`stain_mask`).
 
     Images in which no plausible cell is found are left out, and a warning names their rows.
-
-    Returns
-    -------
-    pixels : uint8 array of shape (m, size, size, 3), m <= n
-    inside : bool array of shape (m, size, size)
-        True inside the cell.
-
-    Raises
-    ------
-    ValueError
-        If no image has a plausible cell.
-    ImageReadError
-        If an image cannot be read; the message names the row.
-    ImportError
-        If scikit-image is not installed.
     """
     rows = tqdm(range(len(images)), desc="masking by stain", unit="cell", disable=verbose < 1)
     pixels = np.stack([load_square(images[row], size, row) for row in rows])
     inside = np.stack([stain_mask(image) for image in pixels])
     area = inside.mean((1, 2))
-    plausible = (area > _PLAUSIBLE_AREA[0]) & (area < _PLAUSIBLE_AREA[1])
+    plausible = (area > 0.01) & (area < 0.9)  # shares of the image that a cell may cover
     if not plausible.any():
         raise ValueError("No stained cell was found in any image. Fix: check the images, or pass masks of your own.")
     if not plausible.all():

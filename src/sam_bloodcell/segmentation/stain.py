@@ -10,17 +10,6 @@ from ..extras import require
 from ..images.reading import RGB, load_rgb
 from .cell import largest_component
 
-# Lengths as shares of the image's side.
-_BLUR = 0.006
-_LOBE_GAP = 0.06  # lobes of one nucleus lie closer together than this
-_NEIGHBOUR = 0.06  # another cell's middle lies at least this far from the nucleus
-_NECK = 0.03  # narrower bridges between cells are cut
-_PEAK_DISTANCE = 0.05
-# Share of the image that a nucleus covers at least.
-_LEAST_AREA = 0.002
-# Cytoplasm is pale: Otsu's threshold between background and other cells would cut it off.
-_LENIENCE = 0.7
-
 
 def stain_mask(image: RGB) -> NDArray[np.bool_]:
     """Find the stained cell nearest the middle, without any training.
@@ -52,9 +41,8 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     """
     filters, watershed = _skimage().filters, _skimage().segmentation.watershed
     image = load_rgb(image)
-    side = max(image.shape[:2])
     density = -np.log((image.astype(np.float32) + 1) / 256)
-    density = filters.gaussian(density, _BLUR * side, channel_axis=2)
+    density = filters.gaussian(density, 0.006 * max(image.shape[:2]), channel_axis=2)
     density -= np.percentile(density.reshape(-1, 3), 10, axis=0)
     if not np.ptp(density):
         return np.zeros(image.shape[:2], bool)
@@ -63,54 +51,52 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     if not nucleus.any():
         return nucleus
     strength = np.linalg.norm(density, axis=2)
-    foreground = strength > _LENIENCE * filters.threshold_otsu(strength[~stained])
-    foreground = _cut_necks(ndimage.binary_fill_holes(foreground | nucleus), side) | nucleus
+    # Cytoplasm is pale: Otsu's threshold between background and other cells would cut it off.
+    foreground = strength > 0.7 * filters.threshold_otsu(strength[~stained])
+    foreground = _cut_necks(ndimage.binary_fill_holes(foreground | nucleus)) | nucleus
     depth = ndimage.distance_transform_edt(foreground)
-    markers = _neighbours(foreground, depth, nucleus, side)
+    markers = _neighbours(foreground, depth, nucleus)
     markers[nucleus] = 1
     cell = watershed(-depth, markers, mask=foreground) == 1
-    return ndimage.binary_fill_holes(largest_component(_cut_necks(cell, side) | nucleus))
+    return ndimage.binary_fill_holes(largest_component(_cut_necks(cell) | nucleus)[0])
 
 
 def _central_nucleus(stained: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Take the stained part nearest the middle, and the parts so close to it that they are its lobes."""
-    side = max(stained.shape)
     parts, n = ndimage.label(stained)
-    large = [part for part in range(1, n + 1) if (parts == part).sum() > _LEAST_AREA * stained.size]
+    # A nucleus covers at least 0.2% of the image.
+    large = [part for part in range(1, n + 1) if (parts == part).sum() > 0.002 * stained.size]
     if not large:
         return np.zeros_like(stained)
     rows, columns = np.ogrid[: stained.shape[0], : stained.shape[1]]
     off_middle = np.hypot(rows - stained.shape[0] / 2, columns - stained.shape[1] / 2)
-    nucleus = parts == min(large, key=lambda part: off_middle[parts == part].mean() - _radius(parts == part))
+    # The distance from the middle of the image to the rim of each part, as if it were a disc.
+    distances = [off_middle[parts == part].mean() - np.sqrt((parts == part).sum() / np.pi) for part in large]
+    nucleus = parts == large[np.argmin(distances)]
     gap = ndimage.distance_transform_edt(~nucleus)
-    lobes = [part for part in large if gap[parts == part].min() < _LOBE_GAP * side]
+    lobes = [part for part in large if gap[parts == part].min() < 0.06 * max(stained.shape)]
     return nucleus | np.isin(parts, lobes)
 
 
-def _radius(part: NDArray[np.bool_]) -> float:
-    return float(np.sqrt(part.sum() / np.pi))
-
-
-def _neighbours(
-    foreground: NDArray[np.bool_], depth: NDArray, nucleus: NDArray[np.bool_], side: int
-) -> NDArray[np.intp]:
-    """Mark the middles of other cells with numbers from 2 on, in an array of zeros."""
+def _neighbours(foreground: NDArray[np.bool_], depth: NDArray, nucleus: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Mark the middles of other cells, some way off the nucleus, with numbers from 2 on in an array of zeros."""
+    side = max(foreground.shape)
     peaks = _skimage().feature.peak_local_max(
         ndimage.gaussian_filter(depth, 2),
-        min_distance=max(1, round(_PEAK_DISTANCE * side)),
+        min_distance=max(1, round(0.05 * side)),
         labels=foreground.astype(int),
         exclude_border=False,
     )
     gap = ndimage.distance_transform_edt(~nucleus)
     markers = np.zeros(foreground.shape, np.intp)
-    far = [tuple(peak) for peak in peaks if gap[tuple(peak)] > _NEIGHBOUR * side]
-    for number, peak in enumerate(far, start=2):
-        markers[peak] = number
+    peaks = peaks[gap[tuple(peaks.T)] > 0.06 * side]
+    markers[tuple(peaks.T)] = np.arange(2, len(peaks) + 2)
     return markers
 
 
-def _cut_necks(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    return _skimage().morphology.isotropic_opening(mask, _NECK * side)
+def _cut_necks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cut narrow bridges between cells."""
+    return _skimage().morphology.isotropic_opening(mask, 0.03 * max(mask.shape))
 
 
 def _skimage() -> ModuleType:

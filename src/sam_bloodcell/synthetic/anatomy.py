@@ -7,16 +7,13 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 
-from .shapes import coverage, packed_points, smooth_noise, stamp_discs, union_of_discs, value_at
+from .shapes import coverage, smooth_noise, stamp_discs, union_of_discs
 
 Range = tuple[float, float]
 
-STRUCTURES = (
-    "nucleus", "pink_cytoplasm", "blue_cytoplasm", "eosinophil_granule", "basophil_granule", "red_cell",
-)  # fmt: skip
+STRUCTURES = ("nucleus", "pink_cytoplasm", "blue_cytoplasm", "eosinophil_granule", "basophil_granule", "red_cell")
 
-# No outline swells beyond this many mean radii: a cell placed by it stays where it was meant to be.
-MAX_SWELLING = 1.2
+MAX_SWELLING = 1.2  # no outline swells beyond this many mean radii, so that a cell stays in the place meant for it
 
 
 @dataclass
@@ -32,17 +29,21 @@ class WhiteCell:
     densities: dict[str, np.ndarray]  # (h, w) float32: concentration of each of `STRUCTURES` that the cell has
 
     def lattice(self, spacing: float, jitter: float, rng: np.random.Generator) -> np.ndarray:
-        """Points on a disturbed lattice over the window, in its pixels: (n, 2)."""
+        """Points, in pixels of the window, on a disturbed hexagonal lattice with a spacing in cell radii: (n, 2)."""
+        steps = np.arange(-int(1.35 / spacing) - 1, int(1.35 / spacing) + 2)
+        row, column = np.meshgrid(steps, steps, indexing="ij")
+        lattice = np.column_stack([(row * 0.866).ravel(), (column + 0.5 * (row % 2)).ravel()]) * spacing
+        lattice = lattice + rng.normal(0, jitter * spacing, lattice.shape)
         origin = np.array([self.centre[0] - self.window[0].start, self.centre[1] - self.window[1].start])
-        return packed_points(spacing, self.radius, origin, rng, jitter)
+        return origin + self.radius * lattice
 
-    def noise(self, grain: float, rng: np.random.Generator) -> np.ndarray:
-        """Smooth noise whose features are `grain` cell radii wide: (h, w)."""
-        return smooth_noise((self.depth.shape[0], self.depth.shape[1]), grain * self.radius, rng)
-
-    def discs(self, points: np.ndarray, radii: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Union of discs in the window: (h, w)."""
-        return stamp_discs((self.depth.shape[0], self.depth.shape[1]), points, radii, weights)
+    def depth_at(self, points: np.ndarray) -> np.ndarray:
+        """Depth at the pixel nearest to each point, -1 outside the window: (n,)."""
+        nearest = np.round(points).astype(int)
+        inside = np.all((nearest >= 0) & (nearest < self.depth.shape), axis=1)
+        found = np.full(len(points), -1.0)
+        found[inside] = self.depth[nearest[inside, 0], nearest[inside, 1]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,8 @@ class CellType:
     blue: Range  # concentration of the basophilic stain
     chromatin: Range  # concentration of chromatin
     lace: float  # contrast of the chromatin's clumps
-    # Draws the discs whose union is the nucleus: (n, 3) of row, column and radius, in cell radii.
-    lobes: Callable[[np.random.Generator], np.ndarray]
-    # Adds granules and vacuoles to a cell's densities, in place.
-    granules: Callable[[WhiteCell, np.random.Generator], None]
+    lobes: Callable[[np.random.Generator], np.ndarray]  # discs whose union is the nucleus: (n, 3), in cell radii
+    granules: Callable[[WhiteCell, np.random.Generator], None]  # adds granules and vacuoles to the densities, in place
 
 
 def draw_white_cell(
@@ -73,9 +72,9 @@ def draw_white_cell(
     # Coordinates in cell radii: (0, 0) is the centre, 1 the mean outline.
     y = ((np.arange(low[0], high[0], dtype=np.float32) - centre[0]) / radius)[:, None]
     x = ((np.arange(low[1], high[1], dtype=np.float32) - centre[1]) / radius)[None, :]
-    shape = (y.shape[0], x.shape[1])
 
     depth = _outline(y, x, kind, radius, rng)
+    shape = depth.shape
     cell = coverage(depth, radius)
     turn = rng.uniform(0, 2 * np.pi)
     warp = 0.04 * np.stack([smooth_noise(shape, 0.45 * radius, rng) for _ in range(2)])
@@ -110,20 +109,17 @@ def _outline(y: np.ndarray, x: np.ndarray, kind: CellType, radius: float, rng: n
     edge = np.ones_like(distance)
     for wave in range(2, 7):
         edge += 1.4 * roughness * rng.normal() / wave**0.7 * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
-    shape = (distance.shape[0], distance.shape[1])
-    edge += 0.3 * roughness * smooth_noise(shape, 0.25 * radius, rng)
+    edge += 0.3 * roughness * smooth_noise(edge.shape, 0.25 * radius, rng)
     if rng.random() < kind.ragged:
-        edge += rng.uniform(0.02, 0.06) * smooth_noise(shape, 0.13 * radius, rng)
+        edge += rng.uniform(0.02, 0.06) * smooth_noise(edge.shape, 0.13 * radius, rng)
     return np.clip(edge, 0.7, MAX_SWELLING) - distance
 
 
 def _along(points: np.ndarray, radii: np.ndarray, bridge: float) -> np.ndarray:
     """Discs at the points, and the thin ones that bridge each to the next: (n, 3)."""
     steps = np.linspace(0, 1, 7)[1:-1, None]
-    bridges = [a + steps * (b - a) for a, b in pairwise(points)]
-    discs = [np.column_stack([points, radii])]
-    discs += [np.column_stack([path, np.full(len(path), bridge)]) for path in bridges]
-    return np.concatenate(discs)
+    bridges = [np.insert(a + steps * (b - a), 2, bridge, axis=1) for a, b in pairwise(points)]
+    return np.concatenate([np.column_stack([points, radii]), *bridges])
 
 
 def _beans(
@@ -188,13 +184,13 @@ def _grains(
     rng: np.random.Generator, unit: float = 1.0,
 ) -> np.ndarray:  # fmt: skip
     """Discs at a random share of the points that lie deep enough in the cell, with radii in units: (h, w)."""
-    points = points[(value_at(cell.depth, points) > least_depth) & (rng.random(len(points)) < rng.uniform(*share))]
+    points = points[(cell.depth_at(points) > least_depth) & (rng.random(len(points)) < rng.uniform(*share))]
     sizes = cell.radius * unit * rng.uniform(*radii, len(points))
-    return cell.discs(points, sizes, rng.uniform(*weights, len(points)))
+    return stamp_discs(cell.depth.shape, points, sizes, rng.uniform(*weights, len(points)))
 
 
 def _neutrophil_granules(cell: WhiteCell, rng: np.random.Generator) -> None:
-    dust = np.clip(cell.noise(0.05, rng), 0, 2)
+    dust = np.clip(smooth_noise(cell.depth.shape, 0.05 * cell.radius, rng), 0, 2)
     cell.densities["pink_cytoplasm"] *= 1 + rng.uniform(0.1, 0.5) * (dust - 0.4)
     cell.densities["nucleus"] += rng.uniform(0.02, 0.12) * dust * (cell.cell * (1 - cell.nucleus))
 
@@ -204,13 +200,14 @@ def _lymphocyte_granules(cell: WhiteCell, rng: np.random.Generator) -> None:
         return
     # A large granular lymphocyte: a handful of azurophil granules in the rim.
     points = cell.lattice(0.2, 0.5, rng)
-    points = points[(value_at(cell.depth, points) > 0.05) & (rng.random(len(points)) < 0.3)]
-    grains = cell.discs(points, np.full(len(points), 0.04 * cell.radius), np.full(len(points), 0.6))
+    points = points[(cell.depth_at(points) > 0.05) & (rng.random(len(points)) < 0.3)]
+    radii, weights = np.full(len(points), 0.04 * cell.radius), np.full(len(points), 0.6)
+    grains = stamp_discs(cell.depth.shape, points, radii, weights)
     cell.densities["nucleus"] = np.maximum(cell.densities["nucleus"], grains)
 
 
 def _monocyte_granules(cell: WhiteCell, rng: np.random.Generator) -> None:
-    dust = np.clip(cell.noise(0.05, rng), 0, 2)
+    dust = np.clip(smooth_noise(cell.depth.shape, 0.05 * cell.radius, rng), 0, 2)
     cell.densities["nucleus"] += rng.uniform(0.02, 0.14) * dust * cell.cell * (1 - cell.nucleus)
     if rng.random() < 0.5:
         holes = _grains(cell, cell.lattice(0.22, 0.4, rng), 0.07, (0.05, 0.5), (0.03, 0.09), (0.5, 0.95), rng)

@@ -10,27 +10,21 @@ from .shapes import smooth_noise, stamp_discs
 def scatter_red_cells(
     laboratory: Laboratory, unit: float, cell: WhiteCell, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Concentration of haemoglobin around a white cell: (size, size) float32.
-
-    `unit` is the radius of a typical neutrophil in pixels.
-    """
+    """Concentration of haemoglobin around a white cell: (size, size); `unit` is a typical neutrophil's radius in px."""
     red = np.zeros((size, size), np.float32)
     typical = unit * rng.uniform(0.52, 0.70)
     coverage = laboratory.red_cell_coverage * rng.uniform(0.5, 1.4)
     wanted = coverage * (size + 2 * typical) ** 2 / (np.pi * typical**2)
     places = _scatter(int(min(wanted, 60)), typical, cell, size, rng)
     pallor = rng.uniform(0.25, 0.9)
-    # From a gentle slope to the sharp ring of a thin, flat cell.
-    steepness = rng.uniform(2, 5)
+    steepness = rng.uniform(2, 5)  # from a gentle slope to the sharp ring of a thin, flat cell
     # One warp of the whole plane bends every red cell a little, each in its own way.
     bend = [0.06 * typical * smooth_noise((size, size), 0.9 * typical, rng) for _ in range(2)]
     for row, column in places:
         r = typical * rng.uniform(0.85, 1.12)
         top, left = max(int(row - 1.4 * r), 0), max(int(column - 1.4 * r), 0)
-        window = (slice(top, max(int(row + 1.4 * r) + 2, 0)), slice(left, max(int(column + 1.4 * r) + 2, 0)))
+        window = (slice(top, int(row + 1.4 * r) + 2), slice(left, int(column + 1.4 * r) + 2))
         part = red[window]
-        if part.size == 0:
-            continue
         y = np.arange(top, top + part.shape[0], dtype=np.float32)[:, None] - np.float32(row) + bend[0][window]
         x = np.arange(left, left + part.shape[1], dtype=np.float32)[None, :] - np.float32(column) + bend[1][window]
         tilt, squeeze = rng.uniform(0, np.pi), rng.choice([rng.uniform(0.9, 1.0), rng.uniform(0.7, 1.0)])
@@ -45,9 +39,8 @@ def _disc_of_haemoglobin(
 ) -> np.ndarray:
     """Thickness of a biconcave disc at a distance in radii; a ghost keeps only its outline."""
     body = np.clip(0.5 + (1 - distance) * radius, 0, 1)
-    thickness = body * (
-        1 - pallor * np.exp(-((distance / 0.48) ** steepness)) + 0.15 * np.exp(-(((distance - 0.9) / 0.1) ** 2))
-    )
+    pale, ring = np.exp(-((distance / 0.48) ** steepness)), np.exp(-(((distance - 0.9) / 0.1) ** 2))
+    thickness = body * (1 - pallor * pale + 0.15 * ring)
     if ghost == 0:
         return thickness
     outline = np.exp(-(((distance - 1) / max(0.07, 0.8 / radius)) ** 2)) + 0.08 * body

@@ -1,7 +1,5 @@
 """The look of a laboratory: its stain, its light, its microscope and its camera."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -19,43 +17,30 @@ Triple = tuple[float, float, float]
 class Laboratory:
     """How one laboratory stains, lights, magnifies and stores its cells.
 
-    A stain is an optical density in red, green and blue (natural logarithm, >= 0) at concentration 1:
-    light of colour `light` leaves a structure as ``light * exp(-density)`` (Beer-Lambert).
-
     Parameters
     ----------
     name : str
         What the ``domain`` column calls the laboratory.
-    nucleus, pink_cytoplasm, blue_cytoplasm : tuple of 3 float
-        Stains of chromatin, of the neutrophil's and of the lymphocyte's and monocyte's cytoplasm.
-    eosinophil_granule, basophil_granule : tuple of 3 float
-        Stains of the orange-pink and of the purple-black granules.
-    red_cell : tuple of 3 float
-        Stain of haemoglobin.
-    background : tuple of 3 float
-        Stain of the dried plasma between the cells.
-    light : tuple of 3 float
-        Colour of the empty field, 1 is the brightest the camera stores; above 1 is overexposed.
+    nucleus, pink_cytoplasm, blue_cytoplasm, eosinophil_granule, basophil_granule, red_cell, background : 3 float
+        Stains of chromatin, of the neutrophil's cytoplasm, of the lymphocyte's and monocyte's, of orange-pink and of
+        purple-black granules, of haemoglobin, and of the dried plasma between the cells. Each is the optical density
+        (natural logarithm, >= 0) in red, green and blue: ``light * exp(-density)`` is left (Beer-Lambert).
+    light : 3 float
+        Colour of the empty field: 1 is the brightest that the camera stores, more is overexposed.
     vignette : float
         Share of the light lost in the corners, in [0, 1).
-    blur : float
-        Standard deviation of the point spread, as a fraction of the image side.
-    cell_diameter : float
-        Diameter of a typical neutrophil as a fraction of the image side: the magnification.
-    red_cell_coverage : float
-        Share of the field that red cells cover, in [0, 1].
-    red_cell_ghost : float
-        0 draws stained red cells, 1 draws unstained ones, of which only a faint outline is left.
+    blur, cell_diameter : float
+        Standard deviation of the point spread, and diameter of a typical neutrophil (the magnification), both as
+        fractions of the image side.
+    red_cell_coverage, red_cell_ghost : float
+        Share of the field that red cells cover, and how unstained they are: 0 draws stained ones, 1 draws only a faint
+        outline of each; both in [0, 1].
     edge : float
         Optical density of the dark, refractile line around a white cell.
     noise : float
         Standard deviation of the sensor noise, as a fraction of the brightest value.
     jpeg_quality : int
-        Quality of the JPEG the image goes through, 1 to 95.
-
-    See Also
-    --------
-    make_blood_cells : Draws a labelled set of cells from several laboratories.
+        Quality of the JPEG that the image goes through, 1 to 95.
 
     Examples
     --------
@@ -84,41 +69,36 @@ class Laboratory:
     jpeg_quality: int = 92
 
     @classmethod
-    def random(cls, rng: np.random.Generator, name: str = "random") -> Laboratory:
+    def random(cls, rng: np.random.Generator, name: str = "random") -> "Laboratory":
         """Draw a laboratory from wide but plausible ranges, for domain randomisation.
 
         Parameters
         ----------
         rng : numpy.random.Generator
-            Source of randomness; the same state gives the same laboratory.
+            The same state gives the same laboratory.
         name : str, default="random"
-            Name of the laboratory drawn.
+            Its name.
 
         Returns
         -------
-        laboratory : Laboratory
-            Background from yellow over white and cream to grey-purple, cells from about 25 % to 85 % of
-            the image side, sharp to blurred, with stained red cells, ghosts, or hardly any.
+        Laboratory
+            Its empty field is yellow, white, cream or grey-purple, its cells measure about 25 % to 85 % of the image
+            side, its images are sharp to blurred, and its red cells are stained, ghosts, or hardly there.
         """
         contrast = rng.uniform(0.7, 1.3)
         # One common tint: a batch of stain that leans to red or to blue does so in every structure.
         tint = contrast * np.exp(rng.normal(0, [0.14, 0.08, 0.20]))
-        stains = {
-            stain: _triple(np.array(getattr(cls, stain)) * tint * np.exp(rng.normal(0, 0.13, 3)))
-            for stain in STRUCTURES
-        }
+        colours = {name: getattr(cls, name) * tint * np.exp(rng.normal(0, 0.13, 3)) for name in STRUCTURES}
         # Plasma is colourless or a thin, even veil.
-        stains["background"] = _triple(rng.uniform(0, 0.12) * rng.uniform(0.2, 1.0, 3))
-        empty_fields = np.array(_EMPTY_FIELDS)
-        first, second = rng.choice(len(empty_fields), 2)
+        colours["background"] = rng.uniform(0, 0.12) * rng.uniform(0.2, 1.0, 3)
+        first, second = np.array(_EMPTY_FIELDS)[rng.choice(len(_EMPTY_FIELDS), 2)]
         mix = rng.uniform(0, 0.5)
-        light = (1 - mix) * empty_fields[first] + mix * empty_fields[second]
-        light = light * rng.uniform(0.9, 1.1) * np.exp(rng.normal(0, 0.025, 3))
+        light = (1 - mix) * first + mix * second
+        colours["light"] = light * rng.uniform(0.9, 1.1) * np.exp(rng.normal(0, 0.025, 3))
         ghosts = rng.random() < 0.3
         return cls(
             name=name,
-            **stains,
-            light=_triple(light),
+            **{structure: tuple(colour.tolist()) for structure, colour in colours.items()},
             vignette=float(rng.uniform(0, 0.2)),
             blur=float(np.exp(rng.uniform(np.log(0.002), np.log(0.016)))),
             cell_diameter=float(rng.uniform(0.30, 0.74)),
@@ -131,7 +111,7 @@ class Laboratory:
 
 
 def expose(density: np.ndarray, laboratory: Laboratory, rng: np.random.Generator) -> np.ndarray:
-    """Photograph a field of optical densities (size, size, 3): RGB, uint8 (size, size, 3)."""
+    """Photograph a field of optical densities (size, size, 3): uint8 RGB (size, size, 3)."""
     size = density.shape[0]
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = rng.normal(0, 0.25 * laboratory.vignette, 2)
@@ -154,11 +134,6 @@ def expose(density: np.ndarray, laboratory: Laboratory, rng: np.random.Generator
     return np.array(Image.open(stored))
 
 
-def _triple(values: np.ndarray) -> Triple:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
-
 # Yellow, white (overexposed), cream; pink-white, pale blue, grey-purple.
 _EMPTY_FIELDS = (
     (1.03, 1.00, 0.48), (1.12, 1.09, 1.12), (0.99, 0.91, 0.82),
@@ -168,21 +143,18 @@ _EMPTY_FIELDS = (
 _LABORATORIES = (
     Laboratory(name="lab_a"),
     Laboratory(
-        name="lab_b",
-        nucleus=(0.85, 1.75, 0.62), pink_cytoplasm=(0.26, 0.50, 0.08), blue_cytoplasm=(0.36, 0.48, 0.10),
+        name="lab_b", nucleus=(0.85, 1.75, 0.62), pink_cytoplasm=(0.26, 0.50, 0.08), blue_cytoplasm=(0.36, 0.48, 0.10),
         eosinophil_granule=(0.24, 0.85, 0.45), red_cell=(0.10, 0.12, 0.16),
         light=(1.02, 1.00, 0.47), vignette=0.08, blur=0.011, cell_diameter=0.62,
         red_cell_coverage=0.25, red_cell_ghost=0.95, edge=0.30, noise=0.012, jpeg_quality=80,
     ),
     Laboratory(
-        name="lab_c",
-        nucleus=(1.15, 1.15, 0.35), pink_cytoplasm=(0.24, 0.24, 0.10), blue_cytoplasm=(0.50, 0.36, 0.10),
+        name="lab_c", nucleus=(1.15, 1.15, 0.35), pink_cytoplasm=(0.24, 0.24, 0.10), blue_cytoplasm=(0.50, 0.36, 0.10),
         eosinophil_granule=(0.25, 0.62, 0.50), basophil_granule=(1.55, 1.50, 0.60), red_cell=(0.26, 0.27, 0.18),
         light=(0.84, 0.91, 0.99), vignette=0.12, blur=0.006, cell_diameter=0.50, noise=0.015, jpeg_quality=85,
     ),
     Laboratory(
-        name="lab_d",
-        nucleus=(1.10, 2.20, 0.75), pink_cytoplasm=(0.12, 0.42, 0.24), blue_cytoplasm=(0.50, 0.60, 0.22),
+        name="lab_d", nucleus=(1.10, 2.20, 0.75), pink_cytoplasm=(0.12, 0.42, 0.24), blue_cytoplasm=(0.50, 0.60, 0.22),
         eosinophil_granule=(0.15, 1.10, 0.75), basophil_granule=(1.60, 2.30, 0.95), red_cell=(0.12, 0.62, 0.40),
         light=(1.03, 0.95, 0.97), vignette=0.03, blur=0.004, cell_diameter=0.55,
         red_cell_coverage=0.60, noise=0.006, jpeg_quality=95,

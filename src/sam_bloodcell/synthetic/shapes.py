@@ -4,23 +4,19 @@ import numpy as np
 from PIL import Image
 
 
-def smooth_noise(shape: tuple[int, int], grain: float, rng: np.random.Generator) -> np.ndarray:
+def smooth_noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> np.ndarray:
     """Noise of about unit variance whose features are `grain` pixels wide: float32 of the given shape."""
     grain = max(grain, 1.0)
     # One cell more on each side, and a random offset, so that the lattice never shows at the borders.
-    rows, columns = (int(np.ceil(length / grain)) + 3 for length in shape)
-    coarse = Image.fromarray(rng.standard_normal((rows, columns), dtype=np.float32))
+    coarse = Image.fromarray(rng.standard_normal([int(np.ceil(side / grain)) + 3 for side in shape], np.float32))
     left, top = rng.uniform(0.5, 1.5, 2)
     box = (left, top, left + shape[1] / grain, top + shape[0] / grain)
     # Bicubic interpolation loses variance between the lattice points.
     return 1.3 * np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box))
 
 
-def stamp_discs(shape: tuple[int, int], points: np.ndarray, radii: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Union of n anti-aliased discs, the highest at each pixel, 0 where there is none: float32 of the given shape.
-
-    `points` (n, 2) are the rows and columns of the centres, `radii` (n,) is in pixels, `weights` (n,) are the heights.
-    """
+def stamp_discs(shape: tuple[int, ...], points: np.ndarray, radii: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Union of discs of some heights (`weights`), anti-aliased, the highest at each pixel; centres and radii in px."""
     drawn = np.zeros(shape, np.float32)
     if len(points) == 0:
         return drawn
@@ -47,30 +43,9 @@ def coverage(depth: np.ndarray, radius: float) -> np.ndarray:
 
 def union_of_discs(y: np.ndarray, x: np.ndarray, lobes: np.ndarray, turn: float) -> np.ndarray:
     """Depth in the smooth union of discs (row, column, radius), turned about the centre: (h, w)."""
-    sharpness = 26.0
-    sine, cosine = np.sin(turn), np.cos(turn)
+    sharpness, sine, cosine = 26.0, np.sin(turn), np.cos(turn)
     total = np.full(np.broadcast_shapes(y.shape, x.shape), 1e-9, np.float32)
     for row, column, lobe_radius in lobes.astype(np.float32):
         top, left = cosine * row - sine * column, sine * row + cosine * column
         total += np.exp(sharpness * (lobe_radius - np.hypot(y - np.float32(top), x - np.float32(left))))
     return np.log(total) / sharpness
-
-
-def packed_points(
-    spacing: float, radius: float, centre: np.ndarray, rng: np.random.Generator, jitter: float
-) -> np.ndarray:
-    """Points, in pixels, on a disturbed hexagonal lattice with a spacing in cell radii: (n, 2)."""
-    steps = np.arange(-int(1.35 / spacing) - 1, int(1.35 / spacing) + 2)
-    row, column = np.meshgrid(steps, steps, indexing="ij")
-    lattice = np.column_stack([(row * 0.866).ravel(), (column + 0.5 * (row % 2)).ravel()]) * spacing
-    lattice = lattice + rng.normal(0, jitter * spacing, lattice.shape)
-    return centre + radius * lattice
-
-
-def value_at(depth: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Depth at the pixel nearest to each point, -1 outside the window: (n,)."""
-    nearest = np.round(points).astype(int)
-    inside = np.all((nearest >= 0) & (nearest < depth.shape), axis=1)
-    found = np.full(len(points), -1.0)
-    found[inside] = depth[nearest[inside, 0], nearest[inside, 1]]
-    return found

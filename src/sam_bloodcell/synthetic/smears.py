@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import product
 from numbers import Integral
 from typing import Any
 
@@ -19,54 +20,41 @@ _SMALLEST = 16  # pixels of an image's side
 
 
 def make_blood_cells(
-    n_cells_per_class: int = 20,
-    *,
-    classes: Sequence[str] = COMMON_CLASSES,
-    domains: Sequence[str | Laboratory] = ("lab_a", "lab_b"),
-    image_size: int = 224,
+    n_cells_per_class: int = 20, *, classes: Sequence[str] = COMMON_CLASSES,
+    domains: Sequence[str | Laboratory] = ("lab_a", "lab_b"), image_size: int = 224,
     random_state: int | np.random.Generator | None = None,
-) -> Bunch:
+) -> Bunch:  # fmt: skip
     """Draw white blood cells of several classes as several laboratories would photograph them.
 
-    Shapes are smooth implicit ones, stains add as optical densities (Beer-Lambert), and light, lens, sensor
-    and JPEG follow. A cell depends only on `random_state`, its laboratory's name, its class and its number:
-    asking for more cells, classes or laboratories leaves the others as they were.
+    Stains add as optical densities (Beer-Lambert); light, lens, sensor and JPEG follow. A cell depends only on
+    `random_state`, its laboratory's name, its class and its number: more cells, classes or laboratories leave it as it
+    is.
 
     Parameters
     ----------
     n_cells_per_class : int, default=20
         Cells of each class in each laboratory, > 0.
     classes : sequence of str, default=("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
-        Distinct classes to draw; their order gives the integers in ``target``.
+        Distinct classes, in the order of ``target_names``.
     domains : sequence of str or Laboratory, default=("lab_a", "lab_b")
-        Laboratories, by their names in `LABORATORIES` or as objects; names must differ.
+        Names in `LABORATORIES`, or laboratories of your own; names must differ.
     image_size : int, default=224
         Side of the square images in pixels, >= 16.
     random_state : int, numpy.random.Generator or None, default=None
-        Seed for reproducible cells; None draws new ones at every call.
+        Seed; None draws new cells at every call.
 
     Returns
     -------
-    cells : sklearn.utils.Bunch
-        With n = ``n_cells_per_class * len(classes) * len(domains)``, laboratory after laboratory and
-        shuffled within each:
-
-        - images : (n, image_size, image_size, 3), uint8, RGB in [0, 255]
-        - masks : (n, image_size, image_size), uint8: nucleus 255, cytoplasm 128, background 0
-        - target : (n,), int, indices into ``target_names``
-        - target_names : list of str
-        - domain : (n,), str
-        - DESCR : str
+    Bunch
+        images : uint8 RGB array (n, image_size, image_size, 3); masks : uint8 array (n, image_size, image_size),
+        nucleus 255, cytoplasm 128, background 0; target : int array (n,), an index into target_names : list of str;
+        domain : str array (n,); DESCR : str. n is ``n_cells_per_class * len(classes) * len(domains)``, laboratory after
+        laboratory and shuffled within each.
 
     Raises
     ------
     ValueError
         If a number, a class or a laboratory is not a possible one.
-
-    See Also
-    --------
-    draw_cell : Draws one cell.
-    Laboratory : The look of a laboratory.
 
     Examples
     --------
@@ -74,35 +62,26 @@ def make_blood_cells(
     >>> cells = make_blood_cells(2, image_size=64, random_state=0)
     >>> cells.images.shape, cells.masks.shape
     ((20, 64, 64, 3), (20, 64, 64))
-    >>> cells.target_names[cells.target[0]] in cells.target_names
-    True
     """
     n_cells_per_class = _whole_number("n_cells_per_class", n_cells_per_class)
     image_size = _whole_number("image_size", image_size, _SMALLEST)
     names, laboratories, entropy = _known_classes(classes), _known_laboratories(domains), _entropy(random_state)
-    labels = np.repeat(np.arange(len(names)), n_cells_per_class)
-    numbers = np.tile(np.arange(n_cells_per_class), len(names))
+    wanted = list(product(range(len(names)), range(n_cells_per_class)))
     drawn = []
     for laboratory in laboratories:
         key = zlib.crc32(laboratory.name.encode())
         shuffle = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(key,)))
-        for place in shuffle.permutation(len(labels)):
-            name = names[labels[place]]
-            seed = np.random.SeedSequence(entropy, spawn_key=(key, COMMON_CLASSES.index(name), int(numbers[place])))
-            cell = draw_cell(name, laboratory, image_size, np.random.default_rng(seed))
-            drawn.append((*cell, labels[place], laboratory.name))
+        for place in shuffle.permutation(len(wanted)):
+            label, number = wanted[place]
+            seed = np.random.SeedSequence(entropy, spawn_key=(key, COMMON_CLASSES.index(names[label]), number))
+            cell = draw_cell(names[label], laboratory, image_size, np.random.default_rng(seed))
+            drawn.append((*cell, label, laboratory.name))
     images, masks, target, domain = (np.array(column) for column in zip(*drawn, strict=True))
-    return Bunch(
-        images=images,
-        masks=masks,
-        target=target,
-        target_names=names,
-        domain=domain,
-        DESCR=(
-            f"{len(images)} synthetic white blood cells of {len(names)} classes in {len(laboratories)} "
-            "laboratories, drawn by sam_bloodcell.datasets.make_blood_cells. Not for diagnosis."
-        ),
+    description = (
+        f"{len(images)} synthetic white blood cells of {len(names)} classes in {len(laboratories)} "
+        "laboratories, drawn by sam_bloodcell.datasets.make_blood_cells. Not for diagnosis."
     )
+    return Bunch(images=images, masks=masks, target=target, target_names=names, domain=domain, DESCR=description)
 
 
 def draw_cell(
@@ -119,26 +98,24 @@ def draw_cell(
     size : int
         Side of the square image in pixels, >= 16.
     rng : numpy.random.Generator
-        Source of randomness.
 
     Returns
     -------
-    image : numpy.ndarray of shape (size, size, 3), uint8
-        RGB in [0, 255].
-    mask : numpy.ndarray of shape (size, size), uint8
+    image : uint8 RGB array of shape (size, size, 3)
+    mask : uint8 array of shape (size, size)
         Of the central cell only: nucleus 255, cytoplasm 128, elsewhere 0.
 
     Raises
     ------
     ValueError
-        If the class, the laboratory, the size or the source of randomness is not a possible one.
+        If an argument is not a possible one.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sam_bloodcell.datasets import draw_cell
     >>> image, mask = draw_cell("monocyte", "lab_a", 96, np.random.default_rng(0))
-    >>> sorted(np.unique(mask).tolist())
+    >>> np.unique(mask).tolist()
     [0, 128, 255]
     """
     (cell_type,) = _known_classes([cell_type])
@@ -147,8 +124,7 @@ def draw_cell(
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"Got rng={rng!r} but expected a numpy Generator; pass numpy.random.default_rng(seed).")
 
-    radius, centre = _place(cell_type, laboratory, size, rng)
-    cell = draw_white_cell(cell_type, radius, centre, size, rng)
+    cell = _central_cell(cell_type, laboratory, size, rng)
     unit = 0.5 * laboratory.cell_diameter * size  # radius of a typical neutrophil, in pixels
     stain = _stain_of_the_day(laboratory, rng)
 
@@ -162,16 +138,14 @@ def draw_cell(
     return expose(density, laboratory, rng), _mask(cell, size)
 
 
-def _place(
-    cell_type: str, laboratory: Laboratory, size: int, rng: np.random.Generator
-) -> tuple[float, tuple[float, float]]:
-    """Radius and centre of the central cell, in pixels."""
+def _central_cell(cell_type: str, laboratory: Laboratory, size: int, rng: np.random.Generator) -> WhiteCell:
+    """Draw the cell that the mask names, near the middle and inside the image."""
     radius = 0.5 * size * laboratory.cell_diameter * rng.uniform(*CELL_TYPES[cell_type].size)
     limit = 0.47 if laboratory.cell_diameter < 0.8 else 0.60
     radius = min(radius, limit * size / MAX_SWELLING)
     room = np.clip(limit * size - MAX_SWELLING * radius, 0.01 * size, 0.06 * size)
-    row, column = 0.5 * (size - 1) + rng.uniform(-room, room, 2)
-    return float(radius), (float(row), float(column))
+    row, column = (0.5 * (size - 1) + rng.uniform(-room, room, 2)).tolist()
+    return draw_white_cell(cell_type, float(radius), (row, column), size, rng)
 
 
 def _stain_of_the_day(laboratory: Laboratory, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -240,8 +214,8 @@ def _known_laboratories(domains: Sequence[str | Laboratory]) -> list[Laboratory]
     known = ", ".join(LABORATORIES)
     found = []
     for entry in _as_list(domains):
-        laboratory = entry if isinstance(entry, Laboratory) else LABORATORIES.get(entry)
-        if laboratory is None:
+        laboratory = LABORATORIES.get(entry) if isinstance(entry, str) else entry
+        if not isinstance(laboratory, Laboratory):
             raise ValueError(f"Got domain {entry!r} but expected a Laboratory or a known name; choose from {known}.")
         found.append(laboratory)
     names = [laboratory.name for laboratory in found]

@@ -16,50 +16,29 @@ from . import hub
 from .backbones import Backbone, packaged_folder
 from .tensors import read_json, read_tensors, write_tensors
 
-_ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "decoder.safetensors",
-    "sam_bloodcell.json",
-)
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "decoder.safetensors", "sam_bloodcell.json")
 
 
 def locate_adapter(
-    source: str | os.PathLike,
-    revision: str | None = None,
-    *,
-    token: str | None = None,
-    local_files_only: bool = False,
+    source: str | os.PathLike, revision: str | None = None, *, token: str | None = None, local_files_only: bool = False
 ) -> Path:
-    """Return the local folder of an adapter, fetched from the Hub at `revision` if need be.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If a file is missing or cannot be fetched.
-    """
+    """Return the local folder of an adapter, fetched from the Hub at `revision` if need be."""
     return hub.locate_folder(
         source, _ADAPTER_FILES, revision, kind="adapter", token=token, local_files_only=local_files_only
     )
 
 
 def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adapter:
-    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If a file is missing, damaged or cannot be fetched.
-    """
+    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub."""
     folder = locate_adapter(source, revision)
-    ours = adapter_settings(folder)
-    mean, std = ours["pixel_stats"]
+    settings = adapter_settings(folder)
+    mean, std = settings["pixel_stats"]
     return Adapter(
         lora=read_tensors(folder / "adapter_model.safetensors"),
         lora_config=read_json(folder / "adapter_config.json"),
         decoder=read_tensors(folder / "decoder.safetensors"),
         pixel_stats=(tuple(mean), tuple(std)),
-        image_size=ours["image_size"],
+        image_size=settings["image_size"],
     )
 
 
@@ -68,35 +47,18 @@ def write_adapter(
 ) -> Path:
     """Write an adapter folder that `read_adapter` and ``peft.PeftModel.from_pretrained`` read.
 
-    Parameters
-    ----------
-    adapter : Adapter
-    folder : path
-        Made if need be; files of the same names are replaced.
-    backbone : Backbone
-        What it was trained on; filled in as PEFT's base model and revision.
-    dtype : torch.dtype
-        Stored type of the tensors.
+    The backbone is what the adapter was trained on, and is filled in as PEFT's base model. The tensors are stored as
+    `dtype`. The folder is made if need be; files of the same names are replaced.
     """
     folder = make_folder(folder)
     repo, revision = backbone.resolved()
-    config = adapter.lora_config | {
-        "base_model_name_or_path": repo,
-        "revision": revision,
-        "inference_mode": True,
-    }
-    ours = {
-        "kind": "adapter",
-        "backbone": backbone.name,
-        "revision": revision,
-        "digest": backbone.digest,
-        "image_size": adapter.image_size,
-        "pixel_stats": adapter.pixel_stats,
-    }
+    config = adapter.lora_config | {"base_model_name_or_path": repo, "revision": revision, "inference_mode": True}
+    base = {"backbone": backbone.name, "revision": revision, "digest": backbone.digest}
+    settings = {"kind": "adapter", **base, "image_size": adapter.image_size, "pixel_stats": adapter.pixel_stats}
     for name, tensors in (("adapter_model", adapter.lora), ("decoder", adapter.decoder)):
         write_tensors({key: tensor.to(dtype) for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
     write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
-    write_text(folder / "sam_bloodcell.json", json.dumps(ours, indent=2) + "\n")
+    write_text(folder / "sam_bloodcell.json", json.dumps(settings, indent=2) + "\n")
     return folder
 
 
@@ -109,15 +71,7 @@ def write_adapter_file(adapter: Adapter, path: str | os.PathLike) -> None:
 
 
 def read_adapter_file(path: str | os.PathLike) -> Adapter:
-    """Read the file that `write_adapter_file` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    WeightsUnavailableError
-        If the file is damaged.
-    """
+    """Read the file that `write_adapter_file` wrote."""
     try:
         with safe_open(path, "pt") as file:
             head = json.loads(file.metadata()["adapter"])

@@ -52,83 +52,44 @@ _RENAMES = [
 
 @dataclass(frozen=True)
 class Backbone:
-    """Where base weights come from.
+    """Where base weights come from."""
 
-    Attributes
-    ----------
-    name : str
-        As the user gave it: short name, Hub repo id or path.
-    revision : str or None
-        Commit, tag or branch on the Hub.
-    digest : str or None
-        SHA-256 of the weights file; when it is known, no other file will do.
-    """
-
-    name: str
-    revision: str | None = None
-    digest: str | None = None
+    name: str  # as the user gave it: short name, Hub repo id or path
+    revision: str | None = None  # commit, tag or branch on the Hub
+    digest: str | None = None  # SHA-256 of the weights file; when it is known, no other file will do
 
     def resolved(self) -> tuple[str, str | None]:
         """Hub repo id and revision, the pinned one where none was asked for."""
         repo, pinned = HUB_BACKBONES.get(self.name, (self.name, None))
         return repo, self.revision or pinned
 
-    def described(self) -> str:
-        """Name repo and revision in a message."""
-        repo, revision = self.resolved()
-        return f"'{repo}'{f' at revision {revision}' if revision else ''}"
-
 
 def identify(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
-    """Fetch a backbone if need be, and fill in its commit on the Hub and its digest.
-
-    Raises
-    ------
-    WeightsUnavailableError, ValueError
-        As `load_backbone`.
-    """
+    """Fetch a backbone if need be, and fill in its commit on the Hub and its digest."""
     path = locate_backbone(backbone, token=token, local_files_only=local_files_only)
     return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
 
 
 def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
-    """Load base weights with segment-anything's names, float32.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If a Hub file cannot be fetched, or a file is damaged, no weights file, or not the one of the digest.
-    ValueError
-        If the name is neither known, nor a path, nor a Hub repo id.
-    """
+    """Load base weights with segment-anything's names, float32; a file with another digest is refused."""
     path = locate_backbone(backbone)
     if backbone.digest is not None and (found := hub.digest_of(path)) != backbone.digest:
+        repo, revision = backbone.resolved()
+        at = f" at revision {revision}" if revision else ""
         raise WeightsUnavailableError(
             f"'{path}' is not the backbone that this was fitted on: its SHA-256 is {found[:12]}... instead of "
-            f"{backbone.digest[:12]}.... Fix: restore {backbone.described()}, or fit again."
+            f"{backbone.digest[:12]}.... Fix: restore '{repo}'{at}, or fit again."
         )
+    state = read_tensors(path)
     if backbone.name == "vit_tiny":
-        state = read_tensors(path) | read_tensors(path.parent / "adapter" / "decoder.safetensors")
-    else:
-        state = read_tensors(path)
+        state |= read_tensors(path.parent / "adapter" / "decoder.safetensors")
     return _segment_anything_names(state)
 
 
 def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
-    """Build a network and load a backbone into it.
+    """Build a network for square images of `image_size` pixels a side, and load a backbone into it.
 
-    Parameters
-    ----------
-    backbone : Backbone
-    image_size : int
-        Side S in pixels of the square images that the network takes.
-    two_masks : bool
-        Use two mask tokens (background and cell), as the papers do, instead of as many as the backbone's file holds.
-
-    Raises
-    ------
-    WeightsUnavailableError, ValueError
-        As `load_backbone`.
+    With `two_masks` it has two mask tokens (background and cell), as in the papers, instead of as many as the file.
     """
     state = load_backbone(backbone)
     mask_tokens = CELL_MASK_TOKENS if two_masks else len(state["mask_decoder.mask_tokens.weight"])
@@ -138,13 +99,7 @@ def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
 
 
 def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
-    """Return the local weights file, fetched from the Hub into its cache if need be.
-
-    Raises
-    ------
-    WeightsUnavailableError, ValueError
-        As `load_backbone`.
-    """
+    """Return the local weights file, fetched from the Hub into its cache if need be."""
     if backbone.name == "vit_tiny":
         return _PACKAGED / "vit_tiny" / "encoder.safetensors"
     path = Path(backbone.name)
@@ -159,25 +114,15 @@ def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files
             f"Got backbone={backbone.name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing "
             f".pth or .safetensors file or a folder with {_MODEL_FILE}. Fix: check the spelling or the path."
         )
-    return hub.fetch(
-        repo,
-        _MODEL_FILE,
-        revision,
-        token=token,
-        local_files_only=local_files_only,
-        command=_download_command(backbone.name, revision),
-    )
+    command = f"sam-bloodcell download {backbone.name}"
+    if revision != Backbone(backbone.name).resolved()[1]:
+        command += f" --revision {revision}"
+    return hub.fetch(repo, _MODEL_FILE, revision, token=token, local_files_only=local_files_only, command=command)
 
 
 def packaged_folder(name: str, part: str) -> Path | None:
     """Return the folder of the "adapter" or "autoencoder" that ships with a backbone, if one does."""
     return _PACKAGED / name / part if name == "vit_tiny" else None
-
-
-def _download_command(name: str, revision: str | None) -> str:
-    """Return the command that caches exactly this revision."""
-    default = HUB_BACKBONES.get(name, (name, None))[1]
-    return f"sam-bloodcell download {name}" + (f" --revision {revision}" if revision != default else "")
 
 
 def _segment_anything_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

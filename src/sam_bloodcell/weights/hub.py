@@ -12,10 +12,6 @@ from typing import Any
 
 from ..exceptions import WeightsUnavailableError
 
-# Younger files (seconds) are hashed at every look: a change might not show in their time.
-_FRESH = 2
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
 
 def fetch(
     repo: str,
@@ -26,27 +22,10 @@ def fetch(
     local_files_only: bool = False,
     command: str | None = None,
 ) -> Path:
-    """Return a repo's file in the Hub's local cache, downloaded if need be.
+    """Return a repo's file in the Hub's local cache, downloaded if need be; a cached commit needs no network.
 
-    The client resumes broken downloads and checks their size; the SHA-256 of what was just downloaded is checked here
-    where the Hub announces it (large files).
-
-    Parameters
-    ----------
-    repo, filename : str
-    revision : str, optional
-        Commit, tag or branch; default the newest. A cached commit is found without network.
-    token : str, optional
-        Default that of ``HF_TOKEN`` or ``hf auth login``.
-    local_files_only : bool
-        Look into the cache alone.
-    command : str, optional
-        What a user types to have the file cached; default the Hub's own ``hf download``.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If the file is neither cached nor can it be fetched whole.
+    The client resumes broken downloads and checks their size. Where the Hub announces a SHA-256 (large files), that of
+    a new download is checked here. An error names the `command` that caches the file, by default ``hf download``.
     """
     from huggingface_hub import hf_hub_download
 
@@ -75,22 +54,7 @@ def locate_folder(
 ) -> Path:
     """Return the folder that holds these files: a local one, or the one in the Hub's cache that they are fetched into.
 
-    Files of a repo are all of one commit, whatever is pushed meanwhile.
-
-    Parameters
-    ----------
-    source : str or path
-        Local folder or repo.
-    filenames : sequence of str
-    revision, token, local_files_only
-        As in `fetch`.
-    kind : str
-        What the folder should be, for the message.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If a file is missing or cannot be fetched.
+    Files of a repo are all of one commit, whatever is pushed meanwhile. `kind` says in a message what it should be.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -118,7 +82,7 @@ def digest_of(path: Path) -> str:
     if announced := _announced(path):
         return announced
     stat = path.stat()
-    if time.time() - stat.st_mtime < _FRESH:
+    if time.time() - stat.st_mtime < 2:  # a change might not show in the time of so young a file
         return sha256(path)
     return _sha256_once(path, stat.st_mtime_ns, stat.st_size)
 
@@ -141,25 +105,7 @@ def sha256(path: Path) -> str:
 def push(
     save: Callable[..., Path], repo: str, *, revision: str | None, private: bool | None, token: str | None, **card: Any
 ) -> str:
-    """Save into a folder and upload its files as one commit to a model repo, made if need be.
-
-    Parameters
-    ----------
-    save : callable
-        Called with the folder and `card`.
-    repo, revision, private, token, **card
-        As in `PushToHubMixin.push_to_hub`.
-
-    Returns
-    -------
-    url : str
-        Of the commit.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If the Hub refuses or cannot be reached.
-    """
+    """Save into a folder, upload its files as one commit to a model repo (made if need be); return its URL."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
@@ -169,11 +115,8 @@ def push(
             api.create_repo(repo, private=private, exist_ok=True)
             if revision:
                 api.create_branch(repo, branch=revision, exist_ok=True)
-            return str(
-                api.upload_folder(
-                    repo_id=repo, folder_path=folder, revision=revision, commit_message="Upload by sam-bloodcell"
-                )
-            )
+            message = "Upload by sam-bloodcell"
+            return str(api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message=message))
         except Exception as exc:  # as in fetch
             raise WeightsUnavailableError(f"The files could not be pushed to '{repo}': {_reason(exc, repo)}") from exc
 
@@ -197,7 +140,7 @@ class PushToHubMixin:
         Parameters
         ----------
         repo_id : str
-            "owner/name".
+            The repo, as "owner/name".
         revision : str, optional
             Branch; default main.
         private : bool, optional
@@ -228,7 +171,7 @@ def _announced(path: Path) -> str | None:
     if commit_of(path) is None or not path.is_symlink():
         return None
     name = path.readlink().name
-    return name if _SHA256.fullmatch(name) else None
+    return name if re.fullmatch("[0-9a-f]{64}", name) else None
 
 
 def _check_download(path: Path, start: float, repo: str, filename: str) -> None:

@@ -6,9 +6,6 @@ from pathlib import Path
 
 from ..files import write_text
 
-_REPO = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_TEMPLATE = Path(__file__).with_name("model_card.md")
-
 
 def write_model_card(
     folder: Path,
@@ -23,49 +20,24 @@ def write_model_card(
     licence: str | None = None,
     tags: tuple[str, ...] = (),
 ) -> Path:
-    """Write a model card.
+    """Write a model card into a folder, and return its path.
 
-    Parameters
-    ----------
-    folder : Path
-    title, summary : str
-        Heading and first paragraph.
-    code : str
-        Python that loads it.
-    base, base_revision : str, optional
-        Hub repo and commit of the base weights.
-    metrics : mapping of str to float, optional
-    data : str, optional
-        What it was trained on.
-    licence : str, optional
-        SPDX identifier, in lower case.
-    tags : tuple of str
-        Beside those that every card has.
-
-    Returns
-    -------
-    path : Path
-        Of the README.md.
-
-    Raises
-    ------
-    TypeError
-        If `metrics` is no mapping.
+    `code` is Python that loads the weights, `base` and `base_revision` are their base's repo and commit on the Hub,
+    `data` is what they were trained on, `licence` an SPDX identifier; `tags` come beside those that every card has.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     if metrics is not None and not isinstance(metrics, Mapping):
         raise TypeError(f"Got metrics={metrics!r} but expected numbers by name. Fix: {{'Dice': 0.95}}.")
-
     header = ModelCardData(
         license=licence,
         library_name="sam-bloodcell",
-        base_model=base if base and _REPO.fullmatch(base) else None,
+        base_model=base if base and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) else None,
         tags=["blood-cells", "cytology", "scikit-learn", *tags],
     )
     card = ModelCard.from_template(
         header,
-        template_path=str(_TEMPLATE),
+        template_path=str(Path(__file__).with_name("model_card.md")),
         title=title,
         summary=summary,
         code=code,

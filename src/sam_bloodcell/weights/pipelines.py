@@ -5,20 +5,20 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from zipfile import BadZipFile
 
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from .. import extras
 from ..exceptions import WeightsUnavailableError
+from ..extras import require
 from ..files import make_folder, replacing
 from . import hub
 from .model_card import write_model_card
 
 _MODEL = "pipeline.skops"
+_skops = partial(require, "skops.io", extra="hub", purpose="Whole pipelines need skops")
 # This package's estimators. They are named one by one because a file could have any trusted function called, and some
 # functions of this package delete files (`files.remove`).
 _ESTIMATORS = (
@@ -57,17 +57,16 @@ def save_pretrained(
 
     Raises
     ------
-    NotFittedError
-        If the pipeline is not fitted.
-    ImportError
-        If skops is not installed.
+    NotFittedError, ImportError
+        If the pipeline is not fitted, or skops is not installed.
     """
     check_is_fitted(pipeline)
     skops = _skops()
     folder = make_folder(folder)
     with replacing(folder / _MODEL) as draft:
         skops.dump(pipeline, draft)
-    parts = _parts(pipeline)
+    best = getattr(pipeline, "best_estimator_", pipeline)  # a search stands for its best
+    parts = [step for _, step in getattr(best, "steps", [("", best)])]
     backbones = [part.backbone_ for part in parts if hasattr(part, "backbone_")]
     base, revision = backbones[0].resolved() if backbones else (None, None)
     write_model_card(
@@ -101,12 +100,8 @@ def from_pretrained(
     Parameters
     ----------
     folder_or_repo : str or path
-    revision : str, optional
-        Commit, tag or branch on the Hub.
-    token : str, optional
-        Default that of ``HF_TOKEN`` or ``hf auth login``.
-    local_files_only : bool
-        Look into the Hub's local cache alone.
+    revision, token, local_files_only
+        For the Hub, as in `SAMLoRAEmbedder.from_pretrained`.
     trusted : sequence of str
         Full names of further classes and functions that the file may use.
 
@@ -176,12 +171,6 @@ def push_to_hub(
     return hub.push(save, repo_id, revision=revision, private=private, token=token, **card)
 
 
-def _parts(pipeline: Any) -> list[Any]:
-    """Return the steps of a pipeline, or the estimator itself; a search stands for its best."""
-    pipeline = getattr(pipeline, "best_estimator_", pipeline)
-    return [step for _, step in getattr(pipeline, "steps", [("", pipeline)])]
-
-
 def _is_safe_in_sklearn(name: str) -> bool:
     """Tell whether a name is that of a scikit-learn class, or of one of its functions that a file may use."""
     if not name.startswith("sklearn."):
@@ -194,7 +183,3 @@ def _is_safe_in_sklearn(name: str) -> bool:
     # What a module merely imports from elsewhere, such as os.remove, has another module's name.
     is_own = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}" == name
     return is_own and (isinstance(found, type) or name.startswith(_SKLEARN_FUNCTIONS))
-
-
-def _skops() -> ModuleType:
-    return extras.require("skops.io", extra="hub", purpose="Whole pipelines need skops")

@@ -26,7 +26,7 @@ def read_published_adapter(
     image_size: int = 224,
     pixel_stats: tuple[tuple[float, ...], tuple[float, ...]] = PUBLISHED_PIXEL_STATS,
 ) -> Adapter:
-    """Read the adapter that the published BC-SAM code saves.
+    """Read the adapter that the published code of BC-SAM (Li et al., ISBI 2024) saves.
 
     The file numbers its factors block by block, query before value: ``w_a_000`` (r x C) and ``w_b_000`` (C x r) belong
     to the query of block 0, ``w_a_001`` and ``w_b_001`` to its value, and so on. Their product is added unscaled.
@@ -53,10 +53,6 @@ def read_published_adapter(
         If the file is absent, damaged or holds anything but tensors.
     ValueError
         If the file is no such adapter; the message lists all that is wrong. Or if a std is not positive.
-
-    References
-    ----------
-    Li et al., BC-SAM, ISBI 2024.
     """
     if min(pixel_stats[1]) <= 0:
         raise ValueError(f"Got std={pixel_stats[1]} but expected positive numbers. Fix: pass those of 0-255 pixels.")
@@ -88,9 +84,9 @@ def _expected_shapes(state: Mapping[str, Tensor], size: EncoderSize | None) -> d
     """Return the shapes of a whole file, for an encoder of `size` or, of unknown size, as its factors suggest."""
     with torch.device("meta"):
         sam = SAM(EncoderSize(width=1, depth=0, heads=1, global_blocks=()), mask_tokens=CELL_MASK_TOKENS)
-    parts = (("prompt_encoder", sam.prompt_encoder), ("mask_decoder", sam.mask_decoder))
-    shapes = {f"{part}.{key}": tuple(value.shape) for part, net in parts for key, value in net.state_dict().items()}
-    rank, width = next((value.shape for key, value in sorted(state.items()) if _is_matrix(key, value)), (4, 1))
+    shapes = {key: tuple(value.shape) for key, value in sam.state_dict().items() if key.startswith(_PARTS)}
+    factors = (value.shape for key, value in sorted(state.items()) if key.startswith("w_a_") and value.ndim == 2)
+    rank, width = next(factors, (4, 1))
     numbers = {int(key.split("_")[2]) for key in state if _FACTOR.fullmatch(key)} or {0}
     depth = min(max(numbers) // 2 + 1, len(numbers))
     if size is not None:
@@ -99,10 +95,6 @@ def _expected_shapes(state: Mapping[str, Tensor], size: EncoderSize | None) -> d
         shapes[f"w_a_{number:03d}"] = (rank, width)
         shapes[f"w_b_{number:03d}"] = (width, rank)
     return shapes
-
-
-def _is_matrix(key: str, value: Tensor) -> bool:
-    return key.startswith("w_a_") and value.ndim == 2
 
 
 def _differences(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -22,13 +22,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str,
 
 
 def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
-    """Read a ``.pth`` or ``.safetensors`` file of tensors, as float32 unless they are to keep their type.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If it is absent, damaged, or holds anything but a flat table of tensors.
-    """
+    """Read a ``.pth`` or ``.safetensors`` file of tensors, as float32 unless they are to keep their type."""
     try:
         pickled = path.suffix == ".pth"
         state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
@@ -43,13 +37,7 @@ def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the settings beside weights.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If the file is absent, damaged, or holds anything but a table.
-    """
+    """Read the settings beside weights."""
     try:
         settings = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as exc:

@@ -1,0 +1,158 @@
+"""Normalisation by domain without any label: statistics of the inputs, and shifts of clusters of features."""
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
+from scipy.special import softmax
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
+
+
+class DomainScaler:
+    """Standardise channels by the statistics of each row's own domain, or without a domain by the `overall` ones."""
+
+    def __init__(self, statistics: Mapping[Hashable, StandardScaler] | None = None) -> None:
+        self.statistics = dict(statistics or {})
+
+    def update(self, values: NDArray, domain: NDArray | None) -> None:
+        """Add (n, C) or (n, C, h, w) rows to the statistics; without `domain` they belong to one domain, None."""
+        for name, rows in rows_by_domain(domain, len(values)):
+            # Every place of a token map is a sample. StandardScaler sums in float64 whatever the type of the values.
+            samples = np.moveaxis(values[rows], 1, -1).reshape(-1, values.shape[1])
+            self.statistics.setdefault(name, StandardScaler()).partial_fit(samples)
+
+    def overall(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and variance of each channel: averages over the domains, each of which weighs the same."""
+        known = self.statistics.values()
+        return np.mean([part.mean_ for part in known], axis=0), np.mean([part.var_ for part in known], axis=0)
+
+    def including(self, parts: Iterable[tuple[NDArray, NDArray]]) -> "DomainScaler":
+        """Return a scaler that also knows the new domains in `parts` of (values, domain).
+
+        The statistics of a new domain are those of its rows, blended with one row's worth of the overall ones, so that
+        a domain of a single row has a variance, too.
+        """
+        added = DomainScaler()
+        overall = self.overall()
+        for values, domain in parts:
+            for name, rows in rows_by_domain(domain, len(values)):
+                if name not in self.statistics:
+                    added.statistics.setdefault(name, _known_statistics(values[0, 0].size, *overall))
+                    added.update(values[rows], domain[rows])
+        return DomainScaler(self.statistics | added.statistics)
+
+    def scale(self, values: NDArray, domain: NDArray | None, *, undo: bool = False) -> NDArray[np.float32]:
+        """Return a standardised float32 copy of (n, C) or (n, C, h, w) values; `undo` reverses this."""
+        changed = np.empty(values.shape, np.float32)
+        shape = (1, -1) + (1,) * (values.ndim - 2)
+        for name, rows in rows_by_domain(domain, len(values)):
+            known = None if domain is None else self.statistics[name]
+            mean, variance = self.overall() if known is None else (known.mean_, known.var_)
+            deviation = np.sqrt(variance)
+            # A channel that never changes is centred, not blown up.
+            deviation[deviation <= 1e-12 * np.abs(mean)] = 1.0
+            part = values[rows]
+            dtype = np.promote_types(part.dtype, np.float32)
+            mean, deviation = (array.reshape(shape).astype(dtype) for array in (mean, deviation))
+            part = part.astype(dtype, copy=False)
+            changed[rows] = part * deviation + mean if undo else (part - mean) / deviation
+        return changed
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """Return plain values and arrays, one dict for each domain."""
+        return [
+            {"domain": name, "count": int(part.n_samples_seen_), "mean": part.mean_, "variance": part.var_}
+            for name, part in self.statistics.items()
+        ]
+
+    @classmethod
+    def from_plain(cls, plain: Iterable[Mapping[str, Any]]) -> "DomainScaler":
+        """Undo `to_plain`."""
+        return cls({part["domain"]: _known_statistics(part["count"], part["mean"], part["variance"]) for part in plain})
+
+
+@dataclass
+class ClusterShifts:
+    """Subtract, cluster by cluster, how far each domain's cells lie from those of the others.
+
+    Domains differ in how many cells of each type they hold, and then their means should differ. k-means over the cells
+    of all domains, each domain weighing the same, finds clusters of like cells without a label. In every cluster, each
+    domain's mean is moved to the mean over the domains. Cells belong to clusters softly, and a domain with few cells in
+    a cluster is moved little. This is one round of Harmony (Korsunsky et al., Nature Methods 2019) without its
+    diversity penalty.
+    """
+
+    centres: NDArray[np.float64]  # (K, F)
+    temperature: float  # squared distance from a centre over which membership falls by a factor of e
+    means: NDArray[np.float64]  # (K, F), each domain weighing the same
+    shifts: dict[Hashable, NDArray[np.float64]]  # (K, F) for each domain: how far its cells lie from the means
+
+    @classmethod
+    def fit(cls, features: NDArray, domain: NDArray, seed: int) -> "ClusterShifts":
+        """Find the clusters and shifts of (n, F) features of at least two domains."""
+        features = features.astype(np.float64)
+        groups = rows_by_domain(domain, len(features))
+        weight = compute_sample_weight("balanced", domain)
+        count = min(4, len(np.unique(features, axis=0)))
+        clusters = KMeans(count, n_init=4, random_state=seed).fit(features, sample_weight=weight)
+        nearest = np.square(features - clusters.cluster_centers_[clusters.labels_]).sum(1)
+        found = cls(clusters.cluster_centers_, max(nearest.mean() / 2, 1e-12), clusters.cluster_centers_, {})
+        parts = [found._mass_and_sum(features[rows]) for _, rows in groups]
+        found.means = np.mean([total / (mass + 1e-9) for mass, total in parts], axis=0)
+        found.shifts = {name: found._shift(*part) for (name, _), part in zip(groups, parts, strict=True)}
+        return found
+
+    def correct(self, features: NDArray[np.float32], domain: NDArray) -> NDArray[np.float32]:
+        """Return (n, F) features after the move; a domain that was not in the fit is moved by its rows given here."""
+        corrected = features.copy()
+        for name, rows in rows_by_domain(domain, len(features)):
+            shift = self.shifts.get(name)
+            if shift is None:
+                shift = self._shift(*self._mass_and_sum(features[rows]))
+            corrected[rows] -= (self._membership(features[rows]) @ shift).astype(np.float32)
+        return corrected
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values and arrays."""
+        shifts = [{"domain": name, "shift": shift} for name, shift in self.shifts.items()]
+        return vars(self) | {"shifts": shifts}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "ClusterShifts":
+        """Undo `to_plain`."""
+        shifts = {part["domain"]: np.asarray(part["shift"]) for part in plain["shifts"]}
+        return cls(np.asarray(plain["centres"]), plain["temperature"], np.asarray(plain["means"]), shifts)
+
+    def _membership(self, features: NDArray) -> NDArray[np.float64]:
+        """Share (n, K) of each cell in each cluster; the shares of a cell add up to 1."""
+        return softmax(-cdist(features, self.centres, "sqeuclidean") / self.temperature, axis=1)
+
+    def _mass_and_sum(self, features: NDArray) -> tuple[NDArray, NDArray]:
+        """Sum of the shares (K, 1) and of the features weighted by them (K, F)."""
+        membership = self._membership(features)
+        return membership.sum(0)[:, None], membership.T @ features
+
+    def _shift(self, mass: NDArray, total: NDArray) -> NDArray:
+        # Ten cells' worth of no shift keep a domain with few cells in a cluster nearly where it is.
+        return (total - mass * self.means) / (mass + 10.0)
+
+
+def rows_by_domain(domain: NDArray | None, n: int) -> list[tuple[Hashable, Any]]:
+    """List the domains with an index of their rows among n; without a domain, all rows belong to None."""
+    if domain is None:
+        return [(None, slice(None))]
+    return [(name, np.flatnonzero(domain == name)) for name in np.unique(domain).tolist()]
+
+
+def _known_statistics(count: int, mean: ArrayLike, variance: ArrayLike) -> StandardScaler:
+    """Make a StandardScaler from statistics that `partial_fit` then continues."""
+    scaler = StandardScaler()
+    scaler.n_samples_seen_ = np.int64(count)
+    scaler.mean_, scaler.var_ = np.asarray(mean, np.float64), np.asarray(variance, np.float64)
+    scaler.scale_ = np.sqrt(scaler.var_)  # partial_fit starts anew without it
+    return scaler
