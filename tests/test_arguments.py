@@ -80,7 +80,9 @@ def made(tmp_path_factory):
 
 
 def fit_embedder(X, masks=None):
-    return SAMLoRAEmbedder("vit_tiny", image_size=64, training=LoRATraining(epochs=1, random_state=0)).fit(X, masks=masks)
+    return SAMLoRAEmbedder("vit_tiny", image_size=64, training=LoRATraining(epochs=1, random_state=0)).fit(
+        X, masks=masks
+    )
 
 
 def fit_autoencoder(X, domain=None):

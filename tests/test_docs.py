@@ -84,7 +84,9 @@ def test_the_page_on_weights_runs(hub_server, in_subprocess, tmp_path):
     assert {"my-adapter", "my-pipeline", "finetuning.ckpt"} <= made
 
 
-@pytest.mark.filterwarnings("ignore:Pairs of images that look duplicated", "ignore:CrossDomainAutoencoder", "ignore:.*one domain")
+@pytest.mark.filterwarnings(
+    "ignore:Pairs of images that look duplicated", "ignore:CrossDomainAutoencoder", "ignore:.*one domain"
+)
 def test_the_page_on_own_laboratories_runs(run):
     cells_to_try, _, own_estimators, new_laboratory = python_blocks(DOCS / "own_laboratories.md")
     run(cells_to_try)

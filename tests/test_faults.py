@@ -32,13 +32,13 @@ def csv(tmp_path_factory):
 
 
 FORKED = """
-import os
+import os, sys
 import numpy as np
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.embedding import store
 from sam_bloodcell.datasets import make_blood_cells
 images = make_blood_cells(1, domains=["lab_a"], random_state=0).images
-embedder = SAMLoRAEmbedder("vit_tiny").fit(images)
+embedder = SAMLoRAEmbedder("vit_tiny", dtype=sys.argv[1]).fit(images)
 expected = embedder.transform(images).pooled
 child = os.fork()
 if child == 0:
@@ -48,10 +48,26 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_a_forked_process_computes_on():
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_forked_process_computes_on(dtype):
     """OpenMP's threads do not survive a fork: without care the child waits for them for ever."""
-    done = run(FORKED, OMP_NUM_THREADS="2")
+    done = run(FORKED, dtype, OMP_NUM_THREADS="2")
     assert done.stdout == "0\n", done.stderr
+
+
+FORKED_FOR_SOMETHING_ELSE = """
+import os, torch
+import sam_bloodcell
+child = os.fork()
+if child == 0:
+    os._exit(torch.get_num_threads())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_importing_the_package_changes_nothing_in_forked_processes():
+    done = run(FORKED_FOR_SOMETHING_ELSE, OMP_NUM_THREADS="2")
+    assert done.stdout == "2\n", done.stderr
 
 
 SPAWNED = """

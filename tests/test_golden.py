@@ -25,7 +25,9 @@ BOUNDS = {"float32": 0.002, "bfloat16": 0.15}
 
 
 def embedder(**settings):
-    return SAMLoRAEmbedder("vit_tiny", **{"dtype": "float32", "keep": ("tokens", "crops"), **settings}).fit(CELLS.images)
+    return SAMLoRAEmbedder("vit_tiny", **{"dtype": "float32", "keep": ("tokens", "crops"), **settings}).fit(
+        CELLS.images
+    )
 
 
 def describe(cells):

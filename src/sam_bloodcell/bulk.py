@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -157,6 +158,7 @@ def _embed(
     embedder: SAMLoRAEmbedder, paths: list[str], store: EmbeddingStore, work: Path, failed: dict[int, str] | None
 ) -> tuple[NDArray[np.float32], pd.DataFrame]:
     """Embed the images that can be read: their embeddings, memory-mapped, and the quality of their masks."""
+    encoder = replace(embedder.encoder_, keep=())
     shape = (len(paths), embedder.n_features_out_)
     pooled = np.lib.format.open_memmap(work / "pooled.npy", "w+", np.float32, shape)
     allocate(work / "pooled.npy")
@@ -165,9 +167,7 @@ def _embed(
     with tqdm(total=len(paths), desc="embedding", unit="cell", disable=embedder.verbose < 1) as bar:
         for rows in _slices(len(paths)):
             unreadable: dict[int, str] | None = None if failed is None else {}
-            cells = embed_once(
-                embedder.encoder_, paths[rows], store, bar=bar, unreadable=unreadable, first_row=rows.start
-            )
+            cells = embed_once(encoder, paths[rows], store, bar=bar, unreadable=unreadable, first_row=rows.start)
             if failed is not None and unreadable:
                 failed.update({rows.start + row: reason for row, reason in unreadable.items()})
                 cells = cells[[row for row in range(len(cells)) if row not in unreadable]]

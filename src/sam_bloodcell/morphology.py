@@ -1,6 +1,6 @@
 """Morphology features: size, shape, nucleus and stain of a cell, measured from its mask and crop."""
 
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ FEATURES = (
     "nucleus_solidity", "nucleus_eccentricity", "nucleus_red", "nucleus_green", "nucleus_blue", "cytoplasm_red",
     "cytoplasm_green", "cytoplasm_blue", "cytoplasm_granularity",
 )  # fmt: skip
+
+_skimage = partial(require, "skimage", extra="masks", purpose="Measuring cells needs scikit-image")
 
 
 class CellMorphology(TransformerMixin, BaseEstimator):
@@ -35,8 +37,7 @@ class CellMorphology(TransformerMixin, BaseEstimator):
     ``nucleus_to_cell`` and ``nucleus_to_cytoplasm``, ratios of areas (the latter at most 99); ``nucleus_lobes``, the
     number of pieces of the nucleus that are at least 8% of it; optical density of nucleus and cytoplasm in red, green
     and blue; ``cytoplasm_granularity``, the standard deviation of the cytoplasm's density in green. The nucleus is the
-    part of the cell that absorbs most red light (Otsu's threshold). Densities are those of the raw image, so they
-    change with stain and camera.
+    part of the cell that absorbs most red light (Otsu's threshold). Densities (raw image) change with stain and camera.
 
     References
     ----------
@@ -95,15 +96,13 @@ def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float
     """
     mask, crop = np.asarray(mask), np.asarray(crop)
     if mask.ndim != 2 or crop.ndim != 3 or crop.shape[-1] != 3 or not mask.any() or (crop == GREY).all():
-        raise ValueError(
-            f"Got a mask of shape {mask.shape} and a crop of shape {crop.shape} but expected (H, W) and (S, S, 3) with "
-            "a cell in each. Fix: take one row of CellEmbeddings.masks and .crops."
-        )
+        found = f"a mask of shape {mask.shape} and a crop of shape {crop.shape}"
+        fix = "Fix: take one row of CellEmbeddings.masks and .crops."
+        raise ValueError(f"Got {found} but expected (H, W) and (S, S, 3) with a cell in each. {fix}")
     measure, filters = _skimage().measure, _skimage().filters
     cell = measure.regionprops(mask.astype(np.uint8))[0]
     roundness = min(1.0, 4 * np.pi * cell.area / max(cell.perimeter, 1.0) ** 2)
     shape = [mask.mean(), cell.eccentricity, cell.solidity, roundness]
-
     inside = (crop != GREY).any(-1)
     density = -np.log((crop.astype(np.float64) + 1) / 256)
     red = density[..., 0]
@@ -111,11 +110,9 @@ def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float
     cytoplasm = inside & ~nucleus
     area = nucleus.sum()
     ratios = [area / inside.sum(), min(99.0, area / max(cytoplasm.sum(), 1))]
-
     whole = measure.regionprops(nucleus.astype(np.uint8))[0]
     pieces = np.bincount(measure.label(nucleus)[nucleus])  # their areas
     lobes = [(pieces >= 0.08 * area).sum(), whole.solidity, whole.eccentricity]
-
     measured = density[cytoplasm if cytoplasm.any() else inside]  # a cell that is all nucleus still has densities
     stain = [*density[nucleus].mean(0), *measured.mean(0), measured[:, 1].std()]
     return [float(value) for value in (*shape, *ratios, *lobes, *stain)]
@@ -123,11 +120,5 @@ def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float
 
 def _check(X: Any) -> None:
     if not (hasattr(X, "masks") and hasattr(X, "crops")):
-        raise TypeError(
-            f"Got {type(X).__name__} but expected CellEmbeddings, whose masks and crops are measured. Fix: put "
-            "CellMorphology directly after SAMLoRAEmbedder."
-        )
-
-
-def _skimage() -> ModuleType:
-    return require("skimage", extra="masks", purpose="Measuring cells needs scikit-image")
+        fix = "Fix: put CellMorphology directly after SAMLoRAEmbedder."
+        raise TypeError(f"Got {type(X).__name__} but expected CellEmbeddings, with masks and crops. {fix}")

@@ -19,18 +19,9 @@ PAPERS = ("bc-sam", "dorl")
 
 
 def reproduce(
-    paper: str,
-    matek: str | os.PathLike,
-    acevedo: str | os.PathLike,
-    *,
-    backbone: str = "vit_b",
-    adapter: Any = None,
-    limit: int | None = None,
-    epochs: int | None = None,
-    cv: int = 5,
-    random_state: int = 0,
-    verbose: int = 0,
-) -> tuple[pd.DataFrame, BenchmarkResult]:
+    paper: str, matek: str | os.PathLike, acevedo: str | os.PathLike, *, backbone: str = "vit_b", adapter: Any = None,
+    limit: int | None = None, epochs: int | None = None, cv: int = 5, random_state: int = 0, verbose: int = 0,
+) -> tuple[pd.DataFrame, BenchmarkResult]:  # fmt: skip
     """Run a paper's table with its preset.
 
     Parameters
@@ -47,9 +38,8 @@ def reproduce(
         Cells of a class and laboratory at most, drawn at random, for a trial.
     epochs : int, optional
         Of the autoencoder; default the paper's, which take hours on a CPU.
-    cv : int, default=5
-    random_state : int, default=0
-    verbose : int, default=0
+    cv, random_state, verbose : int
+        As in `run_benchmark`, with defaults 5, 0 and 0.
 
     Returns
     -------
@@ -84,10 +74,8 @@ def reproduce(
         SAMLoRAEmbedder(backbone, adapter, keep=("tokens", "crops"), verbose=verbose),
         CrossDomainAutoencoder(preset=paper, epochs=epochs or "auto", random_state=random_state, verbose=verbose),
         {name: classifiers[name] for name in wanted},
-        cv=cv,
-        random_state=random_state,
-        verbose=verbose,
-    )
+        cv=cv, random_state=random_state, verbose=verbose,
+    )  # fmt: skip
     scores = summarise_scores(result.scores[result.scores["features"] == "autoencoder"])
     ours = scores.assign(ours=100 * scores["accuracy_mean"], spread=100 * scores["accuracy_std"])
     keys = ["classifier", "train_domain", "test_domain"]
@@ -96,7 +84,17 @@ def reproduce(
 
 
 def published_results(paper: str) -> pd.DataFrame:
-    """Return a paper's published accuracies in percent, a row per classifier and pair of laboratories."""
+    """Return a paper's published accuracies in percent, a row per classifier and pair of laboratories.
+
+    Parameters
+    ----------
+    paper : {"bc-sam", "dorl"}
+
+    Raises
+    ------
+    ValueError
+        If the paper is unknown.
+    """
     if paper not in PAPERS:
         raise ValueError(f"Got paper={paper!r} but expected one of {', '.join(PAPERS)}.")
     table = pd.read_csv(Path(__file__).with_name("published_results.csv"), comment="#")
@@ -104,25 +102,7 @@ def published_results(paper: str) -> pd.DataFrame:
 
 
 def limit_cells(cells: Bunch, n: int, random_state: int) -> Bunch:
-    """Draw at most `n` cells of each class and laboratory.
-
-    Parameters
-    ----------
-    cells : Bunch
-        With paths, as the loaders return.
-    n : int
-        At least 1.
-    random_state : int
-
-    Returns
-    -------
-    Bunch
-
-    Raises
-    ------
-    ValueError
-        If `n` is below 1.
-    """
+    """Draw at most `n` (>= 1) of the cells of each class and laboratory; the cells have paths."""
     check_arguments("limit_cells", n=n, random_state=random_state)
     check_cells(cells, "paths", "target", "domain")
     order = np.random.default_rng(random_state).permutation(len(cells.target))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import sam_bloodcell
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.cli import app
-from sam_bloodcell.cli.options import parts_to_keep
+from sam_bloodcell.cli.benchmark import parts_to_keep
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.evaluation import benchmark
 

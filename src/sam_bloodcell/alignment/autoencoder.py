@@ -194,7 +194,6 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             If a parameter or X is out of range, `domain` and X differ in length, or X lacks the token maps and crops
             that the architecture needs.
         """
-        self._validate_params()
         inputs = self._prepare_training(X, domain)
         seed = int(check_random_state(self.random_state).randint(2**31))
         n_held_out = 0
@@ -221,7 +220,6 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         self
         """
-        self._validate_params()
         continues = hasattr(self, "network_")
         n_epochs = len(self.history_) if continues else 0
         inputs = self._prepare_training(X, domain, continues)
@@ -304,7 +302,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self.settings_.n_components
 
     def _prepare_training(self, X: Any, domain: ArrayLike | None, continues: bool = False) -> NetworkInputs:
-        """Check X and domain for training, and add them to the statistics."""
+        """Check the parameters, X and domain for training, and add the cells to the statistics."""
+        self._validate_params()
         settings = self.settings_ if continues else resolve_settings(self.get_params())
         inputs = self._check_inputs(X, domain, settings, reset=not continues, needs_crops=True)
         self.settings_, self.scaler_ = settings, self.scaler_ if continues else DomainScaler()
@@ -362,15 +361,9 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     ) -> "CrossDomainAutoencoder":
         """Train the network, then find the clusters' shifts among the features of these cells."""
         self.network_, history = train_network(
-            self.network_ if continues else None,
-            inputs,
-            settings,
-            held_out=held_out,
-            patience=self.patience,
-            device=devices.choose(self.device),
-            seed=seed,
-            verbose=self.verbose,
-        )
+            self.network_ if continues else None, inputs, settings, held_out=held_out, patience=self.patience,
+            device=devices.choose(self.device), seed=seed, verbose=self.verbose,
+        )  # fmt: skip
         if continues:
             history["epoch"] += len(self.history_)
             history = pd.concat([self.history_, history], ignore_index=True)
@@ -389,7 +382,6 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         parts = []
         with torch.inference_mode():
             for rows in inputs.chunks():
-                x = torch.from_numpy(inputs.scaled(rows)).to(device, dtype)
-                features = network.encode(x)
+                features = network.encode(torch.from_numpy(inputs.scaled(rows)).to(device, dtype))
                 parts.append((network.decode(features) if decode else features).float().cpu().numpy())
         return np.concatenate(parts)

@@ -1,7 +1,7 @@
 """Normalisation by domain without any label: statistics of the inputs, and shifts of clusters of features."""
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
 
+@dataclass
 class DomainScaler:
     """Standardise channels by the statistics of each row's own domain, or without a domain by the `overall` ones."""
 
-    def __init__(self, statistics: Mapping[Hashable, StandardScaler] | None = None) -> None:
-        self.statistics = dict(statistics or {})
+    statistics: dict[Hashable, StandardScaler] = field(default_factory=dict)
 
     def update(self, values: NDArray, domain: NDArray | None) -> None:
         """Add (n, C) or (n, C, h, w) rows to the statistics; without `domain` they belong to one domain, None."""
@@ -119,8 +119,7 @@ class ClusterShifts:
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain values and arrays."""
-        shifts = [{"domain": name, "shift": shift} for name, shift in self.shifts.items()]
-        return vars(self) | {"shifts": shifts}
+        return vars(self) | {"shifts": [{"domain": name, "shift": shift} for name, shift in self.shifts.items()]}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "ClusterShifts":

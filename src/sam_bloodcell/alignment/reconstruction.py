@@ -43,9 +43,7 @@ class NetworkInputs:
     domain: NDArray | None  # (n,)
 
     def __post_init__(self) -> None:
-        self.codes = np.full(len(self), -1)
-        if self.domain is not None:
-            self.codes = np.unique(self.domain, return_inverse=True)[1]
+        self.codes = np.full(len(self), -1) if self.domain is None else np.unique(self.domain, return_inverse=True)[1]
         self.scaler = DomainScaler()
 
     def __len__(self) -> int:
@@ -80,21 +78,16 @@ class NetworkInputs:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         crops = None
         if self.crops is not None:
-            small = _shrink(self.crops[rows], self.crop_size)
+            # Every pixel of a small crop is the mean of a block of factor x factor pixels.
+            factor = self.crops.shape[1] // self.crop_size
+            blocks = self.crops[rows].reshape(-1, self.crop_size, factor, self.crop_size, factor, 3)
+            small = blocks.mean(axis=(2, 4)).round().astype(np.uint8)
             crops = torch.from_numpy(small).to(device).movedim(-1, 1).float() / 255
         return ReconstructionBatch(inputs, pooled, crops, torch.from_numpy(self.codes[rows]).to(device))
 
     def domain_of(self, rows: Any) -> NDArray | None:
         """Return the domain of these rows, where it is known."""
         return None if self.domain is None else self.domain[rows]
-
-
-def _shrink(crops: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Average (n, S, S, 3) crops down to (n, size, size, 3)."""
-    factor = crops.shape[1] // size
-    if factor == 1:
-        return np.array(crops)
-    return crops.reshape(-1, size, factor, size, factor, 3).mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def build_network(settings: Settings, width: int) -> nn.Module:
@@ -133,16 +126,9 @@ def loss_terms(network: nn.Module, batch: ReconstructionBatch, settings: Setting
 
 
 def train_network(
-    network: nn.Module | None,
-    inputs: NetworkInputs,
-    settings: Settings,
-    *,
-    held_out: NDArray[np.intp],
-    patience: int | None,
-    device: torch.device,
-    seed: int,
-    verbose: int,
-) -> tuple[nn.Module, pd.DataFrame]:
+    network: nn.Module | None, inputs: NetworkInputs, settings: Settings, *, held_out: NDArray[np.intp],
+    patience: int | None, device: torch.device, seed: int, verbose: int,
+) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
     """Train a network, and return it on CPU and ready for inference, with one row of history for each epoch.
 
     A given network is trained further at a constant learning rate; with None, a new one is trained at a rate that
@@ -152,14 +138,10 @@ def train_network(
     rows = np.setdiff1d(np.arange(len(inputs)), held_out)
     steps = max(1, len(rows) // settings.batch_size)
     plan = TrainingPlan(
-        epochs=settings.epochs or math.ceil(settings.steps / steps),
-        steps_per_epoch=steps,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
+        settings.epochs or math.ceil(settings.steps / steps), steps, settings.learning_rate,
+        warmup_steps=settings.warmup_steps, weight_decay=settings.weight_decay, decay=network is None,
         amp_dtype=None if settings.architecture == "vector" else devices.half_dtype(device),
-        decay=network is None,
-    )
+    )  # fmt: skip
 
     def batches(epoch: int) -> Iterator[ReconstructionBatch]:
         rng = np.random.default_rng([seed, epoch])
@@ -179,14 +161,10 @@ def train_network(
         network = build_network(settings, inputs.pooled.shape[1]) if network is None else network.float()
         network = network.to(device)
         history = train(
-            network,
-            lambda network, batch: loss_terms(network, batch, settings),
-            batches,
-            plan,
+            network, lambda network, batch: loss_terms(network, batch, settings), batches, plan,
             validation=Validation(score, "validation_score", patience) if len(held_out) else None,
-            verbose=verbose,
-            description="CrossDomainAutoencoder",
-        )
+            verbose=verbose, description="CrossDomainAutoencoder",
+        )  # fmt: skip
     return for_inference(network.cpu()), pd.DataFrame(history)
 
 

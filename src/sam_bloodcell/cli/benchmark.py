@@ -6,21 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import (
-    Adapter,
-    Architecture,
-    Backbone,
-    Cells,
-    Epochs,
-    Folds,
-    Out,
-    Preset,
-    Quiet,
-    Root,
-    Seed,
-    check_choice,
-    parts_to_keep,
-)
+from .options import Adapter, Architecture, Backbone, Cells, Epochs, Folds, Out, Preset, Quiet, Root, Seed, check_choice
 
 
 def benchmark(
@@ -36,9 +22,7 @@ def benchmark(
     seed: Seed = 0,
     root: Root = None,
     on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip with a warning.")] = "raise",
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Keep embeddings here; a killed run goes on from them.")
-    ] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder for embeddings; a killed run reuses them.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train in each laboratory, test in every one, and write the table and a report.
@@ -60,18 +44,12 @@ def benchmark(
     for label, count in data.dropped.items():
         typer.echo(f"left out: {count} cells of class {label}")
     keep = parts_to_keep(architecture, preset)
-    result = run_benchmark(
-        data,
-        SAMLoRAEmbedder(backbone, adapter, keep=keep, cache_dir=cache_dir, verbose=verbose),
-        CrossDomainAutoencoder(
-            architecture=architecture, preset=preset, epochs=epochs or "auto", random_state=seed, verbose=verbose
-        ),
-        cv=cv,
-        random_state=seed,
-        verbose=verbose,
+    embedder = SAMLoRAEmbedder(backbone, adapter, keep=keep, cache_dir=cache_dir, verbose=verbose)
+    autoencoder = CrossDomainAutoencoder(
+        architecture=architecture, preset=preset, epochs=epochs or "auto", random_state=seed, verbose=verbose
     )
-    make_folder(out)
-    write_text(out / "scores.csv", result.scores.to_csv(index=False))
+    result = run_benchmark(data, embedder, autoencoder, cv=cv, random_state=seed, verbose=verbose)
+    write_text(make_folder(out) / "scores.csv", result.scores.to_csv(index=False))
     write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
     write_text(out / "recall_by_class.csv", per_class_recall(result.predictions).to_csv(index=False))
     if result.intervals is not None:
@@ -82,3 +60,9 @@ def benchmark(
     typer.echo("\nHow far the laboratories lie apart (0 and chance: not at all):")
     typer.echo(result.shift.round(3).to_string())
     typer.echo(f"\n{out / 'scores.csv'}\n{report}")
+
+
+def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:
+    """Return what `SAMLoRAEmbedder` has to keep of every cell for an autoencoder, besides its pooled embedding."""
+    reads_tokens = architecture in ("conv", "masked") or (architecture == "auto" and preset is not None)
+    return ("tokens", "crops") if reads_tokens else ()

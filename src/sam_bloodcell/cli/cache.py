@@ -24,8 +24,7 @@ def info(folder: Folder) -> None:
 
 @cache.command()
 def prune(
-    folder: Folder,
-    to: Annotated[str, typer.Option(help="What may stay: bytes, or as 20GB; 0 empties it.")],
+    folder: Folder, to: Annotated[str, typer.Option(help="What may stay: bytes, or as 20GB; 0 empties it.")]
 ) -> None:
     """Delete the embeddings used longest ago.
 

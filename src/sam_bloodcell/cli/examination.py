@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub import constants, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
-from huggingface_hub.utils import get_session
+from huggingface_hub.utils import CacheNotFound, get_session
 from threadpoolctl import threadpool_info
 
 from ..models import devices
@@ -17,18 +16,9 @@ from ..weights.backbones import HUB_BACKBONES, Backbone, load_backbone
 
 # Each extra that users have, and one module that it installs.
 EXTRAS = {
-    "anndata": "anndata",
-    "bulk": "pyarrow",
-    "dask": "distributed",
-    "fetch": "pooch",
-    "hub": "skops",
-    "huggingface": "datasets",
-    "masks": "skimage",
-    "report": "matplotlib",
-    "umap": "umap",
-    "xgboost": "xgboost",
-}
-_TIMEOUT = 5.0  # seconds to wait for the Hub
+    "anndata": "anndata", "bulk": "pyarrow", "dask": "distributed", "fetch": "pooch", "hub": "skops",
+    "huggingface": "datasets", "masks": "skimage", "report": "matplotlib", "umap": "umap", "xgboost": "xgboost",
+}  # fmt: skip
 
 
 class Finding(NamedTuple):
@@ -101,7 +91,7 @@ def _hub_reachable() -> Finding:
     if constants.HF_HUB_OFFLINE:
         return Finding("Hugging Face Hub", "offline by HF_HUB_OFFLINE")
     try:
-        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
+        get_session().head(constants.ENDPOINT, timeout=5.0)  # seconds
     except Exception as exc:
         return Finding("Hugging Face Hub", f"out of reach ({type(exc).__name__})",
                        "packaged and cached weights work; else see to network, proxy or HF_ENDPOINT")  # fmt: skip

@@ -24,10 +24,3 @@ def check_choice(value: str, *choices: str) -> None:
     """Raise a ValueError if a value is none of the choices."""
     if value not in choices:
         raise ValueError(f"Got {value!r} but expected one of {', '.join(choices)}.")
-
-
-def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:
-    """Return what `SAMLoRAEmbedder` has to keep of every cell for an autoencoder, besides its pooled embedding."""
-    if architecture in ("conv", "masked") or (architecture == "auto" and preset is not None):
-        return ("tokens", "crops")
-    return ()

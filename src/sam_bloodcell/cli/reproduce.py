@@ -34,8 +34,7 @@ def reproduce(
         random_state=seed, verbose=0 if quiet else 1,
     )  # fmt: skip
     table = table.round(2)
-    make_folder(out)
-    write_text(out / f"{paper}.csv", table.to_csv(index=False))
+    write_text(make_folder(out) / f"{paper}.csv", table.to_csv(index=False))
     report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
     typer.echo("Accuracy in percent, mean and standard deviation over folds, beside the published one:")
     typer.echo(table.to_string(index=False))

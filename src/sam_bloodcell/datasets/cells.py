@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +67,15 @@ def load_cells(
     """
     source = Path(csv_or_folder)
     if not os.fspath(csv_or_folder) or not (source.is_dir() or source.is_file()):
-        raise FileNotFoundError(
-            f"'{csv_or_folder}' does not exist. Fix: pass a CSV file or a folder of domain/label/image."
-        )
+        fix = "Fix: pass a CSV file or a folder of domain/label/image."
+        raise FileNotFoundError(f"'{csv_or_folder}' does not exist. {fix}")
     table = _read_folder(source) if source.is_dir() else _read_csv(source, root)
     if domains is not None:
-        table = table[_chosen(table["domain"], domains, "domain", source)]
-    kept = np.ones(len(table), bool) if classes is None else _chosen(table["label"], classes, "class", source)
-    dropped = table.loc[~kept, "label"].value_counts().sort_index().to_dict()
-    table = table[kept]
-    if table.empty:
-        raise ValueError(f"No cell of '{source}' is left. Fix: check the classes and domains asked for.")
-    return as_cells(table, classes, dropped)
+        _check_known(domains, table["domain"], "domain", source)
+        table = table[table["domain"].isin(list(domains))]
+    if classes is not None:
+        _check_known(classes, table["label"], "class", source)
+    return as_cells(table, classes, source)
 
 
 def drop_unreadable(cells: Bunch) -> Bunch:
@@ -106,10 +103,10 @@ def drop_unreadable(cells: Bunch) -> Bunch:
             load_rgb(path)
         except ImageReadError as exc:
             reasons[row] = str(exc)
-    bad, first = list(reasons), next(iter(reasons.values()), "")
-    error = f"None of the {len(bad)} images can be read; the first: {first}"
-    warning = f"{len(bad)} of {len(cells.paths)} images cannot be read and are left out ({name_rows(bad)}); the first: "
-    kept = _leave_out(cells, bad, error, warning + first)
+    bad, first, n = list(reasons), next(iter(reasons.values()), ""), len(cells.paths)
+    error = f"None of the {n} images can be read; the first: {first}"
+    warning = f"{len(bad)} of {n} images cannot be read and are left out ({name_rows(bad)}); the first: {first}"
+    kept = _leave_out(cells, bad, error, warning)
     kept.unreadable = {str(cells.paths[row]): reason for row, reason in reasons.items()}
     return kept
 
@@ -156,10 +153,9 @@ def check_cells(cells: Any, *names: str) -> None:
     """Raise unless this is what the loaders return, with these parts."""
     lacking = [name for name in names if not isinstance(cells, Bunch) or cells.get(name) is None]
     if lacking:
-        raise ValueError(
-            f"Got cells of type {type(cells).__name__} without {', '.join(lacking)} but expected what load_cells "
-            "returns. Fix: sam_bloodcell.datasets.load_cells(csv_or_folder), or make_blood_cells()."
-        )
+        got = f"Got cells of type {type(cells).__name__} without {', '.join(lacking)}"
+        fix = "Fix: sam_bloodcell.datasets.load_cells(csv_or_folder), or make_blood_cells()."
+        raise ValueError(f"{got} but expected what load_cells returns. {fix}")
 
 
 def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
@@ -167,7 +163,7 @@ def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
     columns = {name: cells[name][rows] for name in ("target", "domain", "group", "code") if cells.get(name) is not None}
     masks = _masks(cells)
     columns |= {"paths": [cells.paths[row] for row in rows], "masks": [masks[row] for row in rows]}
-    return Bunch(**{**cells, **columns})
+    return Bunch(**cells | columns)
 
 
 def join_cells(*parts: Bunch) -> Bunch:
@@ -206,14 +202,14 @@ def join_cells(*parts: Bunch) -> Bunch:
     target = [[names.index(str(part.target_names[code])) for code in part.target] for part in parts]
     dropped = sum((Counter(part.get("dropped")) for part in parts), Counter[str]())
     grouped = any(part.get("group") is not None for part in parts)
-    groups = [f"{at}: {name}" for at, part in enumerate(parts) for name in _groups(part)] if grouped else None
+    groups = [f"{at}: {name}" for at, part in enumerate(parts) for name in _groups(part)]
     return Bunch(
         **{kind: [image for part in parts for image in part[kind]]},
         target=np.concatenate(target).astype(np.int64),
         target_names=names,
         domain=np.concatenate([np.asarray(part.domain, str) for part in parts]),
         masks=[mask for part in parts for mask in _masks(part)],
-        group=None if groups is None else np.array(groups, dtype=str),
+        group=np.array(groups, dtype=str) if grouped else None,
         dropped=dict(dropped),
     )
 
@@ -228,9 +224,16 @@ def _masks(part: Bunch) -> Sequence[Any]:
     return [None] * len(part.target) if masks is None else masks
 
 
-def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, dropped: Mapping[Any, int]) -> Bunch:
-    """Turn a table of path, domain, label, mask and optionally group into what loaders return."""
+def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, source: str | os.PathLike) -> Bunch:
+    """Turn a table of path, domain, label, mask and maybe group into what loaders return; None keeps all classes."""
     names = sorted(table["label"].unique()) if classes is None else list(classes)
+    kept = table["label"].isin(names)
+    if not kept.any():
+        known = ", ".join(sorted(set(table["label"]) - {""})) or "none"
+        fix = f"Fix: check the classes and domains asked for, or the scheme. Labels to choose from: {known}."
+        raise ValueError(f"No cell of '{source}' is left. {fix}")
+    dropped = table.loc[~kept, "label"].value_counts().sort_index().to_dict()
+    table = table[kept]
     return Bunch(
         paths=table["path"].tolist(),
         target=table["label"].map({name: code for code, name in enumerate(names)}).to_numpy(np.int64),
@@ -238,7 +241,7 @@ def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, dropped: Mappin
         domain=table["domain"].to_numpy(str),
         masks=[mask or None for mask in table["mask"]],
         group=table["group"].to_numpy(str) if "group" in table else None,
-        dropped=dict(dropped),
+        dropped=dropped,
     )
 
 
@@ -266,13 +269,12 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
     check_cells(cells, "images", "masks", "target", "target_names", "domain")
     folder = make_folder(folder)
     rows = []
-    for number, (image, mask, target, domain) in enumerate(
-        zip(cells.images, cells.masks, cells.target, cells.domain, strict=True)
-    ):
-        label = cells.target_names[target]
-        if len(Path(str(domain), str(label)).parts) != 2 or ".." in (str(domain), str(label)):
+    columns = zip(cells.images, cells.masks, cells.target, map(str, cells.domain), strict=True)
+    for number, (image, mask, target, domain) in enumerate(columns):
+        label = str(cells.target_names[target])
+        if len(Path(domain, label).parts) != 2 or ".." in (domain, label):
             raise ValueError(f"Got domain {domain!r} and class {label!r} but expected folder names. Fix: rename them.")
-        stem = Path(str(domain), str(label), f"{number:05d}")
+        stem = Path(domain, label, f"{number:05d}")
         make_folder((folder / stem).parent)
         for name, pixels in ((f"{stem}.png", image), (f"{stem}_mask.png", mask)):
             with replacing(folder / name) as draft:
@@ -288,40 +290,34 @@ def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
     if "mask" not in table:
         table["mask"] = ""
     if "group" in table:
-        own = pd.Series([f"cell {row}" for row in range(len(table))], dtype=str)
-        table["group"] = table["group"].where(table["group"].str.strip() != "", own)
+        table["group"] = [name if name.strip() else f"cell {row}" for row, name in enumerate(table["group"])]
     for name, kind in (("path", "image"), ("mask", "mask")):
         for row, path in enumerate(table[name]):
             if path and not Path(path).is_file():
-                raise FileNotFoundError(
-                    f"'{csv}' row {row}: the {kind} '{path}' does not exist. Fix: paths are relative to the CSV's "
-                    "folder. Write / between folders."
-                )
+                fix = "Fix: paths are relative to the CSV's folder. Write / between folders."
+                raise FileNotFoundError(f"'{csv}' row {row}: the {kind} '{path}' does not exist. {fix}")
     return table
 
 
 def _read_folder(folder: Path) -> pd.DataFrame:
     rows = []
     for file in list_images(folder):
-        domain, _, rest = file.relative_to(folder).as_posix().partition("/")
-        label, _, name = rest.partition("/")
-        if name:  # images that lie higher have no domain or no label
+        parts = file.relative_to(folder).parts
+        if len(parts) > 2:  # images that lie higher have no domain or no label
             mask = file.with_name(f"{file.stem}_mask.png")
-            rows.append((str(file), domain, label, str(mask) if mask.is_file() else ""))
+            rows.append((str(file), *parts[:2], str(mask) if mask.is_file() else ""))
     if not rows:
         raise ValueError(f"'{folder}' holds no images. Fix: arrange them as domain/label/image, or pass a CSV.")
     return pd.DataFrame(rows, columns=[*_REQUIRED, "mask"])
 
 
-def _chosen(column: pd.Series, wanted: Sequence[str], kind: str, source: Path) -> pd.Series:
+def _check_known(wanted: Sequence[str], column: pd.Series, kind: str, source: Path) -> None:
+    """Raise unless the names asked for are a list of different values of the column."""
     if isinstance(wanted, str) or not isinstance(wanted, Iterable):
         raise TypeError(f"Got {wanted!r} to choose by {kind} but expected a list of names. Fix: pass [{wanted!r}].")
     if len(set(wanted)) < len(list(wanted)):
         raise ValueError(f"Got a {kind} twice in {list(wanted)}. Fix: name each once.")
     unknown = sorted(set(wanted) - set(column))
     if unknown:
-        raise ValueError(
-            f"Got the {kind} {unknown[0]!r} but '{source}' has {', '.join(sorted(column.unique()))}. "
-            "Fix: check the spelling."
-        )
-    return column.isin(list(wanted))
+        known = ", ".join(sorted(column.unique()))
+        raise ValueError(f"Got the {kind} {unknown[0]!r} but '{source}' has {known}. Fix: check the spelling.")

@@ -63,19 +63,15 @@ def fetch_file(
     inside(home, name)
     if digest is None and (home / name).is_file():
         return home / name
-    downloader = partial(_resume, part=home / f"{name}.part", progress=verbose > 0)
+    downloader = partial(_resume, part=home / f"{name}.part", quiet=verbose <= 0)
     path = Path(pooch.retrieve(url, digest, name, home, downloader=downloader))
     if digest is None:
-        found = pooch.file_hash(str(path))
-        warnings.warn(
-            f"The digest of '{url}' is not known here; what came is trusted. Fix: from now on pass "
-            f"digest='sha256:{found}'.",
-            stacklevel=2,
-        )
+        fix = f"Fix: from now on pass digest='sha256:{pooch.file_hash(str(path))}'."
+        warnings.warn(f"The digest of '{url}' is not known here; what came is trusted. {fix}", stacklevel=2)
     return path
 
 
-def _resume(url: str, output_file: Any, pooch: Any, *, part: Path, progress: bool) -> None:
+def _resume(url: str, output_file: Any, pooch: Any, *, part: Path, quiet: bool) -> None:
     """Download for pooch; what came is kept in a file beside, and the server is asked for the rest."""
     import requests
     from tqdm.auto import tqdm
@@ -87,9 +83,7 @@ def _resume(url: str, output_file: Any, pooch: Any, *, part: Path, progress: boo
             answer.raise_for_status()
             have = have if answer.status_code == 206 else 0
             expected = have + int(answer.headers.get("Content-Length", 0))
-            bar = tqdm(
-                desc=part.stem, initial=have, total=expected or None, unit="B", unit_scale=True, disable=not progress
-            )
+            bar = tqdm(desc=part.stem, initial=have, total=expected or None, unit="B", unit_scale=True, disable=quiet)
             with bar, part.open("ab" if have else "wb") as file:
                 for chunk in answer.iter_content(1 << 18):
                     file.write(chunk)

@@ -48,14 +48,12 @@ def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
 
 def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return label maps with all their columns; raise as `read_label_maps`."""
-    check_columns(table, ["dataset", "code", *SCHEMES], source)
+    check_columns(table.columns.tolist(), ["dataset", "code", *SCHEMES], source)
     for scheme, classes in SCHEMES.items():
         for row, name in enumerate(table[scheme]):
             if name not in ("", *classes):
-                raise ValueError(
-                    f"'{source}' row {row}: {name!r} is no {scheme} class. Fix: leave it empty to drop the code, or "
-                    f"use one of {', '.join(classes)}."
-                )
+                fix = f"Fix: leave it empty to drop the code, or use one of {', '.join(classes)}."
+                raise ValueError(f"'{source}' row {row}: {name!r} is no {scheme} class. {fix}")
     twice = table[table.assign(code=table["code"].map(_key)).duplicated(["dataset", "code"])]
     if len(twice):
         code, dataset = twice.iloc[0][["code", "dataset"]]
@@ -107,20 +105,17 @@ def harmonise_labels(
     if rows.empty:
         known = ", ".join(sorted(table["dataset"].unique()))
         raise ValueError(f"Got dataset={dataset!r} but there are maps for {known}. Fix: pass maps= with your own.")
-    by_key = {_key(row["code"]): row for row in rows.to_dict("records")}
     if isinstance(codes, str):
         raise TypeError(f"Got codes={codes!r} but expected a list of codes. Fix: pass [{codes!r}].")
     keys = [_key(code) for code in codes]
+    labels = dict(zip(rows["code"].map(_key), rows[scheme], strict=True))
     for at, key in enumerate(keys):
-        if key not in by_key:
-            known = ", ".join(rows["code"])
-            raise ValueError(
-                f"Row {at}: {codes[at]!r} is no code of {dataset}, which has {known}. Fix: correct it, or pass maps= "
-                "with a row for it."
-            )
-    audit = rows.assign(label=rows[scheme], n=[keys.count(key) for key in by_key]).reset_index(drop=True)
-    audit = audit[["code", "meaning", "label", "n", "note"]]
-    label = np.array([by_key[key][scheme] for key in keys], dtype=str)
+        if key not in labels:
+            known, fix = ", ".join(rows["code"]), "Fix: correct it, or pass maps= with a row for it."
+            raise ValueError(f"Row {at}: {codes[at]!r} is no code of {dataset}, which has {known}. {fix}")
+    counts = [keys.count(key) for key in labels]
+    audit = rows.assign(label=rows[scheme], n=counts)[["code", "meaning", "label", "n", "note"]].reset_index(drop=True)
+    label = np.array([labels[key] for key in keys], dtype=str)
     return Bunch(label=label, kept=label != "", audit=audit, version=_VERSION if maps is None else None)
 
 

@@ -16,12 +16,13 @@ from ..images.listing import list_images
 from .cells import as_cells
 from .download import fetch_file
 from .labels import SCHEMES, harmonise_labels
-from .tables import read_table
+from .tables import check_columns, read_table
 
 # Each dataset's title, page, licence, citation and layout, by its name in the label maps.
 _SOURCES = read_table(Path(__file__).with_name("sources.csv")).set_index("name", drop=False).to_dict("index")
 _DESCRIPTION = "{title}\nSource: {page}\nLicence: {licence}\nPlease cite: {citation}"
-_ADVICE = "Fix: get the dataset from {page}, unpack it and pass its folder (expected: {layout})."
+_FIX = "Fix: get the dataset from {page}, unpack it and pass its folder (expected: {layout})."
+_FIXES = {name: _FIX.format_map(source) for name, source in _SOURCES.items()}
 _BLOODMNIST_MD5 = {
     28: "7053d0359d879ad8a5505303e11de1dc",
     64: "2b94928a2ae4916078ca51e05b6b800b",
@@ -88,8 +89,7 @@ def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotatio
         raise ValueError(f"Got annotation={annotation!r} but expected one of {', '.join(columns)} or None.")
     files = sorted(Path(folder).rglob("annotations.dat"))
     if not files:
-        advice = _ADVICE.format_map(_SOURCES["matek-19"])
-        raise FileNotFoundError(f"'{folder}' holds no annotations.dat. {advice}")
+        raise FileNotFoundError(f"'{folder}' holds no annotations.dat. {_FIXES['matek-19']}")
     table = pd.read_csv(files[0], sep=r"\s+", header=None, names=["path", *columns], index_col="path", dtype=str)
     codes = table[annotation].dropna().to_dict()
     return _load("matek-19", folder, scheme, lambda path: codes.get(f"{path.parent.name}/{path.name}", ""))
@@ -118,8 +118,7 @@ def load_lisc(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
     """Load LISC's images by class; its ground truth of whole fields is left aside."""
 
     def code_of(path: Path) -> str:
-        ground_truth = "expert" in str(path.relative_to(folder)).casefold()
-        return "" if ground_truth else path.parent.name
+        return "" if "expert" in str(path.relative_to(folder)).casefold() else path.parent.name
 
     return _load("lisc", folder, scheme, code_of)
 
@@ -133,8 +132,8 @@ def load_zheng18(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
             for image_id, code in pd.read_csv(csv).iloc[:, :2].dropna().astype(int).to_numpy().tolist():
                 path = csv.parent / f"Dataset {number}" / f"{image_id:03d}.bmp"
                 if not path.is_file():
-                    advice = _ADVICE.format_map(_SOURCES["zheng-18"])
-                    raise FileNotFoundError(f"'{csv}' names image {image_id}, but '{path}' is missing. {advice}")
+                    problem = f"'{csv}' names image {image_id}, but '{path}' is missing."
+                    raise FileNotFoundError(f"{problem} {_FIXES['zheng-18']}")
                 mask = path.with_suffix(".png")
                 rows.append((str(path), domain, str(code), str(mask) if mask.is_file() else ""))
     return _harmonised("zheng-18", rows, folder, scheme)
@@ -148,11 +147,8 @@ def fetch_zheng18(
 
     Parameters
     ----------
-    data_folder, scheme, verbose
-        As in `data_home`, `load_zheng18` and `fetch_file`.
-    digest : str, optional
-        "sha256:..." of the archive. Its authors publish none: without it the first download is trusted, and a warning
-        gives the digest.
+    data_folder, scheme, digest, verbose
+        As in `data_home`, `load_zheng18` and `fetch_file`. The authors of the archive publish no digest.
     url : str
         Of the archive, or of a mirror.
 
@@ -175,8 +171,6 @@ def fetch_bloodmnist(
     url: str | None = None, verbose: int = 1,
 ) -> Bunch:  # fmt: skip
     """Download BloodMNIST and load it; its images are Acevedo-20's, scaled down, so it is no laboratory of its own.
-
-    The file is read as it is: the ``medmnist`` package is not needed (it would bring torchvision).
 
     Parameters
     ----------
@@ -273,19 +267,12 @@ def load_image_dataset(
         dataset = library.load_dataset("imagefolder", data_dir=os.fspath(dataset), split="train")
     if not hasattr(dataset, "column_names"):
         raise TypeError(f"Got dataset of type {type(dataset).__name__} but expected one of Hugging Face, or a folder.")
-    lacking = {image, label} - set(dataset.column_names)
-    if lacking:
-        raise ValueError(
-            f"The dataset lacks the column(s) {', '.join(sorted(lacking))}; it has {', '.join(dataset.column_names)}. "
-            "Fix: pass image= and label=."
-        )
+    source = f"dataset of {domain}"
+    check_columns(dataset.column_names, [image, label], source, "pass image= and label=.")
     names = getattr(dataset.features[label], "names", None)
     labels = pd.Series([names[code] if names else str(code) for code in dataset[label]], dtype=str)
-    kept = np.ones(len(labels), bool) if classes is None else labels.isin(classes)
-    if not kept.any():
-        raise ValueError(f"No cell is left: the dataset has {', '.join(sorted(labels.unique()))}. Fix: check classes.")
     table = pd.DataFrame({"path": np.arange(len(labels)), "domain": domain, "label": labels, "mask": ""})
-    cells = as_cells(table[kept], classes, labels[~kept].value_counts().sort_index().to_dict())
+    cells = as_cells(table, classes, source)
     return Bunch(images=[dataset[row][image] for row in cells.pop("paths")], **cells)
 
 
@@ -302,8 +289,7 @@ def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme:
     if scheme not in (*SCHEMES, "original"):
         raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)} or original.")
     if not rows:
-        source = _SOURCES[name]
-        raise FileNotFoundError(f"'{folder}' holds no images of {source['title']}. {_ADVICE.format_map(source)}")
+        raise FileNotFoundError(f"'{folder}' holds no images of {_SOURCES[name]['title']}. {_FIXES[name]}")
     table = pd.DataFrame(rows, columns=["path", "domain", "code", "mask"])
     codes = table["code"].tolist()
     try:
@@ -313,14 +299,12 @@ def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme:
     if scheme == "original":
         found.label, found.kept = np.asarray(codes), np.ones(len(codes), bool)
         found.audit = found.audit.assign(label=found.audit["code"], note="")
-    if not found.kept.any():
-        raise ValueError(f"No cell of '{folder}' is left in the scheme {scheme!r}. Fix: choose another.")
+    classes = None if scheme == "original" else [label for label in SCHEMES[scheme] if label in found.label]
+    cells = as_cells(table.assign(label=found.label), classes, folder)
     gone = found.audit[(found.audit["label"] == "") & (found.audit["n"] > 0)]
-    kept = table.assign(label=found.label)[found.kept]
-    classes = None if scheme == "original" else [name for name in SCHEMES[scheme] if name in set(kept["label"])]
-    cells = as_cells(kept, classes, gone.set_index("code")["n"].to_dict())
+    cells.dropped = gone.set_index("code")["n"].to_dict()
     description = _DESCRIPTION.format_map(_SOURCES[name])
-    return Bunch(**cells, code=kept["code"].to_numpy(str), audit=found.audit, DESCR=description)
+    return Bunch(**cells, code=table["code"].to_numpy(str)[found.kept], audit=found.audit, DESCR=description)
 
 
 def _unpack(archive: Path) -> Path:

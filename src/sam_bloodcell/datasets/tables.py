@@ -23,7 +23,7 @@ def read_table(
     """
     csv = Path(csv)
     table = _parsed(csv, comment)
-    check_columns(table, required, csv)
+    check_columns(table.columns.tolist(), required, csv)
     if table.empty:
         raise ValueError(f"'{csv}' has a header but no rows. Fix: add a row for each entry.")
     for name in required:
@@ -31,9 +31,8 @@ def read_table(
         if len(empty):
             raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
     if "path" in required:
-        for name in ("path", "mask"):
-            if name in table:
-                table[name] = paths_beside(csv, table[name], root)
+        for name in table.columns.intersection(["path", "mask"]):
+            table[name] = paths_beside(csv, table[name], root)
     return table
 
 
@@ -57,17 +56,13 @@ def _parsed(csv: Path, comment: str | None) -> pd.DataFrame:
         raise ValueError(f"'{csv}' is no readable CSV: {reason}. Fix: save it as UTF-8 with {separator}.") from exc
 
 
-def check_columns(table: pd.DataFrame, required: Sequence[str], source: str | os.PathLike) -> None:
-    """Raise unless the table has all the required columns; `source` is its name in the message."""
-    lacking = [name for name in required if name not in table]
+def check_columns(columns: Sequence[str], required: Sequence[str], source: str | os.PathLike, fix: str = "") -> None:
+    """Raise unless all the required columns are there; `source` is the table's name in the message."""
+    lacking = [name for name in required if name not in columns]
     if not lacking:
         return
-    header = ", ".join(map(str, table))
-    hint = ""
+    header, fix = ", ".join(map(str, columns)), fix or f"name its columns {', '.join(required)}."
     for name, character in (("semicolons", ";"), ("tabs", "\t"), ("bars", "|")):
-        if table.shape[1] == 1 and character in header:
-            hint = f" Separate them with commas, not {name}."
-    raise ValueError(
-        f"'{source}' lacks the column(s) {', '.join(lacking)}; it has {header}. Fix: name its columns "
-        f"{', '.join(required)}.{hint}"
-    )
+        if len(columns) == 1 and character in header:
+            fix += f" Separate them with commas, not {name}."
+    raise ValueError(f"'{source}' lacks the column(s) {', '.join(lacking)}; it has {header}. Fix: {fix}")

@@ -305,9 +305,9 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         return adapters.read_adapter(self.adapter, self.adapter_revision)
 
     def _network_spec(self) -> NetworkSpec:
-        dtype = self.dtype
+        device, dtype = devices.choose(self.device), self.dtype
         if dtype == "auto":
-            dtype = "bfloat16" if devices.half_dtype(devices.choose(self.device)) else "float32"
+            dtype = "bfloat16" if devices.half_dtype(device) else "float32"
         adapter = None if self.adapter_ is None else self.adapter_.digest()
         return NetworkSpec(self.backbone_, adapter, self.image_size, dtype, self.device)
 

@@ -39,12 +39,13 @@ _last = _LoadedNetwork()
 
 def load_network(spec: NetworkSpec, adapter: AnyAdapter = None) -> SAM:
     """Return a network ready for inference, loaded unless it was the last one used."""
+    device = devices.choose(spec.device)  # also readies a forked process, whose network may be loaded already
     if os.getpid() != _last.process:  # the lock may be held by a thread that a forked process does not have
         _last.lock, _last.process = threading.Lock(), os.getpid()
     with _last.lock:
         if _last.sam is None or _last.spec != spec:
             _last.sam = None  # frees the memory of the one before
-            _last.sam, _last.spec = _load(spec, adapter), spec
+            _last.sam, _last.spec = _load(spec, adapter).to(device), spec
         return _last.sam
 
 
@@ -56,11 +57,10 @@ def free_network() -> None:
 
 
 def _load(spec: NetworkSpec, adapter: AnyAdapter) -> SAM:
-    device = devices.choose(spec.device)
     sam = load_sam(spec.backbone, spec.image_size, two_masks=adapter is not None)
     if adapter is not None:
         apply_adapter(sam, adapter if isinstance(adapter, Adapter) else _fetch_adapter(spec, adapter))
-    return accelerate(sam).set_encoder_dtype(DTYPES[spec.dtype]).to(device)
+    return accelerate(sam).set_encoder_dtype(DTYPES[spec.dtype])
 
 
 def _fetch_adapter(spec: NetworkSpec, path: str) -> Adapter:

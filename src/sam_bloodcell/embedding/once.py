@@ -114,8 +114,8 @@ class _Run:
             for row in part:
                 if not self.is_done(row) and (content := self.read(row)) is not None:
                     key = self.keys[row] = content.digest()
-                    if key in self.refused:
-                        self.unreadable[row] = _why_unreadable(content)
+                    if key in self.refused:  # a copy's error names its own row
+                        self.unreadable.update(self.encoder.decode([(row, content)], skip_unreadable=True).errors)
                     else:
                         distinct.setdefault(key, (row, content))
             mine = self.session.claim(self.session.missing(list(distinct)))
@@ -172,12 +172,3 @@ class _Run:
             tokens=np.full((width, grid, grid), np.nan, np.float16),
             crops=np.full((CROP_SIZE, CROP_SIZE, 3), GREY, np.uint8),
         )
-
-
-def _why_unreadable(content: ImageContent) -> str:
-    """Return the error of a copy of a damaged image, which names its own row."""
-    try:
-        content.rgb()
-    except ImageReadError as exc:
-        return str(exc)
-    return ""

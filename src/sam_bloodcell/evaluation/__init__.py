@@ -2,8 +2,7 @@
 
 Scores, recall by class, calibration, intervals and comparisons are all computed from one table, which has a row per
 predicted cell (`cross_domain_predictions`). Every function raises TypeError for an argument of the wrong type, and
-ValueError for a value that is unknown or out of range, columns that have different lengths or lack values, and tables
-that lack rows or columns.
+ValueError for an unknown value or one out of range, columns of unequal length or with gaps, and incomplete tables.
 """
 
 from .benchmark import BenchmarkResult, run_benchmark

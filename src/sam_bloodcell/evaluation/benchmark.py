@@ -1,7 +1,6 @@
 """The benchmark: embed, align, predict across laboratories, and collect what a report shows."""
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,6 @@ from ..datasets.cells import check_cells
 from .checks import cell_columns, check_arguments, class_names, seed_of, warn_caller
 from .classifiers import default_classifiers, named_estimators
 from .protocol import call_with_domain, cross_domain_predictions, scorable_rows
-from .provenance import weights_of
 from .scores import confidence_intervals, score_predictions
 from .shift import domain_shift, near_duplicates
 
@@ -132,29 +130,24 @@ def run_benchmark(
         features["autoencoder"] = np.asarray(call_with_domain(autoencoder.transform, embeddings, domains))
     duplicates = near_duplicates(features["embeddings"])
     if len(duplicates):
-        warn_caller(
-            f"Pairs of images that look duplicated: {len(duplicates)}, such as rows {duplicates['a'][0]} and "
-            f"{duplicates['b'][0]}. Copies in different folds make scores too good. Fix: look at them in the report, "
-            "and give copies the same group."
-        )
-    options |= {"groups": cells.get("group"), "random_state": seed}
-    predictions = _predictions(features, named, labels, domains, **options)
+        found = f"{len(duplicates)}, such as rows {duplicates['a'][0]} and {duplicates['b'][0]}"
+        fix = "Fix: look at them in the report, and give copies the same group."
+        warn_caller(f"Pairs of images that look duplicated: {found}. Copies across folds make scores too good. {fix}")
+    options |= {"domain": domains, "groups": cells.get("group"), "random_state": seed}
+    with warnings.catch_warnings():  # the warning of rare classes was given before the embedding
+        warnings.filterwarnings("ignore", message="Left out classes", category=UserWarning)
+        tables = {name: cross_domain_predictions(named, matrix, labels, **options) for name, matrix in features.items()}
+    predictions = pd.concat(tables, names=["features"]).reset_index("features").reset_index(drop=True)
     shown = _choose_shown(labels, domains, seed)
     shifts = {name: domain_shift(matrix, domains, y=labels, random_state=seed) for name, matrix in features.items()}
     return BenchmarkResult(
-        predictions=predictions,
-        scores=score_predictions(predictions),
+        predictions=predictions, scores=score_predictions(predictions), duplicates=duplicates,
         intervals=confidence_intervals(predictions, random_state=seed) if len(np.unique(domains)) > 1 else None,
-        duplicates=duplicates,
-        cells=cells,
-        embeddings=embeddings,
-        features=features,
-        autoencoder=autoencoder,
-        reconstructions=_reconstruct(autoencoder, embeddings, shown),
-        shown=shown,
+        cells=cells, embeddings=embeddings, features=features, autoencoder=autoencoder,
+        reconstructions=_reconstruct(autoencoder, embeddings, shown), shown=shown,
         shift_by_class=pd.concat(shifts),  # type: ignore[arg-type]
         settings=_settings(embedder, autoencoder, named, predictions, cells.get("group") is not None),
-    )
+    )  # fmt: skip
 
 
 def images_of(cells: Bunch) -> Any:
@@ -162,18 +155,6 @@ def images_of(cells: Bunch) -> Any:
     source = "images" if cells.get("paths") is None else "paths"
     check_cells(cells, source)
     return cells[source]
-
-
-def _predictions(
-    features: Mapping[str, NDArray], named: Mapping[str, Any], labels: NDArray, domains: NDArray, **options: Any
-) -> pd.DataFrame:
-    with warnings.catch_warnings():  # the warning of rare classes was given before the embedding
-        warnings.filterwarnings("ignore", message="Left out classes", category=UserWarning)
-        tables = {
-            name: cross_domain_predictions(named, matrix, labels, domain=domains, **options)
-            for name, matrix in features.items()
-        }
-    return pd.concat(tables, names=["features"]).reset_index("features").reset_index(drop=True)
 
 
 def _choose_shown(labels: NDArray, domains: NDArray, seed: int) -> NDArray[np.intp]:
@@ -194,14 +175,11 @@ def _reconstruct(autoencoder: Any, embeddings: Any, shown: NDArray[np.intp]) -> 
     return pictures if pictures.ndim == 4 else None  # an autoencoder of vectors reconstructs vectors
 
 
-def _settings(
-    embedder: Any, autoencoder: Any, named: Mapping[str, Any], predictions: pd.DataFrame, grouped: bool
-) -> dict[str, str]:
-    """Describe the run as text."""
+def _settings(embedder: Any, autoencoder: Any, named: dict, predictions: pd.DataFrame, grouped: bool) -> dict[str, str]:
     provenance = predictions.attrs["provenance"]
     return {
         "embedder": repr(embedder),
-        **weights_of(embedder),
+        **_weights_of(embedder),
         "autoencoder": repr(autoencoder),
         **{f"classifier {name}": repr(estimator) for name, estimator in named.items()},
         "cv": provenance["cv"],
@@ -210,3 +188,13 @@ def _settings(
         "cells SHA-256": provenance["cells_sha256"],
         **provenance["versions"],
     }
+
+
+def _weights_of(embedder: Any) -> dict[str, str]:
+    """Return name, revision and digests of the weights that a fitted embedder used, where it has them."""
+    encoder = getattr(embedder, "encoder_", None)
+    if encoder is None:
+        return {}
+    recipe, backbone = encoder.recipe, encoder.recipe.network.backbone
+    weights = {"backbone": backbone.name, "revision": str(backbone.revision), "backbone digest": str(backbone.digest)}
+    return {**weights, "adapter digest": str(recipe.network.adapter), "recipe digest": recipe.digest}

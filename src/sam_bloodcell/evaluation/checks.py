@@ -46,10 +46,9 @@ def check_table(table: Any, name: str, columns: Sequence[str], maker: str) -> No
         raise TypeError(f"Got {name} of type {type(table).__name__} but expected a DataFrame. Fix: call {maker}.")
     lacking = [column for column in columns if column not in table]
     if lacking or table.empty:
-        raise ValueError(
-            f"Got {name} with {len(table)} rows that lack {', '.join(lacking) or 'nothing'} but expected the table of "
-            f"{maker}. Fix: pass the whole table, or a selection of its rows."
-        )
+        found = f"{name} with {len(table)} rows that lack {', '.join(lacking) or 'nothing'}"
+        fix = "Fix: pass the whole table, or a selection of its rows."
+        raise ValueError(f"Got {found} but expected the table of {maker}. {fix}")
 
 
 def cell_columns(n_samples: int, **columns: Any) -> list[NDArray[Any]]:
@@ -57,9 +56,7 @@ def cell_columns(n_samples: int, **columns: Any) -> list[NDArray[Any]]:
     checked = {name: label_column(values, name) for name, values in columns.items()}
     if any(len(column) != n_samples for column in checked.values()):
         lengths = ", ".join(f"{len(column)} in {name}" for name, column in checked.items())
-        raise ValueError(
-            f"Got {n_samples} samples in X, {lengths} but expected the same number. Fix: pass one value per cell."
-        )
+        raise ValueError(f"Got {n_samples} samples in X, {lengths} but expected as many. Fix: pass one value per cell.")
     return list(checked.values())
 
 
@@ -70,10 +67,9 @@ def class_names(codes: Any, names: Sequence[str], name: str) -> NDArray[Any]:
         raise ValueError(f"Got {name} of dtype {codes.dtype} but expected integers. Fix: pass indices into the names.")
     outside = np.flatnonzero((codes < 0) | (codes >= len(known)))
     if len(outside):
-        raise ValueError(
-            f"Got {name}={codes[outside[0]]} in row {outside[0]} but expected an index into the {len(known)} names. "
-            "Fix: pass all names, and leave unlabelled cells out."
-        )
+        found = f"{name}={codes[outside[0]]} in row {outside[0]}"
+        fix = "Fix: pass all names, and leave unlabelled cells out."
+        raise ValueError(f"Got {found} but expected an index into the {len(known)} names. {fix}")
     return known[codes]
 
 

@@ -78,10 +78,8 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.classes_, counts = np.unique(y, return_counts=True)
         if len(self.classes_) < 2:
             raise ValueError("Got 1 class but expected at least two. Fix: add cells of another class.")
-        if self._answer() in self.classes_.tolist():
-            raise ValueError(
-                f"Got unknown={self._answer()!r}, which is a class too, but expected another value. Fix: rename it."
-            )
+        if (unknown := self._answer()) in self.classes_.tolist():
+            raise ValueError(f"Got unknown={unknown!r}, which is a class too, but expected another. Fix: rename it.")
         default = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         estimator = default if self.estimator is None else self.estimator
         self.estimator_ = clone(estimator).fit(X, y)

@@ -1,6 +1,9 @@
 """The evaluation protocol: train in some laboratories, predict in others, and return a row per predicted cell."""
 
+import hashlib
+import importlib.metadata
 import inspect
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -18,7 +21,6 @@ from tqdm.auto import tqdm
 
 from .checks import cell_columns, check_arguments, seed_of, warn_caller
 from .classifiers import named_estimators
-from .provenance import provenance
 from .scores import score_predictions
 
 
@@ -49,10 +51,9 @@ def cross_domain_predictions(
         left out of that domain, in training and in scoring, with one warning for all of them; two classes must remain.
         A scikit-learn splitter splits every domain separately; a warning says whether it splits `groups`.
     mode : {"inductive", "transductive"}, default="inductive"
-        Which cells the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted on. Inductive: the
-        training cells alone, and such steps transform row by row. Transductive, as in the papers: such steps and all
-        steps before them are fitted once on the images of all domains, without any label. Other estimators give the
-        same result in both modes.
+        Which cells the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted on; other estimators
+        ignore it. Inductive: the training cells alone, and such steps transform row by row. Transductive, as in the
+        papers: such steps and all steps before them are fitted once on the images of all domains, without any label.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds. Estimators keep their own seeds.
     n_jobs : int or None, default=None
@@ -182,10 +183,9 @@ class _Data(NamedTuple):
             n_domains = pd.Series(domains).groupby(groups).nunique()
             shared = n_domains.index[n_domains > 1].astype(str)
             if len(shared):
-                warn_caller(
-                    f"{len(shared)} group(s) occur in several domains, such as {min(shared)}: scores across them will "
-                    "be too good. Fix: give groups of different domains different names, or leave shared patients out."
-                )
+                found = f"{len(shared)} group(s) occur in several domains, such as {min(shared)}"
+                fix = "Fix: give groups of different domains different names, or leave shared patients out."
+                warn_caller(f"{found}: scores across them will be too good. {fix}")
         return cls(X, labels, domains, groups, scorable_rows(labels, domains, cv))
 
     def folds(self, cv: Any, seed: int) -> Iterator[Fit]:
@@ -195,9 +195,8 @@ class _Data(NamedTuple):
         for domain, members in self.rows.items():
             groups = None if self.groups is None else self.groups[members]
             if own and groups is not None and (n_groups := len(np.unique(groups))) < cv:
-                raise ValueError(
-                    f"Got {n_groups} group(s) in domain {domain!r} but expected at least cv={cv}. Fix: lower cv."
-                )
+                found = f"{n_groups} group(s) in domain {domain!r}"
+                raise ValueError(f"Got {found} but expected at least cv={cv}. Fix: lower cv.")
             kind = StratifiedKFold if groups is None else StratifiedGroupKFold
             splitter = kind(cv, shuffle=True, random_state=seed) if own else cv
             for fold, (train, held_out) in enumerate(splitter.split(members, self.labels[members], groups)):
@@ -205,10 +204,9 @@ class _Data(NamedTuple):
                     cut |= set(map(str, np.intersect1d(groups[train], groups[held_out])))
                 yield Fit(domain, fold, members[train], {**self.rows, domain: members[held_out]})
         if cut:
-            warn_caller(
-                f"{len(cut)} group(s) are cut by a fold, such as {min(cut)}: scores within a domain will be too good. "
-                "Fix: pass cv as a number, or a splitter that keeps groups together."
-            )
+            found = f"{len(cut)} group(s) are cut by a fold, such as {min(cut)}"
+            fix = "Fix: pass cv as a number, or a splitter that keeps groups together."
+            warn_caller(f"{found}: scores within a domain will be too good. {fix}")
 
 
 def scorable_rows(labels: NDArray, domains: NDArray, cv: Any) -> dict[Any, NDArray[np.intp]]:
@@ -226,10 +224,8 @@ def scorable_rows(labels: NDArray, domains: NDArray, cv: Any) -> dict[Any, NDArr
             if count < least:
                 rare.append(f"{name!r} of domain {domain!r} ({count} cell{'s' if count > 1 else ''})")
         if len(kept) < 2:
-            raise ValueError(
-                f"Got {len(kept)} class(es) of at least cv={least} cells in domain {domain!r} but expected two "
-                "or more. Fix: add cells, lower cv, or leave this domain out."
-            )
+            found = f"{len(kept)} class(es) of at least cv={least} cells in domain {domain!r}"
+            raise ValueError(f"Got {found} but expected at least 2. Fix: add cells, lower cv, or leave the domain out.")
         rows[domain] = members[np.isin(labels[members], kept)]
     if rare:
         warn_caller(f"Left out classes with fewer than cv={least} cells in a domain: {', '.join(rare)}.")
@@ -240,16 +236,36 @@ def _run(
     estimators: Any, data: _Data, fits: Sequence[Fit], settings: dict[str, Any], n_jobs: int | None, verbose: int
 ) -> pd.DataFrame:
     named = named_estimators(estimators)
-    prepared = {name: (estimator, data.X) for name, estimator in named.items()}
-    if settings["mode"] == "transductive":
-        prepared = {name: _fit_head_on_all(estimator, data) for name, estimator in named.items()}
+    prepared = {}
+    for name, estimator in named.items():
+        # The transductive mode fits the head once, on the images of all domains; the tail is fitted in each fold.
+        head, tail = _head_and_tail(estimator) if settings["mode"] == "transductive" else ([], estimator)
+        X = data.X
+        for step in map(clone, head):
+            fitted = call_with_domain(step.fit, X, data.domains)
+            X = call_with_domain(fitted.transform, X, data.domains)
+        prepared[name] = tail, X
     fit_and_predict = delayed(_fit_and_predict)
     tasks = [fit_and_predict(name, *prepared[name], data.labels, data.domains, fit) for name in named for fit in fits]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
     table = pd.concat(tqdm(results, total=len(tasks), desc="fits", disable=verbose <= 0), ignore_index=True)
     table.insert(5, "group", table["row"] if data.groups is None else data.groups[table["row"]])
-    table.attrs["provenance"] = provenance(named, data.labels, data.domains, settings)
+    table.attrs["provenance"] = _provenance(named, data.labels, data.domains, settings)
     return table
+
+
+def _provenance(named: dict[str, Any], labels: NDArray, domains: NDArray, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return plain values: settings, named estimators, a digest of the cells' labels and domains, versions."""
+    cells = repr(list(zip(domains.tolist(), labels.tolist(), strict=True)))
+    versions = {"python": f"{platform.python_version()} on {platform.platform()}"}
+    for package in ("sam-bloodcell", "torch", "scikit-learn", "numpy", "pandas", "xgboost"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    digest = hashlib.sha256(cells.encode()).hexdigest()
+    texts = {name: " ".join(repr(estimator).split()) for name, estimator in named.items()}
+    return {**settings, "n_cells": len(labels), "cells_sha256": digest, "estimators": texts, "versions": versions}
 
 
 def _head_and_tail(estimator: Any) -> tuple[list[Any], Any]:
@@ -268,18 +284,7 @@ def call_with_domain(method: Any, X: Any, domain: NDArray) -> Any:
     return method(X, domain=domain) if takes_domain else method(X)
 
 
-def _fit_head_on_all(estimator: Any, data: _Data) -> tuple[Any, Any]:
-    """Fit the head on the images of all domains; return the tail and its input."""
-    head, tail = _head_and_tail(estimator)
-    X = data.X
-    for step in map(clone, head):
-        fitted = call_with_domain(step.fit, X, data.domains)
-        X = call_with_domain(fitted.transform, X, data.domains)
-    return tail, X
-
-
 def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains: NDArray, fit: Fit) -> pd.DataFrame:
-    """Fit on the training rows, then predict those of each domain."""
     classes, encoded = np.unique(labels[fit.train], return_inverse=True)
     head, tail = _head_and_tail(clone(estimator))
     features = _safe_indexing(X, fit.train)
@@ -294,14 +299,9 @@ def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains
         confidence: Any = np.nan
         if hasattr(tail, "predict_proba"):
             confidence = np.asarray(tail.predict_proba(cells), np.float64).max(1)
-        answers = {
-            "row": rows,
-            "label": labels[rows],
-            "predicted": classes[np.asarray(tail.predict(cells)).astype(int)],
-            "confidence": confidence,
-            "known": np.isin(labels[rows], classes),
-            "n_train": len(fit.train),
-        }
+        predicted = classes[np.asarray(tail.predict(cells)).astype(int)]
         keys = {"classifier": name, "train_domain": fit.train_domain, "test_domain": domain, "fold": fit.fold}
-        parts.append(pd.DataFrame({**keys, **answers}))
+        answers = {"row": rows, "label": labels[rows], "predicted": predicted, "confidence": confidence}
+        training = {"known": np.isin(labels[rows], classes), "n_train": len(fit.train)}
+        parts.append(pd.DataFrame({**keys, **answers, **training}))
     return pd.concat(parts)

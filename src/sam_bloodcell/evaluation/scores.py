@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score, recall_score
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from .checks import METRICS, check_arguments, check_table, seed_of
 
@@ -142,8 +142,7 @@ def confidence_intervals(
     """Return bootstrap intervals of scores across domains.
 
     Groups of tested cells (patients or slides; single cells, where no groups were given) are drawn with replacement,
-    and the models stay as they are. The interval therefore says how much the choice of tested cells matters, not how
-    much another training would.
+    and the models stay as they are: the interval shows the effect of the choice of tested cells, not of training.
 
     Parameters
     ----------
@@ -167,11 +166,8 @@ def confidence_intervals(
     drawn = _bootstrap(predictions, by_pair=by_pair, **options)
     keys = _pair_keys(predictions) if by_pair else _pair_keys(predictions)[:-2]
     tail = (1 - level) / 2
-    rows = []
-    for names, values in drawn.items():
-        low, high = np.nanquantile(values[1:], [tail, 1 - tail]).tolist()
-        rows.append({**dict(zip(keys, names, strict=True)), "score": float(values[0]), "low": low, "high": high})
-    return pd.DataFrame(rows)
+    rows = [[*names, values[0], *np.nanquantile(values[1:], [tail, 1 - tail])] for names, values in drawn.items()]
+    return pd.DataFrame(rows, columns=[*keys, "score", "low", "high"])
 
 
 def compare_pipelines(
@@ -227,14 +223,10 @@ def _score_fit(cells: pd.DataFrame) -> dict[str, float]:
     if known.empty:
         return {**counts, "n_classes": 0, **dict.fromkeys((*METRICS, "ece"), np.nan)}
     over = {"labels": classes, "average": "macro", "zero_division": 0}
-    return {
-        **counts,
-        "n_classes": len(classes),
-        "accuracy": float(accuracy_score(truth, predicted)),
-        "balanced_accuracy": float(recall_score(truth, predicted, **over)),
-        "macro_f1": float(f1_score(truth, predicted, **over)),
-        "ece": _calibration_error(truth == predicted, known["confidence"].to_numpy()),
-    }
+    _, recall, f1, _ = precision_recall_fscore_support(truth, predicted, **over)
+    scores = {"accuracy": accuracy_score(truth, predicted), "balanced_accuracy": recall, "macro_f1": f1}
+    ece = _calibration_error(truth == predicted, known["confidence"].to_numpy())
+    return {**counts, "n_classes": len(classes), **scores, "ece": ece}
 
 
 def _calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> float:

@@ -81,28 +81,24 @@ def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> dict[s
 
     names, codes, counts = np.unique(domains, return_inverse=True, return_counts=True)
     if len(names) < 2 or counts.min() < _LEAST_CELLS:
-        raise ValueError(
-            f"Got {dict(zip(names.tolist(), counts.tolist(), strict=True))} cells by domain but expected at least two "
-            f"domains of at least {_LEAST_CELLS} cells each. Fix: leave small domains out."
-        )
+        found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        expected = f"at least two domains of at least {_LEAST_CELLS} cells each"
+        raise ValueError(f"Got {found} cells by domain but expected {expected}. Fix: leave small domains out.")
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(codes == code) for code in range(len(names))]
     rows = np.concatenate([rng.permutation(own)[:_MAX_COMPARED] for own in members])
     scaled, codes = StandardScaler().fit_transform(features[rows]), codes[rows]
     guess = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    return {
-        "mmd": float(mmd(torch.from_numpy(scaled), torch.from_numpy(codes))),
-        "domain_accuracy": float(cross_val_score(guess, scaled, codes, cv=folds, scoring="balanced_accuracy").mean()),
-        "chance": 1 / len(names),
-    }
+    distance = float(mmd(torch.from_numpy(scaled), torch.from_numpy(codes)))
+    accuracy = float(cross_val_score(guess, scaled, codes, cv=folds, scoring="balanced_accuracy").mean())
+    return {"mmd": distance, "domain_accuracy": accuracy, "chance": 1 / len(names)}
 
 
 def near_duplicates(embeddings: Any, *, threshold: float | str = "auto") -> pd.DataFrame:
     """Find pairs of images that look duplicated: one is the other scaled, turned or saved again.
 
-    Copies in different folds or laboratories make scores too good. Each cell is compared with its five nearest
-    neighbours among the embeddings.
+    Copies in different folds or laboratories make scores too good. Each cell is compared with its 5 nearest neighbours.
 
     Parameters
     ----------

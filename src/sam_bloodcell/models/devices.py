@@ -1,10 +1,12 @@
 """Where to compute, and in which floating point type."""
 
 import os
+import threading
 
 import torch
 
 _process = os.getpid()
+_thread = threading.local()
 
 
 def choose(device: str) -> torch.device:
@@ -31,7 +33,6 @@ def half_dtype(device: torch.device) -> torch.dtype | None:
 
 def _let_go_of_the_parents_threads() -> None:
     """Compute with one thread in a forked process, which would wait forever for OpenMP's threads in its parent."""
-    global _process
-    if os.getpid() != _process:
-        _process = os.getpid()
-        torch.set_num_threads(1)
+    if os.getpid() != _process and not hasattr(_thread, "computes_alone"):
+        _thread.computes_alone = True
+        torch.set_num_threads(1)  # of the calling thread

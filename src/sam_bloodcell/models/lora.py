@@ -37,17 +37,13 @@ class Adapter:
     def digest(self) -> str:
         """SHA-256 of all that it holds, computed once: adapters are replaced, not changed."""
         if self not in _digests:
-            _digests[self] = self._digest()
-        return _digests[self]
-
-    def _digest(self) -> str:
-        head = json.dumps([self.lora_config, self.pixel_stats, self.image_size], sort_keys=True)
-        digest = hashlib.sha256(head.encode())
-        for part in (self.lora, self.decoder):
-            for key, tensor in sorted(part.items()):
+            head = json.dumps([self.lora_config, self.pixel_stats, self.image_size], sort_keys=True)
+            digest = hashlib.sha256(head.encode())
+            for key, tensor in [*sorted(self.lora.items()), *sorted(self.decoder.items())]:
                 digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+            _digests[self] = digest.hexdigest()
+        return _digests[self]
 
     def packed(self) -> dict[str, Any]:
         """Return it as plain values and numpy arrays."""
@@ -57,11 +53,10 @@ class Adapter:
     @classmethod
     def unpacked(cls, values: dict[str, Any]) -> "Adapter":
         """Undo `packed`."""
-        tensors = {
-            name: {key: torch.from_numpy(array.copy()) for key, array in values[name].items()}
-            for name in ("lora", "decoder")
-        }
-        return cls(**values | tensors)
+        lora, decoder = (
+            {key: torch.from_numpy(array.copy()) for key, array in values[name].items()} for name in ("lora", "decoder")
+        )
+        return cls(**values | {"lora": lora, "decoder": decoder})
 
 
 _digests: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
@@ -124,12 +119,7 @@ def lora_config(
 
 
 def add_lora(
-    sam: SAM,
-    rank: int = 4,
-    *,
-    alpha: float | None = None,
-    dropout: float = 0.0,
-    blocks: Sequence[int] | None = None,
+    sam: SAM, rank: int = 4, *, alpha: float | None = None, dropout: float = 0.0, blocks: Sequence[int] | None = None
 ) -> Any:
     """Freeze the encoder and return it as a ``peft.PeftModel`` with trainable LoRA factors on q and v.
 
@@ -149,9 +139,8 @@ def add_lora(
 
 def extract_adapter(sam: SAM, peft_model: Any, pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]) -> Adapter:
     """Copy the trained parts out, to CPU."""
-    peft = _peft()
     return Adapter(
-        lora=_on_cpu(peft.get_peft_model_state_dict(peft_model)),
+        lora=_on_cpu(_peft().get_peft_model_state_dict(peft_model)),
         lora_config=config_values(peft_model.peft_config["default"]),
         decoder=_on_cpu({key: value for key, value in sam.state_dict().items() if key.startswith(_DECODER_PREFIXES)}),
         pixel_stats=pixel_stats,
@@ -166,11 +155,10 @@ def config_values(config: Any) -> dict[str, Any]:
 
 def resume_adapter(sam: SAM, peft_model: Any, adapter: Adapter) -> None:
     """Start training from an adapter: its decoder, and its LoRA factors if rank and blocks are the same."""
-    peft = _peft()
     sam.load_state_dict(adapter.decoder, strict=False)
     config = config_values(peft_model.peft_config["default"])
     if adapter.lora and all(adapter.lora_config[key] == config[key] for key in ("r", "target_modules")):
-        peft.set_peft_model_state_dict(peft_model, adapter.lora)
+        _peft().set_peft_model_state_dict(peft_model, adapter.lora)
 
 
 def apply_adapter(sam: SAM, adapter: Adapter) -> None:

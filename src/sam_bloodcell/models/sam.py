@@ -22,6 +22,10 @@ PROMPT_DIM = 256
 SAM_MASK_TOKENS = 4
 CELL_MASK_TOKENS = 2
 BACKGROUND, CELL = 0, 1
+# Parts of the decoder whose shape depends on the number of mask tokens.
+_OF_MASK_TOKENS = tuple(
+    f"mask_decoder.{part}" for part in ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
+)
 
 # Means and standard deviations of the channels R, G, B, in 0-255 units.
 PixelStats = tuple[tuple[float, ...], tuple[float, ...]]
@@ -123,9 +127,8 @@ class SAM(nn.Module):
 
         out, image = decoder.transformer(features + dense, position, queries)
         image = decoder.output_upscaling(image.transpose(1, 2).reshape(batch, channels, height, width))
-        weights = torch.stack(
-            [mlp(out[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
-        )  # BxMx32
+        mlps = decoder.output_hypernetworks_mlps
+        weights = torch.stack([mlp(out[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)  # BxMx32
         logits = torch.einsum("bmc,bchw->bmhw", weights, image)
         return logits, decoder.iou_prediction_head(out[:, 0])
 
@@ -177,7 +180,7 @@ def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
     target = sam.state_dict()
     decoder_tokens = len(target["mask_decoder.mask_tokens.weight"])
     resized = state.get("mask_decoder.mask_tokens.weight")
-    other_tokens = resized is None or len(resized) != decoder_tokens
+    may_differ = _OF_MASK_TOKENS if resized is None or len(resized) != decoder_tokens else ()
     loaded: dict[str, Tensor] = {}
     wrong = []
     for key, value in state.items():
@@ -185,27 +188,16 @@ def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
             value = _resize_positions(key, value, target[key].shape)
             if value.shape == target[key].shape:
                 loaded[key] = value
-            elif not (other_tokens and _depends_on_mask_tokens(key)):
+            elif not key.startswith(may_differ):
                 wrong.append(f"{key}: {tuple(value.shape)} instead of {tuple(target[key].shape)}")
-        elif key not in ("pixel_mean", "pixel_std") and not (other_tokens and _depends_on_mask_tokens(key)):
+        elif key not in ("pixel_mean", "pixel_std") and not key.startswith(may_differ):
             wrong.append(f"{key}: unknown")
     fresh = [key for key in target if key not in loaded]
-    missing = [key for key in fresh if key not in state]
-    wrong += [f"{key}: missing" for key in missing if not (other_tokens and _depends_on_mask_tokens(key))]
+    wrong += [f"{key}: missing" for key in fresh if key not in state and not key.startswith(may_differ)]
     if wrong:
         raise ValueError("The checkpoint does not fit this SAM:\n  " + "\n  ".join(wrong))
     sam.load_state_dict(loaded, strict=False)
     return fresh
-
-
-def _depends_on_mask_tokens(key: str) -> bool:
-    return key.startswith(
-        (
-            "mask_decoder.mask_tokens",
-            "mask_decoder.output_hypernetworks_mlps",
-            "mask_decoder.iou_prediction_head",
-        )
-    )
 
 
 def _resize_positions(key: str, value: Tensor, shape: torch.Size) -> Tensor:

@@ -99,7 +99,7 @@ def train(
             warnings.warn(
                 f"Interrupted: keeping what {len(run.history)} full epochs of {plan.epochs} arrived at.", stacklevel=2
             )
-    load_trained_state(module, run.best if validation else run.last)
+    module.load_state_dict(run.best if validation else run.last, strict=False)
     module.eval()
     return run.history
 
@@ -108,11 +108,6 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """Copy what training changes: parameters that require gradients, and buffers."""
     kept = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {name: value.detach().clone() for name, value in module.state_dict().items() if name not in kept}
-
-
-def load_trained_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put a `trained_state` back."""
-    module.load_state_dict(state, strict=False)
 
 
 class _Run:
@@ -180,19 +175,17 @@ class _Run:
 
     def save(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
         """Write everything that going on needs; a write that dies leaves the last whole checkpoint."""
+        state = {
+            "fingerprint": fingerprint,
+            "trained": self.last,
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "rng": torch.get_rng_state(),
+            "history": self.history,
+        }
         content = io.BytesIO()
-        torch.save(
-            {
-                "fingerprint": fingerprint,
-                "trained": self.last,
-                "best": self.best,
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "rng": torch.get_rng_state(),
-                "history": self.history,
-            },
-            content,
-        )
+        torch.save(state, content)
         with replacing(checkpoint) as draft:
             draft.write_bytes(content.getbuffer())
 
@@ -212,7 +205,7 @@ class _Run:
                 "start anew, or name another file."
             )
         self.last, self.best = state["trained"], state["best"]
-        load_trained_state(self.module, self.last)
+        self.module.load_state_dict(self.last, strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"])

@@ -19,15 +19,10 @@ if TYPE_CHECKING:
 
 
 def plot_cells(
-    images: Sequence[Any] | np.ndarray,
-    masks: Sequence[Any] | np.ndarray | None = None,
-    crops: Sequence[Any] | np.ndarray | None = None,
-    reconstructions: Sequence[Any] | np.ndarray | None = None,
-    *,
-    titles: Sequence[str] | None = None,
-    title_size: float = 7,
-    columns: int = 3,
-) -> "Figure":
+    images: Sequence[Any] | np.ndarray, masks: Sequence[Any] | np.ndarray | None = None,
+    crops: Sequence[Any] | np.ndarray | None = None, reconstructions: Sequence[Any] | np.ndarray | None = None, *,
+    titles: Sequence[str] | None = None, title_size: float = 7, columns: int = 3,
+) -> "Figure":  # fmt: skip
     """Draw cells side by side, each as its picture with the mask's outline, its crop and its reconstruction.
 
     Parameters
@@ -101,9 +96,8 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
         return None
     images, last = as_image_list(images, "images"), wrong["row"].max()
     if last >= len(images):
-        raise ValueError(
-            f"Got {len(images)} images but predictions of row {last}. Fix: pass all images that X was embedded from."
-        )
+        fix = "Fix: pass all images that X was embedded from."
+        raise ValueError(f"Got {len(images)} images but expected more than {last}, a predicted row. {fix}")
     titles = [f"{cell.label} → {cell.predicted}" for cell in wrong.itertuples()]
     return plot_cells([images[row] for row in wrong["row"]], titles=titles, columns=6, title_size=5.5)
 

@@ -31,12 +31,9 @@ def plot_mask_quality(quality: np.ndarray, domain: Any) -> "Figure":
     domain : array-like of shape (n,)
     """
     (domains,) = cell_columns(len(quality), domain=domain)
-    panels = {
-        "area (share of the image)": quality["area"],
-        "confidence (mean probability)": quality["confidence"],
-        "border inside the mask (share)": quality["border"],
-    }
-    figure = _draw_boxes(panels, domains)
+    titles = ("area (share of the image)", "confidence (mean probability)", "border inside the mask (share)")
+    measured = (quality["area"], quality["confidence"], quality["border"])
+    figure = _draw_boxes(dict(zip(titles, measured, strict=True)), domains)
     figure.suptitle(f"{quality['fallback'].sum()} of {len(quality)} images without a plausible cell", fontsize=10)
     return figure
 
@@ -94,9 +91,8 @@ def plot_embedding_map(
     groupings = {"class": classes, "laboratory": label_column(domain, "domain")}
     lengths = [len(column) for column in (*features.values(), *groupings.values())]
     if not features or len(set(lengths)) != 1:
-        raise ValueError(
-            f"Got lengths {lengths} of features, classes and domains but expected the same. Fix: pass the same cells."
-        )
+        found = f"lengths {lengths} of features, classes and domains"
+        raise ValueError(f"Got {found} but expected the same. Fix: pass the same cells.")
     figure = new_figure((10, 4.2 * len(features)))
     axes = figure.subplots(len(features), 2, squeeze=False)
     for row, (name, matrix) in zip(axes, features.items(), strict=True):
@@ -126,11 +122,8 @@ def _draw_points(ax: "Axes", points: np.ndarray, labels: np.ndarray) -> None:
     size = float(np.clip(6000 / len(points), 5, 30))
     for group, colour, marker in zip(groups, cycle(COLOURS), cycle(MARKERS), strict=False):
         x, y = points[labels == group].T
-        ax.scatter(x, y, s=size, alpha=0.65, linewidths=0, color=colour, marker=marker)
-    texts = [plain(group) for group in groups]
-    legend = ax.legend(
-        ax.collections, texts, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0.3
-    )
+        ax.scatter(x, y, s=size, alpha=0.65, linewidths=0, color=colour, marker=marker, label=plain(group))
+    legend = ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0.3)
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[25])  # type: ignore[union-attr]
     ax.tick_params(labelsize=7)

@@ -84,9 +84,7 @@ def plot_history(history: pd.DataFrame) -> "Figure":
     epochs = history.get("epoch", np.arange(1, len(history) + 1))
     terms = history.drop(columns="epoch", errors="ignore").select_dtypes("number")
     if terms.empty:
-        raise ValueError(
-            f"Got columns {list(history)} and {len(history)} rows but expected losses by epoch. Fix: pass history_."
-        )
+        raise ValueError(f"Got columns {list(history)} but expected losses by epoch. Fix: pass history_.")
     figure, axes = new_grid(terms.shape[1], columns=4, width=2.7, height=2.1, sharex=True)
     for i, (ax, name) in enumerate(zip(axes, terms, strict=True)):
         ax.plot(epochs, terms[name], "o-" if len(terms) < 30 else "-", color=COLOURS[i % len(COLOURS)], markersize=3)

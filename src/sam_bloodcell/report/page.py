@@ -27,13 +27,9 @@ _MAX_STAINED = 200  # cells of a domain whose colours are drawn: each crop may h
 
 
 def write_report(
-    result: BenchmarkResult,
-    path: str | os.PathLike[str],
-    *,
-    title: str = "Blood cells across laboratories",
-    settings: Mapping[str, Any] | None = None,
-    figures: str | os.PathLike[str] | None = None,
-) -> Path:
+    result: BenchmarkResult, path: str | os.PathLike[str], *, title: str = "Blood cells across laboratories",
+    settings: Mapping[str, Any] | None = None, figures: str | os.PathLike[str] | None = None,
+) -> Path:  # fmt: skip
     """Write a benchmark's tables, pictures and settings as one HTML file, and return its path.
 
     Pictures are embedded and nothing is loaded from elsewhere, so the file can be mailed, archived and
@@ -75,15 +71,12 @@ def write_report(
     'report.html'
     """
     if not isinstance(result, BenchmarkResult):
-        raise TypeError(
-            f"Got result of type {type(result).__name__} but expected a BenchmarkResult. Fix: call run_benchmark."
-        )
+        kind = type(result).__name__
+        raise TypeError(f"Got result of type {kind} but expected a BenchmarkResult. Fix: call run_benchmark.")
     path = Path(path, "report.html") if Path(path).is_dir() else Path(path)
     jinja2 = require("jinja2", extra="report", purpose="Reports need Jinja2")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+    engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = engine.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     settings = {**result.settings, **(settings or {})}
     page = template.render(**_tables(result), title=title, settings=settings, figures=_rendered(result, figures))
     write_text(make_folder(path.parent) / path.name, page)
@@ -118,13 +111,9 @@ def _headlines(scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
     across = scores[(scores["train_domain"] != scores["test_domain"]) & (scores["n_classes"] > 0)]
     for name, pairs in across.groupby("features", sort=False):
         means = cross_domain_mean(pairs)
-        yield {
-            "features": name,
-            "classifier": means.index[int(means.argmax())][-1],
-            "score": means.max(),
-            "chance": float((1 / pairs["n_classes"]).mean()),
-            "pairs": pairs.groupby(["train_domain", "test_domain"]).ngroups,
-        }
+        best = {"features": name, "classifier": means.index[int(means.argmax())][-1], "score": means.max()}
+        n_pairs = pairs.groupby(["train_domain", "test_domain"]).ngroups
+        yield {**best, "chance": float((1 / pairs["n_classes"]).mean()), "pairs": n_pairs}
 
 
 def _pictures(result: BenchmarkResult) -> Iterator[tuple[str, "Figure", str, str]]:
@@ -159,8 +148,8 @@ def _pictures(result: BenchmarkResult) -> Iterator[tuple[str, "Figure", str, str
         yield "quality", plotting.plot_stain(embeddings.crops[rows], domain[rows]), f"{caption}.", caption
     history = getattr(result.autoencoder, "history_", None)
     if history is not None and len(history):
-        alt = "The autoencoder's loss and its terms by epoch."
-        yield "history", plotting.plot_history(pd.DataFrame(history)), alt, ""
+        losses = plotting.plot_history(pd.DataFrame(history))
+        yield "history", losses, "The autoencoder's loss and its terms by epoch.", ""
     maps = plotting.plot_embedding_map(result.features, cells.domain, cells.target, cells.target_names)
     yield "maps", maps, "First two principal components of each feature set, by class and by laboratory.", ""
 
@@ -168,13 +157,10 @@ def _pictures(result: BenchmarkResult) -> Iterator[tuple[str, "Figure", str, str
 def _plot_shown(result: BenchmarkResult, images: Any) -> "Figure":
     shown, embeddings, cells = result.shown, result.embeddings, result.cells
     labels = class_names(np.asarray(cells.target)[shown], cells.target_names, "target")
-    return plotting.plot_cells(
-        [images[row] for row in shown],
-        masks=embeddings.masks[shown] if hasattr(embeddings, "masks") else None,
-        crops=embeddings.crops[shown] if hasattr(embeddings, "crops") else None,
-        reconstructions=result.reconstructions,
-        titles=[f"{domain}: {label}" for domain, label in zip(np.asarray(cells.domain)[shown], labels, strict=True)],
-    )
+    titles = [f"{domain}: {label}" for domain, label in zip(np.asarray(cells.domain)[shown], labels, strict=True)]
+    parts = {name: getattr(embeddings, name)[shown] for name in ("masks", "crops") if hasattr(embeddings, name)}
+    pictures = [images[row] for row in shown]
+    return plotting.plot_cells(pictures, reconstructions=result.reconstructions, titles=titles, **parts)
 
 
 def _rendered(result: BenchmarkResult, figures: str | os.PathLike[str] | None) -> Mapping[str, list[dict[str, str]]]:

@@ -28,20 +28,10 @@ def split(n: int, validation_fraction: float, seed: int) -> tuple[NDArray[np.int
 
 
 def train_segmentation(
-    sam: SAM,
-    pixels: NDArray[np.uint8],
-    inside: NDArray[np.bool_],
-    plan: TrainingPlan,
-    *,
-    rows: tuple[NDArray[np.intp], NDArray[np.intp]],
-    pixel_stats: PixelStats,
-    batch_size: int,
-    seed: int,
-    patience: int | None = None,
-    checkpoint: str | os.PathLike | None = None,
-    fingerprint: str = "",
-    verbose: int = 0,
-) -> list[dict[str, float]]:
+    sam: SAM, pixels: NDArray[np.uint8], inside: NDArray[np.bool_], plan: TrainingPlan, *,
+    rows: tuple[NDArray[np.intp], NDArray[np.intp]], pixel_stats: PixelStats, batch_size: int, seed: int,
+    patience: int | None = None, checkpoint: str | os.PathLike | None = None, fingerprint: str = "", verbose: int = 0,
+) -> list[dict[str, float]]:  # fmt: skip
     """Train every parameter of `sam` that requires gradients, in place, and return one row of history per epoch.
 
     `pixels` are (n, S, S, 3), and `inside` of shape (n, S, S) is True inside the cell. `rows` are those to train on and
@@ -74,17 +64,11 @@ def train_segmentation(
             scores.append(_dice(module, images, torch.from_numpy(inside[part]).to(device), plan.amp_dtype))
         return {"dice": float(torch.cat(scores).mean())}
 
+    validation = Validation(validate, "dice", patience) if len(validated) else None
     return train(
-        sam,
-        loss,
-        batches,
-        plan,
-        validation=Validation(validate, "dice", patience) if len(validated) else None,
-        checkpoint=checkpoint,
-        fingerprint=fingerprint,
-        verbose=verbose,
-        description="segmentation",
-    )
+        sam, loss, batches, plan, validation=validation, checkpoint=checkpoint, fingerprint=fingerprint,
+        verbose=verbose, description="segmentation",
+    )  # fmt: skip
 
 
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -137,17 +137,9 @@ class LoRATraining(BaseEstimator):
         self.random_state = random_state
 
     def run(
-        self,
-        images: Sequence[Any],
-        masks: Sequence[Any] | str,
-        *,
-        backbone: Backbone,
-        start: Adapter | None,
-        image_size: int,
-        pixel_stats: PixelStats | None,
-        device: torch.device,
-        verbose: int = 0,
-    ) -> TrainedAdapter:
+        self, images: Sequence[Any], masks: Sequence[Any] | str, *, backbone: Backbone, start: Adapter | None,
+        image_size: int, pixel_stats: PixelStats | None, device: torch.device, verbose: int = 0,
+    ) -> TrainedAdapter:  # fmt: skip
         """Train an adapter on images, as `as_image_list` returns them, and one mask of each.
 
         `masks` are paths or (H, W) arrays, non-zero inside the cell, or "auto", which makes them from the stain and
@@ -170,6 +162,11 @@ class LoRATraining(BaseEstimator):
             pixel_stats = channel_stats(pixels) if start is None else start.pixel_stats
         seed = int(check_random_state(self.random_state).randint(2**31))
         rows = split(len(pixels), self.validation_fraction, seed)
+        steps = math.ceil(len(rows[0]) / self.batch_size)
+        plan = TrainingPlan(
+            self.epochs, steps, self.learning_rate, warmup_steps=self.warmup_epochs * steps,
+            weight_decay=self.weight_decay, amp_dtype=devices.half_dtype(device),
+        )  # fmt: skip
         settings = {name: str(value) for name, value in self.get_params().items() if name != "checkpoint"}
         start_digest = None if start is None else start.digest()
         data = (pixels, inside, backbone.digest, start_digest, image_size, pixel_stats)
@@ -180,19 +177,10 @@ class LoRATraining(BaseEstimator):
             if start is not None:
                 resume_adapter(sam, adapted, start)
             history = train_segmentation(
-                sam.to(device),
-                pixels,
-                inside,
-                self._plan(len(rows[0]), device),
-                rows=rows,
-                pixel_stats=pixel_stats,
-                batch_size=self.batch_size,
-                seed=seed,
-                patience=self.patience,
-                checkpoint=self.checkpoint,
-                fingerprint=joblib.hash((settings, data)),
-                verbose=verbose,
-            )
+                sam.to(device), pixels, inside, plan, rows=rows, pixel_stats=pixel_stats, batch_size=self.batch_size,
+                seed=seed, patience=self.patience, checkpoint=self.checkpoint,
+                fingerprint=joblib.hash((settings, data)), verbose=verbose,
+            )  # fmt: skip
         table = pd.DataFrame(history)
         best = best_epoch(table["dice"]) if "dice" in table else len(table) - 1
         return TrainedAdapter(extract_adapter(sam, adapted, pixel_stats), table, best)
@@ -201,15 +189,3 @@ class LoRATraining(BaseEstimator):
         """Store a path as text, so that a pipeline in a skops file needs no path class to be trusted."""
         state = super().__getstate__()
         return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in state.items()}
-
-    def _plan(self, n: int, device: torch.device) -> TrainingPlan:
-        """Plan the optimiser's steps for n training cells."""
-        steps = math.ceil(n / self.batch_size)
-        return TrainingPlan(
-            epochs=self.epochs,
-            steps_per_epoch=steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_epochs * steps,
-            weight_decay=self.weight_decay,
-            amp_dtype=devices.half_dtype(device),
-        )

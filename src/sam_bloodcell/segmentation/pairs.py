@@ -21,15 +21,11 @@ def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[
     """Read images and their masks, and pad and resize them to squares: (n, size, size, 3) and (n, size, size)."""
     absent = [row for row, mask in enumerate(masks) if mask is None]
     if absent:
-        raise ValueError(
-            f"Got no mask in {name_rows(absent)} but expected one mask per image. "
-            "Fix: leave these cells out (datasets.keep_masked)."
-        )
+        fix = "Fix: leave these cells out (datasets.keep_masked)."
+        raise ValueError(f"Got no mask in {name_rows(absent)} but expected one mask per image. {fix}")
     if len(masks) != len(images):
-        raise ValueError(
-            f"Got {len(masks)} masks for {len(images)} images but expected one mask per image, in the same order. "
-            "Fix: leave out the images that have none."
-        )
+        got, fix = f"{len(masks)} masks for {len(images)} images", "Fix: leave out the images that have none."
+        raise ValueError(f"Got {got} but expected one mask per image, in the same order. {fix}")
     pixels = np.empty((len(images), size, size, 3), np.uint8)
     inside = np.empty((len(images), size, size), bool)
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):

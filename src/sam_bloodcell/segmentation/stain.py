@@ -82,11 +82,9 @@ def _neighbours(foreground: NDArray[np.bool_], depth: NDArray, nucleus: NDArray[
     """Mark the middles of other cells, some way off the nucleus, with numbers from 2 on in an array of zeros."""
     side = max(foreground.shape)
     peaks = _skimage().feature.peak_local_max(
-        ndimage.gaussian_filter(depth, 2),
-        min_distance=max(1, round(0.05 * side)),
-        labels=foreground.astype(int),
-        exclude_border=False,
-    )
+        ndimage.gaussian_filter(depth, 2), min_distance=max(1, round(0.05 * side)),
+        labels=foreground.astype(int), exclude_border=False,
+    )  # fmt: skip
     gap = ndimage.distance_transform_edt(~nucleus)
     markers = np.zeros(foreground.shape, np.intp)
     peaks = peaks[gap[tuple(peaks.T)] > 0.06 * side]

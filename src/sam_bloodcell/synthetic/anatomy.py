@@ -39,11 +39,7 @@ class WhiteCell:
 
     def depth_at(self, points: np.ndarray) -> np.ndarray:
         """Depth at the pixel nearest to each point, -1 outside the window: (n,)."""
-        nearest = np.round(points).astype(int)
-        inside = np.all((nearest >= 0) & (nearest < self.depth.shape), axis=1)
-        found = np.full(len(points), -1.0)
-        found[inside] = self.depth[nearest[inside, 0], nearest[inside, 1]]
-        return found
+        return ndimage.map_coordinates(self.depth, points.T, np.float64, order=0, mode="grid-constant", cval=-1.0)
 
 
 @dataclass(frozen=True)
@@ -201,8 +197,7 @@ def _lymphocyte_granules(cell: WhiteCell, rng: np.random.Generator) -> None:
     # A large granular lymphocyte: a handful of azurophil granules in the rim.
     points = cell.lattice(0.2, 0.5, rng)
     points = points[(cell.depth_at(points) > 0.05) & (rng.random(len(points)) < 0.3)]
-    radii, weights = np.full(len(points), 0.04 * cell.radius), np.full(len(points), 0.6)
-    grains = stamp_discs(cell.depth.shape, points, radii, weights)
+    grains = stamp_discs(cell.depth.shape, points, np.full(len(points), 0.04 * cell.radius), np.full(len(points), 0.6))
     cell.densities["nucleus"] = np.maximum(cell.densities["nucleus"], grains)
 
 
@@ -238,23 +233,18 @@ def _basophil_granules(cell: WhiteCell, rng: np.random.Generator) -> None:
 CELL_TYPES = {
     "basophil": CellType(
         (0.85, 1.05), (0.02, 0.07), 0.15, (0.4, 0.9), (0.0, 0.3), (0.55, 1.00), 0.20,
-        _basophil_lobes, _basophil_granules,
-    ),
+        _basophil_lobes, _basophil_granules),
     "eosinophil": CellType(
         (0.98, 1.18), (0.02, 0.05), 0.10, (0.5, 0.9), (0.0, 0.15), (0.80, 1.05), 0.20,
-        _eosinophil_lobes, _eosinophil_granules,
-    ),
+        _eosinophil_lobes, _eosinophil_granules),
     "lymphocyte": CellType(
         (0.64, 0.88), (0.02, 0.05), 0.25, (0.0, 0.1), (0.5, 1.25), (0.90, 1.20), 0.13,
-        _lymphocyte_lobes, _lymphocyte_granules,
-    ),
+        _lymphocyte_lobes, _lymphocyte_granules),
     "monocyte": CellType(
         (1.02, 1.28), (0.03, 0.10), 0.40, (0.0, 0.35), (0.5, 1.0), (0.58, 0.85), 0.26,
-        _monocyte_lobes, _monocyte_granules,
-    ),
+        _monocyte_lobes, _monocyte_granules),
     "neutrophil": CellType(
         (0.90, 1.10), (0.02, 0.05), 0.20, (0.5, 1.1), (0.0, 0.15), (0.90, 1.15), 0.20,
-        _neutrophil_lobes, _neutrophil_granules,
-    ),
+        _neutrophil_lobes, _neutrophil_granules),
 }  # fmt: skip
 COMMON_CLASSES = tuple(CELL_TYPES)

@@ -93,8 +93,7 @@ class Laboratory:
         colours["background"] = rng.uniform(0, 0.12) * rng.uniform(0.2, 1.0, 3)
         first, second = np.array(_EMPTY_FIELDS)[rng.choice(len(_EMPTY_FIELDS), 2)]
         mix = rng.uniform(0, 0.5)
-        light = (1 - mix) * first + mix * second
-        colours["light"] = light * rng.uniform(0.9, 1.1) * np.exp(rng.normal(0, 0.025, 3))
+        colours["light"] = ((1 - mix) * first + mix * second) * rng.uniform(0.9, 1.1) * np.exp(rng.normal(0, 0.025, 3))
         ghosts = rng.random() < 0.3
         return cls(
             name=name,

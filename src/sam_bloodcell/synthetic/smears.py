@@ -220,10 +220,8 @@ def _known_laboratories(domains: Sequence[str | Laboratory]) -> list[Laboratory]
         found.append(laboratory)
     names = [laboratory.name for laboratory in found]
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"Got domains named {names!r} but expected one or more distinct names; "
-            f"give each Laboratory a name of its own, or choose from {known}."
-        )
+        fix = f"give each Laboratory a name of its own, or choose from {known}."
+        raise ValueError(f"Got domains named {names!r} but expected one or more distinct names; {fix}")
     return found
 
 
@@ -233,8 +231,7 @@ def _entropy(random_state: int | np.random.Generator | None) -> int:
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**63))
     if isinstance(random_state, bool) or not isinstance(random_state, Integral) or random_state < 0:
-        raise ValueError(
-            f"Got random_state={random_state!r} but expected None, an integer >= 0 or a numpy Generator; "
-            "pass numpy.random.default_rng(seed) or the seed itself."
-        )
+        fix = "pass numpy.random.default_rng(seed) or the seed itself."
+        expected = "None, an integer >= 0 or a numpy Generator"
+        raise ValueError(f"Got random_state={random_state!r} but expected {expected}; {fix}")
     return int(random_state)

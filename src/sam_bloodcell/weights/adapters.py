@@ -19,13 +19,9 @@ from .tensors import read_json, read_tensors, write_tensors
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "decoder.safetensors", "sam_bloodcell.json")
 
 
-def locate_adapter(
-    source: str | os.PathLike, revision: str | None = None, *, token: str | None = None, local_files_only: bool = False
-) -> Path:
-    """Return the local folder of an adapter, fetched from the Hub at `revision` if need be."""
-    return hub.locate_folder(
-        source, _ADAPTER_FILES, revision, kind="adapter", token=token, local_files_only=local_files_only
-    )
+def locate_adapter(source: str | os.PathLike, revision: str | None = None, **access: Any) -> Path:
+    """Return the local folder of an adapter, fetched if need be; `access` is handed on to `hub.locate_folder`."""
+    return hub.locate_folder(source, "adapter", _ADAPTER_FILES, revision, **access)
 
 
 def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adapter:

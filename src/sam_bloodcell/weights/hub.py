@@ -45,10 +45,10 @@ def fetch(
 
 def locate_folder(
     source: str | os.PathLike,
+    kind: str,
     filenames: Sequence[str],
     revision: str | None = None,
     *,
-    kind: str,
     token: str | None = None,
     local_files_only: bool = False,
 ) -> Path:
@@ -119,48 +119,6 @@ def push(
             return str(api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message=message))
         except Exception as exc:  # as in fetch
             raise WeightsUnavailableError(f"The files could not be pushed to '{repo}': {_reason(exc, repo)}") from exc
-
-
-class PushToHubMixin:
-    """Gives an estimator with `save_pretrained` the way to the Hub."""
-
-    save_pretrained: Callable[..., Path]
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        **card: Any,
-    ) -> str:
-        """Save and upload to a Hub repo, made if need be.
-
-        Parameters
-        ----------
-        repo_id : str
-            The repo, as "owner/name".
-        revision : str, optional
-            Branch; default main.
-        private : bool, optional
-            Of a new repo.
-        token : str, optional
-            One that may write; default that of ``HF_TOKEN`` or ``hf auth login``.
-        **card
-            metrics, data and licence, as in `save_pretrained`.
-
-        Returns
-        -------
-        url : str
-            Of the commit.
-
-        Raises
-        ------
-        WeightsUnavailableError
-            If the Hub refuses or cannot be reached.
-        """
-        return push(self.save_pretrained, repo_id, revision=revision, private=private, token=token, **card)
 
 
 def _announced(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from ..exceptions import WeightsUnavailableError
 from ..extras import require
 from ..files import make_folder, replacing
 from . import hub
-from .model_card import write_model_card
+from .pretrained import write_model_card
 
 _MODEL = "pipeline.skops"
 _skops = partial(require, "skops.io", extra="hub", purpose="Whole pipelines need skops")
@@ -46,10 +46,8 @@ def save_pretrained(
     ----------
     pipeline : estimator
         Fitted; any scikit-learn estimator around `SAMLoRAEmbedder` or `CrossDomainAutoencoder`.
-    folder : path
-        Made if need be; gets pipeline.skops and README.md, a model card.
-    metrics, data, licence
-        For the model card: numbers by name, what was trained on, an SPDX identifier.
+    folder, metrics, data, licence
+        As in `SAMLoRAEmbedder.save_pretrained`; the folder gets pipeline.skops and README.md, a model card.
 
     Returns
     -------
@@ -117,10 +115,8 @@ def from_pretrained(
     if isinstance(trusted, str):
         raise TypeError(f"Got trusted={trusted!r} but expected a list of names. Fix: trusted=[{trusted!r}].")
     skops = _skops()
-    folder = hub.locate_folder(
-        folder_or_repo, [_MODEL], revision, kind="pipeline", token=token, local_files_only=local_files_only
-    )
-    path = folder / _MODEL
+    access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
+    path = hub.locate_folder(folder_or_repo, "pipeline", [_MODEL], revision, **access) / _MODEL
     try:
         needed = skops.get_untrusted_types(file=path)
     except (BadZipFile, LookupError, ValueError) as exc:

@@ -1,6 +1,6 @@
 from huggingface_hub import ModelCard
 
-from sam_bloodcell.weights.model_card import write_model_card
+from sam_bloodcell.weights.pretrained import write_model_card
 
 
 def test_a_card_tells_all_that_it_is_told(tmp_path):

@@ -1,0 +1,144 @@
+"""What saved estimators share: a model card, the way to the Hub, and pickles of plain values."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from ..files import write_text
+from . import hub
+
+
+class Pretrained(BaseEstimator):
+    """Saves, pushes and pickles an estimator; a subclass says what is in its files, its card and its pickle."""
+
+    # Fitted attributes in a pickle: how each is packed into plain values and arrays, and unpacked.
+    _packing: ClassVar[dict[str, tuple[Callable, Callable]]] = {}
+    # Makes the folder, writes everything but the card into it, and returns it.
+    _write_files: Callable[[str | os.PathLike], Path]
+    # Returns the arguments of `write_model_card` that follow from the estimator.
+    _card: Callable[[], dict[str, Any]]
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        data: str | None = None,
+        licence: str | None = None,
+    ) -> Path:
+        """Write what was fitted, and a model card.
+
+        A `SAMLoRAEmbedder` writes its adapter in PEFT's layout, with decoder and settings, but no base weights. A
+        `CrossDomainAutoencoder` writes its network (autoencoder.safetensors) and settings (sam_bloodcell.json).
+
+        Parameters
+        ----------
+        folder : path
+            Made if need be.
+        metrics, data, licence
+            For the model card: numbers by name, what it was trained on, an SPDX identifier.
+
+        Returns
+        -------
+        folder : Path
+
+        Raises
+        ------
+        NotFittedError, OSError
+            Before `fit`; if a file cannot be written.
+        ValueError
+            If an embedder has no adapter, neither fine-tuned nor loaded.
+        """
+        check_is_fitted(self)
+        written = self._write_files(folder)
+        write_model_card(written, **self._card(), metrics=metrics, data=data, licence=licence)
+        return written
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        **card: Any,
+    ) -> str:
+        """Save and upload to a Hub repo, made if need be.
+
+        Parameters
+        ----------
+        repo_id : str
+            The repo, as "owner/name".
+        revision : str, optional
+            Branch; default main.
+        private : bool, optional
+            Of a new repo.
+        token : str, optional
+            One that may write; default that of ``HF_TOKEN`` or ``hf auth login``.
+        **card
+            metrics, data and licence, as in `save_pretrained`.
+
+        Returns
+        -------
+        url : str
+            Of the commit.
+
+        Raises
+        ------
+        WeightsUnavailableError
+            If the Hub refuses or cannot be reached.
+        """
+        return hub.push(self.save_pretrained, repo_id, revision=revision, private=private, token=token, **card)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hold arrays and plain values alone: skops then builds no class but the estimator's own."""
+        state = super().__getstate__()
+        state = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in state.items()}
+        held = {name: ways for name, ways in self._packing.items() if state.get(name) is not None}
+        return state | {name: pack(state[name]) for name, (pack, _) in held.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        held = {name: ways for name, ways in self._packing.items() if state.get(name) is not None}
+        super().__setstate__(state | {name: unpack(state[name]) for name, (_, unpack) in held.items()})
+
+
+def write_model_card(
+    folder: Path,
+    *,
+    title: str,
+    summary: str,
+    code: str,
+    base: str | None = None,
+    base_revision: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    data: str | None = None,
+    licence: str | None = None,
+    tags: tuple[str, ...] = (),
+) -> Path:
+    """Write a model card into a folder, and return its path.
+
+    `code` is Python that loads the weights, `base` and `base_revision` are their base's repo and commit on the Hub,
+    `data` is what they were trained on, `licence` an SPDX identifier; `tags` come beside those that every card has.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise TypeError(f"Got metrics={metrics!r} but expected numbers by name. Fix: {{'Dice': 0.95}}.")
+    header = ModelCardData(
+        license=licence,
+        library_name="sam-bloodcell",
+        base_model=base if base and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) else None,
+        tags=["blood-cells", "cytology", "scikit-learn", *tags],
+    )
+    told = {"title": title, "summary": summary, "code": code, "base": base, "base_revision": base_revision}
+    shown = {name: f"{float(value):.4g}" for name, value in (metrics or {}).items()}
+    template = str(Path(__file__).with_name("model_card.md"))
+    card = ModelCard.from_template(header, template, **told, metrics=shown, data=data, licence=licence)
+    path = folder / "README.md"
+    write_text(path, f"{card}\n")
+    return path
