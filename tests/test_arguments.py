@@ -517,7 +517,8 @@ def test_every_parameter_of_an_estimator_is_checked_and_named(kind):
 RANGES = {
     SAMLoRAEmbedder: {
         "image_size": [0, 15, 100], "prompt": ["box"], "pixel_stats": ["imagenet", (1, 2)],
-        "keep": ["tokens", ["masks"]], "dtype": ["int8"], "batch_size": [0, "big"], "on_error": ["skip"], "device": ["gpu"], "backbone": ["vit_x"],
+        "keep": ["tokens", ["masks"]], "dtype": ["int8"], "batch_size": [0, "big"], "on_error": ["skip"],
+        "device": ["gpu"], "backbone": ["vit_x"],
     },
     LoRATraining: {
         "rank": [0], "alpha": [0], "dropout": [1, -0.1], "epochs": [0], "warmup_epochs": [-1], "learning_rate": [0],

@@ -99,7 +99,8 @@ os.waitpid(start(unbroken, os.devnull), 0)
 table, n = Path(killed + ".unfinished") / "embeddings.sqlite", len(find_images([folder]))
 def done():
     try:
-        return sqlite3.connect(table, timeout=10).execute("SELECT COUNT(*) FROM cell").fetchone()[0] if table.exists() else 0
+        stored = sqlite3.connect(table, timeout=10).execute("SELECT COUNT(*) FROM cell") if table.exists() else None
+        return stored.fetchone()[0] if stored else 0
     except sqlite3.OperationalError:  # killed before there was anything in it
         return 0
 

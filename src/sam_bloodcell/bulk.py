@@ -74,13 +74,9 @@ def _list(source: Path, root: str | os.PathLike | None) -> pd.DataFrame:
 
 
 def embed_to_file(
-    embedder: SAMLoRAEmbedder,
-    images: pd.DataFrame | Sequence[str | os.PathLike],
-    out: str | os.PathLike,
-    *,
-    on_error: str = "raise",
-    overwrite: bool = False,
-) -> Path:
+    embedder: SAMLoRAEmbedder, images: pd.DataFrame | Sequence[str | os.PathLike], out: str | os.PathLike, *,
+    on_error: str = "raise", overwrite: bool = False,
+) -> Path:  # fmt: skip
     """Embed images into one file, row by row in their order.
 
     Embeddings are kept in the embedder's `cache_dir`, or without one in a folder beside the file (its name with
@@ -214,9 +210,9 @@ def _try_format(write: _Writer, table: pd.DataFrame, path: Path) -> None:
         raise ValueError(f"Got the column(s) {', '.join(taken)}, which are names of our own. Fix: rename them.")
     try:
         write(path, table, np.zeros((len(table), 1), np.float32), ["feature"], {})  # older AnnData warns of no feature
+    except OSError as exc:
+        raise unwritable(path, exc) from exc
     except Exception as exc:
-        if isinstance(exc, OSError):
-            raise unwritable(path, exc) from exc
         raise ValueError(
             f"A column of the table does not fit into {path.suffix}: {exc!s:.300}. Fix: make its values of one type, "
             "such as text, or leave it out."

@@ -29,14 +29,9 @@ _RESTARTS = 3
 
 
 def embed_once(
-    encoder: Encoder,
-    images: Sequence[Any],
-    store: EmbeddingStore,
-    *,
-    bar: tqdm,
-    unreadable: dict[int, str] | None = None,
-    first_row: int = 0,
-) -> CellEmbeddings:
+    encoder: Encoder, images: Sequence[Any], store: EmbeddingStore, *, bar: tqdm,
+    unreadable: dict[int, str] | None = None, first_row: int = 0,
+) -> CellEmbeddings:  # fmt: skip
     """Embed images in their order, each distinct one once, taking from the store what is there.
 
     What other processes are embedding meanwhile is waited for; what a process that died left is taken over.
@@ -57,13 +52,9 @@ class _Run:
     """The rows of one call: their images' digests, and which of them are done."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        images: Sequence[Any],
-        session: EmbeddingSession,
-        unreadable: dict[int, str] | None,
+        self, encoder: Encoder, images: Sequence[Any], session: EmbeddingSession, unreadable: dict[int, str] | None,
         first_row: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.encoder, self.images, self.session = encoder, images, session
         self.first_row, self.skip_unreadable = first_row, unreadable is not None
         self.unreadable = {} if unreadable is None else unreadable

@@ -33,14 +33,9 @@ class PretrainedEmbedder(Pretrained):
 
     @classmethod
     def from_pretrained(
-        cls: type[_Embedder],
-        folder_or_repo: str | os.PathLike,
-        revision: str | None = None,
-        *,
-        token: str | None = None,
-        local_files_only: bool = False,
-        **params: Any,
-    ) -> _Embedder:
+        cls: type[_Embedder], folder_or_repo: str | os.PathLike, revision: str | None = None, *,
+        token: str | None = None, local_files_only: bool = False, **params: Any,
+    ) -> _Embedder:  # fmt: skip
         """Return a fitted embedder from an adapter folder or Hub repo.
 
         Parameters

@@ -14,14 +14,9 @@ from ..exceptions import WeightsUnavailableError
 
 
 def fetch(
-    repo: str,
-    filename: str,
-    revision: str | None = None,
-    *,
-    token: str | None = None,
-    local_files_only: bool = False,
+    repo: str, filename: str, revision: str | None = None, *, token: str | None = None, local_files_only: bool = False,
     command: str | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Return a repo's file in the Hub's local cache, downloaded if need be; a cached commit needs no network.
 
     The client resumes broken downloads and checks their size. Where the Hub announces a SHA-256 (large files), that of
@@ -44,14 +39,9 @@ def fetch(
 
 
 def locate_folder(
-    source: str | os.PathLike,
-    kind: str,
-    filenames: Sequence[str],
-    revision: str | None = None,
-    *,
-    token: str | None = None,
-    local_files_only: bool = False,
-) -> Path:
+    source: str | os.PathLike, kind: str, filenames: Sequence[str], revision: str | None = None, *,
+    token: str | None = None, local_files_only: bool = False,
+) -> Path:  # fmt: skip
     """Return the folder that holds these files: a local one, or the one in the Hub's cache that they are fetched into.
 
     Files of a repo are all of one commit, whatever is pushed meanwhile. `kind` says in a message what it should be.

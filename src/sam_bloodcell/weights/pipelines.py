@@ -33,13 +33,9 @@ _SKLEARN_FUNCTIONS = ("sklearn.feature_selection.", "sklearn.metrics.", "sklearn
 
 
 def save_pretrained(
-    pipeline: BaseEstimator,
-    folder: str | os.PathLike,
-    *,
-    metrics: Mapping[str, float] | None = None,
-    data: str | None = None,
-    licence: str | None = None,
-) -> Path:
+    pipeline: BaseEstimator, folder: str | os.PathLike, *, metrics: Mapping[str, float] | None = None,
+    data: str | None = None, licence: str | None = None,
+) -> Path:  # fmt: skip
     """Write a fitted pipeline: what was fitted, and a reference to the base weights.
 
     Parameters
@@ -83,13 +79,9 @@ def save_pretrained(
 
 
 def from_pretrained(
-    folder_or_repo: str | os.PathLike,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    trusted: Sequence[str] = (),
-) -> Any:
+    folder_or_repo: str | os.PathLike, *, revision: str | None = None, token: str | None = None,
+    local_files_only: bool = False, trusted: Sequence[str] = (),
+) -> Any:  # fmt: skip
     """Load a pipeline that `save_pretrained` or `push_to_hub` stored.
 
     Nothing is unpickled. The file may use this package's estimators, scikit-learn's classes, and its functions that
@@ -135,14 +127,9 @@ def from_pretrained(
 
 
 def push_to_hub(
-    pipeline: BaseEstimator,
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    private: bool | None = None,
-    token: str | None = None,
-    **card: Any,
-) -> str:
+    pipeline: BaseEstimator, repo_id: str, *, revision: str | None = None, private: bool | None = None,
+    token: str | None = None, **card: Any,
+) -> str:  # fmt: skip
     """Save a fitted pipeline and upload it to a Hub repo, made if need be.
 
     Parameters

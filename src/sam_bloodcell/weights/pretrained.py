@@ -24,13 +24,9 @@ class Pretrained(BaseEstimator):
     _card: Callable[[], dict[str, Any]]
 
     def save_pretrained(
-        self,
-        folder: str | os.PathLike,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        data: str | None = None,
+        self, folder: str | os.PathLike, *, metrics: Mapping[str, float] | None = None, data: str | None = None,
         licence: str | None = None,
-    ) -> Path:
+    ) -> Path:  # fmt: skip
         """Write what was fitted, and a model card.
 
         A `SAMLoRAEmbedder` writes its adapter in PEFT's layout, with decoder and settings, but no base weights. A
@@ -60,14 +56,9 @@ class Pretrained(BaseEstimator):
         return written
 
     def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
+        self, repo_id: str, *, revision: str | None = None, private: bool | None = None, token: str | None = None,
         **card: Any,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """Save and upload to a Hub repo, made if need be.
 
         Parameters
@@ -108,18 +99,10 @@ class Pretrained(BaseEstimator):
 
 
 def write_model_card(
-    folder: Path,
-    *,
-    title: str,
-    summary: str,
-    code: str,
-    base: str | None = None,
-    base_revision: str | None = None,
-    metrics: Mapping[str, float] | None = None,
-    data: str | None = None,
-    licence: str | None = None,
+    folder: Path, *, title: str, summary: str, code: str, base: str | None = None, base_revision: str | None = None,
+    metrics: Mapping[str, float] | None = None, data: str | None = None, licence: str | None = None,
     tags: tuple[str, ...] = (),
-) -> Path:
+) -> Path:  # fmt: skip
     """Write a model card into a folder, and return its path.
 
     `code` is Python that loads the weights, `base` and `base_revision` are their base's repo and commit on the Hub,

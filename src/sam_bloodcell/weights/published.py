@@ -20,12 +20,9 @@ _PARTS = ("w_a_", "w_b_", "prompt_encoder.", "mask_decoder.")
 
 
 def read_published_adapter(
-    path: str | os.PathLike,
-    *,
-    backbone: str = "vit_b",
-    image_size: int = 224,
+    path: str | os.PathLike, *, backbone: str = "vit_b", image_size: int = 224,
     pixel_stats: tuple[tuple[float, ...], tuple[float, ...]] = PUBLISHED_PIXEL_STATS,
-) -> Adapter:
+) -> Adapter:  # fmt: skip
     """Read the adapter that the published code of BC-SAM (Li et al., ISBI 2024) saves.
 
     The file numbers its factors block by block, query before value: ``w_a_000`` (r x C) and ``w_b_000`` (C x r) belong
