@@ -55,10 +55,10 @@ class EmbeddingStore(RecordTable):
                 yield session
             finally:
                 session.release()
-        limit = self.limit
+        nbytes, limit = self.nbytes, self.limit
         if self.folder is None:
-            limit = int(_MEMORY_SHARE * (psutil.virtual_memory().available + self.nbytes))
-        if limit is not None:
+            limit = int(_MEMORY_SHARE * (psutil.virtual_memory().available + nbytes))
+        if limit is not None and nbytes > limit:
             self.prune(limit, spare=session.found if keep else ())
 
     @property
