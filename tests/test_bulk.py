@@ -252,7 +252,8 @@ def test_a_cache_of_ones_own_is_used_and_stays(folder, tmp_path, monkeypatch):
 
 
 def test_memory_holds_a_few_rows_at_a_time(embedder, folder, tmp_path, monkeypatch, pooled):
-    monkeypatch.setattr(bulk, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(bulk, "_EMBEDDED_AT_ONCE", 4)
+    monkeypatch.setattr(bulk, "_WRITTEN_AT_ONCE", 4)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
     table = find_images([folder / "cells.csv"])
@@ -286,7 +287,8 @@ def test_columns_that_do_not_fit_are_refused_before_anything_is_computed(
 
 
 def test_columns_of_every_kind_are_kept(embedder, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(bulk, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(bulk, "_EMBEDDED_AT_ONCE", 2)
+    monkeypatch.setattr(bulk, "_WRITTEN_AT_ONCE", 2)
     own = {"control": pd.Series([None, None, True, False], dtype=object), "file": list("abcd"), "area": 1000.0}
     table = pd.DataFrame({"path": find_images([folder])["path"][:4], **own})
     written = pd.read_parquet(embed_to_file(embedder, table, tmp_path / "a.parquet"))

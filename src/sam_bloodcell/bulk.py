@@ -23,8 +23,9 @@ from .files import allocate, make_folder, remove, replacing, unwritable, write_t
 from .images.listing import IMAGE_SUFFIXES, list_images
 from .segmentation.cell import QUALITY
 
-# Rows that are embedded, and written, at a time: what is in memory at once.
-_ROWS_AT_ONCE = 8192
+# Rows in memory at once. Few are embedded at a time, because the heap grows with what is kept between forward passes.
+_EMBEDDED_AT_ONCE = 1024
+_WRITTEN_AT_ONCE = 8192
 # Names that a file uses itself.
 _OWN_COLUMNS = {"embeddings", "features", "made_by", *(f"quality_{name}" for name in QUALITY.names or ())}
 
@@ -161,7 +162,7 @@ def _embed(
     quality: list[NDArray] = []
     done = 0
     with tqdm(total=len(paths), desc="embedding", unit="cell", disable=embedder.verbose < 1) as bar:
-        for rows in _slices(len(paths)):
+        for rows in _slices(len(paths), _EMBEDDED_AT_ONCE):
             unreadable: dict[int, str] | None = None if failed is None else {}
             cells = embed_once(encoder, paths[rows], store, bar=bar, unreadable=unreadable, first_row=rows.start)
             if failed is not None and unreadable:
@@ -221,8 +222,8 @@ def _try_format(write: _Writer, table: pd.DataFrame, path: Path) -> None:
         remove(path)
 
 
-def _slices(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + _ROWS_AT_ONCE, n)) for start in range(0, n, _ROWS_AT_ONCE))
+def _slices(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def _write_parquet(path: Path, table: pd.DataFrame, pooled: NDArray, names: list[str], made_by: dict[str, Any]) -> None:
@@ -235,7 +236,7 @@ def _write_parquet(path: Path, table: pd.DataFrame, pooled: NDArray, names: list
         schema = schema.append(pa.field(name, pa.float32()))
     schema = schema.with_metadata((schema.metadata or {}) | {b"sam_bloodcell": json.dumps(made_by).encode()})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for rows in _slices(len(table)):
+        for rows in _slices(len(table), _WRITTEN_AT_ONCE):
             part = given.slice(rows.start, rows.stop - rows.start)
             features = [pa.array(column) for column in np.ascontiguousarray(pooled[rows].T)]
             writer.write_table(pa.table([*part.columns, *features], schema=schema))
@@ -243,7 +244,7 @@ def _write_parquet(path: Path, table: pd.DataFrame, pooled: NDArray, names: list
 
 def _write_csv(path: Path, table: pd.DataFrame, pooled: NDArray, names: list[str], made_by: dict[str, Any]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        for rows in _slices(len(table)):
+        for rows in _slices(len(table), _WRITTEN_AT_ONCE):
             features = pd.DataFrame(pooled[rows], columns=names, index=table.index[rows])
             part = pd.concat([table.iloc[rows], features], axis=1)
             part.to_csv(file, index=False, header=rows.start == 0, float_format="%.9g")

@@ -55,10 +55,10 @@ class EmbeddingStore(RecordTable):
                 yield session
             finally:
                 session.release()
-        nbytes, limit = self.nbytes, self.limit
+        limit = self.limit
         if self.folder is None:
-            limit = int(_MEMORY_SHARE * (psutil.virtual_memory().available + nbytes))
-        if limit is not None and nbytes > limit:
+            limit = int(_MEMORY_SHARE * (psutil.virtual_memory().available + self.nbytes))
+        if limit is not None and self.nbytes > limit:
             self.prune(limit, spare=session.found if keep else ())
 
     @property
