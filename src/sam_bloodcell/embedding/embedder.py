@@ -318,7 +318,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         training = LoRATraining() if self.training is None else self.training
         trained = training.run(
             images,
-            masks if isinstance(masks, str) else as_image_list(masks, "masks"),
+            masks,
             backbone=self.backbone_,
             start=self.adapter_,
             image_size=self.image_size,
