@@ -28,3 +28,19 @@ def label_column(values: Any, name: str, n: int | None = None) -> NDArray[Any]:
             f"Fix: fill in the {name} or leave these cells out."
         )
     return np.asarray(column.tolist())
+
+
+def domain_column(values: Any, n: int) -> NDArray[Any] | None:
+    """Return the domains of `n` cells as an array of shape (n,), None in rows whose domain is unknown.
+
+    Where no domain is known, the whole is None.
+    """
+    column = np.asarray(values if hasattr(values, "__array__") else list(values), dtype=object)
+    unknown = pd.isna(column)
+    if unknown.all():
+        return None
+    if not unknown.any():
+        return label_column(column, "domain", n)
+    known = np.empty(len(column), dtype=object)
+    known[~unknown] = label_column(column[~unknown], "domain")
+    return known

@@ -1,7 +1,6 @@
 """`CrossDomainAutoencoder`: a few features per cell that survive a change of laboratory."""
 
 import copy
-import warnings
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -20,7 +19,8 @@ from ..models import devices
 from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import CROP_SIZES
 from ..validation import label_column
-from .normalization import ClusterShifts, DomainScaler
+from .domains import read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
+from .normalization import ClusterShifts, DomainScaler, known_domains
 from .reconstruction import NetworkInputs, train_network
 from .saving import PretrainedAutoencoder
 from .settings import DEFAULTS, PRESETS, Settings, resolve_settings
@@ -31,9 +31,10 @@ _AUTO = StrOptions({"auto"})
 class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PretrainedAutoencoder):
     """Compress embeddings to a few features from which the cell, but not its laboratory, can be reconstructed.
 
-    A domain is a laboratory. Inputs are standardised by domain, and a network is trained to reconstruct them (and, from
-    token maps, the cell's crop) from a few features. The features of clusters of like cells are then moved together
-    across domains. No class labels are used.
+    A domain is a laboratory. `CellEmbeddings` bring the domain of each cell along; an argument ``domain`` is for other
+    arrays, and takes precedence. Inputs are standardised by domain, and a network is trained to reconstruct them (and,
+    from token maps, the cell's crop) from a few features. The features of clusters of like cells are then moved
+    together across domains. No class labels are used.
 
     Parameters
     ----------
@@ -182,7 +183,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X : CellEmbeddings of n cells (from a `SAMLoRAEmbedder`), or array-like of shape (n, C)
         y : ignored
         domain : array-like of shape (n,), optional
-            Each cell's domain, strings or ints. With None or a single domain nothing is aligned, and a warning says so.
+            Each cell's domain, strings or ints; default ``X.domain`` of `CellEmbeddings`. Without it, or with a single
+            domain, nothing is aligned, and a warning says so.
 
         Returns
         -------
@@ -229,10 +231,10 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def transform(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
         """Compute the features.
 
-        Without `domain`, each row is transformed by itself: all cells are scaled by the mean statistics of the domains
-        of the fit. With `domain`, **unlabelled statistics of each domain** are used, as `normalization` says: for a
-        domain of the fit those of the fit, and for a new one those of its rows in X, which should be many. Treat the
-        cells that a classifier is trained on and those it is tested on alike: both with `domain`, or both without.
+        Where the domain is known, **unlabelled statistics of each domain** are used, as `normalization` says: for a
+        domain of the fit, or one that `add_domain` has learned, those; for a new one those of its rows in X, which
+        should be many. Rows of an unknown domain are transformed one by one, scaled by the mean statistics of the
+        domains, which is worse: a warning says so after a fit that knew domains.
 
         Parameters
         ----------
@@ -257,9 +259,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def fit_transform(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
         """Fit, then transform the same cells as later ones will be.
 
-        A pipeline can hand `domain` to `transform` only where scikit-learn's metadata routing is enabled. Therefore
-        this is ``fit(X, domain=domain).transform(X, domain=domain)`` with routing, and without it
-        ``fit(X, domain=domain).transform(X)``.
+        A domain that `CellEmbeddings` bring along is used in both. A pipeline can hand the argument `domain` to
+        `transform` only where scikit-learn's metadata routing is enabled: without routing it is used in `fit` alone.
 
         Parameters
         ----------
@@ -292,6 +293,52 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             return inputs.scaler.scale(decoded, inputs.domain, undo=True)
         return (np.moveaxis(decoded, 1, -1) * 255).round().astype(np.uint8)
 
+    def add_domain(self, X: Any, name: str | int) -> "CrossDomainAutoencoder":
+        """Learn a new laboratory from its unlabelled cells, once; from then on each of its cells is transformed alike.
+
+        Without this, `transform` takes the statistics of a new domain from the rows it is given, so that they differ
+        from call to call and are poor for few cells.
+
+        Parameters
+        ----------
+        X : CellEmbeddings of n cells or array-like of shape (n, C)
+            At least 20 cells, of the cell types that are usual in the laboratory; the network does not change.
+        name : str or int
+            The domain that these cells will have in `transform`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            Before `fit`; as in `transform`; if the domain is known already, or the settings align nothing.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sam_bloodcell import CrossDomainAutoencoder
+        >>> X = np.random.default_rng(0).normal(size=(90, 192))
+        >>> autoencoder = CrossDomainAutoencoder(random_state=0).fit(X[:60], domain=["acevedo", "matek"] * 30)
+        >>> autoencoder.add_domain(X[60:], "ours").transform(X[60:61], domain=["ours"]).shape
+        (1, 50)
+        """
+        check_is_fitted(self)
+        (name,) = label_column([name], "name").tolist()
+        if self.settings_.normalization is None:
+            raise ValueError(
+                "Got normalization=None, which has no statistics of domains. Fix: normalization='cluster'."
+            )
+        if name in self.domains_.tolist():
+            raise ValueError(f"Got name={name!r} but that domain is known already. Fix: choose another name.")
+        inputs = self._prepare_inference(X, [name] * len(X))
+        if self.shifts_ is not None:
+            self.shifts_.shifts[name] = self.shifts_.shift_of(self._run_network(inputs))
+        self.scaler_ = inputs.scaler
+        self.domains_ = known_domains(np.array([*self.domains_.tolist(), name], dtype=object))
+        return self
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
@@ -311,12 +358,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             self.scaler_.update(inputs.unscaled[rows], inputs.domain_of(rows))
         self.domains_ = np.unique([name for name in self.scaler_.statistics if name is not None])
         if len(self.domains_) < 2 and (settings.alignment or settings.normalization):
-            got = f"one domain, {self.domains_.tolist()[0]!r}" if len(self.domains_) else "no domain"
-            warnings.warn(
-                f"Got {got}: nothing is aligned between laboratories. Fix: pass one laboratory a cell as `domain` "
-                "(in a pipeline: fit(X, y, domain=...) with scikit-learn's metadata routing enabled).",
-                stacklevel=3,
-            )
+            warn_of_nothing_to_align(self.domains_.tolist())
         inputs.scale_by(self.scaler_, by_domain=settings.normalization is not None)
         return inputs
 
@@ -324,7 +366,10 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Check X and domain for the fitted network."""
         check_is_fitted(self)
         inputs = self._check_inputs(X, domain, self.settings_, reset=False, needs_crops=False)
-        inputs.scale_by(self.scaler_, by_domain=self.settings_.normalization is not None)
+        by_domain = self.settings_.normalization is not None
+        if by_domain and len(self.domains_):
+            warn_of_poor_statistics(inputs.domain, len(inputs), self.domains_.tolist())
+        inputs.scale_by(self.scaler_, by_domain=by_domain)
         return inputs
 
     def _check_inputs(
@@ -353,8 +398,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 )
             if len(pooled) < least:
                 raise ValueError(f"Got {len(pooled)} cells but expected at least {least}. Fix: add cells.")
-        column = None if domain is None else label_column(domain, "domain", len(pooled))
-        return NetworkInputs(unscaled, pooled, crops, settings.crop_size, column)
+        return NetworkInputs(unscaled, pooled, crops, settings.crop_size, read_domain(X, domain, len(pooled)))
 
     def _train(
         self, inputs: NetworkInputs, settings: Settings, seed: int, held_out: NDArray[np.intp], continues: bool = False
@@ -369,8 +413,9 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             history = pd.concat([self.history_, history], ignore_index=True)
         self.history_ = history
         self.shifts_ = None
-        if settings.normalization == "cluster" and inputs.domain is not None and len(np.unique(inputs.domain)) > 1:
-            self.shifts_ = ClusterShifts.fit(self._run_network(inputs), inputs.domain, seed)
+        if settings.normalization == "cluster" and inputs.domain is not None and len(known_domains(inputs.domain)) > 1:
+            known = pd.notna(inputs.domain)
+            self.shifts_ = ClusterShifts.fit(self._run_network(inputs)[known], inputs.domain[known], seed)
         return self
 
     def _run_network(self, inputs: NetworkInputs, decode: bool = False) -> NDArray[np.float32]:

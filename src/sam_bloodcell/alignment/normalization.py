@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
@@ -15,7 +16,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 @dataclass
 class DomainScaler:
-    """Standardise channels by the statistics of each row's own domain, or without a domain by the `overall` ones."""
+    """Standardise channels by the statistics of each row's own domain, or without a domain by the `overall` ones.
+
+    A domain of None is unknown, for a row or for all of them.
+    """
 
     statistics: dict[Hashable, StandardScaler] = field(default_factory=dict)
 
@@ -41,7 +45,7 @@ class DomainScaler:
         overall = self.overall()
         for values, domain in parts:
             for name, rows in rows_by_domain(domain, len(values)):
-                if name not in self.statistics:
+                if name is not None and name not in self.statistics:
                     added.statistics.setdefault(name, _known_statistics(values[0, 0].size, *overall))
                     added.update(values[rows], domain[rows])
         return DomainScaler(self.statistics | added.statistics)
@@ -51,7 +55,7 @@ class DomainScaler:
         changed = np.empty(values.shape, np.float32)
         shape = (1, -1) + (1,) * (values.ndim - 2)
         for name, rows in rows_by_domain(domain, len(values)):
-            known = None if domain is None else self.statistics[name]
+            known = None if name is None else self.statistics[name]
             mean, variance = self.overall() if known is None else (known.mean_, known.var_)
             deviation = np.sqrt(variance)
             # A channel that never changes is centred, not blown up.
@@ -108,14 +112,23 @@ class ClusterShifts:
         return found
 
     def correct(self, features: NDArray[np.float32], domain: NDArray) -> NDArray[np.float32]:
-        """Return (n, F) features after the move; a domain that was not in the fit is moved by its rows given here."""
+        """Return (n, F) features after the move; a domain that was not in the fit is moved by its rows given here.
+
+        Rows of an unknown domain (None) stay where they are.
+        """
         corrected = features.copy()
         for name, rows in rows_by_domain(domain, len(features)):
+            if name is None:
+                continue
             shift = self.shifts.get(name)
             if shift is None:
-                shift = self._shift(*self._mass_and_sum(features[rows]))
+                shift = self.shift_of(features[rows])
             corrected[rows] -= (self._membership(features[rows]) @ shift).astype(np.float32)
         return corrected
+
+    def shift_of(self, features: NDArray) -> NDArray[np.float64]:
+        """Return how far the cells of a domain lie off, cluster by cluster: (K, F)."""
+        return self._shift(*self._mass_and_sum(features))
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain values and arrays."""
@@ -142,10 +155,19 @@ class ClusterShifts:
 
 
 def rows_by_domain(domain: NDArray | None, n: int) -> list[tuple[Hashable, Any]]:
-    """List the domains with an index of their rows among n; without a domain, all rows belong to None."""
+    """List the domains with an index of their rows among n; rows without a domain belong to None, the last one."""
     if domain is None:
         return [(None, slice(None))]
-    return [(name, np.flatnonzero(domain == name)) for name in np.unique(domain).tolist()]
+    known = pd.notna(domain)
+    groups: list[tuple[Hashable, Any]] = [
+        (name, np.flatnonzero(domain == name)) for name in known_domains(domain).tolist()
+    ]
+    return groups if known.all() else [*groups, (None, np.flatnonzero(~known))]
+
+
+def known_domains(domain: NDArray | None) -> NDArray:
+    """Return the sorted names of the domains of these rows, without None."""
+    return np.array([]) if domain is None else np.unique(domain[pd.notna(domain)])
 
 
 def _known_statistics(count: int, mean: ArrayLike, variance: ArrayLike) -> StandardScaler:

@@ -17,7 +17,7 @@ from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import ConvAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
 from ..models.losses import ssim
 from ..models.training import TrainingPlan, Validation, train
-from .normalization import DomainScaler
+from .normalization import DomainScaler, known_domains
 from .settings import Settings
 
 _CHUNK = 256  # rows that are read and encoded at a time
@@ -40,10 +40,10 @@ class NetworkInputs:
     pooled: NDArray  # (n, C), unscaled
     crops: NDArray[np.uint8] | None  # (n, S, S, 3)
     crop_size: int  # side in pixels to which a batch's crops are averaged down; S is a multiple of it
-    domain: NDArray | None  # (n,)
+    domain: NDArray | None  # (n,), None in rows whose domain is unknown
 
     def __post_init__(self) -> None:
-        self.codes = np.full(len(self), -1) if self.domain is None else np.unique(self.domain, return_inverse=True)[1]
+        self.codes = np.full(len(self), -1) if self.domain is None else pd.factorize(self.domain, sort=True)[0]
         self.scaler = DomainScaler()
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class NetworkInputs:
         self.scaler = scaler
         if not by_domain:
             self.domain = None
-        elif self.domain is not None and not set(np.unique(self.domain).tolist()) <= scaler.statistics.keys():
+        elif self.domain is not None and not set(known_domains(self.domain).tolist()) <= scaler.statistics.keys():
             self.scaler = scaler.including((self.unscaled[rows], self.domain[rows]) for rows in self.chunks())
 
     def scaled(self, rows: Any) -> NDArray[np.float32]:

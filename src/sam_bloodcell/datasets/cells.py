@@ -17,6 +17,7 @@ from ..files import make_folder, replacing, write_text
 from ..images.collections import name_rows
 from ..images.listing import list_images
 from ..images.reading import load_rgb
+from .collection import Cells
 from .tables import read_table
 
 _REQUIRED = ("path", "domain", "label")
@@ -163,7 +164,7 @@ def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
     columns = {name: cells[name][rows] for name in ("target", "domain", "group", "code") if cells.get(name) is not None}
     masks = _masks(cells)
     columns |= {"paths": [cells.paths[row] for row in rows], "masks": [masks[row] for row in rows]}
-    return Bunch(**cells | columns)
+    return Cells(**cells | columns)
 
 
 def join_cells(*parts: Bunch) -> Bunch:
@@ -203,7 +204,7 @@ def join_cells(*parts: Bunch) -> Bunch:
     dropped = sum((Counter(part.get("dropped")) for part in parts), Counter[str]())
     grouped = any(part.get("group") is not None for part in parts)
     groups = [f"{at}: {name}" for at, part in enumerate(parts) for name in _groups(part)]
-    return Bunch(
+    return Cells(
         **{kind: [image for part in parts for image in part[kind]]},
         target=np.concatenate(target).astype(np.int64),
         target_names=names,
@@ -234,7 +235,7 @@ def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, source: str | o
         raise ValueError(f"No cell of '{source}' is left. {fix}")
     dropped = table.loc[~kept, "label"].value_counts().sort_index().to_dict()
     table = table[kept]
-    return Bunch(
+    return Cells(
         paths=table["path"].tolist(),
         target=table["label"].map({name: code for code, name in enumerate(names)}).to_numpy(np.int64),
         target_names=names,

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from ..images.collections import as_image_list, name_rows
+from ..images.collections import as_image_list, domain_of, name_rows
 from ..images.frames import frame
 from ..images.reading import load_rgb
 from ..models import devices
@@ -189,7 +189,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         Parameters
         ----------
         X : n images
-            Paths, PIL images, arrays, an (n, H, W, 3) array, or a Series or one-column DataFrame of paths.
+            Paths, PIL images, arrays, an (n, H, W, 3) array, a Series of paths, or a DataFrame with a column path. Its
+            column domain, if there is one, travels with the embeddings to the next step; all others are ignored.
         y : ignored
         masks : sequence of n masks or "auto", optional
             Paths or (H, W) arrays of the images' sizes, non-zero inside the cell. "auto" makes them from the stain
@@ -241,6 +242,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         unreadable: dict[int, str] | None = {} if self.on_error == "nan" else None
         with tqdm(total=len(images), desc="embedding", unit="cell", disable=self.verbose < 1) as bar:
             embedded = embed_once(self.encoder_, images, self._store(), bar=bar, unreadable=unreadable)
+        embedded.domain = domain_of(X)
         if unreadable:
             rows = sorted(unreadable)
             warnings.warn(

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..extras import require
+from ..images.collections import domain_of
+from ..validation import domain_column
 from .columns import Column, CropsFromImages, as_items
 
 
@@ -34,6 +36,9 @@ class CellEmbeddings:
         image stands in for it.
     images : sequence of n images, optional
         What was embedded, such as the paths.
+    domain : array-like of shape (n,), optional
+        The laboratory of each cell, strings or ints; None or NaN where it is unknown. `SAMLoRAEmbedder` takes it from a
+        table's column ``domain``, and `CrossDomainAutoencoder` reads it.
 
     Notes
     -----
@@ -46,7 +51,7 @@ class CellEmbeddings:
     ((2, 2), np.float32(6.0))
     """
 
-    __slots__ = ("_crops", "_masks", "_tokens", "images", "pooled", "quality")
+    __slots__ = ("_crops", "_masks", "_tokens", "domain", "images", "pooled", "quality")
 
     ndim = 2
     dtype = np.dtype(np.float32)
@@ -59,9 +64,10 @@ class CellEmbeddings:
         crops: Any = None,
         quality: Any = None,
         images: Any = None,
+        domain: Any = None,
     ) -> None:
         parts = {"pooled": pooled, "tokens": tokens, "masks": masks, "crops": crops, "quality": quality,
-                 "images": images}  # fmt: skip
+                 "images": images, "domain": domain}  # fmt: skip
         lengths = {name: len(part) for name, part in parts.items() if part is not None}
         if len(set(lengths.values())) > 1:
             raise ValueError(
@@ -71,7 +77,27 @@ class CellEmbeddings:
         self.pooled = np.asarray(pooled, dtype=np.float32)
         self.quality = quality
         self.images = None if images is None else as_items(images)
+        self.domain = None if domain is None else domain_column(domain, len(self.pooled))
         self._tokens, self._masks, self._crops = tokens, masks, crops
+
+    @classmethod
+    def from_arrays(cls, pooled: ArrayLike, *, domain: Any = None) -> "CellEmbeddings":
+        """Return the embeddings of any other model with the laboratory of each cell.
+
+        Parameters
+        ----------
+        pooled : array-like of shape (n, C)
+        domain : array-like of shape (n,), optional
+
+        Raises
+        ------
+        ValueError
+            If `pooled` is not 2-D, or `domain` has another length.
+        """
+        array = np.asarray(pooled, dtype=np.float32)
+        if array.ndim != 2:
+            raise ValueError(f"Got pooled of shape {array.shape} but expected (n, C). Fix: pass one row per cell.")
+        return cls(array, domain=domain)
 
     @property
     def tokens(self) -> Any:
@@ -107,7 +133,9 @@ class CellEmbeddings:
         for part in parts:
             if not isinstance(part, CellEmbeddings):
                 raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
-        return cls(*(_join([getattr(part, name) for part in parts]) for name in _PARTS))
+        joined = cls(*(_join([getattr(part, name) for part in parts]) for name in _PARTS[:-1]))
+        joined.domain = _join_domains(parts)
+        return joined
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,6 +145,8 @@ class CellEmbeddings:
     def to_frame(self, index: Any = None) -> Any:
         """Return a DataFrame with the columns ``embedding_0`` to ``embedding_{C-1}``, ``quality_area`` and so on.
 
+        Where the domain is known, it is the last column, ``domain``.
+
         Parameters
         ----------
         index : array-like of shape (n,), optional
@@ -125,15 +155,15 @@ class CellEmbeddings:
         import pandas as pd
 
         names = [f"embedding_{i}" for i in range(self.shape[1])]
-        return pd.concat([pd.DataFrame(self.pooled, columns=names, index=index), self._quality_table(index)], axis=1)
+        return pd.concat([pd.DataFrame(self.pooled, columns=names, index=index), self._cell_table(index)], axis=1)
 
     def to_anndata(self, obs: Any = None) -> Any:
-        """Return an AnnData object, for scanpy: ``X`` are the pooled embeddings, ``obs`` also holds the quality.
+        """Return an AnnData object, for scanpy: ``X`` are the pooled embeddings, ``obs`` also holds quality and domain.
 
         Parameters
         ----------
         obs : DataFrame or dict of columns, optional
-            What is known of each cell, such as domain and label.
+            What is known of each cell, such as the label; its ``domain`` counts, if it has one.
 
         Raises
         ------
@@ -146,14 +176,18 @@ class CellEmbeddings:
         rows = pd.RangeIndex(len(self)).astype(str)
         known = pd.DataFrame(index=rows) if obs is None else pd.DataFrame(obs).set_axis(rows)
         features = pd.DataFrame(index=[f"embedding_{i}" for i in range(self.shape[1])])
-        return anndata.AnnData(self.pooled, obs=pd.concat([known, self._quality_table(rows)], axis=1), var=features)
+        own = self._cell_table(rows)
+        obs = pd.concat([known, own.drop(columns=own.columns.intersection(known.columns))], axis=1)
+        return anndata.AnnData(self.pooled, obs=obs, var=features)
 
-    def _quality_table(self, index: Any) -> Any:
+    def _cell_table(self, index: Any) -> Any:
         import pandas as pd
 
         table = pd.DataFrame(index=pd.RangeIndex(len(self)) if index is None else index)
         for name in () if self.quality is None else self.quality.dtype.names or ():
             table[f"quality_{name}"] = self.quality[name]
+        if self.domain is not None:
+            table["domain"] = self.domain
         return table
 
     def __len__(self) -> int:
@@ -202,8 +236,20 @@ class CellEmbeddings:
         return f"CellEmbeddings(n={n}, width={width}{grid})"
 
 
+def carried_domain(X: Any) -> NDArray | None:
+    """Return the domain of each cell that X brings along: `CellEmbeddings`, or a table with a column domain."""
+    return X.domain if isinstance(X, CellEmbeddings) else domain_of(X)
+
+
+def without_domain(X: Any) -> Any:
+    """Return X without what `carried_domain` returns."""
+    if isinstance(X, CellEmbeddings):
+        return CellEmbeddings(*(getattr(X, name) for name in _PARTS[:-1]))
+    return X if domain_of(X) is None else X[[name for name in X.columns if name != "domain"]]
+
+
 # The constructor's arguments, in its order.
-_PARTS = ("pooled", "_tokens", "_masks", "_crops", "quality", "images")
+_PARTS = ("pooled", "_tokens", "_masks", "_crops", "quality", "images", "domain")
 
 
 def _select(part: Any, key: Any) -> Any:
@@ -216,6 +262,12 @@ def _select(part: Any, key: Any) -> Any:
 def _join(parts: list[Any]) -> Any:
     """Join a part of several embeddings; it is lost where one of them lacks it."""
     return None if any(part is None for part in parts) else np.concatenate(parts)
+
+
+def _join_domains(parts: Sequence[CellEmbeddings]) -> NDArray | None:
+    """Join the domains, None in the rows of embeddings that have none: losing those of all others would be worse."""
+    columns = [np.full(len(part), None) if part.domain is None else part.domain.astype(object) for part in parts]
+    return domain_column(np.concatenate(columns), sum(map(len, parts)))
 
 
 def _is_everything(key: Any) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -19,13 +20,14 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 from tqdm.auto import tqdm
 
+from ..embedding.embeddings import carried_domain, without_domain
 from .checks import cell_columns, check_arguments, seed_of, warn_caller
 from .classifiers import named_estimators
 from .scores import score_predictions
 
 
 def cross_domain_predictions(
-    estimators: Any, X: Any, y: Any, *, domain: Any, groups: Any = None, cv: Any = 5, mode: str = "inductive",
+    estimators: Any, X: Any, y: Any, *, domain: Any = None, groups: Any = None, cv: Any = 5, mode: str = "inductive",
     random_state: Any = None, n_jobs: int | None = None, verbose: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Predict within and across domains, as in the BC-SAM (Li et al., ISBI 2024, section 3) and DoRL papers.
@@ -42,8 +44,9 @@ def cross_domain_predictions(
         Anything that can be indexed by row and that the estimators accept.
     y : array-like of shape (n_samples,)
         Class of each cell, strings or ints. Each fit sees it encoded as 0..k-1, as XGBoost requires.
-    domain : array-like of shape (n_samples,)
-        Laboratory of each cell, strings or ints.
+    domain : array-like of shape (n_samples,), optional
+        Laboratory of each cell, strings or ints; default what X brings along: ``X.domain`` of `CellEmbeddings`, or a
+        table's column domain.
     groups : array-like of shape (n_samples,), optional
         Patient or slide of each cell. No fold splits a group. A warning names groups that occur in several domains.
     cv : int or splitter, default=5
@@ -94,8 +97,8 @@ def cross_domain_predictions(
 
 
 def leave_one_domain_out_predictions(
-    estimators: Any, X: Any, y: Any, *, domain: Any, groups: Any = None, min_cells: int = 5, mode: str = "inductive",
-    random_state: Any = None, n_jobs: int | None = None, verbose: int = 0,
+    estimators: Any, X: Any, y: Any, *, domain: Any = None, groups: Any = None, min_cells: int = 5,
+    mode: str = "inductive", random_state: Any = None, n_jobs: int | None = None, verbose: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Predict each of two or more domains with estimators that were fitted on all others together.
 
@@ -134,7 +137,7 @@ def leave_one_domain_out_predictions(
     return _run(estimators, data, fits, settings, n_jobs, verbose)
 
 
-def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any, **options: Any) -> pd.DataFrame:
+def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any = None, **options: Any) -> pd.DataFrame:
     """Score classifiers within and across domains: `score_predictions` of `cross_domain_predictions`.
 
     Parameters
@@ -177,6 +180,9 @@ class _Data(NamedTuple):
 
     @classmethod
     def checked(cls, X: Any, y: Any, domain: Any, groups: Any, cv: Any) -> "_Data":
+        domain = carried_domain(X) if domain is None else domain
+        if domain is None:
+            raise ValueError("Got no domain. Fix: pass domain=..., or a table with the columns path and domain as X.")
         labels, domains = cell_columns(_num_samples(X), y=y, domain=domain)
         if groups is not None:
             (groups,) = cell_columns(len(labels), groups=groups)
@@ -236,6 +242,8 @@ def _run(
     estimators: Any, data: _Data, fits: Sequence[Fit], settings: dict[str, Any], n_jobs: int | None, verbose: int
 ) -> pd.DataFrame:
     named = named_estimators(estimators)
+    for name, estimator in named.items():
+        _refuse_nested(name, estimator)
     prepared = {}
     for name, estimator in named.items():
         # The transductive mode fits the head once, on the images of all domains; the tail is fitted in each fold.
@@ -245,7 +253,7 @@ def _run(
             fitted = call_with_domain(step.fit, X, data.domains)
             X = call_with_domain(fitted.transform, X, data.domains)
         prepared[name] = tail, X
-    fit_and_predict = delayed(_fit_and_predict)
+    fit_and_predict = delayed(_fit_and_predict_by_design)
     tasks = [fit_and_predict(name, *prepared[name], data.labels, data.domains, fit) for name in named for fit in fits]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
     table = pd.concat(tqdm(results, total=len(tasks), desc="fits", disable=verbose <= 0), ignore_index=True)
@@ -278,17 +286,38 @@ def _head_and_tail(estimator: Any) -> tuple[list[Any], Any]:
     return head, Pipeline(estimator.steps[aware[-1] + 1 :])
 
 
+def _refuse_nested(name: str, estimator: Any) -> None:
+    """Raise where a step that takes a domain is hidden in a search, a union or the like: nobody would pass it one."""
+    steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else []
+    for key, part in estimator.get_params(deep=True).items():
+        if has_fit_parameter(part, "domain") and not any(part is step for step in steps):
+            raise ValueError(
+                f"Got {key}={type(part).__name__} inside the estimator {name!r} but expected it as a step of the "
+                "pipeline itself: only there it can be fitted with the domains. Fix: make_pipeline("
+                f"SAMLoRAEmbedder(), {type(part).__name__}(), GridSearchCV(classifier, ...))."
+            )
+
+
 def call_with_domain(method: Any, X: Any, domain: NDArray) -> Any:
     """Call a step's fit or transform, with the domains if it takes them."""
     takes_domain = "domain" in inspect.signature(method).parameters
     return method(X, domain=domain) if takes_domain else method(X)
 
 
+def _fit_and_predict_by_design(*args: Any) -> pd.DataFrame:
+    with (
+        warnings.catch_warnings()
+    ):  # of what the inductive mode is: steps learn from few laboratories and then know none
+        warnings.filterwarnings("ignore", message="The domain of .* is unknown|All cells of this fit are of one domain")
+        return _fit_and_predict(*args)
+
+
 def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains: NDArray, fit: Fit) -> pd.DataFrame:
     classes, encoded = np.unique(labels[fit.train], return_inverse=True)
     head, tail = _head_and_tail(clone(estimator))
+    X = without_domain(X)
     features = _safe_indexing(X, fit.train)
-    for step in head:  # transforms without domains, row by row, as it will transform cells of a new laboratory
+    for step in head:
         features = call_with_domain(step.fit, features, domains[fit.train]).transform(features)
     tail.fit(features, encoded)
     parts = []

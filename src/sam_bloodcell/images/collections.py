@@ -8,22 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..validation import domain_column
+
 
 def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
     """Check a collection of images and return it as a sequence of at least one; no image is read.
 
-    Taken are paths, PIL images and arrays, an (n, H, W, 3) array, and a Series or one-column DataFrame of paths.
+    Taken are paths, PIL images and arrays, an (n, H, W, 3) array, a Series or one-column DataFrame of paths, and a
+    DataFrame with a column "path".
     """
     if isinstance(X, str | os.PathLike | Image.Image):
         raise ValueError(f"Got one image as {name} but expected a collection. Fix: pass [{name}].")
     if not hasattr(X, "__iter__") and not hasattr(X, "columns"):
         raise TypeError(f"Got {name}={X!r} but expected a collection of images. Fix: pass a list of paths.")
     if hasattr(X, "columns"):  # a pandas or polars table
-        if X.shape[1] != 1:
+        columns = list(X.columns)
+        if len(columns) != 1 and columns.count("path") != 1:
             raise ValueError(
-                f"Got {name} with {X.shape[1]} columns but expected one column of paths. Fix: pass {name}['path']."
+                f"Got {name} with the columns {', '.join(map(str, columns))} but expected one that is called path. "
+                f"Fix: {name}.rename(columns={{...: 'path'}})."
             )
-        X = X[X.columns[0]]
+        X = X["path" if "path" in columns else columns[0]]
     if hasattr(X, "to_numpy"):
         X = X.to_numpy()
     if isinstance(X, np.ndarray):
@@ -38,6 +43,13 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
     if len(images) == 0:
         raise ValueError(f"Got an empty {name} but expected at least one image. Fix: check the folder or filter.")
     return images
+
+
+def domain_of(X: Any) -> NDArray[Any] | None:
+    """Return the column "domain" of a table of n images, None in rows without one; None where X is no such table."""
+    if not hasattr(X, "columns") or "domain" not in list(X.columns) or X.shape[1] == 1:
+        return None
+    return domain_column(X["domain"].to_numpy(), len(X))
 
 
 def name_rows(rows: Sequence[int] | NDArray) -> str:
