@@ -12,24 +12,23 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import sklearn
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
-from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding.store import EmbeddingStore
 
-cells = make_blood_cells(10, classes=("lymphocyte", "monocyte", "neutrophil"), random_state=0)
-labels = np.array(cells.target_names)[cells.target]
-cache = Path(tempfile.mkdtemp(), "cache")
+folder = Path(tempfile.mkdtemp())
+drawn = make_blood_cells(10, classes=("lymphocyte", "monocyte", "neutrophil"), random_state=0)
+cells = load_cells(save_cells(drawn, folder / "cells"))
+cache = folder / "cache"
 
 # %%
-# The whole pipeline, from image to class, is searched. Metadata routing hands each cell's laboratory to the step that
-# asks for it, in every fold.
+# The whole pipeline, from image to class, is searched. ``cells.frame`` has the columns path and domain: the laboratory of
+# each cell travels with it to the autoencoder, in every fold and in every score.
 
-sklearn.set_config(enable_metadata_routing=True)
 pipe = Pipeline(
     [
         ("embed", SAMLoRAEmbedder("vit_tiny", cache_dir=cache)),
@@ -39,7 +38,7 @@ pipe = Pipeline(
 )
 grid = {"align__n_components": [10, 50], "classify__C": [0.1, 1, 10]}
 folds = StratifiedKFold(3, shuffle=True, random_state=0)
-search = GridSearchCV(pipe, grid, cv=folds).fit(cells.images, labels, domain=cells.domain)
+search = GridSearchCV(pipe, grid, cv=folds, scoring="balanced_accuracy").fit(cells.frame, cells.labels)
 
 # %%
 # 60 images, 18 fits and one refit; the store holds 60 embeddings.
@@ -61,7 +60,7 @@ for (i, j), score in np.ndenumerate(scores.to_numpy()):
     ax.text(j, i, f"{score:.2f}", ha="center", va="center", color="white" if score < 0.55 else "black")
 ax.set_xticks(range(scores.shape[1]), scores.columns)
 ax.set_yticks(range(scores.shape[0]), scores.index)
-ax.set(xlabel="C of the SVM", ylabel="features", title="accuracy, mean over folds")
+ax.set(xlabel="C of the SVM", ylabel="features", title="balanced accuracy, mean over folds")
 figure
 
 # %%
@@ -69,10 +68,6 @@ figure
 # not trained in. That takes `cross_domain_predictions`, or a splitter that leaves laboratories out, such as
 # `sklearn.model_selection.LeaveOneGroupOut` with ``groups=cells.domain``.
 #
-# The best pipeline, fitted on all cells; unlike ``search.predict`` it takes the laboratory:
+# The best pipeline, fitted on all cells, predicts:
 
-search.best_estimator_.predict(cells.images[:3], domain=cells.domain[:3])
-
-# %%
-
-sklearn.set_config(enable_metadata_routing=False)
+search.predict(cells.frame[:3])
