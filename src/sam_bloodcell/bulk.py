@@ -365,7 +365,10 @@ def _write_npz(path: Path, table: pd.DataFrame, pooled: NDArray, names: list[str
 
 def _as_numbers_or_text(column: pd.Series) -> NDArray:
     if column.dtype.kind in "biuf":
-        return column.to_numpy()
+        values = column.to_numpy()  # pandas' integers with gaps become floats
+        if values.dtype.kind == "f" and column.dtype.kind in "iu" and (column.dropna().abs() > 2**53).any():
+            raise ValueError(f"'{column.name}' has gaps and integers that are too large for floats")
+        return values
     # As in a CSV: "None" or "nan" would be text like any other.
     return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=str)
 

@@ -75,7 +75,7 @@ class Listing:
         here = self.below(folder)
         try:
             with os.scandir(folder) as entries:
-                found = list(entries)
+                found = sorted(entries, key=lambda entry: entry.name)
         except OSError as exc:
             self.lost[here, f"folder that cannot be searched ({exc.strerror})"] += 1
             return
