@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, Device, ImageSize, Quiet, Root
+from .options import Adapter, Backbone, Device, ImageSize, Quiet, Root, tell_left_out
 
 
 def embed(
@@ -26,10 +26,13 @@ def embed(
 
     Example: sam-bloodcell embed slides/ --out cells.parquet --on-error skip
     """
-    from ..bulk import embed_to_file, find_images
+    from ..bulk import check_not_a_source, embed_to_file, list_sources
     from ..embedding.embedder import SAMLoRAEmbedder
 
-    table = find_images(images, root=root)
+    check_not_a_source(out, images)
+    table, listings = list_sources(images, root=root)
+    for listing in listings:
+        tell_left_out(f"{listing.root}: {len(listing.images)} images", listing.account())
     embedder = SAMLoRAEmbedder(
         backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
         verbose=0 if quiet else 1,

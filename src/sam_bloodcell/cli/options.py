@@ -1,7 +1,9 @@
 """Arguments and options that several commands share."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,3 +26,21 @@ def check_choice(value: str, *choices: str) -> None:
     """Raise a ValueError if a value is none of the choices."""
     if value not in choices:
         raise ValueError(f"Got {value!r} but expected one of {', '.join(choices)}.")
+
+
+def tell_cells(cells: Any) -> None:
+    """Print what `load_cells` took, by laboratory and class, and what it left out; on the standard error."""
+    counts = Counter(zip(cells.domain.tolist(), cells.target.tolist(), strict=True))
+    for domain in sorted(set(cells.domain.tolist())):
+        numbers = {name: counts[domain, code] for code, name in enumerate(cells.target_names)}
+        named = ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
+        typer.echo(f"{domain}: {sum(numbers.values())} cells ({named})", err=True)
+    if cells.left_out:
+        tell_left_out("of the folder", cells.left_out)
+
+
+def tell_left_out(taken: str, account: Mapping[tuple[str, str], int]) -> None:
+    """Print what was taken and what was left out, by kind and folder; on the standard error."""
+    from ..images.listing import describe
+
+    typer.echo(f"{taken}; not taken: {describe(account) or 'nothing'}", err=True)
