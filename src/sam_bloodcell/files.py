@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside their place, then moved into it."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -73,6 +74,19 @@ def make_folder(path: str | os.PathLike) -> Path:
     except OSError as exc:
         raise unwritable(path, exc) from exc
     return Path(path)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise unless a file could be written here now; to call before the work that the file is to hold."""
+    if Path(path).is_dir():
+        fix = "Fix: move the folder, or choose another place"
+        raise IsADirectoryError(errno.EISDIR, f"A folder lies where a file is to be written. {fix}", os.fspath(path))
+    draft = Path(path).with_name(f".{uuid.uuid4().hex}")
+    try:
+        draft.touch()
+    except OSError as exc:
+        raise unwritable(path, exc) from exc
+    remove(draft)
 
 
 def remove(path: Path) -> None:

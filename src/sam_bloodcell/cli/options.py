@@ -19,6 +19,9 @@ Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training l
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that a CSV's paths may not leave; default the CSV's own.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or a torch device name.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images in a forward pass; default by memory.")]
+Jobs = Annotated[int | None, typer.Option("--n-jobs", help="Processes; default one that uses all cores.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Folder for embeddings; a killed run reuses them.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
