@@ -1,18 +1,21 @@
 """Any number of images into one file, whatever happens on the way."""
 
+import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.utils import Bunch
 from tests.counting import passes
 
 from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, bulk, extras
 from sam_bloodcell.bulk import embed_to_file, find_images
-from sam_bloodcell.datasets import make_blood_cells, save_cells
+from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import encoder
 
 
@@ -286,6 +289,185 @@ def test_columns_that_do_not_fit_are_refused_before_anything_is_computed(
     assert list(tmp_path.iterdir()) == []
 
 
+ODD = {
+    "mixed": pd.Series([1, 2, 3, "A4"], dtype=object),
+    "time": pd.Series([pd.Timestamp("2026-01-01 12:00:00.5", tz="Europe/Berlin"), *[pd.NaT] * 3]),
+    "list": pd.Series([[1, 2], [3], [], None], dtype=object),
+    "decimal": pd.Series([Decimal("1.10"), Decimal("2.25"), None, Decimal("4.00")], dtype=object),
+    "category": pd.Series(["a", None, "b", "a"], dtype="category"),
+    "empty": pd.Series([None] * 4, dtype=object),
+    "control": pd.Series([True, None, False, True], dtype="boolean"),
+    "count": pd.Series([1, None, 3, 9_007_199_254_740_993], dtype="Int64"),
+    "label": pd.Series(["None", None, "NA", "nan"], dtype=object),
+    "accession": pd.Series(["20230114000123457", "007", "1E5", ""]),
+    "value": pd.Series([0.1234567890123456, 1e300, np.nan, -0.1]),
+    "flag": pd.Series([True, False, True, False]),
+}
+REFUSED = {
+    "parquet": {"mixed"},
+    "csv": set(),
+    "npz": {"control", "count"},
+    "h5ad": {"mixed", "time", "list", "decimal"},
+}
+
+
+def _text(column):
+    return [
+        "" if value is None or value is pd.NaT or value is pd.NA or value != value else str(value) for value in column
+    ]
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_column_of_any_type_is_written_as_it_is_or_refused_before_anything_is_computed(
+    embedder, folder, tmp_path, monkeypatch, suffix, name
+):
+    table = pd.DataFrame({"path": find_images([folder])["path"][:4], name: ODD[name]})
+    out = tmp_path / f"a.{suffix}"
+    if name in REFUSED[suffix]:
+        monkeypatch.setattr(encoder, "run_network", None)
+        with pytest.raises(ValueError, match=rf"A column of the table does not fit into \.{suffix}: .*Fix: "):
+            embed_to_file(embedder, table, out)
+        assert list(tmp_path.iterdir()) == []
+        return
+    embed_to_file(embedder, table, out)
+    if suffix == "parquet":
+        written = [value.tolist() if isinstance(value, np.ndarray) else value for value in pd.read_parquet(out)[name]]
+        assert _text(written) == _text(table[name])
+    elif suffix == "h5ad":
+        assert _text(anndata.read_h5ad(out).obs[name]) == _text(table[name])
+    elif suffix == "csv":
+        assert pd.read_csv(out, dtype=str, keep_default_na=False)[name].tolist() == _text(table[name])
+    else:
+        assert _text(np.load(out)[name]) == _text(table[name])
+
+
+def test_text_with_gaps_is_written_whichever_images_can_be_read(embedder, folder, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    table = pd.DataFrame({"path": [bad, *find_images([folder])["path"][:3]], "note": ["a", "a", None, "b"]})
+    out = embed_to_file(embedder, table, tmp_path / "a.h5ad", on_error="skip")
+    assert _text(anndata.read_h5ad(out).obs["note"]) == ["a", "", "b"]
+
+
+@pytest.mark.parametrize("name", ["samloraembedder0", "quality_confidence", "made_by"])
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_column_with_a_name_of_the_file_s_own_is_refused(embedder, folder, tmp_path, monkeypatch, suffix, name):
+    monkeypatch.setattr(encoder, "run_network", None)
+    table = pd.DataFrame({"path": find_images([folder])["path"][:4], name: 1})
+    with pytest.raises(ValueError, match=f"Got the column.s. {name}, which are names of our own. Fix: rename"):
+        embed_to_file(embedder, table, tmp_path / f"a.{suffix}")
+
+
+def test_a_column_that_is_there_twice_is_named(embedder, tmp_path):
+    table = pd.DataFrame([["a.png", 1, 2]], columns=["path", "age", "age"])
+    with pytest.raises(ValueError, match=r"Got the column\(s\) age twice\. Fix: rename or remove"):
+        embed_to_file(embedder, table, tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_path_that_is_not_utf8_is_written_or_refused_before_anything_is_computed(
+    embedder, folder, tmp_path, monkeypatch, suffix
+):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/K\xf6ln.png")
+    Path(odd).write_bytes(Path(find_images([folder])["path"][0]).read_bytes())
+    out = tmp_path / "out" / f"a.{suffix}"
+    if suffix == "npz":
+        assert np.load(embed_to_file(embedder, [odd], out))["path"].tolist() == [odd]
+        return
+    monkeypatch.setattr(encoder, "run_network", None)
+    with pytest.raises(
+        ValueError, match=r"Row 0: the path b'.*K\\xf6ln\.png' is not UTF-8, which .* must be\. Fix: rename 1"
+    ):
+        embed_to_file(embedder, [odd], out)
+
+
+def test_a_list_of_unreadable_files_may_hold_any_name(embedder, folder, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/K\xf6ln.png")
+    Path(odd).write_bytes(b"")
+    out = embed_to_file(embedder, [odd, *find_images([folder])["path"][:1]], tmp_path / "a.npz", on_error="skip")
+    assert pd.read_csv(f"{out}.errors.csv")["path"][0].endswith(r"K\udcf6ln.png")
+
+
+def test_paths_of_every_kind_and_from_an_iterator(embedder, folder, tmp_path):
+    assert find_images(iter([folder / "lab_a"]))["path"].equals(find_images(os.fsencode(folder / "lab_a"))["path"])
+    images = find_images([folder])["path"].tolist()[:3]
+    given = (kind(image) for kind, image in zip((Path, os.fsencode, str), images, strict=True))
+    assert np.load(embed_to_file(embedder, given, tmp_path / "a.npz"))["path"].tolist() == images
+    table = pd.DataFrame({"path": [Path(image) for image in images]})
+    assert pd.read_parquet(embed_to_file(embedder, table, tmp_path / "a.parquet"))["path"].tolist() == images
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, "", pd.NaT])
+def test_a_missing_path_names_its_row(embedder, tmp_path, missing):
+    table = pd.DataFrame({"path": pd.Series(["a.png", missing], dtype=object)})
+    with pytest.raises(ValueError, match=r"Row 1: the path is missing\. Fix: fill it in"):
+        embed_to_file(embedder, table, tmp_path / "a.npz", on_error="skip")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([np.zeros((4, 4, 3), np.uint8)], "Row 0: Got a ndarray but expected a path. Fix: save"),
+        (Bunch(paths=["a.png"]), "Got images of type Bunch but expected a list of paths. Fix: .*paths"),
+        (b"a.png", "expected a list of paths"),
+    ],
+)
+def test_what_is_no_list_of_paths_is_named(embedder, tmp_path, images, message):
+    with pytest.raises(TypeError, match=message):
+        embed_to_file(embedder, images, tmp_path / "a.npz")
+
+
+def test_an_image_that_is_not_there_is_named_before_anything_is_computed(embedder, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder, "run_network", None)
+    images = find_images([folder])["path"].tolist()
+    (tmp_path / "broken.png").symlink_to("nowhere.png")
+    for path, fix in (
+        ("gone.png", "check the path"), (r"a\1.png", "Write / between"), ("~/1.png", "Write the home folder out"),
+        (tmp_path / "broken.png", "check the path"),
+    ):  # fmt: skip
+        with pytest.raises(ImageReadError, match=rf"Row 10: '.*' does not exist\. Fix: {fix}"):
+            embed_to_file(embedder, [*images, path], tmp_path / "a.npz")
+
+
+def test_a_folder_in_the_place_of_the_file_is_named_before_anything_is_computed(
+    embedder, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(encoder, "run_network", None)
+    (tmp_path / "a.npz").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"a\.npz' is a folder\. Fix: name a file in it"):
+        embed_to_file(embedder, find_images([folder]), tmp_path / "a.npz", overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"not written\. Fix: "):
+        embed_to_file(embedder, find_images([folder]), tmp_path / "file" / "a.npz")
+
+
+def test_the_list_of_unreadable_files_is_never_that_of_another_run(embedder, folder, with_bad, tmp_path):
+    out = embed_to_file(embedder, with_bad, tmp_path / "a.npz", on_error="skip")
+    errors = tmp_path / "a.npz.errors.csv"
+    assert len(pd.read_csv(errors)) == 4
+    out.unlink()
+    with pytest.raises(ImageReadError, match="Row 0: "):
+        embed_to_file(embedder, with_bad, out)
+    assert not errors.exists()
+
+
+def test_what_cannot_be_tidied_up_does_not_make_finished_work_an_error(embedder, folder, tmp_path, monkeypatch):
+    remove = bulk.remove
+
+    def refuse(path):
+        if path.is_dir():
+            raise OSError(16, "Device or resource busy", str(path))
+        remove(path)
+
+    monkeypatch.setattr(bulk, "remove", refuse)
+    with pytest.warns(
+        UserWarning, match=r"a\.npz' is whole, but '.*unfinished' stays: Device or resource busy\. Fix: del"
+    ):
+        out = embed_to_file(embedder, find_images([folder]), tmp_path / "a.npz")
+    assert len(np.load(out)["path"]) == 10
+
+
 def test_columns_of_every_kind_are_kept(embedder, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "_EMBEDDED_AT_ONCE", 2)
     monkeypatch.setattr(bulk, "_WRITTEN_AT_ONCE", 2)
@@ -337,6 +519,51 @@ def test_images_are_found(folder, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             find_images([source])
+
+
+def test_tables_are_read_as_load_cells_reads_them(folder, tmp_path):
+    image = find_images([folder])["path"][0]
+    for name, mark in (("cells.CSV", ","), ("cells.tsv", "\t")):
+        rows = [["path", "domain", "label", "group", "accession"], [image, "NA", "None", "007", "20230114000123457"]]
+        (tmp_path / name).write_text("\n".join(mark.join(row) for row in rows))
+        found, cells = find_images(tmp_path / name, root="/"), load_cells(tmp_path / name, root="/")
+        assert found.iloc[0].tolist() == rows[1]
+        assert [cells.domain[0], cells.target_names[0], cells.group[0]] == rows[1][1:4]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"path,label\n", "path,label\n1.png,c\u00e9l\n".encode("cp1252"), b"path;label\n"]
+)
+def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "cells.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cells\.csv' .*Fix: "):
+        find_images(tmp_path / "cells.csv")
+
+
+@pytest.mark.parametrize("name", ["cells.txt", "cells.xlsx", "cells.PARQUET"])
+def test_other_tables_are_no_images(tmp_path, name):
+    (tmp_path / name).write_text("path,label\n1.png,lym\n")
+    with pytest.raises(ValueError, match=rf"{name}' is no image\. Fix: if it is a table, save it as \.csv"):
+        find_images(tmp_path / name)
+
+
+def test_a_folder_that_holds_more_than_its_images_is_told(folder, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.svs").touch()
+    with pytest.raises(ValueError, match=r"holds no image .*There is: .*\(\.svs\): 1 \(1 in 'a'\)"):
+        find_images(tmp_path)
+    (tmp_path / "2.png").touch()
+    with pytest.warns(UserWarning, match="Not all of"):
+        assert len(find_images(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [([], "Got no sources"), ("", "Got no sources"), ("~/cells", "does not exist. Fix: .*Write the home folder out")],
+)
+def test_sources_that_are_not_there_are_named(sources, message):
+    with pytest.raises(ValueError, match=message):
+        find_images(sources)
 
 
 def test_processes_write_the_same_rows_in_order(embedder, folder, pooled, tmp_path):

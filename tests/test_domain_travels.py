@@ -8,6 +8,8 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from imblearn.over_sampling import RandomOverSampler
+from imblearn.pipeline import make_pipeline as make_imbalanced_pipeline
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
@@ -163,11 +165,17 @@ def test_learning_curves(frame, labels, by_hand):
 
 @pytest.mark.parametrize("container", ["pandas", "polars"])
 def test_set_output_keeps_the_domain(container, frame, labels, by_hand):
-    pytest.importorskip(container)
     line = pipeline().set_output(transform=container)
     scores = cross_val_score(line, frame, labels, cv=FOLDS, scoring="roc_auc", error_score="raise")
     np.testing.assert_allclose(scores, by_hand[1], rtol=1e-6)
     assert type(line[:-1].fit(frame).transform(frame)).__module__.startswith(container)
+
+
+def test_a_pipeline_of_imbalanced_learn_resamples_the_features(frame, labels):
+    line = make_imbalanced_pipeline(
+        SAMLoRAEmbedder("vit_tiny"), autoencoder(), RandomOverSampler(random_state=0), LogisticRegression()
+    )
+    assert (line.fit(frame[10:], labels[10:]).predict(frame) == labels).mean() > 0.6
 
 
 def test_a_pipeline_loaded_in_another_process_needs_no_switch(frame, labels, tmp_path):

@@ -1,11 +1,12 @@
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sam_bloodcell.files import allocate, inside, make_folder, paths_beside, replacing, write_text
+from sam_bloodcell.files import allocate, as_path, inside, make_folder, paths_beside, replacing, write_text
 
 
 def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
@@ -21,6 +22,23 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
         dies_halfway()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_longest_name_that_a_file_may_have_is_written(tmp_path):
+    path = tmp_path / ("x" * 251 + ".csv")
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+
+
+def test_text_that_is_not_utf8_is_escaped(tmp_path):
+    write_text(tmp_path / "a.csv", os.fsdecode(b"K\xf6ln"))
+    assert (tmp_path / "a.csv").read_text("utf-8") == r"K\udcf6ln"
+
+
+def test_a_path_is_text_bytes_or_a_path():
+    assert as_path(b"a.png", "out") == as_path("a.png", "out") == as_path(Path("a.png"), "out")
+    with pytest.raises(TypeError, match=r"Got out=None but expected a path\. Fix: "):
+        as_path(None, "out")
 
 
 def test_a_folder_takes_the_place_of_a_folder(tmp_path):

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,28 +19,43 @@ from .datasets.tables import read_table
 from .embedding.embedder import SAMLoRAEmbedder
 from .embedding.once import embed_once
 from .embedding.store import EmbeddingStore
+from .exceptions import ImageReadError
 from .extras import require
-from .files import allocate, make_folder, remove, replacing, unwritable, write_text
-from .images.listing import IMAGE_SUFFIXES, list_images
+from .files import (
+    allocate,
+    as_path,
+    how_to_find,
+    is_utf8,
+    make_folder,
+    remove,
+    replacing,
+    unwritable,
+    write_text,
+)
+from .images.listing import IMAGE_SUFFIXES, Listing, describe
+from .images.reading import read_file
 from .segmentation.cell import QUALITY
 
 # Rows in memory at once. Few are embedded at a time, because the heap grows with what is kept between forward passes.
 _EMBEDDED_AT_ONCE = 1024
 _WRITTEN_AT_ONCE = 8192
+# Suffixes of tables that are not read.
+_OTHER_TABLES = frozenset({".feather", ".json", ".ods", ".parquet", ".tab", ".txt", ".xls", ".xlsm", ".xlsx"})
 # Names that a file uses itself.
 _OWN_COLUMNS = {"embeddings", "features", "made_by", *(f"quality_{name}" for name in QUALITY.names or ())}
 
 
 def find_images(
-    sources: str | os.PathLike | Sequence[str | os.PathLike], *, root: str | os.PathLike | None = None
+    sources: str | os.PathLike | Iterable[str | os.PathLike], *, root: str | os.PathLike | None = None
 ) -> pd.DataFrame:
     """List images.
 
     Parameters
     ----------
-    sources : path or sequence of paths
-        Image files; folders, searched with all their sub-folders but for masks (names that end in "_mask"); ``.csv``
-        tables with a column "path" (relative to the table), whose other columns are kept as text.
+    sources : path or iterable of paths
+        Image files; folders, searched with all their sub-folders but for masks (names that end in "_mask") and hidden
+        or system files, with a warning if something else that looks like data was not taken; tables, ``.csv`` or
+        ``.tsv``, with a column "path" (relative to the table), whose other columns are kept as text.
     root : path, optional
         Folder that the paths of a table may not leave; default the table's own.
 
@@ -54,28 +70,60 @@ def find_images(
         If there is no source, one does not exist or holds no image, a table has no column "path", or a path leads out
         of `root`.
     """
-    if isinstance(sources, str | os.PathLike):
+    table, listings = list_sources(sources, root=root)
+    for listing in listings:
+        listing.warn()
+    return table
+
+
+def list_sources(
+    sources: str | os.PathLike | Iterable[str | os.PathLike], *, root: str | os.PathLike | None = None
+) -> tuple[pd.DataFrame, list[Listing]]:
+    """List images as `find_images`, without its warnings, and return what each of the folders holds too."""
+    found = [_list(source, root) for source in _as_paths(sources)]
+    return pd.concat([table for table, _ in found], ignore_index=True), [held for _, held in found if held is not None]
+
+
+def check_not_a_source(out: str | os.PathLike, sources: Iterable[str | os.PathLike]) -> None:
+    """Raise if a file to write is one of the sources: the table of the images would be lost."""
+    for source in sources:
+        if Path(out).exists() and Path(source).exists() and Path(out).samefile(source):
+            raise ValueError(f"Got '{out}' as input and output. Fix: write to another file.")
+
+
+def _as_paths(sources: Any) -> list[Path]:
+    if isinstance(sources, str | bytes | os.PathLike) or not hasattr(sources, "__iter__"):
         sources = [sources]
-    if not list(sources):
+    sources = list(sources)
+    paths = [as_path(source, "sources") for source in sources]
+    if not paths or "" in sources:
         raise ValueError("Got no sources but expected at least one. Fix: name image files, folders or tables.")
-    return pd.concat([_list(Path(source), root) for source in sources], ignore_index=True)
+    return paths
 
 
-def _list(source: Path, root: str | os.PathLike | None) -> pd.DataFrame:
+def _list(source: Path, root: str | os.PathLike | None) -> tuple[pd.DataFrame, Listing | None]:
     if not source.exists():
-        raise ValueError(f"'{source}' does not exist. Fix: check the path and the working folder.")
+        fix = f"Fix: check the path and the working folder.{how_to_find(source)}"
+        raise ValueError(f"'{source}' does not exist. {fix}")
     if source.is_dir():
-        paths = list_images(source)
-        if not paths:
-            raise ValueError(f"'{source}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}). Fix: check the folder.")
-        return pd.DataFrame({"path": [str(path) for path in paths]})
-    if source.suffix.lower() in (".csv", ".tsv"):
-        return read_table(source, ["path"], root=root)
-    return pd.DataFrame({"path": [str(source)]})
+        listing = Listing(source)
+        if not listing.images:
+            found = f" There is: {describe(listing.account())}." if listing.account() else ""
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise ValueError(f"'{source}' holds no image ({suffixes}). Fix: check the folder.{found}")
+        return pd.DataFrame({"path": [str(path) for path in listing.images]}), listing
+    suffix = source.suffix.casefold()
+    if suffix in _OTHER_TABLES:
+        raise ValueError(
+            f"'{source}' is no image. Fix: if it is a table, save it as .csv with commas, or .tsv with tabs."
+        )
+    if suffix in (".csv", ".tsv"):
+        return read_table(source, ["path"], root=root), None
+    return pd.DataFrame({"path": [str(source)]}), None
 
 
 def embed_to_file(
-    embedder: SAMLoRAEmbedder, images: pd.DataFrame | Sequence[str | os.PathLike], out: str | os.PathLike, *,
+    embedder: SAMLoRAEmbedder, images: pd.DataFrame | Iterable[str | os.PathLike], out: str | os.PathLike, *,
     on_error: str = "raise", overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Embed images into one file, row by row in their order.
@@ -88,8 +136,8 @@ def embed_to_file(
     Parameters
     ----------
     embedder : fitted SAMLoRAEmbedder
-    images : sequence of paths, or DataFrame with a column "path"
-        Its other columns are carried over.
+    images : iterable of paths, or DataFrame with a column "path"
+        Its other columns are carried over; a value that is missing is "" in ``.csv`` and ``.npz``.
     out : path
         ``.parquet`` or ``.csv``: a table with one column per feature; ``.h5ad``: AnnData, the columns in ``obs``;
         ``.npz``: arrays. All hold the mask's quality too.
@@ -107,26 +155,35 @@ def embed_to_file(
     FileExistsError
         If the file exists and is not to be replaced.
     ValueError
-        If the suffix is none of the four, a column does not fit into the format, or no image is left.
+        If the suffix is none of the four, a path is missing, a column does not fit into the format or has a name of
+        the file's own columns, or no image is left.
     ImportError
         If the library for the format is not installed.
     ImageReadError
         If an image cannot be read and on_error="raise"; it names the row and the file.
     """
-    out = Path(out)
+    out = as_path(out, "out")
     write = _writer_of(out)
     check_is_fitted(embedder)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"Got on_error={on_error!r} but expected 'raise' or 'skip'.")
+    if out.is_dir():
+        raise IsADirectoryError(f"'{out}' is a folder. Fix: name a file in it, or another.")
     if out.exists() and not overwrite:
         raise FileExistsError(f"'{out}' exists. Fix: overwrite=True (--overwrite), or another name.")
     table = _as_table(images)
+    if on_error == "raise":
+        _check_there(table["path"])
     make_folder(out.parent)
     work = make_folder(out.with_name(out.name + ".unfinished"))
     store = EmbeddingStore(embedder.cache_dir or work, embedder.cache_limit)
     failed: dict[int, str] = {}
+    names = list(embedder.get_feature_names_out())
     try:
+        _check_names(table, {*_OWN_COLUMNS, *names})
         _try_format(write, table, work / out.name)
+        if not out.exists():  # the list of a run whose file is gone would seem to be that of this run
+            _list_failures(out, table, {})
         pooled, quality = _embed(embedder, table["path"].tolist(), store, work, failed if on_error == "skip" else None)
     except BaseException:
         if embedder.cache_dir is not None or not store.nbytes:
@@ -135,20 +192,55 @@ def embed_to_file(
     rows = np.setdiff1d(np.arange(len(table)), list(failed))
     whole = pd.concat([table.iloc[rows].reset_index(drop=True), quality], axis=1)
     with replacing(out) as draft:
-        write(draft, whole, pooled, list(embedder.get_feature_names_out()), embedder.encoder_.recipe.describe())
-    _list_failures(out, table, failed)
+        write(draft, whole, pooled, names, embedder.encoder_.recipe.describe())
+        _list_failures(out, table, failed)  # before the file takes its place, which is the last thing that can fail
     del pooled
-    remove(work)
+    try:
+        remove(work)
+    except OSError as exc:  # a network file system or a virus scanner may hold a file of it
+        warnings.warn(f"'{out}' is whole, but '{work}' stays: {exc.strerror}. Fix: delete it.", stacklevel=2)
     return out
 
 
-def _as_table(images: pd.DataFrame | Sequence[str | os.PathLike]) -> pd.DataFrame:
-    if isinstance(images, str | os.PathLike):
+def _as_table(images: Any) -> pd.DataFrame:
+    if isinstance(images, str | bytes | os.PathLike):
         raise TypeError(f"Got images={images!r} but expected a list of paths. Fix: find_images({str(images)!r}).")
-    table = images if isinstance(images, pd.DataFrame) else pd.DataFrame({"path": [os.fspath(path) for path in images]})
+    if isinstance(images, Mapping) or not hasattr(images, "__iter__"):
+        fix = "Fix: pass their paths, as load_cells(...).paths, or a pandas DataFrame."
+        raise TypeError(f"Got images of type {type(images).__name__} but expected a list of paths. {fix}")
+    table = images
+    if not isinstance(images, pd.DataFrame):
+        table = pd.DataFrame({"path": pd.Series(list(images), dtype=object)})
     if "path" not in table.columns or not len(table):
         raise ValueError(f"Got {len(table)} images, columns {list(table.columns)}, but expected some in 'path'.")
-    return table.reset_index(drop=True)
+    if not table.columns.is_unique:
+        twice = ", ".join(sorted(set(map(str, table.columns[table.columns.duplicated()]))))
+        raise ValueError(f"Got the column(s) {twice} twice. Fix: rename or remove one of them.")
+    return table.reset_index(drop=True).assign(path=[_as_text(path, row) for row, path in enumerate(table["path"])])
+
+
+def _as_text(path: Any, row: int) -> str:
+    if isinstance(path, str | bytes | os.PathLike) and path:
+        return os.fsdecode(path)
+    if pd.api.types.is_scalar(path) and (not path if isinstance(path, str | bytes) else pd.isna(path)):
+        raise ValueError(f"Row {row}: the path is missing. Fix: fill it in or leave the row out.")
+    raise TypeError(f"Row {row}: Got a {type(path).__name__} but expected a path. Fix: save the image as a file.")
+
+
+def _check_there(paths: Iterable[str]) -> None:
+    """Raise for the first path that does not exist, before hours of work on those before it."""
+    for row, path in enumerate(paths):
+        if not Path(path).exists():
+            if how := how_to_find(path):
+                raise ImageReadError(f"Row {row}: '{path}' does not exist. Fix:{how}")
+            read_file(path, row)  # raises an error that says why
+
+
+def _check_names(table: pd.DataFrame, own: set[str]) -> None:
+    taken = sorted(own.intersection(map(str, table.columns)))
+    if taken:
+        shown = ", ".join(taken[:5]) + " ..." * (len(taken) > 5)
+        raise ValueError(f"Got the column(s) {shown}, which are names of our own. Fix: rename them.")
 
 
 def _embed(
@@ -206,9 +298,11 @@ def _writer_of(out: Path) -> _Writer:
 
 def _try_format(write: _Writer, table: pd.DataFrame, path: Path) -> None:
     """Write the table without embeddings first: what the format cannot hold is found before hours of work."""
-    taken = [name for name in map(str, table.columns) if name in _OWN_COLUMNS or not table.columns.is_unique]
-    if taken:
-        raise ValueError(f"Got the column(s) {', '.join(taken)}, which are names of our own. Fix: rename them.")
+    other = [row for row, image in enumerate(table["path"]) if path.suffix != ".npz" and not is_utf8(image)]
+    if other:
+        image = os.fsencode(table["path"].iloc[other[0]])
+        fix = f"Fix: rename {len(other)} such file(s) or their folders, or write to .npz."
+        raise ValueError(f"Row {other[0]}: the path {image!r} is not UTF-8, which {path.suffix} must be. {fix}")
     try:
         write(path, table, np.zeros((len(table), 1), np.float32), ["feature"], {})  # older AnnData warns of no feature
     except OSError as exc:
@@ -247,13 +341,15 @@ def _write_csv(path: Path, table: pd.DataFrame, pooled: NDArray, names: list[str
         for rows in _slices(len(table), _WRITTEN_AT_ONCE):
             features = pd.DataFrame(pooled[rows], columns=names, index=table.index[rows])
             part = pd.concat([table.iloc[rows], features], axis=1)
-            part.to_csv(file, index=False, header=rows.start == 0, float_format="%.9g")
+            part.to_csv(file, index=False, header=rows.start == 0)  # floats in the digits that tell them apart
 
 
 def _write_h5ad(path: Path, table: pd.DataFrame, pooled: NDArray, names: list[str], made_by: dict[str, Any]) -> None:
     from anndata import AnnData
 
-    obs = table.set_index(pd.RangeIndex(len(table)).astype(str))
+    # AnnData would decide by the values whether text becomes a category, and could not write other text with gaps.
+    obs = table.apply(lambda column: column.astype("category") if _is_text(column) else column)
+    obs = obs.set_index(pd.RangeIndex(len(table)).astype(str))
     values = pooled.view(np.ndarray)  # still memory-mapped; h5py writes it piece by piece
     AnnData(values, obs=obs, var=pd.DataFrame(index=names), uns={"sam_bloodcell": json.dumps(made_by)}).write_h5ad(path)
 
@@ -268,4 +364,14 @@ def _write_npz(path: Path, table: pd.DataFrame, pooled: NDArray, names: list[str
 
 
 def _as_numbers_or_text(column: pd.Series) -> NDArray:
-    return column.to_numpy() if column.dtype.kind in "biuf" else column.astype(str).to_numpy(dtype=str)
+    if column.dtype.kind in "biuf":
+        values = column.to_numpy()  # pandas' integers with gaps become floats
+        if values.dtype.kind == "f" and column.dtype.kind in "iu" and (column.dropna().abs() > 2**53).any():
+            raise ValueError(f"'{column.name}' has gaps and integers that are too large for floats")
+        return values
+    # As in a CSV: "None" or "nan" would be text like any other.
+    return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=str)
+
+
+def _is_text(column: pd.Series) -> bool:
+    return column.dtype == object and all(isinstance(value, str) for value in column[column.notna()])

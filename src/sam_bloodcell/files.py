@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside their place, then moved into it."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -13,7 +14,8 @@ from typing import Any
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path to write a file or folder to, which takes the place of `path` only when all went well."""
     path = Path(path)
-    draft = path.with_name(f".{uuid.uuid4().hex}.{path.name}")  # the suffix stays: some writers go by it
+    # The suffix stays, because some writers go by it. The name does not: with more before it, it may be too long.
+    draft = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield draft
         if draft.is_dir():
@@ -26,9 +28,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file, UTF-8, whole or not at all."""
+    """Write a text file, UTF-8, whole or not at all.
+
+    What UTF-8 cannot hold, such as a file's name in another encoding, is escaped: work that is done must not be lost.
+    """
     with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def unwritable(path: str | os.PathLike, exc: OSError) -> OSError:
@@ -38,6 +43,30 @@ def unwritable(path: str | os.PathLike, exc: OSError) -> OSError:
     return OSError(exc.errno, f"{reason}, so that it is not written. {fix}", os.fspath(path))
 
 
+def as_path(value: Any, name: str) -> Path:
+    """Return a path that is given as text, bytes or a path; anything else is an error that calls it `name`."""
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise TypeError(f"Got {name}={value!r} but expected a path. Fix: pass text or a pathlib.Path.")
+    return Path(os.fsdecode(value))
+
+
+def how_to_find(path: str | os.PathLike) -> str:
+    """Return what to do about a path that does not exist, by what is peculiar about its name; "" for nothing."""
+    name = os.fspath(path)
+    if "\\" in name and os.sep == "/":
+        return " Write / between folders, not \\."
+    if any(part != part.strip() for part in Path(name).parts):
+        return " Remove the space around a name in it."
+    if "~" in Path(name).parts:
+        return " Write the home folder out instead of ~."
+    return ""
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8; a file's name in another encoding cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def make_folder(path: str | os.PathLike) -> Path:
     """Make a folder with its parents, unless it is there."""
     try:
@@ -45,6 +74,19 @@ def make_folder(path: str | os.PathLike) -> Path:
     except OSError as exc:
         raise unwritable(path, exc) from exc
     return Path(path)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise unless a file could be written here now; to call before the work that the file is to hold."""
+    if Path(path).is_dir():
+        fix = "Fix: move the folder, or choose another place"
+        raise IsADirectoryError(errno.EISDIR, f"A folder lies where a file is to be written. {fix}", os.fspath(path))
+    draft = Path(path).with_name(f".{uuid.uuid4().hex}")
+    try:
+        draft.touch()
+    except OSError as exc:
+        raise unwritable(path, exc) from exc
+    remove(draft)
 
 
 def remove(path: Path) -> None:
@@ -73,7 +115,8 @@ def paths_beside(csv: Path, paths: Iterable[Any], root: str | os.PathLike | None
     found = []
     for row, path in enumerate(paths):
         try:
-            found.append(str(inside(root or csv.parent, Path(csv.parent, path).absolute())) if path else "")
+            empty = not path or (isinstance(path, str) and not path.strip())
+            found.append("" if empty else str(inside(root or csv.parent, Path(csv.parent, path).absolute())))
         except (TypeError, ValueError) as exc:
             raise ValueError(
                 f"'{csv}' row {row}: {exc} Fix: paths are relative to the CSV's folder and stay in it; for a larger "

@@ -20,7 +20,9 @@ PAPERS = ("bc-sam", "dorl")
 
 def reproduce(
     paper: str, matek: str | os.PathLike, acevedo: str | os.PathLike, *, backbone: str = "vit_b", adapter: Any = None,
-    limit: int | None = None, epochs: int | None = None, cv: int = 5, random_state: int = 0, verbose: int = 0,
+    limit: int | None = None, epochs: int | None = None, cv: int = 5, random_state: int = 0,
+    cache_dir: str | os.PathLike | None = None, device: str = "auto", batch_size: int | str = "auto",
+    n_jobs: int | None = None, verbose: int = 0,
 ) -> tuple[pd.DataFrame, BenchmarkResult]:  # fmt: skip
     """Run a paper's table with its preset.
 
@@ -40,6 +42,14 @@ def reproduce(
         Of the autoencoder; default the paper's, which take hours on a CPU.
     cv, random_state, verbose : int
         As in `run_benchmark`, with defaults 5, 0 and 0.
+    cache_dir : path, optional
+        Folder that keeps the embeddings, as in `SAMLoRAEmbedder`: a run after a kill embeds nothing twice.
+    device : str, default="auto"
+        Of the embedder and the autoencoder: "auto", "cpu", "cuda" or a torch device name.
+    batch_size : int or "auto", default="auto"
+        Images in a forward pass of the embedder.
+    n_jobs : int, optional
+        Processes that embed, and fits of classifiers that run in parallel.
 
     Returns
     -------
@@ -71,10 +81,15 @@ def reproduce(
         cells = limit_cells(cells, limit, random_state)
     result = run_benchmark(
         cells,
-        SAMLoRAEmbedder(backbone, adapter, keep=("tokens", "crops"), verbose=verbose),
-        CrossDomainAutoencoder(preset=paper, epochs=epochs or "auto", random_state=random_state, verbose=verbose),
+        SAMLoRAEmbedder(
+            backbone, adapter, keep=("tokens", "crops"), device=device, batch_size=batch_size, n_jobs=n_jobs,
+            cache_dir=cache_dir, verbose=verbose,
+        ),
+        CrossDomainAutoencoder(
+            preset=paper, epochs=epochs or "auto", device=device, random_state=random_state, verbose=verbose
+        ),
         {name: classifiers[name] for name in wanted},
-        cv=cv, random_state=random_state, verbose=verbose,
+        cv=cv, random_state=random_state, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
     scores = summarise_scores(result.scores[result.scores["features"] == "autoencoder"])
     ours = scores.assign(ours=100 * scores["accuracy_mean"], spread=100 * scores["accuracy_std"])

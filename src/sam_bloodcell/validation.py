@@ -1,5 +1,9 @@
 """Columns that belong to cells, such as the label and the domain: checked in one place."""
 
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -44,3 +48,31 @@ def domain_column(values: Any, n: int) -> NDArray[Any] | None:
     known = np.empty(len(column), dtype=object)
     known[~unknown] = label_column(column[~unknown], "domain")
     return known
+
+
+def warn_of_similar(values: Iterable[Any], name: str, source: str) -> None:
+    """Warn of different values of the column `name` that look like one: case, spaces, dashes, accents, a plural s."""
+    alike: dict[str, list[str]] = {}
+    for value in dict.fromkeys(map(str, values)):
+        alike.setdefault(_plain(value), []).append(value)
+    groups = [" and ".join(_told_apart(group)) for group in alike.values() if len(group) > 1]
+    if groups:
+        shown = "; ".join(groups[:5]) + " ..." * (len(groups) > 5)
+        warnings.warn(
+            f"'{source}' holds different {name}s that look like one: {shown}. Fix: give what is one {name} one name.",
+            stacklevel=3,
+        )
+
+
+def _told_apart(names: list[str]) -> Iterable[str]:
+    """Write names so that a reader sees the difference, which may be in the bytes of an accent only."""
+    same = len({unicodedata.normalize("NFKC", name) for name in names}) < len(names)
+    return map(ascii if same else repr, names)
+
+
+def _plain(name: str) -> str:
+    """Reduce a name to what tells it from others for a reader."""
+    # One of the ways to write accents, and no characters without a width.
+    text = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
+    text = re.sub(r"[\s_]+|(?<=\w)-(?=\w)", " ", text.casefold()).strip()
+    return re.sub(r"(?<=[^\W\d_]{3})(s|\(s\))$", "", text)

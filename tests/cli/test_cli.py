@@ -1,5 +1,6 @@
 """The command line, run as a user would."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -252,3 +253,39 @@ def test_a_cache_is_shown_and_pruned(tmp_path):
     assert "expected a size" in run("cache", "prune", tmp_path / "cache", "--to", "much").output
     assert run("cache", "prune", tmp_path / "cache", "--to", "0").output.endswith("MB freed.\n")
     assert "empty" in run("cache", "info", tmp_path / "cache").output
+
+
+def test_embed_tells_what_it_took_and_what_it_left(tmp_path):
+    save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
+    (tmp_path / "cells" / "Thumbs.db").touch()
+    result = run("embed", tmp_path / "cells", "--out", tmp_path / "a.npz", "--quiet")
+    assert result.exit_code == 0, result.output
+    told = "cells: 10 images; not taken: "
+    assert told in result.stderr
+    assert "masks: 10 (1 in 'lab_a/basophil', " in result.stderr
+    assert "hidden and system files and folders: 1 (1 in '.')" in result.stderr
+    assert result.stdout == f"{tmp_path / 'a.npz'}\n"
+
+
+def test_embed_does_not_replace_its_own_table(tmp_path):
+    table = save_cells(make_blood_cells(1, domains=["lab_a"], random_state=0), tmp_path / "cells")
+    before = table.read_text()
+    result = run("embed", table, "--out", table, "--overwrite", "--quiet")
+    assert result.exit_code == 1
+    assert f"Error: Got '{table}' as input and output. Fix: write to another file." in result.output
+    assert table.read_text() == before
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_what_a_console_cannot_show_is_no_error(tmp_path, encoding):
+    save_cells(make_blood_cells(1, domains=["lab_a"], random_state=0), tmp_path / "cells")
+    odd = tmp_path / "\u8840"
+    for args, code in ((("embed", "cells", "--out", odd / "\u8840.npz"), 0), (("benchmark", odd / "cells.csv"), 1)):
+        done = subprocess.run(
+            [sys.executable, "-m", "sam_bloodcell", *map(str, args)], capture_output=True, timeout=120, check=False,
+            cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert (b"\\u8840" if encoding == "cp1252" else odd.name.encode()) in done.stdout + done.stderr
+        assert b"Traceback" not in done.stderr
+    assert (odd / "\u8840.npz").is_file()

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sam_bloodcell.datasets import drop_unreadable, join_cells, load_cells, make_blood_cells, save_cells
+from sam_bloodcell.datasets import drop_unreadable, join_cells, keep_masked, load_cells, make_blood_cells, save_cells
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.images.reading import load_rgb
+from sam_bloodcell.validation import label_column, warn_of_similar
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,11 @@ def made():
 def _touch(path, value=9):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((4, 4), value, np.uint8)).save(path)
+    return path
+
+
+def _parent(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -131,10 +138,63 @@ class TestFolder:
         for name in ("no domain.png", "a/no label.png", "a/.checkpoints/4.png", "a/lym/1_masks.png"):
             _touch(folder / name)
         (folder / "linked").symlink_to(tmp_path / "elsewhere")
-        cells = load_cells(folder)
+        with pytest.warns(UserWarning, match="Not all of") as caught:
+            cells = load_cells(folder)
+        assert len(caught) == 1
+        for told in ("of a laboratory and a class: 1 (1 in '.')", "of a class: 1 (1 in 'a')"):
+            assert f"images without a folder {told}" in str(caught[0].message)
         assert [Path(path).name for path in cells.paths] == ["1.gif", "2.png", "3.png"]
+        assert cells.left_out["a/lym", "masks"] == 1
+        assert cells.left_out["a", "hidden and system files and folders"] == 1
         assert cells.domain.tolist() == ["a", "a", "linked"]
         assert np.array(cells.target_names)[cells.target].tolist() == ["lym", "lym", "mon"]
+
+    @pytest.mark.parametrize(
+        ("names", "told"),
+        [
+            (["a/mon/scan.svs"], r"not read here \(\.svs\): 1 \(1 in 'a/mon'\)"),
+            (["a/mon/notes.txt"], r"classes without an image: 1 \(1 in 'a/mon'\)"),
+            (["b/1.png"], r"of a class: 1 \(1 in 'b'\); laboratories without an image in a class: 1 \(1 in 'b'\)"),
+            (["b/site/lym/1.png"], r"named like a class, but taken as part of this one: 1 \(1 in 'b/site'\)"),
+        ],
+    )
+    def test_what_looks_like_data_but_is_not_taken_is_told(self, tmp_path, names, told):
+        _touch(tmp_path / "a/lym/1.png")
+        for name in names:
+            _touch(tmp_path / name) if name.endswith("png") else _touch(tmp_path / "x.png").rename(
+                _parent(tmp_path / name)
+            )
+        with pytest.warns(UserWarning, match=f"Not all of '.*' was taken as it lies there: .*{told}"):
+            load_cells(tmp_path)
+
+    def test_leftovers_are_no_classes_no_laboratories_and_no_cells(self, tree):
+        for name in (".Trash-1000/files/1.png", "__MACOSX/lab_a/monocyte/1.png", "lab_a/.ipynb_checkpoints/1.png"):
+            _touch(tree / name)
+        for name in ("lab_a/@eaDir/1.png", "lab_a/monocyte/1_masks.png", "lab_a/monocyte/masks/1.png"):
+            _touch(tree / name)
+        cells = load_cells(tree)
+        assert sorted(set(cells.domain)) == ["lab_a", "lab_b"]
+        assert cells.target_names == ["basophil", "monocyte", "smudge"]
+        assert len(cells.paths) == 4
+        assert sum(cells.left_out.values()) == 8  # with 1_mask.png and notes.txt
+
+    def test_where_no_image_can_be_taken_what_there_is_is_told(self, tmp_path):
+        _touch(tmp_path / "lym/1.png")
+        _rejects(ValueError, tmp_path, "holds no images. Fix:", "There is: images without a folder of a class: 1")
+
+    def test_a_folder_name_that_is_not_utf8_is_refused_and_a_file_name_is_read(self, tmp_path):
+        _touch(tmp_path / "a/lym" / os.fsdecode(b"1\xe9.png"))
+        cells = load_cells(tmp_path)
+        assert load_rgb(cells.paths[0]).shape == (4, 4, 3)
+        _touch(tmp_path / os.fsdecode(b"K\xf6ln") / "lym/1.png")
+        _rejects(ValueError, tmp_path, "The folder b'K\\xf6ln/lym' in", "not UTF-8. Fix: rename it.")
+
+    @pytest.mark.parametrize("as_given", [str, os.fsencode, Path])
+    def test_a_path_may_be_text_bytes_or_a_path(self, tree, as_given):
+        assert len(load_cells(as_given(tree)).paths) == 4
+
+    def test_no_path_is_a_type_error(self):
+        _rejects(TypeError, 5, "Got csv_or_folder=5 but expected a path. Fix: pass text or a pathlib.Path.")
 
     def test_nothing_asked_for(self, tree):
         _rejects(ValueError, tree, f"No cell of '{tree}' is left. Fix: check the classes and domains", classes=[])
@@ -156,6 +216,42 @@ class TestCSV:
         rows = [("a.png", "x", "l", ""), ("a.png", "x", "l", "m.png")]
         cells = load_cells(_csv(tmp_path, rows, ("path", "domain", "label", "mask")))
         assert cells.masks == [None, str(mask)]
+
+    @pytest.mark.parametrize(
+        ("path", "hint"),
+        [
+            ("images\\1.png", "Write / between folders, not \\."),
+            ("1.png ", "Remove the space around a name in it."),
+            ("~/1.png", "Write the home folder out instead of ~."),
+        ],
+    )
+    def test_a_path_with_something_odd_gets_a_hint(self, tmp_path, path, hint):
+        _touch(tmp_path / "1.png")
+        _rejects(
+            FileNotFoundError,
+            _csv(tmp_path, [(path, "x", "l")]),
+            "row 0: the image",
+            f"does not exist. Fix: paths are relative to the CSV's folder. {hint}",
+        )
+
+    def test_a_blank_mask_is_none(self, tmp_path):
+        _touch(tmp_path / "1.png")
+        assert load_cells(_csv(tmp_path, [("1.png", "x", "l", " ")], ("path", "domain", "label", "mask"))).masks == [
+            None
+        ]
+
+    def test_a_column_that_is_nearly_named_group_is_told(self, tmp_path):
+        _touch(tmp_path / "1.png")
+        csv = _csv(tmp_path, [("1.png", "x", "l", "p1")], ("path", "domain", "label", " Group"))
+        with pytest.warns(
+            UserWarning, match=r"cells\.csv' has a column ' Group', which is not read. Fix: name it group"
+        ):
+            assert load_cells(csv).group is None
+
+    def test_names_to_choose_may_come_from_an_iterator(self, tmp_path):
+        _touch(tmp_path / "1.png")
+        csv = _csv(tmp_path, [("1.png", "x", "l"), ("1.png", "y", "m"), ("1.png", "x", "m")])
+        assert load_cells(csv, classes=iter(["l"]), domains=iter(["x"])).domain.tolist() == ["x"]
 
     def test_missing_file(self, tmp_path):
         source = tmp_path / "gone.csv"
@@ -203,6 +299,70 @@ class TestCSV:
             load_cells(csv, classes=["mono"])
 
 
+ALIKE = [
+    ("label", "lym", "lym ", "'lym' and 'lym '"),
+    ("label", "Lymphocyte", "lymphocyte", "'Lymphocyte' and 'lymphocyte'"),
+    ("label", "lymphocyte", "lymphocytes", "'lymphocyte' and 'lymphocytes'"),
+    ("label", "lymphocyte(s)", "lymphocyte", "'lymphocyte(s)' and 'lymphocyte'"),
+    ("label", "smudge cell", "smudge_cell", "'smudge cell' and 'smudge_cell'"),
+    ("domain", "K\u00f6ln", "Ko\u0308ln", r"'K\xf6ln' and 'Ko\u0308ln'"),
+    ("domain", "lab a", "lab\u00a0a", r"'lab a' and 'lab\xa0a'"),
+    ("group", "P1", "p1", "'P1' and 'p1'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "one", "other", "shown"), ALIKE)
+def test_names_that_look_like_one_are_told(tmp_path, kind, one, other, shown):
+    _touch(tmp_path / "1.png")
+    rows = [{"path": "1.png", "domain": "x", "label": "l", "group": "g"} | {kind: name} for name in (one, other)]
+    csv = tmp_path / "cells.csv"
+    pd.DataFrame(rows).to_csv(csv, index=False)
+    with pytest.warns(UserWarning, match=f"holds different {kind}s that look like one: {re.escape(shown)}. Fix: give"):
+        load_cells(csv)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("CD34+", "CD34-"), ("1", "11"), ("neutrophil_banded", "neutrophil"), ("s", "")]
+)
+def test_names_that_differ_are_not(one, other):
+    warn_of_similar([one, other], "label", "cells.csv")
+
+
+def test_parts_with_names_that_look_like_one_are_told():
+    parts = [
+        make_blood_cells(1, domains=[domain], classes=["monocyte"], image_size=32) for domain in ("lab_a", "lab_b")
+    ]
+    parts[1].target_names = ["Monocytes"]
+    with pytest.warns(UserWarning, match="2 parts' holds different labels that look like one: 'monocyte' and 'Monocyt"):
+        join_cells(*parts)
+
+
+def test_what_belongs_to_single_cells_is_taken_along_and_the_rest_stays(tmp_path):
+    cells = load_cells(save_cells(make_blood_cells(1, domains=["lab_a"], image_size=32, random_state=0), tmp_path))
+    cells.update(
+        DESCR="licence",
+        audit=pd.DataFrame({"code": range(5)}),
+        patient=np.arange(5),
+        age=pd.Series(range(5), index=list("edcba")),
+        notes=list("abcde"),
+    )
+    Path(cells.paths[1]).write_bytes(b"")
+    with pytest.warns(UserWarning, match="1 of 5 images"):
+        kept = drop_unreadable(cells)
+    assert (kept.DESCR, len(kept.audit), len(kept.target_names)) == ("licence", 5, 5)
+    assert kept.patient.tolist() == kept.age.tolist() == [0, 2, 3, 4]
+    assert kept.notes == list("acde")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, ""])
+def test_a_missing_mask_is_none_however_it_is_written(tmp_path, missing):
+    cells = load_cells(save_cells(make_blood_cells(1, domains=["lab_a"], image_size=32, random_state=0), tmp_path))
+    cells.masks = pd.Series([missing, *cells.masks[1:]], dtype=object)
+    with pytest.warns(UserWarning, match="1 of 5 cells have no mask"):
+        assert len(keep_masked(cells).masks) == 4
+    assert join_cells(cells).masks[0] is None
+
+
 def test_groups_are_read_and_a_cell_without_one_is_its_own(tmp_path):
     csv = save_cells(
         make_blood_cells(2, domains=["lab_a"], classes=["lymphocyte", "monocyte"], image_size=32), tmp_path
@@ -234,3 +394,9 @@ def test_unreadable_cells_are_left_out_and_named(tmp_path):
         Path(path).write_bytes(b"")
     with pytest.raises(ValueError, match=r"None of the \d+ images can be read; the first: "):
         drop_unreadable(cells)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT])
+def test_a_missing_label_names_its_row(missing):
+    with pytest.raises(ValueError, match=r"Row 1: label is missing, as in 1 of 3 rows\. Fix: "):
+        label_column(pd.Series(["a", missing, "b"], dtype=object), "label")

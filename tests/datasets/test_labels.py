@@ -72,6 +72,28 @@ def test_unknown_things_are_errors(codes, dataset, scheme, message):
         harmonise_labels(codes, dataset, scheme=scheme)
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+def test_a_missing_code_names_its_row(missing):
+    with pytest.raises(ValueError, match=r"Row 1: the code is missing\. Fix: fill it in"):
+        harmonise_labels(["SNE", missing], "acevedo-20")
+
+
+def test_an_unknown_code_of_a_column_is_named_by_its_place():
+    codes = pd.Series(["SNE", "XYZ"], index=[1, 0])
+    with pytest.raises(ValueError, match="Row 1: 'XYZ' is no code"):
+        harmonise_labels(codes, "acevedo-20")
+
+
+def test_codes_of_any_alphabet(tmp_path):
+    csv = tmp_path / "mine.csv"
+    lymphocyte, monocyte = "\u6dcb\u5df4\u7ec6\u80de", "\u5355\u6838\u7ec6\u80de"
+    rows = f"mine,{monocyte},,monocyte\nmine,{lymphocyte},,lymphocyte\nmine,K\u00f6rnig,,neutrophil\n"
+    csv.write_text(f"dataset,code,harmonised,common\n{rows}", encoding="utf-8")
+    codes = [lymphocyte, monocyte, "Ko\u0308rnig"]
+    found = harmonise_labels(codes, "mine", scheme="common", maps=csv)
+    assert found.label.tolist() == ["lymphocyte", "monocyte", "neutrophil"]
+
+
 def test_users_add_maps(tmp_path):
     csv = tmp_path / "mine.csv"
     csv.write_text("# ours\ndataset,code,harmonised,common\nmine,G,neutrophil_segmented,neutrophil\nmine,X,,\n")

@@ -187,6 +187,14 @@ def test_image_dataset():
         datasets.load_image_dataset(dataset, domain="lab", label="species")
 
 
+@pytest.mark.parametrize("names", [["lymphocyte", "monocyte"], None])
+def test_an_image_without_a_label_is_named(names):
+    for missing in (None, -1) if names else (None, float("nan")):
+        dataset = Dataset([Image.new("RGB", (4, 4))] * 2, [1, missing], names)
+        with pytest.raises(ValueError, match=r"'dataset of lab' row 1: label is missing\. Fix: fill it in"):
+            datasets.load_image_dataset(dataset, domain="lab")
+
+
 def test_image_folder_through_the_real_library(tmp_path):
     for label in ("lymphocyte", "monocyte"):
         write_image(tmp_path / label / "1.png")

@@ -41,6 +41,36 @@ def test_tabs_comments_and_trailing_separators(written):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("sep=;\r\npath;label\r\n1.png;lym\r\n", "begins with the line 'sep=;' of Excel. Fix: remove that line"),
+        ("sep=,\npath,label\n1.png,lym\n", "begins with the line 'sep=,' of Excel"),
+        ("path,label\n1.png,lym\n".encode("utf-16"), "is no readable CSV: line 1 is not UTF-8. Fix: save it as UTF-8"),
+        ("path,label\n1.png,lym\n".encode("utf-16-le"), "is no readable CSV: line 1 holds a NUL byte. Fix: save it"),
+        ("path,label\n1.png,ly\0m\n", "is no readable CSV: line 2 holds a NUL byte"),
+        ("path,label,label\n1.png,lym,mon\n", "has the column 'label' twice. Fix: rename or remove"),
+        ("Path,label\n1.png,lym\n", r"lacks the column\(s\) path; .*Fix: .* Write path, not 'Path'\."),
+        ("path, label\n1.png, lym\n", r"lacks the column\(s\) label; .*Fix: .* Write label, not ' label'\."),
+        ('path,label\n1.png,"lym\n2.png,"mon\n', "row 0: label goes on in the next line. Fix: close the quotation"),
+        ("path,label\n1.png,lym\n2.png,mon,\n", ".*line 3.*Fix: .*remove commas at the ends of rows"),
+    ],
+)
+def test_the_habits_of_spreadsheets_get_a_hint(written, content, message):
+    csv = written(content)
+    with pytest.raises(ValueError, match=f"^'{re.escape(str(csv))}' {message}"):
+        read_table(csv, ["path", "label"])
+
+
+def test_quoted_lines_blank_lines_short_rows_and_long_values(written):
+    long = "x" * 300_000
+    table = read_table(
+        written(f'path,label,note\n1.png,lym,"a\r\nb"\n\n2.png,mon\n3.png,lym,{long}\n'), ["path", "label"]
+    )
+    assert table["note"].tolist() == ["a\r\nb", "", long]
+    assert table["label"].tolist() == ["lym", "mon", "lym"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
         (b"", "is no readable CSV: No columns"),
         ("path,label\n", "has a header but no rows. Fix: add a row"),
         (

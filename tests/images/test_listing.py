@@ -1,8 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from sam_bloodcell.images.listing import IMAGE_SUFFIXES, list_images
+from sam_bloodcell.images.listing import IMAGE_SUFFIXES, Listing, describe, list_images
 from sam_bloodcell.images.reading import load_rgb
 
 
@@ -37,6 +39,61 @@ def test_leftovers_and_masks_are_left_out(tmp_path):
     assert listed(folder) == ["a/1.png", "a/masked.png"]
 
 
+def test_what_systems_leave_behind_and_folders_of_masks_are_counted_not_taken(tmp_path):
+    for name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information", ".Trash-1000"):
+        put(tmp_path, f"{name}/lym/1.png")
+    put(tmp_path, "a/lym/1.png", "a/lym/Thumbs.db", "a/lym/desktop.ini", "a/lym/._1.png", "a/lym/masks/1.png")
+    put(tmp_path, "a/lym/1-mask.png", "a/lym/mask.tif", "a/lym/notes.txt", "a/lym/unmask.png")
+    listing = Listing(tmp_path)
+    assert [listing.below(path) for path in listing.images] == ["a/lym/1.png", "a/lym/unmask.png"]
+    assert listing.account() == {
+        (".", "hidden and system files and folders"): 6,
+        ("a/lym", "hidden and system files and folders"): 3,
+        ("a/lym", "folders of masks"): 1,
+        ("a/lym", "masks"): 2,
+        ("a/lym", "files that are no images (.txt)"): 1,
+    }
+    assert not listing.lost
+    listing.warn()
+
+
+def test_what_looks_like_data_but_is_not_taken_is_told(tmp_path):
+    put(tmp_path, "a/1.png", "a/2.svs", "a/3.SVS", "b/4.heic", "b/5.czi")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.warns(UserWarning, match=r"Not all of '.*' was taken.*\(\.svs\): 2 \(2 in 'a'\).*Fix: ") as caught:
+        assert listed(tmp_path) == ["a/1.png"]
+    assert len(caught) == 1
+    for told in ("(.heic): 1 (1 in 'b')", "(.czi): 1 (1 in 'b')", "broken links: 1 (1 in '.')"):
+        assert told in str(caught[0].message)
+
+
+def test_a_folder_that_may_not_be_searched_is_told(tmp_path, monkeypatch):
+    put(tmp_path, "a/1.png", "b/2.png")
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(UserWarning, match=r"folder that cannot be searched \(Permission denied\): 1 \(1 in 'b'\)"):
+        assert listed(tmp_path) == ["a/1.png"]
+
+
+def test_of_many_folders_the_fullest_are_named():
+    account = {(f"lab {number}", "masks"): number for number in range(1, 9)}
+    told = "masks: 36 (8 in 'lab 8', 7 in 'lab 7', 6 in 'lab 6', 5 in 'lab 5', 4 in 'lab 4' and 3 more folders)"
+    assert describe(account) == told
+
+
+def test_a_broken_link_to_an_image_is_listed_so_that_reading_names_it(tmp_path):
+    put(tmp_path, "1.png")
+    (tmp_path / "2.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "3.png").symlink_to("3.png")  # a link to itself
+    assert listed(tmp_path) == ["1.png", "2.png", "3.png"]
+
+
 def test_links_are_followed_and_circles_end(tmp_path):
     put(tmp_path / "elsewhere", "2.png")
     put(tmp_path / "cells", "a/1.png")
@@ -44,4 +101,5 @@ def test_links_are_followed_and_circles_end(tmp_path):
     (tmp_path / "cells" / "a" / "up").symlink_to(tmp_path / "cells")
     (tmp_path / "cells" / "a" / "3.png").symlink_to(tmp_path / "elsewhere" / "2.png")
     (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere")
-    assert listed(tmp_path / "cells") == ["a/1.png", "a/3.png", "b/2.png"]
+    with pytest.warns(UserWarning, match=r"images taken twice, through links: 1 \(1 in 'b'\)"):
+        assert listed(tmp_path / "cells") == ["a/1.png", "a/3.png", "b/2.png"]

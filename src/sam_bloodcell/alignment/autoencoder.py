@@ -15,13 +15,15 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..embedding.containers import carried_embeddings
 from ..models import devices
 from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import CROP_SIZES
+from ..models.isolation import own_settings
 from ..validation import label_column
 from .domains import read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
 from .normalization import ClusterShifts, DomainScaler, known_domains
-from .reconstruction import NetworkInputs, train_network
+from .reconstruction import NetworkInputs, refuse_not_finite, train_network
 from .saving import PretrainedAutoencoder
 from .settings import DEFAULTS, PRESETS, Settings, resolve_settings
 
@@ -175,6 +177,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.random_state = random_state
         self.verbose = verbose
 
+    @own_settings()
     def fit(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
         """Train on the cells of all domains.
 
@@ -206,6 +209,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         held_out = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:n_held_out])
         return self._train(inputs, self.settings_, seed, held_out)
 
+    @own_settings()
     def partial_fit(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
         """Train one epoch on one part of the data, at a constant learning rate.
 
@@ -222,12 +226,12 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         self
         """
-        continues = hasattr(self, "network_")
-        n_epochs = len(self.history_) if continues else 0
-        inputs = self._prepare_training(X, domain, continues)
+        n_epochs = len(self.history_) if hasattr(self, "network_") else 0
+        inputs = self._prepare_training(X, domain, part=True)
         seed = (int(check_random_state(self.random_state).randint(2**31)) + n_epochs) % 2**31
-        return self._train(inputs, replace(self.settings_, epochs=1), seed, np.array([], int), continues)
+        return self._train(inputs, replace(self.settings_, epochs=1), seed, np.array([], int), part=True)
 
+    @own_settings()
     def transform(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
         """Compute the features.
 
@@ -274,6 +278,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.fit(X, y, domain=domain)
         return self.transform(X, domain=domain if get_config()["enable_metadata_routing"] else None)
 
+    @own_settings()
     def reconstruct(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray:
         """Compute the features, and from them the crops or the embeddings.
 
@@ -348,14 +353,24 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _n_features_out(self) -> int:
         return self.settings_.n_components
 
-    def _prepare_training(self, X: Any, domain: ArrayLike | None, continues: bool = False) -> NetworkInputs:
-        """Check the parameters, X and domain for training, and add the cells to the statistics."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with own_settings():
+            super().__setstate__(state)
+
+    def _prepare_training(self, X: Any, domain: ArrayLike | None, *, part: bool = False) -> NetworkInputs:
+        """Check the parameters, X and domain for training, and add the cells to the statistics.
+
+        A `part` of the data goes on with the statistics of the parts before it.
+        """
         self._validate_params()
+        continues = part and hasattr(self, "network_")
         settings = self.settings_ if continues else resolve_settings(self.get_params())
         inputs = self._check_inputs(X, domain, settings, reset=not continues, needs_crops=True)
-        self.settings_, self.scaler_ = settings, self.scaler_ if continues else DomainScaler()
+        # A copy: a part that is refused half-way must not have moved the statistics.
+        scaler = copy.deepcopy(self.scaler_) if continues else DomainScaler()
         for rows in inputs.chunks():
-            self.scaler_.update(inputs.unscaled[rows], inputs.domain_of(rows))
+            scaler.update(inputs.read(rows), inputs.domain_of(rows))
+        self.settings_, self.scaler_ = settings, scaler
         self.domains_ = np.unique([name for name in self.scaler_.statistics if name is not None])
         if len(self.domains_) < 2 and (settings.alignment or settings.normalization):
             warn_of_nothing_to_align(self.domains_.tolist())
@@ -377,11 +392,14 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     ) -> NetworkInputs:
         """Check X and domain; with `reset` a fit starts, else X must look like that of the fit."""
         least = 2 if reset else 1
+        carried = carried_embeddings(X)
         if settings.architecture == "vector":
-            pooled = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=least)
+            pooled = validate_data(
+                self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=least, ensure_all_finite=False
+            )
             unscaled, crops = pooled, None
         else:
-            unscaled, crops = getattr(X, "tokens", None), getattr(X, "crops", None) if needs_crops else None
+            unscaled, crops = getattr(carried, "tokens", None), getattr(carried, "crops", None) if needs_crops else None
             if unscaled is None or (needs_crops and crops is None):
                 raise TypeError(
                     f"Got X of type {type(X).__name__} but architecture={settings.architecture!r} expected embeddings "
@@ -398,15 +416,20 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 )
             if len(pooled) < least:
                 raise ValueError(f"Got {len(pooled)} cells but expected at least {least}. Fix: add cells.")
-        return NetworkInputs(unscaled, pooled, crops, settings.crop_size, read_domain(X, domain, len(pooled)))
+        refuse_not_finite(pooled, np.arange(len(pooled)))
+        return NetworkInputs(unscaled, pooled, crops, settings.crop_size, read_domain(carried, domain, len(pooled)))
 
     def _train(
-        self, inputs: NetworkInputs, settings: Settings, seed: int, held_out: NDArray[np.intp], continues: bool = False
+        self, inputs: NetworkInputs, settings: Settings, seed: int, held_out: NDArray[np.intp], *, part: bool = False
     ) -> "CrossDomainAutoencoder":
-        """Train the network, then find the clusters' shifts among the features of these cells."""
+        """Train the network, then find the clusters' shifts among the features of these cells.
+
+        On a `part` of the data, the network of the parts before it is trained on, at a constant learning rate.
+        """
+        continues = part and hasattr(self, "network_")
         self.network_, history = train_network(
             self.network_ if continues else None, inputs, settings, held_out=held_out, patience=self.patience,
-            device=devices.choose(self.device), seed=seed, verbose=self.verbose,
+            decay=not part, device=devices.choose(str(self.device)), seed=seed, verbose=self.verbose,
         )  # fmt: skip
         if continues:
             history["epoch"] += len(self.history_)
@@ -420,7 +443,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _run_network(self, inputs: NetworkInputs, decode: bool = False) -> NDArray[np.float32]:
         """Return the features of all rows, or what is decoded from them, computed a few rows at a time."""
-        device = devices.choose("cpu" if self.settings_.architecture == "vector" else self.device)
+        device = devices.choose("cpu" if self.settings_.architecture == "vector" else str(self.device))
         # `network_` itself stays on CPU, as it is documented.
         network = self.network_ if device.type == "cpu" else copy.deepcopy(self.network_).to(device)
         dtype = next(network.parameters()).dtype

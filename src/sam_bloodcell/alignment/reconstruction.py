@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 from torch import Tensor, nn
 
+from ..images.collections import name_rows
 from ..models import devices
 from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import ConvAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
+from ..models.isolation import own_settings
 from ..models.losses import ssim
 from ..models.training import TrainingPlan, Validation, train
 from .normalization import DomainScaler, known_domains
@@ -62,11 +64,17 @@ class NetworkInputs:
         if not by_domain:
             self.domain = None
         elif self.domain is not None and not set(known_domains(self.domain).tolist()) <= scaler.statistics.keys():
-            self.scaler = scaler.including((self.unscaled[rows], self.domain[rows]) for rows in self.chunks())
+            self.scaler = scaler.including((self.read(rows), self.domain[rows]) for rows in self.chunks())
+
+    def read(self, rows: Any) -> NDArray:
+        """Return the unscaled inputs of these rows, or raise an error that names those that are not finite."""
+        values = self.unscaled[rows]
+        refuse_not_finite(values, np.arange(len(self))[rows])
+        return values
 
     def scaled(self, rows: Any) -> NDArray[np.float32]:
         """Return what the network encodes of these rows."""
-        return self.scaler.scale(self.unscaled[rows], self.domain_of(rows))
+        return self.scaler.scale(self.read(rows), self.domain_of(rows))
 
     def batch(self, rows: NDArray, device: torch.device) -> ReconstructionBatch:
         """Return all that a training step needs of these rows."""
@@ -88,6 +96,17 @@ class NetworkInputs:
     def domain_of(self, rows: Any) -> NDArray | None:
         """Return the domain of these rows, where it is known."""
         return None if self.domain is None else self.domain[rows]
+
+
+def refuse_not_finite(values: NDArray, rows: NDArray[np.intp]) -> None:
+    """Raise a ValueError where values (k, ...) hold NaN or infinity; `rows` (k,) are their numbers in X."""
+    wrong = rows[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]
+    if len(wrong):
+        raise ValueError(
+            f"Got NaN or inf in {len(wrong)} rows of X ({name_rows(wrong)}) but expected finite numbers. Rows of NaN "
+            "are images that could not be read (SAMLoRAEmbedder(on_error='nan')). Fix: leave these rows out of X, "
+            "domain and labels: readable = np.isfinite(X).all(axis=1)."
+        )
 
 
 def build_network(settings: Settings, width: int) -> nn.Module:
@@ -127,19 +146,19 @@ def loss_terms(network: nn.Module, batch: ReconstructionBatch, settings: Setting
 
 def train_network(
     network: nn.Module | None, inputs: NetworkInputs, settings: Settings, *, held_out: NDArray[np.intp],
-    patience: int | None, device: torch.device, seed: int, verbose: int,
+    patience: int | None, decay: bool, device: torch.device, seed: int, verbose: int,
 ) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
     """Train a network, and return it on CPU and ready for inference, with one row of history for each epoch.
 
-    A given network is trained further at a constant learning rate; with None, a new one is trained at a rate that
-    decays. The `held_out` rows are not trained on: training stops when `patience` epochs have not improved their
-    reconstruction. `seed` decides the initial weights and the batches.
+    A given network is trained further; with None, a new one is. With `decay` the learning rate warms up and decays to
+    0, else it is constant. The `held_out` rows are not trained on: training stops when `patience` epochs have not
+    improved their reconstruction. `seed` decides the initial weights and the batches.
     """
     rows = np.setdiff1d(np.arange(len(inputs)), held_out)
     steps = max(1, len(rows) // settings.batch_size)
     plan = TrainingPlan(
         settings.epochs or math.ceil(settings.steps / steps), steps, settings.learning_rate,
-        warmup_steps=settings.warmup_steps, weight_decay=settings.weight_decay, decay=network is None,
+        warmup_steps=settings.warmup_steps if decay else 0, weight_decay=settings.weight_decay, decay=decay,
         amp_dtype=None if settings.architecture == "vector" else devices.half_dtype(device),
     )  # fmt: skip
 
@@ -156,7 +175,7 @@ def train_network(
             total += len(batch.codes) * loss_terms(network, batch, settings)["reconstruction"].item()
         return {"validation_score": -total / len(held_out)}
 
-    with torch.random.fork_rng(devices=[]):
+    with own_settings(device):
         torch.manual_seed(seed)
         network = build_network(settings, inputs.pooled.shape[1]) if network is None else network.float()
         network = network.to(device)

@@ -1,5 +1,6 @@
 """The commands together, and how their errors and warnings are shown."""
 
+import io
 import sys
 import warnings
 from typing import Any
@@ -20,6 +21,13 @@ from .reproduce import reproduce
 
 class _OneLineErrors(TyperGroup):
     """Commands that show a user's error in one line; every other error keeps its traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            # A name that the console's encoding lacks, printed at the end, must not make finished work an error.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -2,11 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Adapter, Architecture, Backbone, Cells, Epochs, Folds, Out, Preset, Quiet, Root, Seed, check_choice
+from .options import (
+    Adapter,
+    Architecture,
+    Backbone,
+    BatchSize,
+    CacheDir,
+    Cells,
+    Device,
+    Epochs,
+    Folds,
+    Jobs,
+    Out,
+    Preset,
+    Quiet,
+    Root,
+    Seed,
+    check_choice,
+)
+
+if TYPE_CHECKING:
+    from ..evaluation import BenchmarkResult
+
+TABLES = ("scores.csv", "provenance.json", "recall_by_class.csv", "intervals.csv")
 
 
 def benchmark(
@@ -22,7 +44,10 @@ def benchmark(
     seed: Seed = 0,
     root: Root = None,
     on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip with a warning.")] = "raise",
-    cache_dir: Annotated[Path | None, typer.Option(help="Folder for embeddings; a killed run reuses them.")] = None,
+    cache_dir: CacheDir = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
     """Train in each laboratory, test in every one, and write the table and a report.
@@ -30,36 +55,72 @@ def benchmark(
     Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
     """
     from ..alignment.autoencoder import CrossDomainAutoencoder
+    from ..alignment.settings import resolve_settings
     from ..datasets import drop_unreadable, load_cells
     from ..embedding.embedder import SAMLoRAEmbedder
-    from ..evaluation import cross_domain_mean, per_class_recall, run_benchmark
-    from ..files import make_folder, write_text
+    from ..evaluation import run_benchmark
     from ..report.page import write_report
 
     verbose = 0 if quiet else 1
     check_choice(on_error, "raise", "skip")
     data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
+    prepare_folder(out, *TABLES)
     if on_error == "skip":
         data = drop_unreadable(data)
     for label, count in data.dropped.items():
         typer.echo(f"left out: {count} cells of class {label}")
-    keep = parts_to_keep(architecture, preset)
-    embedder = SAMLoRAEmbedder(backbone, adapter, keep=keep, cache_dir=cache_dir, verbose=verbose)
+    embedder = SAMLoRAEmbedder(
+        backbone, adapter, keep=parts_to_keep(architecture, preset), cache_dir=cache_dir, device=device,
+        batch_size=batch_size or "auto", n_jobs=n_jobs, verbose=verbose,
+    )  # fmt: skip
     autoencoder = CrossDomainAutoencoder(
-        architecture=architecture, preset=preset, epochs=epochs or "auto", random_state=seed, verbose=verbose
-    )
-    result = run_benchmark(data, embedder, autoencoder, cv=cv, random_state=seed, verbose=verbose)
-    write_text(make_folder(out) / "scores.csv", result.scores.to_csv(index=False))
-    write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
-    write_text(out / "recall_by_class.csv", per_class_recall(result.predictions).to_csv(index=False))
-    if result.intervals is not None:
-        write_text(out / "intervals.csv", result.intervals.to_csv(index=False))
+        architecture=architecture, preset=preset, epochs=epochs or "auto", device=device, random_state=seed,
+        verbose=verbose,
+    )  # fmt: skip
+    autoencoder._validate_params()
+    resolve_settings(autoencoder.get_params())  # raises where the architecture does not fit the preset
+    result = run_benchmark(data, embedder, autoencoder, cv=cv, random_state=seed, n_jobs=n_jobs, verbose=verbose)
+    write_tables(result, out)
     report = write_report(result, out / "report.html", figures=out / "figures")
-    typer.echo("\nMean balanced accuracy over all pairs of different laboratories:")
-    typer.echo(cross_domain_mean(result.scores).unstack("features").round(3).to_string())
-    typer.echo("\nHow far the laboratories lie apart (0 and chance: not at all):")
-    typer.echo(result.shift.round(3).to_string())
+    print_headlines(result)
     typer.echo(f"\n{out / 'scores.csv'}\n{report}")
+
+
+def prepare_folder(out: Path, *names: str) -> None:
+    """Make the output folder, and raise before hours of work if these files or the report could not be written."""
+    from ..files import check_writable
+    from ..report.page import prepare_report
+
+    prepare_report(out / "report.html", out / "figures")
+    for name in names:
+        check_writable(out / name)
+
+
+def write_tables(result: "BenchmarkResult", out: Path) -> None:
+    """Write a benchmark's tables: before its pictures, whatever becomes of those."""
+    from ..evaluation import per_class_recall
+    from ..files import write_text
+    from ..report.page import printable
+
+    tables = {"scores.csv": result.scores, "intervals.csv": result.intervals}
+    for name, table in (tables | {"recall_by_class.csv": per_class_recall(result.predictions)}).items():
+        if table is not None:
+            write_text(out / name, printable(table.to_csv(index=False)))
+    write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
+
+
+def print_headlines(result: "BenchmarkResult") -> None:
+    """Print a benchmark's mean scores beside chance, the recall of each class, and the laboratories' distance."""
+    pairs = result.scores[["train_domain", "test_domain"]].nunique()
+    where = "all pairs of different laboratories" if pairs.max() > 1 else "the folds of the one laboratory"
+    typer.echo(f"\nMean scores over {where}, balanced accuracy with a 95% interval from low to high.")
+    typer.echo("Chance (balanced accuracy) and majority (accuracy) are the scores of always answering one class:")
+    typer.echo(result.headlines.round(3).to_string(index=False))
+    typer.echo("\nRecall of each class by the best classifier on each feature set, as a mean over the same:")
+    typer.echo(result.recall.round(3).to_string(index=False))
+    if len(result.shift):
+        typer.echo("\nHow far the laboratories lie apart (0 and chance: not at all):")
+        typer.echo(result.shift.round(3).to_string())
 
 
 def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .benchmark import benchmark
-from .options import Architecture, Epochs, Folds, Out, Preset, Quiet, Seed
+from .options import Architecture, BatchSize, Device, Epochs, Folds, Jobs, Out, Preset, Quiet, Seed
 
 
 def demo(
@@ -17,6 +17,9 @@ def demo(
     epochs: Epochs = None,
     cv: Folds = 5,
     seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
     """Draw two synthetic laboratories and run the whole line on them, offline.
@@ -26,4 +29,7 @@ def demo(
     from ..datasets import make_blood_cells, save_cells
 
     table = save_cells(make_blood_cells(cells_per_class, random_state=seed), out / "cells")
-    benchmark(table, out=out, architecture=architecture, preset=preset, epochs=epochs, cv=cv, seed=seed, quiet=quiet)
+    benchmark(
+        table, out=out, architecture=architecture, preset=preset, epochs=epochs, cv=cv, seed=seed, device=device,
+        batch_size=batch_size, n_jobs=n_jobs, quiet=quiet,
+    )  # fmt: skip

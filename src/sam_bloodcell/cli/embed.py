@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, Device, ImageSize, Quiet, Root
+from .options import Adapter, Backbone, BatchSize, Device, ImageSize, Jobs, Quiet, Root, tell_left_out
 
 
 def embed(
@@ -15,8 +15,8 @@ def embed(
     adapter: Adapter = None,
     image_size: ImageSize = 224,
     device: Device = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in a forward pass; default by memory.")] = None,
-    n_jobs: Annotated[int | None, typer.Option(help="Processes; default one that uses all cores.")] = None,
+    batch_size: BatchSize = None,
+    n_jobs: Jobs = None,
     on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip and list them in a CSV.")] = "raise",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
     root: Root = None,
@@ -26,10 +26,13 @@ def embed(
 
     Example: sam-bloodcell embed slides/ --out cells.parquet --on-error skip
     """
-    from ..bulk import embed_to_file, find_images
+    from ..bulk import check_not_a_source, embed_to_file, list_sources
     from ..embedding.embedder import SAMLoRAEmbedder
 
-    table = find_images(images, root=root)
+    check_not_a_source(out, images)
+    table, listings = list_sources(images, root=root)
+    for listing in listings:
+        tell_left_out(f"{listing.root}: {len(listing.images)} images", listing.account())
     embedder = SAMLoRAEmbedder(
         backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
         verbose=0 if quiet else 1,

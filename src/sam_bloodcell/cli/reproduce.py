@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, Epochs, Folds, Out, Quiet, Seed
+from .benchmark import prepare_folder
+from .options import Adapter, Backbone, BatchSize, CacheDir, Device, Epochs, Folds, Jobs, Out, Quiet, Seed
 
 
 def reproduce(
@@ -19,6 +20,10 @@ def reproduce(
     epochs: Epochs = None,
     cv: Folds = 5,
     seed: Seed = 0,
+    cache_dir: CacheDir = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a paper's table from folders of its two datasets, and print our numbers beside the published ones.
@@ -26,15 +31,18 @@ def reproduce(
     Example: sam-bloodcell reproduce bc-sam --matek AML --acevedo PBC --adapter published.pth
     """
     from .. import reproduce as papers
-    from ..files import make_folder, write_text
+    from ..files import write_text
     from ..report.page import write_report
 
+    papers.published_results(paper)  # raises where the paper is unknown, before its name is one of a file
+    prepare_folder(out, f"{paper}.csv")
     table, result = papers.reproduce(
         paper, matek, acevedo, backbone=backbone, adapter=adapter, limit=limit, epochs=epochs, cv=cv,
-        random_state=seed, verbose=0 if quiet else 1,
+        random_state=seed, cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
+        verbose=0 if quiet else 1,
     )  # fmt: skip
     table = table.round(2)
-    write_text(make_folder(out) / f"{paper}.csv", table.to_csv(index=False))
+    write_text(out / f"{paper}.csv", table.to_csv(index=False))
     report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
     typer.echo("Accuracy in percent, mean and standard deviation over folds, beside the published one:")
     typer.echo(table.to_string(index=False))

@@ -13,14 +13,18 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 from ..exceptions import ImageReadError
-from ..files import make_folder, replacing, write_text
+from ..files import as_path, how_to_find, is_utf8, make_folder, replacing, write_text
 from ..images.collections import name_rows
-from ..images.listing import list_images
+from ..images.listing import Listing, describe
 from ..images.reading import load_rgb
+from ..validation import warn_of_similar
 from .collection import Cells
-from .tables import read_table
+from .tables import read_table, similar_columns
 
 _REQUIRED = ("path", "domain", "label")
+# What loaders return about all cells together, though it may be as long as there are cells.
+_OF_ALL_CELLS = ("target_names", "audit")
+_COLUMNS = (list, tuple, np.ndarray, pd.Series, pd.DataFrame)
 
 
 def load_cells(
@@ -34,7 +38,8 @@ def load_cells(
     csv_or_folder : path
         A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
         slide; a cell without one is its own), or a folder of ``domain/label/image`` files (also in folders below a
-        label; hidden files and folders are skipped) with masks named ``image_mask.png``.
+        label) with masks named ``image_mask.png``. Hidden and system files and folders of masks are skipped; a warning
+        says what else that looks like data was not taken, such as images of other formats or without a class.
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``; default all, sorted.
     domains : sequence of str, optional
@@ -47,14 +52,21 @@ def load_cells(
     Bunch
         paths : list of str; target : int array (n,), an index into target_names : list of str; domain : str array
         (n,); masks : list of str or None; group : str array (n,), or None if the CSV has no such column; dropped : dict
-        of label to count, the cells left out by `classes`.
+        of label to count, the cells left out by `classes`; left_out : dict of (folder, kind) to count, what was not
+        taken of a folder.
 
     Raises
     ------
     FileNotFoundError
         If the CSV, the folder, or a file that a row of the CSV names is missing.
     ValueError
-        If columns or values are missing, a path leads out of `root`, a class or domain is unknown, or no cell is left.
+        If columns or values are missing, a path leads out of `root`, a class or domain is unknown, a folder's name is
+        not UTF-8, or no cell is left.
+
+    Warns
+    -----
+    UserWarning
+        If names of classes, laboratories or groups differ only in case, spaces or a plural s.
 
     Examples
     --------
@@ -66,17 +78,20 @@ def load_cells(
     >>> len(cells.paths), cells.dropped["neutrophil"]
     (4, 2)
     """
-    source = Path(csv_or_folder)
+    source = as_path(csv_or_folder, "csv_or_folder")
     if not os.fspath(csv_or_folder) or not (source.is_dir() or source.is_file()):
-        fix = "Fix: pass a CSV file or a folder of domain/label/image."
-        raise FileNotFoundError(f"'{csv_or_folder}' does not exist. {fix}")
-    table = _read_folder(source) if source.is_dir() else _read_csv(source, root)
+        fix = f"Fix: pass a CSV file or a folder of domain/label/image.{how_to_find(source)}"
+        raise FileNotFoundError(f"'{os.fsdecode(csv_or_folder)}' does not exist. {fix}")
+    listing = Listing(source) if source.is_dir() else None
+    table = _read_csv(source, root) if listing is None else _read_folder(listing)
     if domains is not None:
-        _check_known(domains, table["domain"], "domain", source)
-        table = table[table["domain"].isin(list(domains))]
+        domains = _check_known(domains, table["domain"], "domain", source)
+        table = table[table["domain"].isin(domains)]
     if classes is not None:
-        _check_known(classes, table["label"], "class", source)
-    return as_cells(table, classes, source)
+        classes = _check_known(classes, table["label"], "class", source)
+    cells = as_cells(table, classes, source)
+    cells.left_out = {} if listing is None else listing.account()
+    return cells
 
 
 def drop_unreadable(cells: Bunch) -> Bunch:
@@ -160,11 +175,23 @@ def check_cells(cells: Any, *names: str) -> None:
 
 
 def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
-    """Take some rows of cells with ``paths``; what does not belong to single cells stays as it is."""
-    columns = {name: cells[name][rows] for name in ("target", "domain", "group", "code") if cells.get(name) is not None}
-    masks = _masks(cells)
-    columns |= {"paths": [cells.paths[row] for row in rows], "masks": [masks[row] for row in rows]}
-    return Cells(**cells | columns)
+    """Take some rows of cells with ``paths``; what does not belong to single cells stays as it is.
+
+    Entries of a user's own belong to single cells if they are columns (lists, arrays, Series, tables) as long as paths.
+    """
+    n = len(cells.paths)
+    columns = {
+        name: _take(column, rows)
+        for name, column in cells.items()
+        if name not in _OF_ALL_CELLS and isinstance(column, _COLUMNS) and len(column) == n
+    }
+    return Cells(**cells | columns | {"masks": _take(list(_masks(cells)), rows)})
+
+
+def _take(column: Any, rows: np.ndarray) -> Any:
+    if isinstance(column, list | tuple):
+        return type(column)(column[row] for row in rows)
+    return column.iloc[rows] if hasattr(column, "iloc") else column[rows]
 
 
 def join_cells(*parts: Bunch) -> Bunch:
@@ -201,6 +228,8 @@ def join_cells(*parts: Bunch) -> Bunch:
     (kind,) = kinds
     names = list(dict.fromkeys(str(name) for part in parts for name in part.target_names))
     target = [[names.index(str(part.target_names[code])) for code in part.target] for part in parts]
+    warn_of_similar(names, "label", f"{len(parts)} parts")
+    warn_of_similar((name for part in parts for name in part.domain), "domain", f"{len(parts)} parts")
     dropped = sum((Counter(part.get("dropped")) for part in parts), Counter[str]())
     grouped = any(part.get("group") is not None for part in parts)
     groups = [f"{at}: {name}" for at, part in enumerate(parts) for name in _groups(part)]
@@ -222,11 +251,17 @@ def _groups(part: Bunch) -> Sequence[Any]:
 
 def _masks(part: Bunch) -> Sequence[Any]:
     masks = part.get("masks")
-    return [None] * len(part.target) if masks is None else masks
+    if masks is None:
+        return [None] * len(part.target)
+    # A column of a table has NaN or pandas.NA for no mask, and masks themselves may be arrays or images.
+    return [None if pd.api.types.is_scalar(mask) and (pd.isna(mask) or mask == "") else mask for mask in masks]
 
 
 def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, source: str | os.PathLike) -> Bunch:
     """Turn a table of path, domain, label, mask and maybe group into what loaders return; None keeps all classes."""
+    for kind in ("label", "domain", "group"):
+        if kind in table:
+            warn_of_similar(table[kind].unique(), kind, str(source))
     names = sorted(table["label"].unique()) if classes is None else list(classes)
     kept = table["label"].isin(names)
     if not kept.any():
@@ -275,6 +310,8 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
         label = str(cells.target_names[target])
         if len(Path(domain, label).parts) != 2 or ".." in (domain, label):
             raise ValueError(f"Got domain {domain!r} and class {label!r} but expected folder names. Fix: rename them.")
+        if not is_utf8(domain + label):
+            raise ValueError(f"Got domain {domain!r} and class {label!r}, which are not UTF-8. Fix: rename them.")
         stem = Path(domain, label, f"{number:05d}")
         make_folder((folder / stem).parent)
         for name, pixels in ((f"{stem}.png", image), (f"{stem}_mask.png", mask)):
@@ -288,6 +325,8 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
 
 def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
     table = read_table(csv, _REQUIRED, root=root)
+    for name, written in similar_columns(table.columns.tolist(), ("mask", "group")).items():
+        warnings.warn(f"'{csv}' has a column '{written}', which is not read. Fix: name it {name}.", stacklevel=3)
     if "mask" not in table:
         table["mask"] = ""
     if "group" in table:
@@ -295,30 +334,59 @@ def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
     for name, kind in (("path", "image"), ("mask", "mask")):
         for row, path in enumerate(table[name]):
             if path and not Path(path).is_file():
-                fix = "Fix: paths are relative to the CSV's folder. Write / between folders."
+                fix = f"Fix: paths are relative to the CSV's folder.{how_to_find(path)}"
                 raise FileNotFoundError(f"'{csv}' row {row}: the {kind} '{path}' does not exist. {fix}")
     return table
 
 
-def _read_folder(folder: Path) -> pd.DataFrame:
+def _read_folder(listing: Listing) -> pd.DataFrame:
+    """List the images of domain/label/image; a warning names what else looks like data."""
     rows = []
-    for file in list_images(folder):
-        parts = file.relative_to(folder).parts
-        if len(parts) > 2:  # images that lie higher have no domain or no label
+    for file in listing.images:
+        parts = file.relative_to(listing.root).parts
+        if len(parts) > 2:
             mask = file.with_name(f"{file.stem}_mask.png")
             rows.append((str(file), *parts[:2], str(mask) if mask.is_file() else ""))
+        else:
+            lacking = "a class" if len(parts) == 2 else "a laboratory and a class"
+            listing.lost[listing.below(file.parent), f"images without a folder of {lacking}"] += 1
     if not rows:
-        raise ValueError(f"'{folder}' holds no images. Fix: arrange them as domain/label/image, or pass a CSV.")
-    return pd.DataFrame(rows, columns=[*_REQUIRED, "mask"])
+        found = f" There is: {describe(listing.account())}." if listing.account() else ""
+        fix = "Fix: arrange them as domain/label/image, or pass a CSV."
+        raise ValueError(f"'{listing.root}' holds no images. {fix}{found}")
+    table = pd.DataFrame(rows, columns=[*_REQUIRED, "mask"])
+    _check_folders(listing, table)
+    listing.warn(stacklevel=3)
+    return table
 
 
-def _check_known(wanted: Sequence[str], column: pd.Series, kind: str, source: Path) -> None:
-    """Raise unless the names asked for are a list of different values of the column."""
+def _check_folders(listing: Listing, table: pd.DataFrame) -> None:
+    """Count classes that hold no image, or lie a level too deep; raise if a class or domain is not UTF-8."""
+    taken = set(zip(table["domain"], table["label"], strict=True))
+    labels = set(table["label"])
+    for folder in listing.folders:
+        parts = folder.relative_to(listing.root).parts
+        if len(parts) == 1 and parts[0] not in set(table["domain"]):
+            listing.lost[listing.below(folder), "laboratories without an image in a class"] += 1
+        elif len(parts) == 2 and parts not in taken and parts[0] in set(table["domain"]):
+            listing.lost[listing.below(folder), "classes without an image"] += 1
+        elif len(parts) > 2 and parts[-1] in labels:
+            listing.lost[listing.below(folder.parent), "folders named like a class, but taken as part of this one"] += 1
+    for domain, label in taken:
+        if not is_utf8(domain + label):
+            name = os.fsencode(f"{domain}/{label}")
+            raise ValueError(f"The folder {name!r} in '{listing.root}' has a name that is not UTF-8. Fix: rename it.")
+
+
+def _check_known(wanted: Iterable[str], column: pd.Series, kind: str, source: Path) -> list[str]:
+    """Return the names asked for as a list; raise unless they are different values of the column."""
     if isinstance(wanted, str) or not isinstance(wanted, Iterable):
         raise TypeError(f"Got {wanted!r} to choose by {kind} but expected a list of names. Fix: pass [{wanted!r}].")
-    if len(set(wanted)) < len(list(wanted)):
-        raise ValueError(f"Got a {kind} twice in {list(wanted)}. Fix: name each once.")
+    wanted = list(wanted)
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"Got a {kind} twice in {wanted}. Fix: name each once.")
     unknown = sorted(set(wanted) - set(column))
     if unknown:
         known = ", ".join(sorted(column.unique()))
         raise ValueError(f"Got the {kind} {unknown[0]!r} but '{source}' has {known}. Fix: check the spelling.")
+    return wanted

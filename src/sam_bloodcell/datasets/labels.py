@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,10 @@ def harmonise_labels(
         raise ValueError(f"Got dataset={dataset!r} but there are maps for {known}. Fix: pass maps= with your own.")
     if isinstance(codes, str):
         raise TypeError(f"Got codes={codes!r} but expected a list of codes. Fix: pass [{codes!r}].")
+    codes = list(codes)
+    for at, code in enumerate(codes):
+        if pd.api.types.is_scalar(code) and pd.isna(code):
+            raise ValueError(f"Row {at}: the code is missing. Fix: fill it in or leave the row out.")
     keys = [_key(code) for code in codes]
     labels = dict(zip(rows["code"].map(_key), rows[scheme], strict=True))
     for at, key in enumerate(keys):
@@ -120,4 +125,4 @@ def harmonise_labels(
 
 
 def _key(code: Any) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", str(code).casefold()).strip("_")
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", str(code)).casefold()).strip("_")

@@ -270,7 +270,11 @@ def load_image_dataset(
     source = f"dataset of {domain}"
     check_columns(dataset.column_names, [image, label], source, "pass image= and label=.")
     names = getattr(dataset.features[label], "names", None)
-    labels = pd.Series([names[code] if names else str(code) for code in dataset[label]], dtype=str)
+    codes = list(dataset[label])
+    for row, code in enumerate(codes):
+        if pd.isna(code) or (names and code < 0):  # the library's -1 for no label would count from the end
+            raise ValueError(f"'{source}' row {row}: {label} is missing. Fix: fill it in or leave the row out.")
+    labels = pd.Series([names[code] if names else str(code) for code in codes], dtype=str)
     table = pd.DataFrame({"path": np.arange(len(labels)), "domain": domain, "label": labels, "mask": ""})
     cells = as_cells(table, classes, source)
     return Bunch(images=[dataset[row][image] for row in cells.pop("paths")], **cells)

@@ -2,14 +2,19 @@
 
 import io
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..files import paths_beside
+
+_SEPARATORS = (("semicolons", ";"), ("tabs", "\t"), ("bars", "|"))
 
 
 def read_table(
@@ -27,33 +32,61 @@ def read_table(
     if table.empty:
         raise ValueError(f"'{csv}' has a header but no rows. Fix: add a row for each entry.")
     for name in required:
-        empty = np.flatnonzero(table[name].str.strip() == "")
-        if len(empty):
-            raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
+        _check_values(table[name], name, csv)
     if "path" in required:
         for name in table.columns.intersection(["path", "mask"]):
             table[name] = paths_beside(csv, table[name], root)
     return table
 
 
+def _check_values(column: pd.Series, name: str, csv: Path) -> None:
+    empty = np.flatnonzero(column.str.strip() == "")
+    if len(empty):
+        raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
+    broken = np.flatnonzero(column.str.contains("[\r\n]"))
+    if len(broken):
+        fix = "Fix: close the quotation mark before it; what follows it was read as one value."
+        raise ValueError(f"'{csv}' row {broken[0]}: {name} goes on in the next line. {fix}")
+
+
 def _parsed(csv: Path, comment: str | None) -> pd.DataFrame:
     separator, character = ("tabs", "\t") if csv.suffix.casefold() == ".tsv" else ("commas", ",")
+    fix = f"Fix: save it as UTF-8 with {separator}."
+    text = _text_of(csv, fix)
+    options: dict[str, Any] = {"sep": character, "comment": comment, "dtype": str, "keep_default_na": False}
     try:
-        text = csv.read_text("utf-8-sig")  # spreadsheets put a byte order mark in front
         with warnings.catch_warnings():
             # For rows with more values than the header has names, pandas would only warn and drop values.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                io.StringIO(text), sep=character, comment=comment, dtype=str, keep_default_na=False, index_col=False
-            )
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as exc:
+            # As a row, because pandas would rename what is there twice.
+            header = pd.read_csv(io.StringIO(text), header=None, nrows=1, **options).iloc[0].tolist()
+            table = pd.read_csv(io.StringIO(text), index_col=False, **options)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as exc:
         reason = str(exc).strip()
-        if isinstance(exc, UnicodeDecodeError):
-            line = exc.object.count(b"\n", 0, exc.start) + 1
-            reason = f"line {line} is not UTF-8"
-        elif isinstance(exc, pd.errors.ParserWarning):
+        if isinstance(exc, pd.errors.ParserWarning):
             reason = "its rows have more values than its header has names"
-        raise ValueError(f"'{csv}' is no readable CSV: {reason}. Fix: save it as UTF-8 with {separator}.") from exc
+        if not isinstance(exc, pd.errors.EmptyDataError):
+            fix += f" Quote values that hold {separator}, and remove {separator} at the ends of rows."
+        raise ValueError(f"'{csv}' is no readable CSV: {reason}. {fix}") from exc
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        raise ValueError(f"'{csv}' has the column '{twice[0]}' twice. Fix: rename or remove one of them.")
+    return table
+
+
+def _text_of(csv: Path, fix: str) -> str:
+    content = csv.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise ValueError(f"'{csv}' is no readable CSV: line {line} is not UTF-8. {fix}") from exc
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"'{csv}' is no readable CSV: line {line} holds a NUL byte. {fix}")
+    if re.match(r"sep=.?\r?\n", text):
+        raise ValueError(f"'{csv}' begins with the line '{text.splitlines()[0]}' of Excel. Fix: remove that line.")
+    return text
 
 
 def check_columns(columns: Sequence[str], required: Sequence[str], source: str | os.PathLike, fix: str = "") -> None:
@@ -62,7 +95,15 @@ def check_columns(columns: Sequence[str], required: Sequence[str], source: str |
     if not lacking:
         return
     header, fix = ", ".join(map(str, columns)), fix or f"name its columns {', '.join(required)}."
-    for name, character in (("semicolons", ";"), ("tabs", "\t"), ("bars", "|")):
+    for name, character in _SEPARATORS:
         if len(columns) == 1 and character in header:
             fix += f" Separate them with commas, not {name}."
+    for name, written in similar_columns(columns, lacking).items():
+        fix += f" Write {name}, not '{written}'."
     raise ValueError(f"'{source}' lacks the column(s) {', '.join(lacking)}; it has {header}. Fix: {fix}")
+
+
+def similar_columns(columns: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Return columns that would be the wanted ones but for capitals or spaces around them, by the wanted name."""
+    named = {str(column).strip().casefold(): str(column) for column in columns}
+    return {name: named[name] for name in wanted if name not in columns and name in named}

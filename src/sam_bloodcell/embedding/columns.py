@@ -49,8 +49,10 @@ class Column(NDArrayOperatorsMixin):
 
     def __getitem__(self, key: Any) -> NDArray:
         key, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
-        if isinstance(key, int | np.integer):
+        if isinstance(key, int | np.integer) and not isinstance(key, bool):
             return self[[key]][(0, *rest)]
+        if not isinstance(key, slice) and np.ndim(key) != 1:
+            return np.asarray(self)[(key, *rest)]
         values = self.decode(self.items[key])
         return values[(slice(None), *rest)] if rest else values
 

@@ -2,21 +2,25 @@
 
 import os
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from ..exceptions import ImageReadError
 from ..images.collections import as_image_list, domain_of, name_rows
 from ..images.frames import frame
-from ..images.reading import load_rgb
+from ..images.reading import RGB, load_rgb
 from ..models import devices
+from ..models.isolation import own_settings
 from ..models.lora import Adapter
 from ..models.sam import CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, PixelStats
 from ..segmentation.cell import cell_mask, unframe
@@ -24,6 +28,7 @@ from ..segmentation.lora_training import LoRATraining
 from ..weights import adapters
 from ..weights.backbones import Backbone, identify
 from ..weights.published import read_published_adapter
+from .containers import as_container
 from .embeddings import CellEmbeddings
 from .encoder import Encoder
 from .network import DTYPES, free_network, load_network
@@ -78,6 +83,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         of the cluster have to see.
     on_error : {"raise", "nan"}, default="raise"
         What `transform` does with an image that cannot be read: raise, or give it a row of NaN, and warn.
+        `predict_masks` then gives None for it.
     cache_dir : str or path, optional
         Folder where embeddings are kept by image content, weights and settings, for all estimators, processes and
         sessions. Default: the memory of this process, up to a quarter of what is free.
@@ -190,7 +196,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         ----------
         X : n images
             Paths, PIL images, arrays, an (n, H, W, 3) array, a Series of paths, or a DataFrame with a column path. Its
-            column domain, if there is one, travels with the embeddings to the next step; all others are ignored.
+            column domain, if there is one, travels with the embeddings to the next step; all others are ignored. An
+            iterator, such as ``folder.glob("*.png")``, is used up by one call; for several, pass a list.
         y : ignored
         masks : sequence of n masks or "auto", optional
             Paths or (H, W) arrays of the images' sizes, non-zero inside the cell. "auto" makes them from the stain
@@ -209,15 +216,32 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         self._validate_params()
         self._checked_keep()
         images = as_image_list(X)
-        self.backbone_ = identify(Backbone(os.fspath(self.backbone), self.revision))
-        self.adapter_ = self._read_adapter()
-        if masks is not None:
-            self._fine_tune(images, masks)
-        self.pixel_stats_ = self._known_pixel_stats() or SAM_PIXEL_STATS
-        sam = load_network(self._network_spec(), self.adapter_)
+        with own_settings(devices.choose(str(self.device))):
+            self.backbone_ = identify(Backbone(self._backbone_name(), self.revision))
+            self.adapter_ = self._read_adapter()
+            if masks is not None:
+                self._fine_tune(images, masks)
+            self.pixel_stats_ = self._known_pixel_stats() or SAM_PIXEL_STATS
+            sam = load_network(self._network_spec(), self.adapter_)
         self.n_features_out_ = sam.size.width
         self.prompt_ = self._choose_prompt(sam)
         return self
+
+    def fit_transform(self, X: Any, y: Any = None, *, masks: Sequence[Any] | str | None = None) -> CellEmbeddings:
+        """Fit, then embed the same images.
+
+        Parameters
+        ----------
+        X, y, masks
+            As in `fit`, whose errors this raises, too.
+
+        Returns
+        -------
+        CellEmbeddings
+            As `transform`.
+        """
+        X = list(X) if isinstance(X, Iterator) else X  # fit would use it up
+        return self.fit(X, y, masks=masks).transform(X)
 
     def transform(self, X: Any) -> CellEmbeddings:
         """Embed images, row by row.
@@ -230,7 +254,9 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         -------
         CellEmbeddings
             To numpy an (n, C) float32 array; it also holds the masks and their quality. Where no plausible cell is
-            found, the whole image is embedded, flagged in the quality, and a warning names the rows.
+            found, the whole image is embedded, flagged in the quality, and a warning names the rows. After
+            ``set_output`` for pandas or polars it is a table of the embeddings; the next step of a pipeline still gets
+            all the rest with it.
 
         Raises
         ------
@@ -244,12 +270,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
             embedded = embed_once(self.encoder_, images, self._store(), bar=bar, unreadable=unreadable)
         embedded.domain = domain_of(X)
         if unreadable:
-            rows = sorted(unreadable)
-            warnings.warn(
-                f"{len(rows)} of {len(images)} images cannot be read and are embedded as NaN ({name_rows(rows)}); the "
-                f"first: {unreadable[rows[0]]}",
-                stacklevel=2,
-            )
+            warnings.warn(_told_unreadable(unreadable, len(images), "are embedded as NaN"), stacklevel=2)
         fallbacks = np.flatnonzero(embedded.quality["fallback"])
         if len(fallbacks):
             warnings.warn(
@@ -257,10 +278,12 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 "they are embedded as whole images and flagged in .quality['fallback'].",
                 stacklevel=2,
             )
-        return embedded
+        return as_container(embedded, _get_output_config("transform", self)["dense"], X)
 
-    def predict_masks(self, X: Any) -> list[NDArray[np.bool_]]:
+    def predict_masks(self, X: Any) -> list[NDArray[np.bool_] | None]:
         """Find the cell in each image: n bool arrays (H, W), each of its image's own size.
+
+        With ``on_error="nan"``, the mask of an image that cannot be read is None, and a warning names the rows.
 
         Raises
         ------
@@ -269,17 +292,23 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         """
         check_is_fitted(self)
         images = as_image_list(X)
-        masks: list[NDArray[np.bool_]] = []
+        masks: list[NDArray[np.bool_] | None] = [None] * len(images)
+        unreadable: dict[int, str] = {}
         encoder = self.encoder_
         size = encoder.images_per_pass()
         with tqdm(total=len(images), desc="segmenting", unit="cell", disable=self.verbose < 1) as bar:
             for start in range(0, len(images), size):
                 rows = range(start, min(start + size, len(images)))
-                pictures = [load_rgb(images[row], row) for row in rows]
-                pixels = np.stack([frame(picture, self.image_size) for picture in pictures])
-                _, probability = encoder.forward(pixels)
-                masks += [cell_mask(unframe(p, r.shape[:2])) for p, r in zip(probability, pictures, strict=True)]
+                pictures = self._read_pictures(images, rows, unreadable)
+                if pictures:
+                    _, probability = encoder.forward(
+                        np.stack([frame(picture, encoder.recipe.network.image_size) for picture in pictures.values()])
+                    )
+                    for (row, picture), found in zip(pictures.items(), probability, strict=True):
+                        masks[row] = cell_mask(unframe(found, picture.shape[:2]))
                 bar.update(len(rows))
+        if unreadable:
+            warnings.warn(_told_unreadable(unreadable, len(images), "have no mask"), stacklevel=2)
         return masks
 
     @staticmethod
@@ -292,11 +321,33 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         """The forward pass that `transform` runs."""
         check_is_fitted(self)
         recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_)
-        return Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self.cache_dir, self._checked_keep())
+        return Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self._cache_folder(), self._checked_keep())
 
     @property
     def _n_features_out(self) -> int:
         return self.n_features_out_
+
+    def _backbone_name(self) -> str:
+        """Return the backbone's name; the path of a file becomes absolute, for the working folder may change."""
+        name = str(os.fspath(self.backbone))
+        path = Path(name)
+        is_local = path.is_file() or (path / "model.safetensors").is_file()
+        return str(path.absolute()) if is_local and name != "vit_tiny" else name
+
+    def _cache_folder(self) -> str | None:
+        return None if self.cache_dir is None else str(Path(self.cache_dir).absolute())
+
+    def _read_pictures(self, images: Sequence[Any], rows: Sequence[int], unreadable: dict[int, str]) -> dict[int, RGB]:
+        """Read images by row; with ``on_error="nan"``, why some could not be read is noted in `unreadable`."""
+        pictures = {}
+        for row in rows:
+            try:
+                pictures[row] = load_rgb(images[row], row)
+            except ImageReadError as exc:
+                if self.on_error == "raise":
+                    raise
+                unreadable[row] = str(exc)
+        return pictures
 
     def _read_adapter(self) -> Adapter | None:
         name = self.backbone_.name
@@ -307,14 +358,16 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         return adapters.read_adapter(self.adapter, self.adapter_revision)
 
     def _network_spec(self) -> NetworkSpec:
-        device, dtype = devices.choose(self.device), self.dtype
+        # numpy's own types of text and number would give another digest.
+        device, dtype = devices.choose(str(self.device)), str(self.dtype)
         if dtype == "auto":
             dtype = "bfloat16" if devices.half_dtype(device) else "float32"
         adapter = None if self.adapter_ is None else self.adapter_.digest()
-        return NetworkSpec(self.backbone_, adapter, self.image_size, dtype, self.device)
+        return NetworkSpec(self.backbone_, adapter, int(self.image_size), dtype, str(self.device))
 
     def _store(self) -> EmbeddingStore:
-        return MEMORY if self.cache_dir is None else EmbeddingStore(self.cache_dir, self.cache_limit)
+        folder = self._cache_folder()
+        return MEMORY if folder is None else EmbeddingStore(folder, self.cache_limit)
 
     def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any] | str) -> None:
         training = LoRATraining() if self.training is None else self.training
@@ -323,9 +376,9 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
             masks,
             backbone=self.backbone_,
             start=self.adapter_,
-            image_size=self.image_size,
+            image_size=int(self.image_size),
             pixel_stats=self._known_pixel_stats(),
-            device=devices.choose(self.device),
+            device=devices.choose(str(self.device)),
             verbose=self.verbose,
         )
         self.adapter_, self.history_, self.best_epoch_ = trained
@@ -337,7 +390,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 f"Got keep={self.keep!r} but expected a collection of {', '.join(map(repr, KEPT_ON_REQUEST))}. "
                 'Fix: keep=("tokens", "crops").'
             )
-        return tuple(self.keep)
+        return tuple(str(part) for part in self.keep)
 
     def _known_pixel_stats(self) -> PixelStats | None:
         """Return the statistics that are given or come with the adapter, if any."""
@@ -362,4 +415,11 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 "Got prompt='none' but plain SAM's decoder needs a prompt. Fix: prompt='center' for centred cells, "
                 "an adapter, or fit(X, masks=...)."
             )
-        return self.prompt
+        return str(self.prompt)
+
+
+def _told_unreadable(unreadable: dict[int, str], n: int, outcome: str) -> str:
+    rows = sorted(unreadable)
+    return (
+        f"{len(rows)} of {n} images cannot be read and {outcome} ({name_rows(rows)}); the first: {unreadable[rows[0]]}"
+    )

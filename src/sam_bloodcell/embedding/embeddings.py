@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import ArrayLike, NDArray
 
 from ..extras import require
@@ -11,13 +12,30 @@ from ..images.collections import domain_of
 from ..validation import domain_column
 from .columns import Column, CropsFromImages, as_items
 
+# What an array has and these embeddings have too: each gives a number or a plain array, and changes no value.
+_OF_ARRAYS = frozenset({
+    "T", "all", "any", "argmax", "argmin", "argsort", "astype", "clip", "cumsum", "dot", "flatten", "itemsize",
+    "max", "mean", "min", "nbytes", "nonzero", "prod", "ravel", "repeat", "reshape", "round", "size", "squeeze",
+    "std", "sum", "swapaxes", "take", "tobytes", "tolist", "transpose", "var",
+})  # fmt: skip
+_CHANGE_IN_PLACE = {np.copyto, np.fill_diagonal, np.place, np.put, np.put_along_axis, np.putmask}
+_UNCHANGEABLE = (
+    "Got an assignment to CellEmbeddings, which cannot be changed in place. Fix: change a copy, np.array(embeddings)."
+)
+_LACKING = {
+    "tokens": 'These embeddings hold no token maps. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops"))',
+    "masks": "These embeddings hold no masks. Fix: take those that SAMLoRAEmbedder returned.",
+    "crops": 'These embeddings hold neither crops nor images. Fix: SAMLoRAEmbedder(..., keep=("crops",))',
+}
 
-class CellEmbeddings:
+
+class CellEmbeddings(NDArrayOperatorsMixin):
     """Embeddings of n cells: an (n, C) float32 array to everybody, with masks and more for those who can use them.
 
     A ``Pipeline`` hands only X from step to step, yet later steps may need a cell's mask or its token map. To numpy,
     pandas and scikit-learn this object is its pooled embeddings; rows can be sliced, indexed and joined without losing
-    the rest.
+    the rest. Arithmetic and other functions of arrays give plain arrays. Values cannot be assigned: `numpy.array` makes
+    a copy that can be changed.
 
     Parameters
     ----------
@@ -66,6 +84,11 @@ class CellEmbeddings:
         images: Any = None,
         domain: Any = None,
     ) -> None:
+        if np.ndim(pooled) != 2:
+            raise ValueError(
+                f"Got pooled of shape {np.shape(pooled)} but expected (n, C). Fix: pooled[None] for one cell."
+            )
+        tokens, masks, crops = (np.asarray(part) if isinstance(part, list) else part for part in (tokens, masks, crops))
         parts = {"pooled": pooled, "tokens": tokens, "masks": masks, "crops": crops, "quality": quality,
                  "images": images, "domain": domain}  # fmt: skip
         lengths = {name: len(part) for name, part in parts.items() if part is not None}
@@ -103,16 +126,14 @@ class CellEmbeddings:
     def tokens(self) -> Any:
         """(n, C, h, w) float16."""
         if self._tokens is None:
-            raise AttributeError(
-                'These embeddings hold no token maps. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops"))'
-            )
+            raise AttributeError(_LACKING["tokens"])
         return self._tokens
 
     @property
     def masks(self) -> Any:
         """(n, H, W) bool."""
         if self._masks is None:
-            raise AttributeError("These embeddings hold no masks. Fix: take those that SAMLoRAEmbedder returned.")
+            raise AttributeError(_LACKING["masks"])
         return self._masks
 
     @property
@@ -121,15 +142,16 @@ class CellEmbeddings:
         if self._crops is not None:
             return self._crops
         if self.images is None or not isinstance(self._masks, Column):
-            raise AttributeError(
-                'These embeddings hold neither crops nor images. Fix: SAMLoRAEmbedder(..., keep=("crops",))'
-            )
+            raise AttributeError(_LACKING["crops"])
         pairs = list(zip(self.images, self._masks.items, strict=True))
         return Column(as_items(pairs), CropsFromImages(self._masks.shape[1]))
 
     @classmethod
     def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
-        """Join rows, in order; a TypeError says so where a part is not `CellEmbeddings`."""
+        """Join rows, in order; a TypeError says so where a part is not `CellEmbeddings`.
+
+        Tokens, masks, crops, quality or images that one of them lacks are left out of the whole.
+        """
         for part in parts:
             if not isinstance(part, CellEmbeddings):
                 raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
@@ -201,29 +223,62 @@ class CellEmbeddings:
             return np.asarray(self.pooled, dtype=dtype)
         return np.array(self.pooled, dtype=dtype, copy=copy)
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """Compute on the pooled embeddings; the result is a plain array."""
+        if _is_among(kwargs.get("out", ())) or (method == "at" and _is_among(inputs[:1])):
+            raise TypeError(_UNCHANGEABLE)
+        return getattr(ufunc, method)(*map(_plain, inputs), **kwargs)
+
     def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
         """Join rows under `np.concatenate`; every other numpy function sees the pooled embeddings."""
-        if func in (np.concatenate, np.vstack) and not kwargs and len(args) == 1:
+        if func in (np.concatenate, np.vstack) and (*args[1:], *kwargs.items()) in ((), (0,), (("axis", 0),)):
             parts = list(args[0])
             if all(isinstance(part, CellEmbeddings) for part in parts):
                 return CellEmbeddings.concatenate(parts)
+        out = kwargs.get("out")
+        if _is_among(out if isinstance(out, tuple) else (out,)) or (func in _CHANGE_IN_PLACE and _is_among(args[:1])):
+            raise TypeError(_UNCHANGEABLE)
         return func(*(_plain(arg) for arg in args), **{key: _plain(arg) for key, arg in kwargs.items()})
 
     def __getitem__(self, key: Any) -> Any:
-        """Select rows; ``[rows, columns]`` and a single row number give plain arrays."""
+        """Select rows; ``[rows, columns]``, a single row number and a mask of values give plain arrays."""
         if isinstance(key, tuple):
-            if len(key) != 2 or not _is_everything(key[1]):
+            if len(key) != 1 and (len(key) != 2 or not _is_everything(key[1])):
                 return self.pooled[key]
             key = key[0]
-        if isinstance(key, int | np.integer):
+        if key is None or isinstance(key, int | np.integer):
             return self.pooled[key]
-        key = key if isinstance(key, slice) else np.asarray(key)
-        if isinstance(key, np.ndarray) and key.size == 0:
-            key = key.astype(np.intp)
+        if key is Ellipsis:
+            key = slice(None)
+        if not isinstance(key, slice):
+            key = np.asarray(key)
+            if key.ndim != 1:
+                return self.pooled[key]
+            if key.size == 0 and key.dtype.kind == "f":  # an empty list
+                key = key.astype(np.intp)
         return CellEmbeddings(*(_select(getattr(self, name), key) for name in _PARTS))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(_UNCHANGEABLE)
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.pooled
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_ARRAYS:
+            return getattr(self.pooled, name)
+        # A property that raises an AttributeError ends here, too.
+        raise AttributeError(_LACKING.get(name, f"{type(self).__name__!r} object has no attribute {name!r}"))
+
+    def copy(self) -> "CellEmbeddings":
+        """Return embeddings with all their parts, the pooled ones copied."""
+        return CellEmbeddings(self.pooled.copy(), *(getattr(self, name) for name in _PARTS[1:]))
 
     def __eq__(self, other: object) -> Any:
         return self.pooled == np.asarray(other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.pooled != np.asarray(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -272,6 +327,10 @@ def _join_domains(parts: Sequence[CellEmbeddings]) -> NDArray | None:
 
 def _is_everything(key: Any) -> bool:
     return key is Ellipsis or (isinstance(key, slice) and key == slice(None))
+
+
+def _is_among(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, CellEmbeddings) for value in values)
 
 
 def _plain(value: Any) -> Any:

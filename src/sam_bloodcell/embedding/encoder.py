@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..exceptions import ImageReadError
 from ..images.frames import frame
 from ..images.reading import RGB, ImageContent
+from ..models.isolation import own_settings
 from ..models.lora import Adapter
 from ..models.sam import PATCH, SAM
 from ..segmentation.cell import cell_crop, find_cell, token_weights
@@ -69,6 +70,7 @@ class Encoder:
     shared: str | os.PathLike | None = None
     keep: Collection[str] = ()
 
+    @own_settings()
     def network(self) -> SAM:
         """Return the network, loaded if need be; as `load_network`."""
         return load_network(self.recipe.network, self.adapter)
@@ -147,6 +149,7 @@ class Encoder:
                 decoded.errors.append((row, str(exc)))
         return decoded
 
+    @own_settings()
     def embed(self, decoded: Decoded) -> Embedded:
         """Run the network on decoded images and find their cells."""
         if not decoded.rows:
@@ -154,11 +157,12 @@ class Encoder:
         pixels = np.stack(decoded.pixels)
         return Embedded(decoded.rows, self._records(pixels, *self.forward(pixels)), decoded.errors)
 
+    @own_settings()
     def forward(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run the network as `run_network`; a batch that does not fit into the memory is halved, with a warning."""
         try:
             return run_network(self.network(), self.recipe, pixels)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:  # the name that torch 2.4 has, too
             if len(pixels) == 1:
                 raise
         # Outside the handler, which would keep the failed pass alive.
@@ -168,7 +172,7 @@ class Encoder:
         warnings.warn(
             f"{len(pixels)} images in a forward pass are too many for the device's memory; going on with {half}. "
             f"Fix: batch_size={half}.",
-            stacklevel=2,
+            stacklevel=3,
         )
         tokens, probability = zip(*map(self.forward, (pixels[:half], pixels[half:])), strict=True)
         return np.concatenate(tokens), np.concatenate(probability)

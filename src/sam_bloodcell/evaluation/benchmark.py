@@ -1,5 +1,6 @@
 """The benchmark: embed, align, predict across laboratories, and collect what a report shows."""
 
+import hashlib
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,12 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import _num_samples
 
 from ..datasets.cells import check_cells
+from ..exceptions import ImageReadError
+from ..images.collections import name_rows
+from ..images.reading import read_content
 from .checks import cell_columns, check_arguments, class_names, seed_of, warn_caller
 from .classifiers import default_classifiers, named_estimators
+from .headlines import best_recall, headline_scores
 from .protocol import call_with_domain, cross_domain_predictions, scorable_rows
 from .scores import confidence_intervals, score_predictions
 from .shift import domain_shift, near_duplicates
@@ -67,8 +72,24 @@ class BenchmarkResult:
     @property
     def shift(self) -> pd.DataFrame:
         """`domain_shift` of each feature set, over all cells."""
-        of_all = self.shift_by_class.xs("all", level=1)
+        table = self.shift_by_class
+        of_all = table[table.index.get_level_values(-1) == "all"].droplevel(-1) if len(table) else table
         return pd.DataFrame(of_all, columns=["mmd", "domain_accuracy", "chance"])
+
+    @property
+    def headlines(self) -> pd.DataFrame:
+        """The mean scores of each feature set and classifier, beside intervals and chance.
+
+        A row per ``features`` and ``classifier``: the number of ``pairs`` of different domains (with one domain: that
+        domain by itself), the mean ``balanced_accuracy`` over them, its interval from ``low`` to ``high`` and its
+        ``chance`` level, and the mean ``accuracy`` beside ``majority``, the share of the commonest class.
+        """
+        return headline_scores(self.predictions, self.scores, self.intervals)
+
+    @property
+    def recall(self) -> pd.DataFrame:
+        """The recall of each class by the best classifier of each feature set, over the pairs of `headlines`."""
+        return best_recall(self.predictions, self.headlines)
 
 
 def run_benchmark(
@@ -123,8 +144,11 @@ def run_benchmark(
     seed = seed_of(random_state)
     scorable_rows(labels, domains, cv)  # raises and warns now, before the hours of embedding
     named = named_estimators(default_classifiers(seed) if classifiers is None else classifiers)
+    _check_parameters(autoencoder, *named.values())
+    digest = _digest(images, labels, domains, cells.get("group"))
     embeddings = embedder.fit_transform(images)
     features = {"embeddings": np.asarray(embeddings)}
+    _refuse_gaps(features["embeddings"])
     if autoencoder is not None:
         autoencoder.fit(embeddings, domain=domains)
         features["autoencoder"] = np.asarray(call_with_domain(autoencoder.transform, embeddings, domains))
@@ -144,9 +168,9 @@ def run_benchmark(
         predictions=predictions, scores=score_predictions(predictions), duplicates=duplicates,
         intervals=confidence_intervals(predictions, random_state=seed) if len(np.unique(domains)) > 1 else None,
         cells=cells, embeddings=embeddings, features=features, autoencoder=autoencoder,
-        reconstructions=_reconstruct(autoencoder, embeddings, shown), shown=shown,
+        reconstructions=_reconstruct(autoencoder, embeddings, domains, shown), shown=shown,
         shift_by_class=pd.concat(shifts),  # type: ignore[arg-type]
-        settings=_settings(embedder, autoencoder, named, predictions, cells.get("group") is not None),
+        settings=_settings(embedder, autoencoder, named, predictions, cells.get("group") is not None, digest),
     )  # fmt: skip
 
 
@@ -167,15 +191,57 @@ def _choose_shown(labels: NDArray, domains: NDArray, seed: int) -> NDArray[np.in
     return np.concatenate([group[:per_group] for group in groups])
 
 
-def _reconstruct(autoencoder: Any, embeddings: Any, shown: NDArray[np.intp]) -> NDArray[np.uint8] | None:
+def _check_parameters(*estimators: Any) -> None:
+    """Raise for a wrong parameter of an estimator or of its steps, which they check in `fit`: after the embedding."""
+    for estimator in estimators:
+        parts = list(estimator.get_params().values()) if hasattr(estimator, "get_params") else []
+        for part in (estimator, *parts):
+            if hasattr(part, "_parameter_constraints") and not isinstance(part, type):
+                part._validate_params()
+
+
+def _digest(images: Any, labels: NDArray, domains: NDArray, groups: Any) -> str:
+    """Return the SHA-256 of each cell's content (a file's bytes, or pixels), label, domain and group."""
+    digest = hashlib.sha256()
+    columns = [
+        labels.tolist(),
+        domains.tolist(),
+        [None] * len(labels) if groups is None else np.asarray(groups).tolist(),
+    ]
+    images = images.to_numpy() if hasattr(images, "to_numpy") else images  # a table would be iterated by its columns
+    for row, (image, *texts) in enumerate(zip(images, *columns, strict=True)):
+        if isinstance(image, np.ndarray) and image.ndim == 1:  # a row of features
+            content = repr((image.dtype.str, image.tolist())).encode()
+        else:
+            try:
+                content = read_content(image, row).digest()
+            except ImageReadError:  # whether such an image will do is the embedder's to say; its name stands for it
+                content = repr(image).encode()
+        digest.update(hashlib.sha256(content).digest() + hashlib.sha256(repr(texts).encode()).digest())
+    return digest.hexdigest()
+
+
+def _refuse_gaps(embeddings: NDArray) -> None:
+    """Raise if an embedding is not a number, before anything is fitted on it."""
+    rows = np.flatnonzero(~np.isfinite(embeddings).all(axis=tuple(range(1, embeddings.ndim))))
+    if len(rows):
+        found = f"embeddings that are not finite in {name_rows(rows)}, as of images that cannot be read"
+        raise ValueError(f"Got {found}, but expected numbers. Fix: leave these cells out with drop_unreadable(cells).")
+
+
+def _reconstruct(
+    autoencoder: Any, embeddings: Any, domains: NDArray, shown: NDArray[np.intp]
+) -> NDArray[np.uint8] | None:
     """Return pictures of the shown cells, or None where the autoencoder makes none from these embeddings."""
     if not hasattr(autoencoder, "reconstruct") or not hasattr(embeddings, "tokens"):
         return None
-    pictures = np.asarray(autoencoder.reconstruct(embeddings[shown]))
+    pictures = np.asarray(call_with_domain(autoencoder.reconstruct, embeddings[shown], domains[shown]))
     return pictures if pictures.ndim == 4 else None  # an autoencoder of vectors reconstructs vectors
 
 
-def _settings(embedder: Any, autoencoder: Any, named: dict, predictions: pd.DataFrame, grouped: bool) -> dict[str, str]:
+def _settings(
+    embedder: Any, autoencoder: Any, named: dict, predictions: pd.DataFrame, grouped: bool, digest: str
+) -> dict[str, str]:
     provenance = predictions.attrs["provenance"]
     return {
         "embedder": repr(embedder),
@@ -185,7 +251,7 @@ def _settings(embedder: Any, autoencoder: Any, named: dict, predictions: pd.Data
         "cv": provenance["cv"],
         "folds keep together": "groups" if grouped else "nothing",
         "random_state": str(provenance["random_state"]),
-        "cells SHA-256": provenance["cells_sha256"],
+        "cells SHA-256 of image contents, labels, laboratories and groups": digest,
         **provenance["versions"],
     }
 

@@ -1,37 +1,146 @@
-"""Image files in a folder and all its sub-folders."""
+"""Image files in a folder and all its sub-folders, and an account of what else it holds."""
 
 import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 # The suffixes of the formats that `reading.FORMATS` lists.
 IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+    {".apng", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm",
+     ".ppm", ".tif", ".tiff", ".webp"}
 )  # fmt: skip
+# The suffixes of images in formats that are not read here: who has such files expects them to be taken.
+_OTHER_IMAGE_SUFFIXES = frozenset(
+    {".arw", ".avif", ".bif", ".btf", ".cr2", ".cr3", ".czi", ".dcm", ".dib", ".dng", ".exr", ".heic", ".heif", ".ims",
+     ".jxl", ".jxr", ".lif", ".lsm", ".mrxs", ".nd2", ".ndpi", ".nef", ".oib", ".oif", ".orf", ".pcx", ".psd",
+     ".qptiff", ".raf", ".raw", ".rw2", ".scn", ".stk", ".svs", ".svslide", ".tga", ".vms", ".vsi", ".xcf", ".zvi"}
+)  # fmt: skip
+# What systems, file servers and archives leave behind, beside the names that begin with ".".
+_SYSTEM_NAMES = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "$recycle.bin", "recycler", "lost+found",
+     "system volume information", "network trash folder", "temporary items", "thumbs.db", "ehthumbs.db", "desktop.ini",
+     "icon\r"}
+)  # fmt: skip
+_MASK = re.compile(r"(^|[-_. ])masks?$")
+
+Account = Mapping[tuple[str, str], int]  # the number by folder, below the one that was listed, and by kind
+
+
+class Listing:
+    """What a folder holds, which may not exist.
+
+    `images` are the paths of its images and those of its sub-folders, in the order of their names; `folders` the
+    sub-folders that were searched. `left_out` counts what was passed over as usual: masks, leftovers (hidden files and
+    folders, and those that systems make), files that are no images. `lost` counts what looks like data but was not
+    taken, or was taken twice.
+
+    Masks are files and folders whose names are "mask" or "masks", or end so behind "_", "-", "." or a space. Links are
+    followed, except a link to a folder that contains it: following it would never end.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.root = Path(folder)
+        self.images: list[Path] = []
+        self.folders: list[Path] = []
+        self.left_out: Counter[tuple[str, str]] = Counter()
+        self.lost: Counter[tuple[str, str]] = Counter()
+        self._links = False
+        if self.root.is_dir():
+            self._search(self.root)
+        self.images.sort()
+        if self._links:  # without links no image has two paths, and resolving a path takes time
+            self._count_twice()
+
+    def below(self, path: Path) -> str:
+        """Return a path below the folder, as messages name it."""
+        return path.relative_to(self.root).as_posix()
+
+    def account(self) -> dict[tuple[str, str], int]:
+        """Return the number of all that was left out or lost, by folder and kind."""
+        return dict(self.lost + self.left_out)
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Warn once if anything that looks like data was not taken, or was taken twice."""
+        if self.lost:
+            warnings.warn(
+                f"Not all of '{self.root}' was taken as it lies there: {describe(self.lost)}. "
+                "Fix: convert, move or unlock what is data, and remove the rest.",
+                stacklevel=stacklevel + 1,
+            )
+
+    def _search(self, folder: Path) -> None:
+        here = self.below(folder)
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as exc:
+            self.lost[here, f"folder that cannot be searched ({exc.strerror})"] += 1
+            return
+        for entry in found:
+            path = folder / entry.name
+            self._links |= entry.is_symlink()
+            if _is_leftover(entry.name):
+                self.left_out[here, "hidden and system files and folders"] += 1
+            elif not os.path.isdir(path):  # noqa: PTH112, an entry's own method raises at a link to itself
+                self._take(path, here, broken=entry.is_symlink() and not os.path.exists(path))  # noqa: PTH110, as above
+            elif _MASK.search(entry.name.casefold()):
+                self.left_out[here, "folders of masks"] += 1
+            elif entry.is_symlink() and self._leads_back(path):
+                self.left_out[here, "links to a folder that contains them"] += 1
+            else:
+                self.folders.append(path)
+                self._search(path)
+
+    def _take(self, file: Path, here: str, broken: bool) -> None:
+        stem, suffix = os.path.splitext(file.name.casefold())  # noqa: PTH122, quicker than Path for every file
+        if suffix in IMAGE_SUFFIXES:
+            if _MASK.search(stem):
+                self.left_out[here, "masks"] += 1
+            else:
+                self.images.append(file)  # also a broken link: reading it names it
+        elif suffix in _OTHER_IMAGE_SUFFIXES:
+            self.lost[here, f"images in a format that is not read here ({suffix})"] += 1
+        elif broken:
+            self.lost[here, "broken links"] += 1
+        else:
+            self.left_out[here, f"files that are no images ({suffix or 'without a suffix'})"] += 1
+
+    def _leads_back(self, folder: Path) -> bool:
+        """Whether a folder below the root is the same folder as one that contains it."""
+        depth = len(folder.relative_to(self.root).parts)
+        return any(folder.samefile(above) for above in folder.parents[:depth])
+
+    def _count_twice(self) -> None:
+        seen: set[str] = set()
+        for image in self.images:
+            real = os.path.realpath(image)
+            if real in seen:
+                self.lost[self.below(image.parent), "images taken twice, through links"] += 1
+            seen.add(real)
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
-    """List the image files in a folder, which may not exist, and its sub-folders, in the order of their names.
-
-    Left out are files and folders below it that are hidden (names that begin with "."), which file managers and
-    notebooks leave behind, and masks (names that end in "_mask" or "_masks" before the suffix). Links are followed,
-    except a link to a folder that contains it: following it would never end.
-    """
-    root = Path(folder)
-    found = []
-    for top, folders, names in os.walk(root, followlinks=True):
-        here = Path(top)
-        # os.walk enters only the folders that are left in its list.
-        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(here / name, root)]
-        found += [here / name for name in names if _is_image(name)]
-    return sorted(found)
+    """List the images of a folder, which may not exist, as `Listing` does; warn if what looks like data is left."""
+    listing = Listing(folder)
+    listing.warn()
+    return listing.images
 
 
-def _leads_back(folder: Path, root: Path) -> bool:
-    """Whether a folder below `root` is the same folder as one that contains it."""
-    depth = len(folder.relative_to(root).parts)
-    return any(folder.samefile(above) for above in folder.parents[:depth])
+def describe(account: Account) -> str:
+    """Describe what was left out, by kind, folder and number; of many folders the five with most."""
+    kinds: dict[str, Counter[str]] = {}
+    for (folder, kind), number in account.items():
+        kinds.setdefault(kind, Counter())[folder] += number
+    parts = []
+    for kind, folders in kinds.items():
+        named = ", ".join(f"{number} in '{folder}'" for folder, number in folders.most_common(5))
+        more = f" and {len(folders) - 5} more folders" if len(folders) > 5 else ""
+        parts.append(f"{kind}: {folders.total()} ({named}{more})")
+    return "; ".join(parts)
 
 
-def _is_image(name: str) -> bool:
-    stem, suffix = os.path.splitext(name.casefold())  # noqa: PTH122, quicker than a Path for every file of a folder
-    return suffix in IMAGE_SUFFIXES and not name.startswith(".") and not stem.endswith(("_mask", "_masks"))
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in _SYSTEM_NAMES

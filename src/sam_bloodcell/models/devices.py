@@ -27,8 +27,9 @@ def half_dtype(device: torch.device) -> torch.dtype | None:
     """Return bfloat16 where the device computes in it natively, else None."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else None
+    # torch 2.4 does not ask the CPU; float32 is right on all of them.
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return torch.bfloat16 if any(supported() for supported in asked if supported is not None) else None
 
 
 def _let_go_of_the_parents_threads() -> None:

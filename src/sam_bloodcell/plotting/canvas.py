@@ -1,7 +1,10 @@
 """What all figures share: an empty figure, a grid of axes, colours, markers, and text without markup."""
 
+import hashlib
 import math
+import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -35,10 +38,82 @@ def new_grid(n: int, columns: int, width: float, height: float, sharex: bool = F
     return figure, list(axes[:n])
 
 
-def plain(text: Any) -> str:
-    """Escape text for matplotlib, which reads mathematics between dollar signs and hides labels that start with _."""
-    shown = str(text).replace("$", r"\$")
+def plain(text: Any, longest: int = 32) -> str:
+    """Return a name as figures show it: `escaped`, `shorten`ed, and without what matplotlib reads as a command.
+
+    Matplotlib reads mathematics between dollar signs, and hides labels that start with _.
+    """
+    shown = shorten(escaped(text), longest).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
+
+
+def escaped(text: Any) -> str:
+    r"""Write control characters, and those that no installed font has, as Python does, such as \n and \u8840.
+
+    Escapes tell names apart where boxes would not.
+    """
+    return "".join(c if _is_drawable(c) else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def shorten(text: str, longest: int = 24) -> str:
+    """Cut a text that is longer than `longest`; a digest in place of its end tells it from others that begin alike."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - 6]}…#{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:4]}"
+
+
+def title_of_two(first: Any, mark: str, second: Any, width: int) -> str:
+    """Join two names by a mark, on two lines if `width` characters are too few, or if a name is read from the right.
+
+    The order of names on one line would be turned round with such a name.
+    """
+    names = [shorten(escaped(name)) for name in (first, second)]
+    from_the_right = any(unicodedata.bidirectional(c) in ("R", "AL") for name in names for c in name)
+    title = f"{names[0]}{mark} {names[1]}"
+    return f"{names[0]}{mark}\n{names[1]}" if from_the_right or len(title) > width else title
+
+
+def is_plain(text: Any) -> bool:
+    """Tell whether figures show a name as it is."""
+    return plain(text).strip().replace(r"\$", "$") == str(text).strip()
+
+
+def font_family(*names: Any) -> list[str]:
+    """Return matplotlib's font families, and after them installed ones that have the characters these names need."""
+    families = list(_own_families())
+    characters = {c for name in names for c in str(name) if c.isprintable()}
+    return list(dict.fromkeys([*families, *filter(None, map(_font_with, sorted(characters)))]))
+
+
+def _is_drawable(character: str) -> bool:
+    return character.isprintable() and _font_with(character) is not None
+
+
+def _own_families() -> tuple[str, ...]:
+    return tuple(require("matplotlib", extra="report", purpose="Plots need matplotlib").rcParams["font.family"])
+
+
+def _font_with(character: str) -> str | None:
+    """Return the first font family that has a character, matplotlib's own before the other installed ones, or None."""
+    if character.isascii():
+        return _own_families()[0]
+    return _search_fonts(character, _own_families())
+
+
+@lru_cache(maxsize=4096)
+def _search_fonts(character: str, own: tuple[str, ...]) -> str | None:
+    fonts = require("matplotlib.font_manager", extra="report", purpose="Plots need matplotlib")
+    files = [(family, fonts.findfont(fonts.FontProperties(family=[family]))) for family in own]
+    files += sorted((entry.name, entry.fname) for entry in fonts.fontManager.ttflist if _is_upright(entry))
+    for family, file in files:
+        if fonts.get_font(file).get_char_index(ord(character)):
+            return family
+    return None
+
+
+def _is_upright(font: Any) -> bool:
+    """Tell whether a font is what matplotlib takes by a family's name; one of last resort has boxes for everything."""
+    return font.style == "normal" and font.weight in (400, "normal") and "last resort" not in font.name.lower()
 
 
 def spread_text(mean: float, std: float, digits: int = 3, separator: str = " ") -> str:
@@ -55,9 +130,11 @@ def draw_heat_map(
     """Draw an (n, n) matrix of values from 0 to 1, a text in each cell, the names below and, if asked, on the left."""
     ax.imshow(shares, vmin=0, vmax=1, cmap="cividis")
     for (row, column), text in np.ndenumerate(texts):
+        if not text:
+            continue
         colour = "white" if shares[row, column] < 0.55 else "black"
         ax.text(column, row, text, ha="center", va="center", fontsize=fontsize, color=colour, linespacing=1.1)
-    ticks = [plain(name) for name in names]
-    ax.set_xticks(range(len(names)), ticks, rotation=35, ha="right", fontsize=fontsize)
-    ax.set_yticks(range(len(names)), ticks if name_rows else [""] * len(names), fontsize=fontsize)
+    ticks, drawn = [plain(name) for name in names], {"fontsize": fontsize, "fontfamily": font_family(*names)}
+    ax.set_xticks(range(len(names)), ticks, rotation=35, ha="right", **drawn)
+    ax.set_yticks(range(len(names)), ticks if name_rows else [""] * len(names), **drawn)
     ax.spines[:].set_visible(False)

@@ -11,11 +11,13 @@ from ..evaluation.scores import check_predictions
 from ..images.collections import as_image_list
 from ..images.frames import pad_to_square
 from ..images.reading import load_rgb
-from .canvas import new_figure, plain
+from .canvas import font_family, new_figure, plain, title_of_two
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_LONGEST_TITLE = 100  # characters
 
 
 def plot_cells(
@@ -56,8 +58,9 @@ def plot_cells(
         raise ValueError(f"Got {lengths} but expected the same number of each. Fix: pass the same rows of each.")
     strips = [strip for strip in (crops, reconstructions) if strip is not None]
     columns = min(columns, len(images))
-    # In inches: square panels of 1, close within a cell, apart between cells, a line above for the title.
-    wide, tall = (1 + len(strips)) * 1.03 + 0.2, 1.08 if titles is None else 1.25
+    lines = 0 if titles is None else max(str(title).count("\n") + 1 for title in titles)
+    # In inches: square panels of 1, close within a cell, apart between cells, lines above for the title.
+    wide, tall = (1 + len(strips)) * 1.03 + 0.2, 1.08 + 0.17 * lines
     width, height = columns * wide, -(-len(images) // columns) * tall
     figure = new_figure((width, height), layout=None)
     for i, image in enumerate(images):
@@ -71,7 +74,10 @@ def plot_cells(
                 ax.imshow(np.asarray(strips[j - 1][i]))
             else:
                 _draw_outlined(ax, image, None if masks is None else np.asarray(masks[i]))
-                ax.set_title("" if titles is None else plain(titles[i]), fontsize=title_size, loc="left", pad=3)
+                title = "" if titles is None else str(titles[i])
+                drawn = {"fontsize": title_size, "fontfamily": font_family(title)}
+                shown = "\n".join(plain(line, _LONGEST_TITLE) for line in title.split("\n"))
+                ax.set_title(shown, loc="left", pad=3, **drawn)
     return figure
 
 
@@ -98,7 +104,7 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
     if last >= len(images):
         fix = "Fix: pass all images that X was embedded from."
         raise ValueError(f"Got {len(images)} images but expected more than {last}, a predicted row. {fix}")
-    titles = [f"{cell.label} → {cell.predicted}" for cell in wrong.itertuples()]
+    titles = [title_of_two(cell.label, " →", cell.predicted, width=26) for cell in wrong.itertuples()]
     return plot_cells([images[row] for row in wrong["row"]], titles=titles, columns=6, title_size=5.5)
 
 

@@ -12,11 +12,13 @@ from ..evaluation.checks import cell_columns, class_names
 from ..extras import require
 from ..segmentation.cell import GREY
 from ..validation import label_column
-from .canvas import COLOURS, MARKERS, new_figure, new_grid, plain
+from .canvas import COLOURS, MARKERS, font_family, new_figure, new_grid, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_LEGEND_ROWS = 28  # names in a column beside a map, at its height
 
 
 def plot_mask_quality(quality: np.ndarray, domain: Any) -> "Figure":
@@ -93,13 +95,14 @@ def plot_embedding_map(
     if not features or len(set(lengths)) != 1:
         found = f"lengths {lengths} of features, classes and domains"
         raise ValueError(f"Got {found} but expected the same. Fix: pass the same cells.")
-    figure = new_figure((10, 4.2 * len(features)))
+    columns = sum(_legend_columns(labels) for labels in groupings.values())
+    figure = new_figure((8 + columns, 4.2 * len(features)))
     axes = figure.subplots(len(features), 2, squeeze=False)
     for row, (name, matrix) in zip(axes, features.items(), strict=True):
         points, x_label, y_label = _in_two_dimensions(check_array(matrix, dtype=float, input_name=name), method)
         for ax, (by, labels) in zip(row, groupings.items(), strict=True):
             _draw_points(ax, points, labels)
-            ax.set_title(plain(f"{name}, by {by}"), fontsize=10)
+            ax.set_title(f"{plain(name)}, by {by}", fontsize=10, fontfamily=font_family(name))
             ax.set_xlabel(x_label, fontsize=8)
             ax.set_ylabel(y_label, fontsize=8)
     return figure
@@ -108,6 +111,9 @@ def plot_embedding_map(
 def _in_two_dimensions(matrix: np.ndarray, method: str) -> tuple[np.ndarray, str, str]:
     """Return points of shape (n, 2) and the labels of the two axes."""
     if method == "pca":
+        if min(matrix.shape) < 2 or not np.ptp(matrix, axis=0).any():  # a single feature or cell, or no difference
+            points = np.column_stack([matrix[:, 0], np.zeros(len(matrix))])
+            return points, "component 1 (the only one)", "none"
         pca = PCA(2, svd_solver="full").fit(matrix)
         first, second = pca.explained_variance_ratio_
         return pca.transform(matrix), f"component 1 ({first:.0%} of variance)", f"component 2 ({second:.0%})"
@@ -117,16 +123,27 @@ def _in_two_dimensions(matrix: np.ndarray, method: str) -> tuple[np.ndarray, str
     return umap.UMAP(random_state=0, n_jobs=1).fit_transform(matrix), "UMAP 1", "UMAP 2"
 
 
+def _legend_columns(labels: np.ndarray) -> int:
+    """Return how many columns of names stand beside a map; beyond all marks that differ, names would say nothing."""
+    n = len(np.unique(labels))
+    return 0 if n > len(COLOURS) * len(MARKERS) else -(-n // _LEGEND_ROWS)
+
+
 def _draw_points(ax: "Axes", points: np.ndarray, labels: np.ndarray) -> None:
     groups = np.unique(labels).tolist()
     size = float(np.clip(6000 / len(points), 5, 30))
     for group, colour, marker in zip(groups, cycle(COLOURS), cycle(MARKERS), strict=False):
         x, y = points[labels == group].T
         ax.scatter(x, y, s=size, alpha=0.65, linewidths=0, color=colour, marker=marker, label=plain(group))
-    legend = ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0.3)
+    ax.tick_params(labelsize=7)
+    if not (columns := _legend_columns(labels)):
+        return
+    legend = ax.legend(
+        loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0.3, ncols=columns, columnspacing=0.6,
+        prop={"size": 7, "family": font_family(*groups)},
+    )  # fmt: skip
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[25])  # type: ignore[union-attr]
-    ax.tick_params(labelsize=7)
 
 
 def _draw_boxes(panels: Mapping[str, np.ndarray], domains: np.ndarray) -> "Figure":
@@ -136,9 +153,10 @@ def _draw_boxes(panels: Mapping[str, np.ndarray], domains: np.ndarray) -> "Figur
         groups = [values[(domains == name) & ~np.isnan(values)] for name in names]
         ax.boxplot(
             groups, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True,
-            tick_labels=["" if i else plain(name) for name in names],
             boxprops={"facecolor": COLOURS[5], "alpha": 0.6}, medianprops={"color": "black"},
         )  # fmt: skip
+        ticks = ["" if i else plain(name) for name in names]
+        ax.set_yticks(range(1, len(names) + 1), ticks, fontfamily=font_family(*names))
         ax.invert_yaxis()
         ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=8)

@@ -9,7 +9,7 @@ import pandas as pd
 from ..evaluation import confusion_counts, summarise_scores
 from ..evaluation.checks import check_arguments, check_table
 from ..evaluation.scores import check_predictions
-from .canvas import COLOURS, draw_heat_map, new_grid, plain, spread_text
+from .canvas import COLOURS, draw_heat_map, font_family, new_grid, plain, spread_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def plot_transfer_matrix(
         mean, std = drawn.to_numpy().T.reshape(2, len(domains), len(domains))
         texts = np.vectorize(spread_text, otypes=[object])(mean, std, 2, "\n")
         draw_heat_map(ax, mean, texts, domains, name_rows=i % 4 == 0, fontsize=8)
-        ax.set_title(plain(" · ".join(map(str, reversed(names)))), fontsize=10)
+        ax.set_title(" · ".join(map(plain, reversed(names))), fontsize=10, fontfamily=font_family(*names))
         ax.set_ylabel("" if i % 4 else "trained on", fontsize=9)
         ax.set_xlabel("tested on", fontsize=9)
     figure.suptitle(metric.replace("_", " "), fontsize=11)
@@ -88,7 +88,7 @@ def plot_history(history: pd.DataFrame) -> "Figure":
     figure, axes = new_grid(terms.shape[1], columns=4, width=2.7, height=2.1, sharex=True)
     for i, (ax, name) in enumerate(zip(axes, terms, strict=True)):
         ax.plot(epochs, terms[name], "o-" if len(terms) < 30 else "-", color=COLOURS[i % len(COLOURS)], markersize=3)
-        ax.set_title(plain(str(name).replace("_", " ")), fontsize=10)
+        ax.set_title(plain(str(name).replace("_", " ")), fontsize=10, fontfamily=font_family(name))
         ax.locator_params("x", integer=True)
         ax.set_xlabel("epoch", fontsize=8)
         ax.grid(alpha=0.3)
@@ -126,7 +126,7 @@ def plot_confusions(predictions: pd.DataFrame) -> "Figure":
         shares = confusion_counts(table).reindex(index=classes, columns=classes).to_numpy(float)
         texts = np.array([[f"{share:.2f}".lstrip("0") if share >= 0.005 else "" for share in row] for row in shares])
         draw_heat_map(ax, shares, texts, classes, name_rows=i % columns == 0, fontsize=7)
-        ax.set_title(plain(f"{train} → {test}"), fontsize=9)
+        ax.set_title(f"{plain(train)} → {plain(test)}", fontsize=9, fontfamily=font_family(train, test))
     figure.supylabel("true class", fontsize=9)
     figure.supxlabel("answer", fontsize=9)
     return figure

@@ -1,29 +1,24 @@
 """A benchmark's result as one self-contained HTML page."""
 
-import base64
-import io
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .. import plotting
-from ..evaluation import METRICS, BenchmarkResult, cross_domain_mean, summarise_scores
-from ..evaluation.benchmark import images_of
-from ..evaluation.checks import class_names
+from ..evaluation import METRICS, BenchmarkResult, summarise_scores
+from ..evaluation.checks import class_names, warn_caller
+from ..evaluation.headlines import best_headlines
 from ..extras import require
-from ..files import make_folder, write_text
-from ..plotting.canvas import spread_text
+from ..files import check_writable, make_folder, write_text
+from ..plotting.canvas import is_plain, plain, spread_text
+from .matrices import confusion_tables, draws_confusions, draws_transfer, transfer_tables
+from .pictures import render_pictures
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_MAX_STAINED = 200  # cells of a domain whose colours are drawn: each crop may have to be cut from its image file
+_MAX_LISTED = 20  # duplicates, and pairs of laboratories whose classes differ
 
 
 def write_report(
@@ -53,7 +48,18 @@ def write_report(
     ImportError
         If matplotlib or Jinja2 is not installed.
     OSError
-        If the file cannot be written, or a shown image can no longer be read.
+        If the file cannot be written.
+
+    Warns
+    -----
+    UserWarning
+        If a picture cannot be drawn, such as that of an image that can no longer be read. The report then says so in
+        the picture's place.
+
+    Notes
+    -----
+    Beyond 10 laboratories, or where no installed font has the characters of a name, tables take the place of the
+    pictures of transfer and confusions. Other pictures escape such characters, and the report lists what they mean.
 
     Examples
     --------
@@ -73,109 +79,88 @@ def write_report(
     if not isinstance(result, BenchmarkResult):
         kind = type(result).__name__
         raise TypeError(f"Got result of type {kind} but expected a BenchmarkResult. Fix: call run_benchmark.")
-    path = Path(path, "report.html") if Path(path).is_dir() else Path(path)
-    jinja2 = require("jinja2", extra="report", purpose="Reports need Jinja2")
-    engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    path, engine = prepare_report(path, figures), _engine()
     template = engine.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     settings = {**result.settings, **(settings or {})}
-    page = template.render(**_tables(result), title=title, settings=settings, figures=_rendered(result, figures))
-    write_text(make_folder(path.parent) / path.name, page)
+    pictures = render_pictures(result, None if figures is None else Path(figures))
+    page = template.render(**_tables(result), title=title, settings=settings, figures=pictures)
+    write_text(path, printable(page))
+    failures = [item["failure"] for section in pictures.values() for item in section if "failure" in item]
+    if failures:
+        found = f"Left {len(failures)} picture(s) out of the report that cannot be drawn: {'; '.join(failures)}."
+        warn_caller(f"{found} Fix: see to the cause and write the report again; no score depends on a picture.")
     return path
+
+
+def prepare_report(path: str | os.PathLike[str], figures: str | os.PathLike[str] | None = None) -> Path:
+    """Return the file that `write_report` will write; raise now, before hours of work, if it could not.
+
+    Folders are made. The errors are those of `write_report`.
+    """
+    require("matplotlib.figure", extra="report", purpose="Plots need matplotlib")
+    _engine()
+    path = Path(path, "report.html") if Path(path).is_dir() else Path(path)
+    make_folder(path.parent)
+    check_writable(path)
+    if figures is not None:
+        check_writable(make_folder(figures) / "maps.png")
+    return path
+
+
+def printable(text: str) -> str:
+    r"""Return a text that UTF-8 can hold: the bytes of a file's name that are not UTF-8 become \udcXX."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _engine() -> Any:
+    jinja2 = require("jinja2", extra="report", purpose="Reports need Jinja2")
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _tables(result: BenchmarkResult) -> dict[str, Any]:
     """Return the numbers of the page, by their names in the template."""
-    scores, cells = result.scores, result.cells
+    scores, cells, headlines = result.scores, result.cells, result.headlines
     pairs = scores[scores["train_domain"] != scores["test_domain"]].drop_duplicates(["train_domain", "test_domain"])
     summary = summarise_scores(scores).groupby("features", sort=False)
     return {
-        "headlines": list(_headlines(scores)),
-        "intervals": [] if result.intervals is None else result.intervals.to_dict("records"),
+        "headlines": best_headlines(headlines).to_dict("records"),
+        "all_headlines": headlines.to_dict("records"),
+        "across": len(pairs) > 0,
+        "recall": _recall_by_class(result),
         "n_classifiers": scores["classifier"].nunique(),
         "n_folds": scores["fold"].nunique(),
         "transductive": "autoencoder" in result.features,
         "counts": pd.crosstab(class_names(cells.target, cells.target_names, "target"), np.asarray(cells.domain)),
         "left_out": pairs[pairs["n_left_out"] > 0].to_dict("records"),
+        "transfer_tables": [] if draws_transfer(result) else list(transfer_tables(result)),
+        "confusion_tables": [] if draws_confusions(result) else list(confusion_tables(result)),
         "score_tables": [(name, table.to_dict("records")) for name, table in summary],
         "metrics": METRICS,
         "spread": spread_text,
-        "shift": result.shift_by_class.rename_axis(["features", "cells"]).reset_index().to_dict("records"),
-        "duplicates": result.duplicates[["a", "b"]].head(20).to_numpy().tolist(),
+        "shift": _shift_rows(result.shift_by_class),
+        "duplicates": result.duplicates[["a", "b"]].head(_MAX_LISTED).to_numpy().tolist(),
+        "n_duplicates": len(result.duplicates),
+        "max_listed": _MAX_LISTED,
         "domain": np.asarray(cells.domain),
         "paths": cells.get("paths"),
+        "escaped": _escaped_names(result),
     }
 
 
-def _headlines(scores: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield the best classifier of each feature set across domains, beside the score of a constant answer."""
-    across = scores[(scores["train_domain"] != scores["test_domain"]) & (scores["n_classes"] > 0)]
-    for name, pairs in across.groupby("features", sort=False):
-        means = cross_domain_mean(pairs)
-        best = {"features": name, "classifier": means.index[int(means.argmax())][-1], "score": means.max()}
-        n_pairs = pairs.groupby(["train_domain", "test_domain"]).ngroups
-        yield {**best, "chance": float((1 / pairs["n_classes"]).mean()), "pairs": n_pairs}
+def _recall_by_class(result: BenchmarkResult) -> list[dict[str, Any]]:
+    """Return each class with its recall by feature set; NaN where no pair of laboratories scores it."""
+    table = result.recall.pivot_table("recall", "label", "features", dropna=False)
+    return [{"label": name, "recall": row.to_dict()} for name, row in table.iterrows()]
 
 
-def _pictures(result: BenchmarkResult) -> Iterator[tuple[str, "Figure", str, str]]:
-    """Yield each figure with its section of the page, its alternative text and its caption."""
-    for name, table in result.scores.groupby("features", sort=False):
-        alt = f"Heat maps of balanced accuracy, training by test laboratory, per classifier, on {name}."
-        yield "transfer", plotting.plot_transfer_matrix(table.drop(columns="features")), alt, str(name)
-    cells, embeddings, domain = result.cells, result.embeddings, np.asarray(result.cells.domain)
-    images = images_of(cells)
-    if np.ndim(images[0]) not in (0, 2, 3):  # neither paths nor pictures, but features: there is no cell to show
-        images = None
-    best = max(_headlines(result.scores), key=lambda headline: headline["score"], default=None)
-    if best is not None:
-        table = result.predictions
-        table = table[(table["features"] == best["features"]) & (table["classifier"] == best["classifier"])]
-        name = f"{best['classifier']} on {best['features']}"
-        alt = f"Confusion matrices by pair of laboratories, {name}."
-        yield "confusions", plotting.plot_confusions(table), alt, name
-        mistakes = None if images is None else plotting.plot_mistakes(table, images)
-        if mistakes is not None:
-            yield "mistakes", mistakes, "The most confident mistakes across laboratories, true class and answer.", ""
-    if images is not None:
-        alt = f"{len(result.shown)} cells, a few of each laboratory and class, with mask, crop and reconstruction."
-        yield "cells", _plot_shown(result, images), alt, ""
-    if hasattr(embeddings, "quality"):
-        alt = "Area and confidence of the masks by laboratory."
-        yield "quality", plotting.plot_mask_quality(embeddings.quality, domain), alt, ""
-    if hasattr(embeddings, "crops"):
-        shuffled = np.random.default_rng(int(result.settings.get("random_state", 0))).permutation(len(domain))
-        rows = np.sort(pd.Series(shuffled).groupby(domain[shuffled]).head(_MAX_STAINED).to_numpy())
-        caption = f"Colours of at most {_MAX_STAINED} cells of each laboratory, drawn at random"
-        yield "quality", plotting.plot_stain(embeddings.crops[rows], domain[rows]), f"{caption}.", caption
-    history = getattr(result.autoencoder, "history_", None)
-    if history is not None and len(history):
-        losses = plotting.plot_history(pd.DataFrame(history))
-        yield "history", losses, "The autoencoder's loss and its terms by epoch.", ""
-    maps = plotting.plot_embedding_map(result.features, cells.domain, cells.target, cells.target_names)
-    yield "maps", maps, "First two principal components of each feature set, by class and by laboratory.", ""
+def _shift_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the distances between laboratories by feature set and class; none where nothing could be compared."""
+    if table.empty:
+        return []
+    return table.rename_axis(["features", "cells"]).reset_index().to_dict("records")
 
 
-def _plot_shown(result: BenchmarkResult, images: Any) -> "Figure":
-    shown, embeddings, cells = result.shown, result.embeddings, result.cells
-    labels = class_names(np.asarray(cells.target)[shown], cells.target_names, "target")
-    titles = [f"{domain}: {label}" for domain, label in zip(np.asarray(cells.domain)[shown], labels, strict=True)]
-    parts = {name: getattr(embeddings, name)[shown] for name in ("masks", "crops") if hasattr(embeddings, name)}
-    pictures = [images[row] for row in shown]
-    return plotting.plot_cells(pictures, reconstructions=result.reconstructions, titles=titles, **parts)
-
-
-def _rendered(result: BenchmarkResult, figures: str | os.PathLike[str] | None) -> Mapping[str, list[dict[str, str]]]:
-    """Render the pictures as PNG, by section of the page; with a folder, also write them there as PNG and SVG."""
-    folder = None if figures is None else make_folder(figures)
-    sections = defaultdict(list)  # a section without pictures is an empty list in the template
-    drawn = list(_pictures(result))
-    counts = Counter(section for section, *_ in drawn)
-    for section, figure, alt, caption in drawn:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-        sections[section].append({"uri": uri, "alt": alt, "caption": caption})
-        if folder is not None:
-            name = section if counts[section] == 1 else f"{section}-{len(sections[section])}"
-            (folder / f"{name}.png").write_bytes(buffer.getvalue())
-            figure.savefig(folder / f"{name}.svg", dpi=150)
-    return sections
+def _escaped_names(result: BenchmarkResult) -> list[tuple[str, str]]:
+    """Return the classes and laboratories that pictures do not show as they are, after what they show instead."""
+    names = [*result.cells.target_names, *np.unique(np.asarray(result.cells.domain)).tolist()]
+    return [(plain(name).strip().replace(r"\$", "$"), str(name)) for name in names if not is_plain(name)]

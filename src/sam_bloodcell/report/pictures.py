@@ -1,0 +1,142 @@
+"""The pictures of a report: which there are, and how each becomes a part of the page."""
+
+import base64
+import io
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import plotting
+from ..evaluation import BenchmarkResult
+from ..evaluation.benchmark import images_of
+from ..evaluation.checks import class_names
+from ..evaluation.headlines import select_series
+from ..plotting.canvas import title_of_two
+from .matrices import draws_confusions, draws_transfer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Cells whose colours are drawn, of a domain and in all: each crop may have to be cut from its image file.
+_MAX_STAINED, _MAX_STAINED_IN_ALL = 200, 900
+
+
+class Picture(NamedTuple):
+    """One picture, not drawn yet: its section of the page, its alternative text and its caption."""
+
+    section: str
+    draw: Callable[[], "Figure | None"]  # None where there is nothing to show
+    alt: str
+    caption: str = ""
+
+
+def render_pictures(result: BenchmarkResult, folder: Path | None) -> Mapping[str, list[dict[str, str]]]:
+    """Render the pictures as PNG, by section of the page; with a folder, also write them there as PNG and SVG.
+
+    What cannot be drawn has its reason, ``failure``, in the picture's place: the numbers do not depend on it.
+    """
+    sections = defaultdict(list)  # a section without pictures is an empty list in the template
+    pictures = list(_pictures(result))
+    counts = Counter(picture.section for picture in pictures)
+    for picture in pictures:
+        shown = sections[picture.section]
+        name = picture.section if counts[picture.section] == 1 else f"{picture.section}-{len(shown) + 1}"
+        try:
+            png = _render(picture, folder, name)
+        except Exception as exc:  # whatever a font, a damaged image or matplotlib raises
+            reason = f"{name}, {type(exc).__name__}: {exc!s:.300}"
+            shown.append({"failure": reason, "caption": picture.caption})
+        else:
+            if png is not None:
+                uri = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+                shown.append({"uri": uri, "alt": picture.alt, "caption": picture.caption})
+    return sections
+
+
+def _render(picture: Picture, folder: Path | None, name: str) -> bytes | None:
+    """Return a picture's PNG, or None where there is nothing to show; with a folder, write it there as well."""
+    figure = picture.draw()
+    if figure is None:
+        return None
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():  # a small picture is better than none, and matplotlib's advice is not the user's
+        warnings.filterwarnings("ignore", message="constrained_layout not applied|Glyph ", category=UserWarning)
+        figure.savefig(buffer, format="png", dpi=150)
+        if folder is not None:
+            (folder / f"{name}.png").write_bytes(buffer.getvalue())
+            figure.savefig(folder / f"{name}.svg", dpi=150)
+    return buffer.getvalue()
+
+
+def _pictures(result: BenchmarkResult) -> Iterator[Picture]:
+    if draws_transfer(result):
+        for name, table in result.scores.groupby("features", sort=False):
+            alt = f"Heat maps of balanced accuracy, training by test laboratory, per classifier, on {name}."
+            scores = table.drop(columns="features")
+            yield Picture("transfer", lambda scores=scores: plotting.plot_transfer_matrix(scores), alt, str(name))
+    images = images_of(result.cells)
+    images = images.to_numpy() if hasattr(images, "to_numpy") else images
+    if np.ndim(images[0]) not in (0, 2, 3):  # neither paths nor pictures, but features: there is no cell to show
+        images = None
+    yield from _answers(result, images)
+    if images is not None:
+        alt = f"{len(result.shown)} cells, a few of each laboratory and class, with mask, crop and reconstruction."
+        yield Picture("cells", lambda: _plot_shown(result, images), alt)
+    yield from _masks_and_stain(result)
+    history = getattr(result.autoencoder, "history_", None)
+    if history is not None and len(history):
+        alt = "The autoencoder's loss and its terms by epoch."
+        yield Picture("history", lambda: plotting.plot_history(pd.DataFrame(history)), alt)
+    yield Picture("maps", lambda: _plot_maps(result), "Two components of each feature set, by class and by laboratory.")
+
+
+def _answers(result: BenchmarkResult, images: Any) -> Iterator[Picture]:
+    """Yield the pictures of what the classifier that transfers best answered."""
+    headlines = result.headlines
+    if headlines.empty:
+        return
+    best = headlines.loc[headlines["balanced_accuracy"].idxmax()]
+    table = select_series(result.predictions, best["features"], best["classifier"])
+    name = f"{best['classifier']} on {best['features']}"
+    if draws_confusions(result):
+        alt = f"Confusion matrices by pair of laboratories, {name}."
+        yield Picture("confusions", lambda: plotting.plot_confusions(table), alt, name)
+    if images is not None:
+        alt = "The most confident mistakes across laboratories, true class and answer."
+        yield Picture("mistakes", lambda: plotting.plot_mistakes(table, images), alt)
+
+
+def _masks_and_stain(result: BenchmarkResult) -> Iterator[Picture]:
+    embeddings, domain = result.embeddings, np.asarray(result.cells.domain)
+    if hasattr(embeddings, "quality"):
+        alt = "Area and confidence of the masks by laboratory."
+        yield Picture("quality", lambda: plotting.plot_mask_quality(embeddings.quality, domain), alt)
+    if hasattr(embeddings, "crops"):
+        most = min(_MAX_STAINED, max(1, _MAX_STAINED_IN_ALL // len(np.unique(domain))))
+        shuffled = np.random.default_rng(int(result.settings.get("random_state", 0))).permutation(len(domain))
+        rows = np.sort(pd.Series(shuffled).groupby(domain[shuffled]).head(most).to_numpy())
+        caption = f"Colours of at most {most} cells of each laboratory, drawn at random"
+        yield Picture(
+            "quality", lambda: plotting.plot_stain(embeddings.crops[rows], domain[rows]), f"{caption}.", caption
+        )
+
+
+def _plot_shown(result: BenchmarkResult, images: Any) -> "Figure":
+    shown, embeddings, cells = result.shown, result.embeddings, result.cells
+    labels = class_names(np.asarray(cells.target)[shown], cells.target_names, "target")
+    domains = np.asarray(cells.domain)[shown]
+    parts = {name: getattr(embeddings, name)[shown] for name in ("masks", "crops") if hasattr(embeddings, name)}
+    width = 21 * (1 + len({"crops"} & set(parts)) + (result.reconstructions is not None))  # characters above a cell
+    titles = [title_of_two(a, ":", b, width) for a, b in zip(domains, labels, strict=True)]
+    pictures = [images[row] for row in shown]
+    return plotting.plot_cells(pictures, reconstructions=result.reconstructions, titles=titles, **parts)
+
+
+def _plot_maps(result: BenchmarkResult) -> "Figure":
+    cells = result.cells
+    return plotting.plot_embedding_map(result.features, cells.domain, cells.target, cells.target_names)
