@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Architecture, Backbone, Cells, Epochs, Folds, Out, Preset, Quiet, Root, Seed, check_choice
+from .options import (
+    Adapter,
+    Architecture,
+    Backbone,
+    Cells,
+    Epochs,
+    Folds,
+    Out,
+    Preset,
+    Quiet,
+    Root,
+    Seed,
+    check_choice,
+    tell_cells,
+)
 
 
 def benchmark(
@@ -41,6 +55,7 @@ def benchmark(
     data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
     if on_error == "skip":
         data = drop_unreadable(data)
+    tell_cells(data)
     for label, count in data.dropped.items():
         typer.echo(f"left out: {count} cells of class {label}")
     keep = parts_to_keep(architecture, preset)
