@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, Seed, check_choice
+from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, Seed, check_choice, tell_cells
 
 
 def finetune(
@@ -35,6 +35,7 @@ def finetune(
     data = load_cells(cells, root=root)
     if masks == "given":
         data = keep_masked(data)
+    tell_cells(data)
     checkpoint = make_folder(out) / "unfinished.pt"
     training = LoRATraining(rank=lora_rank, epochs=epochs, checkpoint=checkpoint, random_state=seed)
     embedder = SAMLoRAEmbedder(
