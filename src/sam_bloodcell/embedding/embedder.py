@@ -255,6 +255,13 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 "they are embedded as whole images and flagged in .quality['fallback'].",
                 stacklevel=2,
             )
+        flat = np.flatnonzero(embedded.quality["flat"])
+        if len(flat):
+            warnings.warn(
+                f"{len(flat)} of {len(images)} images are of one colour ({name_rows(flat)}) and show no cell; "
+                "they are flagged in .quality['flat'].",
+                stacklevel=2,
+            )
         return embedded
 
     def predict_masks(self, X: Any) -> list[NDArray[np.bool_]]:
