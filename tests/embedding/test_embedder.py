@@ -258,11 +258,22 @@ def test_masks_from_the_stain_train_too(cells):
 
 def test_cells_have_a_quality(embeddings):
     table = pd.DataFrame(embeddings.quality)
-    assert table.columns.tolist() == ["area", "components", "border", "confidence", "fallback"]
+    assert table.columns.tolist() == ["area", "components", "border", "confidence", "fallback", "flat"]
     np.testing.assert_allclose(table["area"], embeddings.masks.mean((1, 2)), rtol=1e-5)
     assert (table["components"] >= 1).all()
     assert table["confidence"].between(0.5, 1).all()
     assert not table["fallback"].any()
+
+
+def test_images_of_one_colour_are_flagged(embedder, cells):
+    blank = np.full((60, 80, 3), 230, np.uint8)
+    blank[5, 5] = 0  # dust
+    with pytest.warns(UserWarning, match="of one colour") as caught:
+        embeddings = embedder.transform([cells.images[0], blank, np.zeros((8, 8), np.uint8)])
+    said = "2 of 3 images are of one colour (rows 1, 2) and show no cell; they are flagged in .quality['flat']."
+    assert said in [str(warning.message) for warning in caught]
+    assert embeddings.quality["flat"].tolist() == [False, True, True]
+    assert embeddings.to_frame()["quality_flat"].tolist() == [False, True, True]
 
 
 def test_where_no_cell_is_found_the_whole_image_stands_in(embedder, cells, monkeypatch):

@@ -275,6 +275,13 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 "they are embedded as whole images and flagged in .quality['fallback'].",
                 stacklevel=2,
             )
+        flat = np.flatnonzero(embedded.quality["flat"])
+        if len(flat):
+            warnings.warn(
+                f"{len(flat)} of {len(images)} images are of one colour ({name_rows(flat)}) and show no cell; "
+                "they are flagged in .quality['flat'].",
+                stacklevel=2,
+            )
         # A table is made of what this returns, and polars takes nothing but arrays.
         as_table: Any = embedded.pooled
         return embedded if _get_output_config("transform", self)["dense"] == "default" else as_table

@@ -19,7 +19,7 @@ from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 
 from ..exceptions import ImageReadError
-from ..images.frames import frame
+from ..images.frames import frame, is_flat
 from ..images.reading import RGB, ImageContent
 from ..models.isolation import own_settings
 from ..models.lora import Adapter
@@ -178,7 +178,7 @@ class Encoder:
         return np.concatenate(tokens), np.concatenate(probability)
 
     def _records(self, pixels: NDArray, tokens: NDArray, probability: NDArray) -> list[Record]:
-        cells = [find_cell(each) for each in probability]
+        cells = [find_cell(each, is_flat(image)) for each, image in zip(probability, pixels, strict=True)]
         weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask, _ in cells])
         pooled = np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
         return [

@@ -158,7 +158,7 @@ class _Run:
         grid, width = sam.image_size // PATCH, sam.size.width
         return Record(
             pooled=np.full(width, np.nan, np.float32),
-            quality=np.array([(np.nan, 0, np.nan, np.nan, False)], QUALITY)[0],
+            quality=np.array([(np.nan, 0, np.nan, np.nan, False, False)], QUALITY)[0],
             mask=pack_mask(np.zeros((sam.image_size, sam.image_size), bool)),
             tokens=np.full((width, grid, grid), np.nan, np.float16),
             crops=np.full((CROP_SIZE, CROP_SIZE, 3), GREY, np.uint8),

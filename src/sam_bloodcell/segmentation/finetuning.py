@@ -99,8 +99,12 @@ def _tilt(cell: Tensor, degrees: float) -> Tensor:
 
 @torch.inference_mode()
 def _dice(sam: nn.Module, images: Tensor, truth: Tensor, amp_dtype: torch.dtype | None) -> Tensor:
-    """Dice (B,) of each predicted mask at the size of the images; a pixel is cell where that logit is the larger."""
+    """Dice (B,) of each predicted mask at the size of the images; a pixel is cell where that logit is the larger.
+
+    Where there is no cell and none is found, it is 1.
+    """
     with torch.autocast(images.device.type, amp_dtype, enabled=amp_dtype is not None):
         logits = sam(images).float()
     found = F.interpolate(logits, images.shape[-1], mode="bilinear").argmax(1) == CELL
-    return 2 * (found & truth).sum((1, 2)) / (found.sum((1, 2)) + truth.sum((1, 2)))
+    both = found.sum((1, 2)) + truth.sum((1, 2))
+    return torch.where(both > 0, 2 * (found & truth).sum((1, 2)) / both.clamp(min=1), 1.0)
