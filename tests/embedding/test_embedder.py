@@ -192,6 +192,7 @@ def test_papers_training_has_no_validation(cells):
     assert embedder.best_epoch_ == 1
 
 
+@pytest.mark.filterwarnings("ignore:The LoRA factors start fresh")
 def test_lora_blocks_limits_the_adapter(cells):
     training = LoRATraining(rank=2, blocks=[0, 11], epochs=1, random_state=0)
     embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, training=training).fit(cells.images, masks=cells.masks)

@@ -58,11 +58,10 @@ def train_segmentation(
         return segmentation_loss(module(images).float(), target)
 
     def validate(module: nn.Module) -> dict[str, float]:
-        scores = []
-        for part in np.array_split(validated, math.ceil(len(validated) / batch_size)):
-            images = normalise(torch.from_numpy(pixels[part]).to(device), pixel_stats)
-            scores.append(_dice(module, images, torch.from_numpy(inside[part]).to(device), plan.amp_dtype))
-        return {"dice": float(torch.cat(scores).mean())}
+        cells = pixels[validated], inside[validated]
+        return {
+            "dice": mean_dice(module, *cells, pixel_stats=pixel_stats, batch_size=batch_size, amp_dtype=plan.amp_dtype)
+        }
 
     validation = Validation(validate, "dice", patience) if len(validated) else None
     return train(
@@ -95,6 +94,19 @@ def _tilt(cell: Tensor, degrees: float) -> Tensor:
     matrix = torch.stack([angle.cos(), -angle.sin(), angle * 0, angle.sin(), angle.cos(), angle * 0]).view(1, 2, 3)
     grid = F.affine_grid(matrix, [1, *cell.shape], align_corners=False)
     return F.grid_sample(cell[None], grid, padding_mode="reflection", align_corners=False)[0]
+
+
+def mean_dice(
+    sam: nn.Module, pixels: NDArray[np.uint8], inside: NDArray[np.bool_], *, pixel_stats: PixelStats, batch_size: int,
+    amp_dtype: torch.dtype | None,
+) -> float:  # fmt: skip
+    """Mean Dice of the masks that a network, in evaluation mode, predicts for images; parameters as above."""
+    device = next(sam.parameters()).device
+    scores = []
+    for part in np.array_split(np.arange(len(pixels)), math.ceil(len(pixels) / batch_size)):
+        images = normalise(torch.from_numpy(pixels[part]).to(device), pixel_stats)
+        scores.append(_dice(sam, images, torch.from_numpy(inside[part]).to(device), amp_dtype))
+    return float(torch.cat(scores).mean())
 
 
 @torch.inference_mode()
