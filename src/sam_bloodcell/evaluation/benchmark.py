@@ -13,7 +13,7 @@ from sklearn.utils.validation import _num_samples
 from ..datasets.cells import check_cells
 from .checks import cell_columns, check_arguments, class_names, seed_of, warn_caller
 from .classifiers import default_classifiers, named_estimators
-from .protocol import call_with_domain, cross_domain_predictions, scorable_rows
+from .protocol import call_with_domain, check_plan, cross_domain_predictions
 from .scores import confidence_intervals, score_predictions
 from .shift import domain_shift, near_duplicates
 
@@ -121,8 +121,8 @@ def run_benchmark(
     images, labels = images_of(cells), class_names(cells.target, cells.target_names, "target")
     labels, domains = cell_columns(_num_samples(images), y=labels, domain=cells.domain)
     seed = seed_of(random_state)
-    scorable_rows(labels, domains, cv)  # raises and warns now, before the hours of embedding
     named = named_estimators(default_classifiers(seed) if classifiers is None else classifiers)
+    check_plan(named, labels, domains, cells.get("group"), cv, seed)  # raises and warns now, before hours of embedding
     embeddings = embedder.fit_transform(images)
     features = {"embeddings": np.asarray(embeddings)}
     if autoencoder is not None:
