@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from .datasets.tables import read_table
 from .embedding.embedder import SAMLoRAEmbedder
 from .embedding.once import embed_once
 from .embedding.store import EmbeddingStore
-from .extras import require
+from .extras import require, tqdm
 from .files import allocate, make_folder, remove, replacing, unwritable, write_text
 from .images.listing import IMAGE_SUFFIXES, list_images
 from .segmentation.cell import QUALITY

@@ -17,7 +17,7 @@ from ..evaluation import METRICS, BenchmarkResult, cross_domain_mean, summarise_
 from ..evaluation.benchmark import images_of
 from ..evaluation.checks import class_names
 from ..extras import require
-from ..files import make_folder, write_text
+from ..files import make_folder, replacing, write_text
 from ..plotting.canvas import spread_text
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ def _rendered(result: BenchmarkResult, figures: str | os.PathLike[str] | None) -
         sections[section].append({"uri": uri, "alt": alt, "caption": caption})
         if folder is not None:
             name = section if counts[section] == 1 else f"{section}-{len(sections[section])}"
-            (folder / f"{name}.png").write_bytes(buffer.getvalue())
-            figure.savefig(folder / f"{name}.svg", dpi=150)
+            with replacing(folder / f"{name}.png") as draft:
+                draft.write_bytes(buffer.getvalue())
+            with replacing(folder / f"{name}.svg") as draft:
+                figure.savefig(draft, dpi=150)
     return sections
