@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from .datasets.tables import read_table
 from .embedding.embedder import SAMLoRAEmbedder
 from .embedding.once import embed_once
 from .embedding.store import EmbeddingStore
 from .exceptions import ImageReadError
-from .extras import require
+from .extras import require, tqdm
 from .files import (
     allocate,
     as_path,

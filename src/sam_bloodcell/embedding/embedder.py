@@ -13,9 +13,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from ..exceptions import ImageReadError
+from ..extras import tqdm
 from ..images.collections import as_image_list, name_rows
 from ..images.frames import frame
 from ..images.reading import RGB, load_rgb

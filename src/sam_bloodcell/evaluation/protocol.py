@@ -19,8 +19,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, has_fit_parameter
-from tqdm.auto import tqdm
 
+from ..extras import tqdm
 from .checks import cell_columns, check_arguments, seed_of, warn_caller
 from .classifiers import check_early_stopping, named_estimators
 from .scores import score_predictions

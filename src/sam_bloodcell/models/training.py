@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from ..extras import tqdm
 from ..files import replacing
 
 # A batch is whatever the loss understands; the loss returns its terms, the one to minimise under "loss".

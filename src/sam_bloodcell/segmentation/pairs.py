@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from ..exceptions import ImageReadError
+from ..extras import tqdm
 from ..images.collections import name_rows
 from ..images.frames import frame, load_square
 from ..images.masks import read_mask
