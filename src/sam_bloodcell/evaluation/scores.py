@@ -332,9 +332,10 @@ def _check_same_cells(predictions: pd.DataFrame) -> None:
         raise ValueError(f"Got {found} of {name}, but expected the same cells of each classifier. {fix}")
     sizes = predictions.groupby("test_domain", observed=True)[["group", "row"]].nunique()
     if (sizes["group"] == sizes["row"]).all():
-        found = "Every group is one cell"
-        fix = "Fix: pass groups= (patient or slide) with the predictions."
-        warn_caller(f"{found}: if several cells come from one patient, p-values and intervals are too small. {fix}")
+        warn_caller(
+            "Every group is one cell: if several cells come from one patient, p-values and intervals are too small. "
+            "Fix: pass groups= (patient or slide) with the predictions."
+        )
 
 
 def _bootstrap(
