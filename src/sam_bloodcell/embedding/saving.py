@@ -75,7 +75,7 @@ class PretrainedEmbedder(Pretrained):
                 "There is no adapter to save: this embedder is plain SAM. Fix: fit(X, masks=...) or adapter=..."
             )
         # What it embeds with, which may differ from what the adapter was trained with.
-        adapter = replace(self.adapter_, image_size=self.image_size, pixel_stats=self.pixel_stats_)
+        adapter = replace(self.adapter_, image_size=int(self.image_size), pixel_stats=self.pixel_stats_)
         return adapters.write_adapter(
             adapter, folder, self.backbone_, prompt=None if self.prompt == "auto" else self.prompt
         )

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BytesIO, IOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,10 +190,19 @@ def check_size(size: tuple[int, ...], where: str) -> None:
 
 
 def _as_array(image: Any, where: str) -> NDArray:
-    if image is None or isinstance(image, float):
-        raise ImageReadError(f"{where}Got {image} but expected an image or a path. Fix: leave this row out.")
+    if isinstance(image, bytes | bytearray | memoryview | IOBase):
+        raise ImageReadError(
+            f"{where}Got an object of type {type(image).__name__} but expected an image or a path. Fix: open encoded "
+            "images with PIL.Image.open, from io.BytesIO or a file; turn paths of bytes into text with os.fsdecode."
+        )
     try:
-        return np.asarray(image)
+        values = np.asarray(image)
+        is_number = values.dtype.kind in "biuf" and not isinstance(image, float | np.floating)
+        if not is_number and (values.ndim == 0 or values.dtype.kind in "UST"):
+            raise ImageReadError(f"{where}Got {image!r:.80} but expected an image or a path. Fix: leave this row out.")
+        return values
+    except ImageReadError:
+        raise
     except Exception as exc:
         raise ImageReadError(
             f"{where}Got a {type(image).__name__} that is no array: {exc!s:.200}. Fix: pass a path, a PIL image or an "

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -116,9 +117,9 @@ def lora_config(
         raise ValueError("Got blocks=[] but expected at least one block number. Fix: blocks=None adapts all.")
     adapted = r"\d+" if blocks is None else "|".join(str(int(block)) for block in blocks)
     return _peft().LoraConfig(
-        r=rank,
-        lora_alpha=rank if alpha is None else alpha,
-        lora_dropout=dropout,
+        r=int(rank),  # numpy's own numbers cannot be written as JSON
+        lora_alpha=int(rank) if alpha is None else np.asarray(alpha).item(),
+        lora_dropout=float(dropout),
         target_modules=rf".*blocks\.({adapted})\.attn\.qkv\.(q|v)",
         bias="none",
     )
@@ -307,6 +308,8 @@ def _peft() -> ModuleType:
         except Exception:  # whatever a mismatched build raises
             broken = True
             sys.modules["torchvision"] = None  # type: ignore[assignment]
+    if sys.flags.optimize > 1 and "peft" not in sys.modules:
+        _let_transformers_do_without_docstrings()
     try:
         import peft
     finally:
@@ -321,6 +324,15 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key: (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().contiguous()
         for key, value in state.items()
     }
+
+
+def _let_transformers_do_without_docstrings() -> None:
+    """Switch off what completes docstrings in transformers, which PEFT imports: ``python -OO`` leaves it none."""
+
+    def unchanged(thing: Any = None, **_: Any) -> Any:
+        return unchanged if thing is None else thing
+
+    import_module("transformers.utils").auto_docstring = unchanged
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
