@@ -409,7 +409,7 @@ def test_a_missing_path_names_its_row(embedder, tmp_path, missing):
     ("images", "message"),
     [
         ([np.zeros((4, 4, 3), np.uint8)], "Row 0: Got a ndarray but expected a path. Fix: save"),
-        (Bunch(paths=["a.png"]), "Got images of type Bunch but expected a list of paths. Fix: .*paths"),
+        (Bunch(paths=["a.png"]), "Got images of type Bunch but expected an iterable of paths. Fix: .*paths"),
         (b"a.png", "expected a list of paths"),
     ],
 )

@@ -245,3 +245,40 @@ def test_a_clock_that_jumps_back(csv, tmp_path, monkeypatch):
     assert len(EmbeddingStore(tmp_path).info()) == 1
     EmbeddingStore(tmp_path).prune(0)
     np.testing.assert_array_equal(embedder.transform(paths).pooled, expected)
+
+
+IN_A_NOTEBOOK = """
+import sys, types, warnings
+sys.modules["ipywidgets"] = None
+notebook = types.SimpleNamespace(config={"IPKernelApp": {}})
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: notebook)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    import sam_bloodcell
+print([str(warning.message) for warning in told if "IProgress" in str(warning.message)])
+"""
+
+
+def test_a_notebook_without_widgets_draws_bars_as_text_and_says_nothing():
+    done = run(IN_A_NOTEBOOK)
+    assert done.stdout == "[]\n", done.stderr
+
+
+RELOADED = """
+import importlib, sys
+from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell.datasets import make_blood_cells
+images = make_blood_cells(1, domains=["lab_a"], random_state=0).images
+embedder = SAMLoRAEmbedder("vit_tiny").fit(images)
+for name in ("models.lora", "embedding.network"):
+    importlib.reload(sys.modules[f"sam_bloodcell.{name}"])
+from sam_bloodcell.embedding import encoder, network
+encoder.load_network = network.load_network
+print(embedder.transform(images).shape)
+"""
+
+
+def test_an_embedder_outlives_a_reload_of_the_modules():
+    """As a notebook's autoreload does: the adapter is then of a class that is not the module's any more."""
+    done = run(RELOADED)
+    assert done.stdout == "(5, 192)\n", done.stderr

@@ -57,6 +57,21 @@ def test_what_cannot_be_written_names_the_file_and_the_fix(tmp_path, write):
     assert caught.value.errno == errno.ENOTDIR
 
 
+def test_an_error_of_the_tidying_hides_no_error_of_the_writing(tmp_path, monkeypatch):
+    """In a folder that another user closed, not even looking for the draft is allowed."""
+
+    def write():
+        with replacing(tmp_path / "a"):
+            monkeypatch.setattr(Path, "is_dir", closed)
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    def closed(self):
+        raise PermissionError(errno.EACCES, "closed")
+
+    with pytest.raises(PermissionError, match=r"Permission denied, so that it is not written\. Fix: "):
+        write()
+
+
 @pytest.mark.parametrize("name", ["../b/1.png", "/elsewhere/1.png", "a/../../1.png", "..", "/"])
 def test_manifests_cannot_lead_out(tmp_path, name):
     with pytest.raises(ValueError, match="leads out of the folder"):
@@ -101,6 +116,16 @@ def test_allocated_space_stays_as_it_was(tmp_path):
     allocate(tmp_path / "a")
     assert (tmp_path / "a").stat().st_blocks * 512 >= 1 << 20
     assert (tmp_path / "a").read_bytes() == bytes(1 << 20)
+
+
+def test_file_systems_that_cannot_set_space_aside_are_used_without(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    (tmp_path / "a").write_bytes(b"abc")
+    monkeypatch.setattr("os.posix_fallocate", unsupported, raising=False)
+    allocate(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"abc"
 
 
 @pytest.fixture

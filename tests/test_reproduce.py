@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,7 +7,7 @@ from typer.testing import CliRunner
 
 from sam_bloodcell.cli import app
 from sam_bloodcell.datasets import load_acevedo20, make_blood_cells
-from sam_bloodcell.reproduce import limit_cells, published_results
+from sam_bloodcell.reproduce import limit_cells, published_results, reproduce
 
 # A code of each dataset for a synthetic class.
 MATEK = {"neutrophil": "NGS", "lymphocyte": "LYT", "monocyte": "MON"}
@@ -68,3 +70,17 @@ def test_the_whole_table_on_stand_ins(paper, n, folders, tmp_path):
     assert "published" in result.output
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "figures" / "maps.svg").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:Pairs of images that look duplicated")
+def test_cells_of_a_class_that_training_lacks_count_as_wrong_as_in_the_papers(folders, tmp_path):
+    acevedo = tmp_path / "acevedo"
+    shutil.copytree(folders[1], acevedo, ignore=shutil.ignore_patterns("monocyte"))
+    table, result = reproduce("dorl", folders[0], acevedo, backbone="vit_tiny", epochs=1, cv=2)
+    cells = result.predictions.query("features == 'autoencoder' and train_domain == 'acevedo-20'")
+    cells = cells[cells["test_domain"] == "matek-19"]
+    assert cells.groupby(["classifier", "fold"]).size().eq(21).all()
+    right = (cells["label"] == cells["predicted"]).groupby(cells["classifier"]).mean()
+    ours = table.query("train_domain == 'acevedo-20' and test_domain == 'matek-19'").set_index("classifier")["ours"]
+    assert ours.to_dict() == pytest.approx((100 * right).to_dict())
+    assert ours.max() <= 100 * 14 / 21

@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from .datasets.tables import read_table
 from .embedding.embedder import SAMLoRAEmbedder
 from .embedding.once import embed_once
 from .embedding.store import EmbeddingStore
 from .exceptions import ImageReadError
-from .extras import require
+from .extras import require, tqdm
 from .files import (
     allocate,
     as_path,
@@ -92,8 +91,10 @@ def check_not_a_source(out: str | os.PathLike, sources: Iterable[str | os.PathLi
 
 
 def _as_paths(sources: Any) -> list[Path]:
-    if isinstance(sources, str | bytes | os.PathLike) or not hasattr(sources, "__iter__"):
+    if isinstance(sources, str | bytes | os.PathLike):
         sources = [sources]
+    if not hasattr(sources, "__iter__"):
+        raise TypeError(f"Got sources={sources!r} but expected a path or an iterable of paths. Fix: pass a list.")
     sources = list(sources)
     paths = [as_path(source, "sources") for source in sources]
     if not paths or "" in sources:
@@ -207,7 +208,7 @@ def _as_table(images: Any) -> pd.DataFrame:
         raise TypeError(f"Got images={images!r} but expected a list of paths. Fix: find_images({str(images)!r}).")
     if isinstance(images, Mapping) or not hasattr(images, "__iter__"):
         fix = "Fix: pass their paths, as load_cells(...).paths, or a pandas DataFrame."
-        raise TypeError(f"Got images of type {type(images).__name__} but expected a list of paths. {fix}")
+        raise TypeError(f"Got images of type {type(images).__name__} but expected an iterable of paths. {fix}")
     table = images
     if not isinstance(images, pd.DataFrame):
         table = pd.DataFrame({"path": pd.Series(list(images), dtype=object)})

@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as exc:
         raise unwritable(path, exc) from exc
     finally:
-        remove(draft)
+        with suppress(OSError):  # it hides no error of the writing
+            remove(draft)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -104,7 +105,8 @@ def allocate(path: str | os.PathLike) -> None:
             with Path(path).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         except OSError as exc:
-            raise unwritable(path, exc) from exc
+            if exc.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # file systems that cannot do this
+                raise unwritable(path, exc) from exc
 
 
 def paths_beside(csv: Path, paths: Iterable[Any], root: str | os.PathLike | None = None) -> list[str]:

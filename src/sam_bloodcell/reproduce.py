@@ -55,7 +55,7 @@ def reproduce(
     -------
     table : pandas.DataFrame
         A row per classifier and pair of laboratories: ``ours`` and ``spread`` (mean and standard deviation over folds)
-        and ``published``, accuracy in percent.
+        and ``published``, accuracy in percent over every cell: those of a class that training lacks count as wrong.
     result : BenchmarkResult
         All of it, for `report.write_report`.
 
@@ -92,7 +92,7 @@ def reproduce(
         cv=cv, random_state=random_state, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
     scores = summarise_scores(result.scores[result.scores["features"] == "autoencoder"])
-    ours = scores.assign(ours=100 * scores["accuracy_mean"], spread=100 * scores["accuracy_std"])
+    ours = scores.assign(ours=100 * scores["accuracy_all_mean"], spread=100 * scores["accuracy_all_std"])
     keys = ["classifier", "train_domain", "test_domain"]
     table = published.drop(columns="paper").merge(ours[[*keys, "ours", "spread"]], on=keys, how="left")
     return table[[*keys, "ours", "spread", "published"]], result

@@ -415,3 +415,61 @@ def test_the_packaged_autoencoder_needs_no_training(tmp_path):
     assert np.isfinite(packaged.transform(X, domain=np.repeat(["tecom", "elsewhere"], 5))).all()
     again = CrossDomainAutoencoder.from_pretrained(packaged.save_pretrained(tmp_path))
     np.testing.assert_array_equal(again.transform(X), features)
+
+
+@every
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_named(cells, architecture, value):
+    X, domains = cells
+    pooled, tokens = X.pooled.copy(), X.tokens.copy()
+    pooled[[3, 40]], tokens[[3, 40]] = value, value
+    broken = CellEmbeddings(pooled, tokens, X.masks, X.crops, X.quality)
+    message = (
+        r"Got NaN or inf in 2 rows of X \(rows 3, 40\) .* images that could not be read .* Fix: leave these rows out"
+    )
+    fitted = small(architecture, epochs=1).fit(X, domain=domains)
+    before = pickle.dumps(fitted.scaler_.to_plain())
+    for work in (small(architecture).fit, fitted.transform, fitted.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            work(broken, domain=domains)
+    assert pickle.dumps(fitted.scaler_.to_plain()) == before
+    assert len(fitted.transform(broken[np.isfinite(broken).all(axis=1)])) == 46
+
+
+@pytest.mark.parametrize("architecture", MAPS)
+def test_infinite_tokens_under_finite_embeddings_are_named(cells, architecture):
+    X, domains = cells
+    tokens = X.tokens.copy()
+    tokens[7, 0, 0, 0] = np.inf  # float16 ends at 65504
+    broken = CellEmbeddings(X.pooled, tokens, X.masks, X.crops, X.quality)
+    with pytest.raises(ValueError, match=r"Got NaN or inf in 1 rows of X \(rows 7\)"):
+        small(architecture).fit(broken, domain=domains)
+
+
+def test_partial_fit_trains_at_a_constant_rate(cells, monkeypatch):
+    X, domains = cells
+    rates = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a: (rates.append(self.param_groups[0]["lr"]), step(self, *a))[1]
+    )
+    fitted = small("vector", batch_size=2, warmup_steps=5)
+    for _ in range(2):
+        fitted.partial_fit(X, domain=domains)
+    assert rates == [5e-3] * 48
+    assert fitted.history_["learning_rate"].tolist() == [5e-3] * 2
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_features_may_be_tables(cells, library):
+    X, domains = cells
+    fitted = small(epochs=1).set_output(transform=library).fit(X, domain=domains)
+    found = fitted.transform(X)
+    assert type(found).__module__.startswith(library)
+    np.testing.assert_array_equal(found.to_numpy(), fitted.set_output(transform="default").transform(X))
+
+
+def test_a_table_without_token_maps_is_refused_with_its_cause(cells):
+    X, domains = cells
+    with pytest.raises(TypeError, match="and without set_output or transform_output, which make tables without them"):
+        small("conv").fit(pd.DataFrame(np.asarray(X)), domain=domains)

@@ -244,6 +244,14 @@ def test_embed_writes_a_file_and_goes_on_only_when_asked(tmp_path):
     assert "--overwrite" in again.output
 
 
+@pytest.mark.parametrize("command", [["info"], ["prune", "--to", "0"]], ids=["info", "prune"])
+def test_a_folder_that_is_no_cache_is_left_as_it_is(tmp_path, command):
+    done = run("cache", command[0], tmp_path, *command[1:])
+    assert done.exit_code == 1
+    assert "holds no cache. Fix: name the folder that was given as cache_dir." in done.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_cache_is_shown_and_pruned(tmp_path):
     images = make_blood_cells(1, random_state=0).images
     SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache").fit(images).transform(images)

@@ -192,6 +192,7 @@ def test_papers_training_has_no_validation(cells):
     assert embedder.best_epoch_ == 1
 
 
+@pytest.mark.filterwarnings("ignore:The LoRA factors start fresh")
 def test_lora_blocks_limits_the_adapter(cells):
     training = LoRATraining(rank=2, blocks=[0, 11], epochs=1, random_state=0)
     embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, training=training).fit(cells.images, masks=cells.masks)
@@ -258,11 +259,22 @@ def test_masks_from_the_stain_train_too(cells):
 
 def test_cells_have_a_quality(embeddings):
     table = pd.DataFrame(embeddings.quality)
-    assert table.columns.tolist() == ["area", "components", "border", "confidence", "fallback"]
+    assert table.columns.tolist() == ["area", "components", "border", "confidence", "fallback", "flat"]
     np.testing.assert_allclose(table["area"], embeddings.masks.mean((1, 2)), rtol=1e-5)
     assert (table["components"] >= 1).all()
     assert table["confidence"].between(0.5, 1).all()
     assert not table["fallback"].any()
+
+
+def test_images_of_one_colour_are_flagged(embedder, cells):
+    blank = np.full((60, 80, 3), 230, np.uint8)
+    blank[5, 5] = 0  # dust
+    with pytest.warns(UserWarning, match="of one colour") as caught:
+        embeddings = embedder.transform([cells.images[0], blank, np.zeros((8, 8), np.uint8)])
+    said = "2 of 3 images are of one colour (rows 1, 2) and show no cell; they are flagged in .quality['flat']."
+    assert said in [str(warning.message) for warning in caught]
+    assert embeddings.quality["flat"].tolist() == [False, True, True]
+    assert embeddings.to_frame()["quality_flat"].tolist() == [False, True, True]
 
 
 def test_where_no_cell_is_found_the_whole_image_stands_in(embedder, cells, monkeypatch):
@@ -406,3 +418,76 @@ def test_nothing_but_unreadable_images(tmp_path):
 def test_on_error_is_checked():
     with pytest.raises(ValueError, match="on_error"):
         SAMLoRAEmbedder("vit_tiny", on_error="skip").fit(["a.png"])
+
+
+@pytest.fixture
+def two_paths(cells, tmp_path):
+    paths = [tmp_path / "0.png", tmp_path / "1.png"]
+    for path, image in zip(paths, cells.images, strict=False):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def test_an_unreadable_image_has_no_mask_on_request(embedder, two_paths):
+    paths = [two_paths[0], "gone.png", two_paths[1]]
+    skipping = clone(embedder).set_params(on_error="nan", batch_size=1).fit(paths)
+    with pytest.warns(UserWarning, match=r"1 of 3 images cannot be read and have no mask \(rows 1\); the first: Row 1"):
+        masks = skipping.predict_masks(paths)
+    assert masks[1] is None
+    np.testing.assert_array_equal(masks[2], embedder.predict_masks(two_paths)[1])
+    with pytest.raises(ImageReadError, match=r"Row 1: 'gone\.png'"):
+        embedder.predict_masks(paths)
+
+
+def test_an_iterator_is_fitted_and_embedded_in_one_call(embedder, two_paths, tmp_path):
+    found = SAMLoRAEmbedder("vit_tiny").fit_transform(path for path in two_paths)
+    np.testing.assert_allclose(found, embedder.transform(two_paths).pooled, atol=1e-4)
+    assert len(embedder.transform(tmp_path.glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_tables_hold_the_embeddings(cells, embeddings, library):
+    found = SAMLoRAEmbedder("vit_tiny").set_output(transform=library).fit_transform(cells.images)
+    assert type(found).__module__.startswith(library)
+    np.testing.assert_allclose(found.to_numpy(), embeddings.pooled, atol=1e-4)
+
+
+def test_a_table_keeps_the_index_of_the_paths(two_paths):
+    paths = pd.Series(two_paths, index=["x", "y"])
+    found = SAMLoRAEmbedder("vit_tiny").set_output(transform="pandas").fit_transform(paths)
+    assert found.index.tolist() == ["x", "y"]
+
+
+def test_numpys_scalars_mean_what_pythons_do(embedder, tmp_path, cells):
+    params = {"image_size": np.int64(224), "batch_size": np.int64(3), "device": np.str_("cpu")}
+    params |= {"dtype": np.str_("auto"), "prompt": np.str_("none"), "keep": np.array(["tokens"])}
+    numpys = SAMLoRAEmbedder(np.str_("vit_tiny"), **params).fit(cells.images)
+    assert numpys.encoder_.recipe.digest == embedder.encoder_.recipe.digest
+    numpys.save_pretrained(tmp_path)
+    assert SAMLoRAEmbedder.from_pretrained(tmp_path).image_size == 224
+
+
+def test_the_working_folder_may_change_after_fit(plain_sam, cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fitted = SAMLoRAEmbedder(plain_sam.name, image_size=64).fit(cells.images)
+    SAMLoRAEmbedder.free_network()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert fitted.encoder_.network().size.width == 32
+
+
+def test_python_without_docstrings_embeds(in_subprocess):
+    code = """
+import numpy as np, sys
+from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell.cli import app
+from sam_bloodcell.datasets import make_blood_cells
+images = make_blood_cells(1, domains=["lab_a"], random_state=0).images
+X = SAMLoRAEmbedder("vit_tiny", image_size=64).fit_transform(images)
+print(CrossDomainAutoencoder(2, epochs=1, normalization=None).fit(X).transform(X).shape)
+app(["--help"])
+"""
+    run = "import subprocess, sys; subprocess.run([sys.executable, '-OO', '-c', sys.argv[1]], check=True)"
+    out = in_subprocess(run, code)
+    assert "(5, 2)" in out
+    assert "Usage" in out

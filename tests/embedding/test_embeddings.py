@@ -277,3 +277,75 @@ class TestScikitLearn:
     def test_a_step_may_hand_the_cells_on(self, cells, labels):
         pipe = make_pipeline(_Witness(), _Witness(), StandardScaler()).fit(cells, labels)
         np.testing.assert_array_equal(pipe[1].rows_, np.arange(N))
+
+
+class TestArithmetic:
+    @pytest.mark.parametrize(
+        "work",
+        [
+            pytest.param(lambda e: e != 0, id="unequal"),
+            pytest.param(lambda e: e - 1, id="minus"),
+            pytest.param(lambda e: 1 - e, id="minus-from-the-right"),
+            pytest.param(lambda e: -abs(e), id="sign"),
+            pytest.param(lambda e: e > 0, id="greater"),
+            pytest.param(lambda e: e @ np.ones((C, 2), np.float32), id="product"),
+            pytest.param(lambda e: e.T, id="transposed"),
+            pytest.param(lambda e: e.reshape(-1), id="reshape"),
+            pytest.param(lambda e: e.astype(float), id="astype"),
+            pytest.param(lambda e: e.mean(axis=0), id="mean"),
+            pytest.param(lambda e: np.add.reduce(e), id="reduce"),
+            pytest.param(lambda e: np.isfinite(e).all(axis=1), id="isfinite"),
+            pytest.param(lambda e: e[e > 0], id="mask-of-values"),
+            pytest.param(lambda e: e[None], id="new-axis"),
+            pytest.param(lambda e: e[np.array([[0, 1], [2, 3]])], id="table-of-rows"),
+            pytest.param(lambda e: e[np.array(1)], id="0-d"),
+        ],
+    )
+    def test_results_are_those_of_the_pooled_array(self, cells, work):
+        found = work(cells)
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, work(cells.pooled))
+
+    @pytest.mark.parametrize("key", [..., (...,), ([2, 0],), (..., slice(None))], ids=str)
+    def test_whole_rows_keep_every_part(self, cells, key):
+        _assert_rows(cells[key], [2, 0] if "2" in str(key) else range(N))
+
+    def test_joining_along_a_named_axis_keeps_every_part(self, cells):
+        _assert_rows(np.concatenate([cells[:2], cells[5:6]], axis=0), [0, 1, 5])
+        assert type(np.concatenate([cells, cells], axis=1)) is np.ndarray
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(lambda e: e.__setitem__(0, 1), id="item"),
+            pytest.param(lambda e: e.__isub__(1), id="minus"),
+            pytest.param(lambda e: np.add(e, 1, out=e), id="out"),
+            pytest.param(lambda e: np.add.at(e, 0, 1), id="at"),
+            pytest.param(lambda e: np.copyto(e, 1), id="copyto"),
+        ],
+    )
+    def test_nothing_is_changed_in_place(self, cells, change):
+        with pytest.raises(TypeError, match=r"cannot be changed in place\. Fix: change a copy"):
+            change(cells)
+        _assert_rows(cells, range(N))
+
+    def test_copies_are_apart(self, cells):
+        copied = cells.copy()
+        _assert_rows(copied, range(N))
+        assert not np.shares_memory(copied.pooled, cells.pooled)
+
+    def test_values_are_looked_for(self, cells):
+        assert cells.pooled[3, 1] in cells
+        assert np.inf not in cells
+
+    def test_a_part_that_is_missing_is_still_named(self):
+        with pytest.raises(AttributeError, match=r"hold no token maps\. Fix: SAMLoRAEmbedder"):
+            CellEmbeddings(np.ones((2, 3))).tokens  # noqa: B018
+
+    def test_one_vector_is_no_table(self):
+        with pytest.raises(ValueError, match=r"Got pooled of shape \(3,\) but expected \(n, C\). Fix: pooled\[None\]"):
+            CellEmbeddings(np.ones(3))
+
+    def test_masks_may_be_a_list(self):
+        cells = CellEmbeddings(np.ones((2, 3)), masks=[np.zeros((2, 2), bool), np.ones((2, 2), bool)])
+        assert cells[[1]].masks.all()

@@ -1,11 +1,15 @@
 """Every image once: whoever asks, in whichever process, whatever happened to the files."""
 
+import errno
 import os
 import pickle
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from tests.counting import CountingEmbedder, passes
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.embedding import table
 from sam_bloodcell.embedding.columns import Column
 from sam_bloodcell.embedding.session import Record
 from sam_bloodcell.embedding.store import EmbeddingStore, parse_bytes
@@ -366,8 +371,8 @@ def test_a_forked_process_does_not_wait_for_its_parents_claims(monkeypatch):
     store = EmbeddingStore()
     with store.session("r", {}) as session:
         assert session.claim([key(0)]) == [key(0)]
-        store._memory._lock.acquire()  # as a thread of the parent may hold it at the fork
-        with monkeypatch.context() as child:
+        held, _ = store._memory._of_process[os.getpid()]  # as a thread of the parent may hold it at the fork
+        with held, monkeypatch.context() as child:
             child.setattr(os, "getpid", lambda: 1)
             with store.session("r", {}) as other:
                 assert other.claim([key(0)]) == [key(0)]
@@ -415,3 +420,187 @@ def test_a_file_is_read_once_and_what_was_read_is_embedded(tmp_path, monkeypatch
     np.testing.assert_array_equal(embedder.transform([path]).pooled, expected[0])
     assert seen == [path]
     np.testing.assert_array_equal(embedder.transform([path]).pooled, expected[1])
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.fault
+def test_a_cache_that_may_only_be_read_is_read_and_left_as_it_is(tmp_path, monkeypatch):
+    with EmbeddingStore(tmp_path).session("0" * 64, {}) as session:
+        session.put(some_records(2))
+    before = contents(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    store = EmbeddingStore(tmp_path, limit=0)
+    with store.session("0" * 64, {}, keep=("tokens",)) as session:
+        assert session.missing([key(0), key(1)]) == []
+        assert not session.forget_lost()
+        np.testing.assert_array_equal(session.column([key(1)], "tokens")[:], [some_records(2)[key(1)].tokens])
+        with pytest.raises(OSError, match=r"read-only and lacks some of these images\. Fix: .*another cache_dir"):
+            session.claim(session.missing([key(2)]))
+    assert store.info()["cells"].tolist() == [2]
+    with pytest.raises(OSError, match=r"The cache '.*' cannot be used: it is read-only\. Fix:"):
+        store.prune(0)
+    assert contents(tmp_path) == before
+
+
+def test_a_cache_that_was_copied_without_its_empty_folder_is_used_on(tmp_path):
+    with EmbeddingStore(tmp_path).session("0" * 64, {}) as session:
+        session.put(some_records(1))
+    shutil.rmtree(tmp_path / "sessions")
+    with EmbeddingStore(tmp_path).session("0" * 64, {}) as session:
+        assert session.claim(session.missing([key(0), key(1)])) == [key(1)]
+
+
+class OnFullDisk(sqlite3.Connection):
+    """Behaves as SQLite does on a full disk: it rolls back, and only a journal in memory helps."""
+
+    def _check(self, sql):
+        in_memory = super().execute("PRAGMA journal_mode").fetchone() == ("memory",)
+        if sql.startswith(("INSERT", "DELETE", "PRAGMA incremental")) and not in_memory:
+            if self.in_transaction:
+                super().execute("ROLLBACK")
+            raise sqlite3.OperationalError("database or disk is full")
+
+    def execute(self, sql, *values):
+        self._check(sql)
+        return super().execute(sql, *values)
+
+    def executemany(self, sql, rows):
+        if rows := list(rows):
+            self._check(sql)
+        return super().executemany(sql, rows)
+
+    def executescript(self, sql):
+        self._check(sql)
+        return super().executescript(sql)
+
+
+@pytest.mark.fault
+def test_a_cache_on_a_full_disk_can_be_read_and_pruned(tmp_path, monkeypatch):
+    store, connect = EmbeddingStore(tmp_path), sqlite3.connect
+    with store.session("0" * 64, {}) as session:
+        session.put(some_records(2))
+    with store.session("0" * 64, {}) as session, monkeypatch.context() as full:
+        full.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=OnFullDisk))
+        assert session.missing([key(0), key(1)]) == []
+        with pytest.raises(OSError, match=r"The cache '.*' cannot be used: database or disk is full\. Fix: free space"):
+            session.put(some_records(1, seed=5))
+        assert store.prune(0) > 0
+    assert store.nbytes == 0
+
+
+@pytest.mark.fault
+def test_threads_share_one_table_in_memory(monkeypatch):
+    create, store = table._create, EmbeddingStore()
+    monkeypatch.setattr(table, "_create", lambda db: (time.sleep(0.1), create(db)))
+
+    def embed_one(row):
+        with store.session("r", {}) as session:
+            session.put(some_records(1, row))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(embed_one, range(4)))
+    with store.session("r", {}) as session:
+        assert session.missing([key(row) for row in range(4)]) == []
+
+
+@pytest.mark.fault
+def test_the_memory_of_a_process_touches_no_file(tmp_path, monkeypatch):
+    """Not even one in the working folder that is called as a cache's is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "embeddings.sqlite").write_bytes(b"mine")
+    store = EmbeddingStore()
+    store.transact(lambda db: db.execute("DROP TABLE used"))
+    with pytest.raises(OSError, match="no such table"):
+        store.info()
+    assert contents(tmp_path) == {tmp_path / "embeddings.sqlite": b"mine"}
+
+
+@pytest.mark.fault
+def test_a_table_of_another_version_is_not_deleted(tmp_path):
+    with closing(sqlite3.connect(table_of(tmp_path))) as newer:
+        newer.execute("CREATE TABLE cells_2 (x)")
+    before = table_of(tmp_path).read_bytes()
+    with pytest.raises(OSError, match=r"'embeddings.sqlite' is of another version or program\. Fix: .*cache_dir"):
+        EmbeddingStore(tmp_path).info()
+    assert table_of(tmp_path).read_bytes() == before
+
+
+@pytest.mark.fault
+def test_a_table_that_is_locked_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    store = EmbeddingStore(tmp_path)
+    monkeypatch.setattr(table, "_PATIENCE", 0)
+    with closing(sqlite3.connect(table_of(tmp_path), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            store._begin_anew()
+    assert len(store.info()) == 0
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o077, 0o600), (0o000, 0o666)])
+def test_the_umask_decides_who_may_write_to_the_table(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        EmbeddingStore(tmp_path / "cache")
+    finally:
+        os.umask(before)
+    assert table_of(tmp_path / "cache").stat().st_mode & 0o777 == mode
+
+
+def lock_that_raises(error):
+    class Lock:
+        def __init__(self, path):
+            self.path = path
+
+        def acquire(self, timeout=-1):
+            raise error
+
+        __enter__ = acquire
+        __exit__ = None
+
+    return Lock
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("does not appear to support flock")],
+    ids=["no locks left", "no locks at all"],
+)
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, error):
+    store = EmbeddingStore(tmp_path)
+    monkeypatch.setattr(table, "FileLock", lock_that_raises(error))
+    with pytest.raises(OSError, match=r"The cache '.*' cannot be used: .*lock.* Fix: .* on a disk of this machine"):
+        store.session("r", {}).__enter__()
+
+
+@pytest.mark.fault
+def test_what_another_user_claimed_behind_a_lock_of_his_own_is_embedded_again(tmp_path, monkeypatch):
+    store = EmbeddingStore(tmp_path)
+    with store.session("r", {}) as his, store.session("r", {}) as ours:
+        his.claim([key(0)])
+        monkeypatch.setattr(table, "FileLock", lock_that_raises(PermissionError(errno.EACCES, "Permission denied")))
+        assert ours.claim([key(0)]) == [key(0)]
+
+
+@pytest.mark.fault
+def test_a_folder_that_was_removed_meanwhile_is_named(tmp_path):
+    store = EmbeddingStore(tmp_path / "cache")
+    with pytest.raises(OSError, match=r"cache' cannot be used: the folder is gone\. Fix:"), store.session("r", {}):
+        shutil.rmtree(tmp_path / "cache")
+
+
+@pytest.mark.fault
+def test_what_a_wrong_clock_dated_into_the_future_goes_first(tmp_path, monkeypatch):
+    store, now = EmbeddingStore(tmp_path), time.time()
+    with store.session("r", {}) as session:
+        for row, at in enumerate([now + 1e9, now - 20, now - 10]):
+            monkeypatch.setattr(time, "time", lambda at=at: at)
+            session.put(some_records(1, row))
+    monkeypatch.setattr(time, "time", lambda: now)
+    store.prune(store.nbytes * 2 // 3)
+    with store.session("r", {}) as session:
+        assert session.missing([key(0), key(1), key(2)]) == [key(0)]

@@ -51,3 +51,87 @@ def test_benchmark_keeps_patients_together_and_warns_of_copies(separable):
     assert result.settings["folds keep together"] == "groups"
     assert result.intervals["low"].le(result.intervals["score"]).all()
     assert set(result.shift_by_class.index.get_level_values(1)) == {"all", *names}
+
+
+class Counting(TransformerMixin, BaseEstimator):
+    """Hands features on, and counts how often it was asked to."""
+
+    calls = 0
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        type(self).calls += 1
+        return np.asarray(X)
+
+
+def shape(target, domain, names=("w", "x", "y", "z"), **columns):
+    """Cells of random features."""
+    features = np.random.default_rng(0).normal(size=(len(target), 4))
+    return Bunch(images=features, target=np.array(target), target_names=list(names), domain=np.array(domain), **columns)
+
+
+PAIRS, HALVES = [0, 1] * 10, ["a"] * 10 + ["b"] * 10
+WORKS = {
+    "one laboratory": (shape(PAIRS, ["a"] * 20), 2),
+    "a second laboratory of four cells": (shape(PAIRS, ["a"] * 16 + ["b"] * 4), 2),
+    "classes of two cells": (shape([0, 1] * 4, ["a"] * 4 + ["b"] * 4), 2),
+    "classes of three cells": (shape([0, 1] * 6, ["a"] * 6 + ["b"] * 6), 3),
+    "one class in one laboratory only": (shape([0, 1] * 5 + [1, 2] * 5, HALVES), 5),
+    "a hundred classes": (shape([*range(100)] * 4, ["a"] * 200 + ["b"] * 200, names=range(100)), 2),
+    "classes named as numbers": (shape(PAIRS, HALVES, names=(3, 7)), 2),
+    "classes named as booleans": (shape(PAIRS, HALVES, names=(False, True)), 2),
+    "targets of one byte": (shape(np.array(PAIRS, np.uint8), HALVES), 2),
+    "a class named all": (shape(PAIRS, HALVES, names=("all", "x")), 2),
+    "groups that leave a class out of a fold": (
+        shape([0, 1] * 5 + [2] * 5 + [0, 1] * 10, ["a"] * 15 + ["b"] * 20, group=np.arange(35) // 5), 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Left out classes", "ignore:The number of unique classes")
+@pytest.mark.parametrize("name", WORKS)
+def test_tiny_benchmarks_end_right(name):
+    cells, cv = WORKS[name]
+    result = run_benchmark(cells, Counting(), None, LogisticRegression(), cv=cv, random_state=0)
+    n_domains = len(set(cells.domain.tolist()))
+    assert len(result.scores) == n_domains**2 * cv
+    assert (result.intervals is None) == (n_domains == 1)
+    assert result.shift["mmd"].isna().all() == (
+        min(np.unique(cells.domain, return_counts=True)[1]) < 5 or n_domains < 2
+    )
+
+
+REFUSED = {
+    "no class is shared": (shape([0, 1] * 5 + [2, 3] * 5, HALVES), 2, "'a' has 'w', 'x'; 'b' has 'y', 'z'"),
+    "classes of one cell": (shape([0, 1] * 2, [*"aabb"]), 2, r"Got 0 class\(es\) of at least cv=2 cells in domain 'a'"),
+    "fewer groups than folds": (shape(PAIRS, HALVES, group=np.repeat([0, 1], 10)), 2, r"Got 1 group"),
+    "groups of one class each": (
+        shape(np.repeat([0, 1, 0, 1], 5), HALVES, group=np.repeat(range(4), 5)), 2, "whose training has 1 class",
+    ),
+    "groups of another length": (shape(PAIRS, HALVES, group=np.arange(19)), 2, "19 in groups"),
+    "a group that is missing": (shape(PAIRS, HALVES, group=[None] * 20), 2, "Row 0: groups is missing"),
+    "names of two types": (shape(PAIRS, HALVES, names=(1, "1")), 2, "Row 0: got the names of target=1 of type int"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_succeed_is_refused_before_anything_is_embedded(name):
+    cells, cv, message = REFUSED[name]
+    Counting.calls = 0
+    with pytest.raises(ValueError, match=message):
+        run_benchmark(cells, Counting(), None, LogisticRegression(), cv=cv, random_state=0)
+    assert Counting.calls == 0
+
+
+def test_a_classifier_that_cannot_be_fitted_on_so_few_cells_is_refused_before_anything_is_embedded():
+    Counting.calls = 0
+    with pytest.raises(ValueError, match="'MLP' needs more to stop early"):
+        run_benchmark(shape([0, 1] * 4, ["a"] * 4 + ["b"] * 4), Counting(), None, cv=2, random_state=0)
+    assert Counting.calls == 0
+
+
+def test_a_class_named_all_does_not_replace_the_row_of_all_cells():
+    result = run_benchmark(WORKS["a class named all"][0], Counting(), None, LogisticRegression(), cv=2, random_state=0)
+    assert result.shift_by_class.loc["embeddings"]["n"].to_dict() == {"all": 20, "all (class)": 10, "x": 10}

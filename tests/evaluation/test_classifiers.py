@@ -1,8 +1,15 @@
 import sys
 
 import numpy as np
+import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import SGDClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sam_bloodcell.evaluation import cross_domain_scores, default_classifiers
+from sam_bloodcell.evaluation.classifiers import check_early_stopping
 
 
 def test_default_classifiers_all_run_on_the_fewest_cells():
@@ -18,3 +25,20 @@ def test_default_classifiers_all_run_on_the_fewest_cells():
 def test_default_classifiers_without_xgboost(monkeypatch):
     monkeypatch.setitem(sys.modules, "xgboost", None)
     assert "XGBoost" not in default_classifiers()
+
+
+@pytest.mark.parametrize(
+    "counts", [(1, 1), (1, 9), (2, 2), (3, 3), (4, 4), (2, 4), (1, 1, 1), (2, 2, 3), (1, 9, 9)], ids=str
+)
+@pytest.mark.parametrize("kind", [MLPClassifier, SGDClassifier, HistGradientBoostingClassifier])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore:Only one sample available")
+def test_too_few_cells_to_stop_early_are_told_as_a_fit_would_tell(kind, counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    network = make_pipeline(StandardScaler(), kind(early_stopping=True, validation_fraction=0.25, max_iter=3))
+    try:
+        network.fit(np.random.default_rng(0).normal(size=(len(labels), 3)), labels)
+    except ValueError:
+        with pytest.raises(ValueError, match="'net' needs more to stop early"):
+            check_early_stopping("net", network, labels, "a fold")
+    else:
+        check_early_stopping("net", network, labels, "a fold")

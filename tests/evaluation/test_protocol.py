@@ -2,15 +2,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sam_bloodcell.evaluation import (
+    AbstainingClassifier,
     cross_domain_predictions,
     cross_domain_scores,
     leave_one_domain_out_predictions,
+    score_predictions,
     summarise_scores,
 )
 
@@ -246,3 +248,166 @@ def test_an_unknown_mode_is_an_error(separable):
         ValueError, match=r"The 'mode' parameter of cross_domain_predictions must be a str among .* Got 'both' instead"
     ):
         cross_domain_scores(LogisticRegression(), X, y, domain=domain, mode="both")
+
+
+class Abstainer(ClassifierMixin, BaseEstimator):
+    """Knows the nearest class centre, but answers with `unknown` wherever the last feature is above 50."""
+
+    def __init__(self, unknown=-1):
+        self.unknown = unknown
+
+    def fit(self, X, y):
+        self.model_ = LogisticRegression(max_iter=2000).fit(X, y)
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict(self, X):
+        answers = self.model_.predict(X).astype(object)
+        answers[np.asarray(X)[:, -1] > 50] = self.unknown
+        return answers if isinstance(self.unknown, str | None) else answers.astype(type(self.unknown))
+
+    def predict_proba(self, X):
+        return self.model_.predict_proba(X)
+
+
+@pytest.mark.parametrize("unknown", [-1, 99, np.nan, "unknown", None], ids=str)
+@pytest.mark.parametrize(
+    ("names", "answer"),
+    [(["x", "y", "z"], "unknown"), ([0, 1, 2], -1), ([-5, 1, 2], -6), ([0.0, 1.0, 2.0], -1)],
+    ids=["text", "numbers", "negative", "floats"],
+)
+def test_an_abstention_is_no_class(separable, unknown, names, answer):
+    X, y, domain = separable
+    y = np.array(names)[np.unique(y, return_inverse=True)[1]]
+    strange = np.arange(60) % 6 == 0
+    X[strange] = 99
+    found = cross_domain_predictions(Abstainer(unknown), X, y, domain=domain, cv=2, random_state=0)
+    assert found["predicted"].eq(answer).equals(pd.Series(strange[found["row"]]))
+    assert found["confidence"].isna().equals(pd.Series(strange[found["row"]]))
+    assert score_predictions(found)["accuracy"].mean() < 0.9
+
+
+def test_a_classifier_that_knows_no_cell_of_a_new_laboratory_is_right_nowhere_there(separable):
+    X, y, domain = separable
+    X[domain == "b"] += 1000
+    found = cross_domain_scores(AbstainingClassifier(random_state=0), X, y, domain=domain, random_state=0)
+    assert found.query("train_domain == 'a' and test_domain == 'b'")["accuracy"].eq(0).all()
+    assert found.query("train_domain == 'a' and test_domain == 'a'")["accuracy"].gt(0.5).all()
+
+
+@pytest.mark.parametrize(("unknown", "answer"), [(-1, "unknown (no class)"), ("monocyte", "monocyte (no class)")])
+def test_an_abstention_is_told_from_a_class_of_its_name(separable, unknown, answer):
+    X, y, domain = separable
+    y[y == "neutrophil"] = "unknown"
+    X[::6] = 99
+    found = cross_domain_predictions(Abstainer(unknown), X, y, domain=domain, cv=2, random_state=0)
+    assert (found["predicted"] == answer).equals(found["row"] % 6 == 0)
+
+
+def test_answers_of_a_regressor_are_refused(separable):
+    X, y, domain = separable
+    with pytest.raises(ValueError, match=r"as an answer of 'LinearRegression' but expected a class"):
+        cross_domain_predictions(LinearRegression(), X, y, domain=domain, cv=2)
+
+
+def test_probabilities_that_are_nan_leave_no_confidence(separable):
+    class Broken(LogisticRegression):
+        def predict_proba(self, X):
+            return np.where(np.arange(len(X))[:, None] == 0, np.nan, super().predict_proba(X))
+
+    X, y, domain = separable
+    scores = cross_domain_scores(Broken(), X, y, domain=domain, cv=2, random_state=0)
+    assert scores[["ece", "ece_all"]].isna().all(axis=None)
+    assert scores["accuracy"].min() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["category", "string", "object", "list"])
+def test_columns_of_any_type_give_the_same_predictions(separable, kind):
+    X, y, domain = separable
+    expected = cross_domain_predictions(LogisticRegression(), X, y, domain=domain, random_state=0)
+    columns = [list(column) if kind == "list" else pd.Series(column).astype(kind) for column in (y, domain)]
+    found = cross_domain_predictions(LogisticRegression(), X, columns[0], domain=columns[1], random_state=0)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "bool", "Int64", "boolean"])
+def test_labels_of_any_type_of_numbers_are_scored_alike(separable, kind):
+    X, y, domain = separable
+    y = (y == "monocyte").astype(int)
+    expected = cross_domain_scores(LogisticRegression(), X, y, domain=domain, random_state=0)
+    found = cross_domain_scores(LogisticRegression(), X, pd.Series(y).astype(kind), domain=domain, random_state=0)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("column", ["y", "domain", "groups"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({3: pd.NA}, "Row 3: {} is missing"), ({3: 1}, "Row 3: got {}=1 of type int among text but expected one type")],
+    ids=["missing", "mixed"],
+)
+def test_gaps_and_mixed_types_name_column_and_row(separable, column, change, message):
+    X, y, domain = separable
+    columns = {"y": y, "domain": domain, "groups": np.array([f"p{i}" for i in range(60)])}
+    values = columns[column].astype(object)
+    for row, value in change.items():
+        values[row] = value
+    columns[column] = values
+    with pytest.raises(ValueError, match=message.format(column)):
+        cross_domain_predictions(LogisticRegression(), X, **columns)
+
+
+def test_a_message_names_the_argument_that_the_caller_has(separable):
+    X, y, domain = separable
+    with pytest.raises(
+        ValueError, match=r"at least min_cells=11 cells in domain 'a' .* Fix: add cells, lower min_cells"
+    ):
+        leave_one_domain_out_predictions(LogisticRegression(), X, y, domain=domain, min_cells=11)
+    y[:4] = "basophil"
+    with pytest.warns(UserWarning, match="Left out classes with fewer than min_cells=5 cells"):
+        leave_one_domain_out_predictions(LogisticRegression(), X, y, domain=domain)
+
+
+def test_a_class_whose_only_patient_is_held_out_is_told(separable):
+    X, y, domain = separable
+    groups = np.arange(60) // 5
+    y[:5] = "basophil"
+    message = (
+        r"Left out classes in folds whose training has no cell of them: 'basophil' of domain 'a' \(1 group\(s\)\) in 1"
+    )
+    with pytest.warns(UserWarning, match=message):
+        found = cross_domain_predictions(Abstainer(), X, y, domain=domain, groups=groups, cv=2, random_state=0)
+    assert not found.query("train_domain == 'a' and test_domain == 'a' and label == 'basophil'")["known"].any()
+
+
+def test_a_training_of_one_class_is_refused(separable):
+    X, y, domain = separable
+    groups = np.unique(y, return_inverse=True)[1] + 3 * (domain == "b")
+    with pytest.raises(ValueError, match=r"Got a fold of domain 'a' whose training has 1 class\(es\) \("):
+        cross_domain_predictions(LogisticRegression(), X, y, domain=domain, groups=groups, cv=2, random_state=0)
+
+
+def test_a_fold_without_cells_is_no_error():
+    class Lopsided:
+        def split(self, X, y=None, groups=None):
+            yield np.arange(len(X)), np.array([], int)
+            yield np.arange(len(X))[::2], np.arange(len(X))[1::2]
+
+        def get_n_splits(self, X=None, y=None, groups=None):
+            return 2
+
+    y = np.repeat([0, 1], 10)
+    found = cross_domain_predictions(LogisticRegression(), y[:, None], y, domain=["a"] * 20, cv=Lopsided())
+    assert found["fold"].unique().tolist() == [1]
+
+
+def test_domains_without_a_common_class_cannot_be_left_out_one_by_one(separable):
+    X, y, domain = separable
+    y = np.where(domain == "b", np.char.add(y, "_atypical"), y)
+    with pytest.raises(ValueError, match=r"'a' has 'lymphocyte', .*; 'b' has 'lymphocyte_atypical', "):
+        leave_one_domain_out_predictions(LogisticRegression(), X, y, domain=domain)
+
+
+def test_a_laboratory_named_others_is_still_across():
+    y, domain = np.tile([0, 1], 15), np.repeat(["a", "b", "others"], 10)
+    found = leave_one_domain_out_predictions(LogisticRegression(), y[:, None], y, domain=domain)
+    assert (found["train_domain"] != found["test_domain"]).all()

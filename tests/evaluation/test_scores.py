@@ -143,3 +143,106 @@ def test_benchmarks_compare_feature_sets():
         [predictions("LR", 0.9).assign(features="autoencoder"), predictions("LR", 0.5, seed=1).assign(features="raw")]
     )
     assert compare_pipelines(cells, ("raw", "LR"), random_state=0)["a"].tolist() == [("autoencoder", "LR")]
+
+
+def test_cells_of_classes_that_training_lacks_are_wrong_in_the_scores_over_all_cells():
+    cells = predictions(n=10, confidence=0.95, classes=("x", "y"))
+    cells["label"], cells["predicted"] = list("xxxxxxyyzz"), list("xxxxxyyyxx")
+    cells["known"] = cells["label"] != "z"
+    row = score_predictions(cells).iloc[0]
+    assert (row["n_test"], row["n_left_out"], row["n_classes"]) == (8, 2, 2)
+    assert (row["accuracy"], row["accuracy_all"]) == (pytest.approx(7 / 8), pytest.approx(0.7))
+    assert row["balanced_accuracy_all"] == pytest.approx(balanced_accuracy_score(cells["label"], cells["predicted"]))
+    assert row["macro_f1_all"] == pytest.approx(f1_score(cells["label"], cells["predicted"], average="macro"))
+    assert (row["ece"], row["ece_all"]) == (pytest.approx(0.95 - 7 / 8), pytest.approx(0.95 - 0.7))
+    assert (row["chance"], row["majority"]) == (0.5, 0.75)
+    summary = summarise_scores(score_predictions(cells)).iloc[0]
+    assert (summary["accuracy_all_mean"], summary["chance"]) == (pytest.approx(0.7), 0.5)
+    assert summary[["majority", "ece_all_mean"]].tolist() == pytest.approx([0.75, 0.25])
+    recall = per_class_recall(cells).set_index("label")
+    assert recall["recall"].to_dict() == {"x": pytest.approx(5 / 6), "y": 1, "z": pytest.approx(np.nan, nan_ok=True)}
+    assert recall["recall_all"].to_dict() == {"x": pytest.approx(5 / 6), "y": 1, "z": 0}
+    assert recall["n_all"].to_dict() == {"x": 6, "y": 2, "z": 2}
+
+
+def test_recall_over_all_folds_counts_those_whose_training_lacks_the_class():
+    cells = predictions(folds=2, right=1.0)
+    cells.loc[(cells["fold"] == 1) & (cells["label"] == "x"), "known"] = False
+    recall = per_class_recall(cells).set_index("label").loc["x"]
+    assert (recall["recall"], recall["recall_all"]) == (1, 0.5)
+
+
+def test_abstentions_have_no_part_in_the_calibration_error():
+    cells = predictions(n=10, confidence=0.85)
+    cells["predicted"] = np.where(np.arange(10) < 6, cells["label"], "unknown")
+    cells.loc[6:, "confidence"] = np.nan
+    assert score_predictions(cells)["ece"].item() == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    ("metric", "chance"), [("accuracy", 0.5), ("balanced_accuracy", 1 / 3), ("macro_f1", 2 * 0.5 / 1.5 / 3)]
+)
+def test_interval_stands_beside_the_best_constant_answer(metric, chance):
+    cells = predictions(n=40)
+    cells["label"] = [*"xxyz"] * 10
+    for by_pair in (False, True):
+        found = confidence_intervals(cells, metric=metric, by_pair=by_pair, random_state=0)
+        assert found["chance"].item() == pytest.approx(chance)
+
+
+def test_p_counts_the_data_as_a_draw():
+    cells = pd.concat([predictions("good", 0.95), predictions("poor", 0.1, seed=1)])
+    assert compare_pipelines(cells, n_bootstrap=99, random_state=0)["p"].item() == pytest.approx(2 / 100)
+    assert compare_pipelines(cells, n_bootstrap=999, random_state=0)["p"].item() == pytest.approx(2 / 1000)
+
+
+def test_cells_without_groups_are_warned_of_in_comparisons():
+    cells = pd.concat([predictions("good", 0.9), predictions("poor", 0.5, seed=1)])
+    with pytest.warns(UserWarning, match="Every group is one cell: if several cells come from one patient") as caught:
+        compare_pipelines(cells.assign(group=cells["row"]), random_state=0)
+    assert caught[0].filename == __file__
+
+
+def test_draws_that_leave_a_pair_without_cells_do_not_spoil_the_rest():
+    parts = []
+    for name, seed in (("good", 0), ("poor", 1)):
+        cells = predictions(name, 0.9 - 0.4 * seed, seed=seed, classes=("x", "y"))
+        other = cells.assign(
+            train_domain="c", known=cells["group"] == 7
+        )  # one patient of eighty has a class that c knows
+        parts += [cells, other]
+    cells = pd.concat(parts)
+    row = compare_pipelines(cells, random_state=0).iloc[0]
+    assert np.isfinite(row[["low", "high", "p", "p_holm"]].astype(float)).all()
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert np.isfinite(confidence_intervals(cells, by_pair=True, random_state=0)[["low", "high"]]).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cells: cells[cells["row"] != 3], "Got row 3 of 'b' after 'a' of good, but expected the same cells"),
+        (lambda cells: cells.assign(label="x"), "but expected the same cells of each classifier"),
+        (lambda cells: cells.assign(group=cells["row"]), "but expected the same cells of each classifier"),
+        (lambda cells: cells.assign(train_domain="c"), "but expected the same cells of each classifier"),
+        (lambda cells: cells.assign(classifier="good"), "Got good twice for row 0 of one fold"),
+    ],
+    ids=["fewer", "other labels", "other groups", "other training", "one name"],
+)
+def test_only_predictions_of_the_same_cells_are_compared(change, message):
+    cells = pd.concat([predictions("good", 0.9), predictions("third", 0.9), change(predictions("poor", 0.5, seed=1))])
+    with pytest.raises(ValueError, match=message):
+        compare_pipelines(cells, random_state=0)
+
+
+@pytest.mark.parametrize("kind", ["category", "file"])
+def test_tables_of_categories_and_from_files_score_alike(kind, tmp_path):
+    cells = predictions(folds=2)
+    cells.loc[:5, "predicted"] = "unknown"
+    if kind == "file":
+        cells.to_csv(tmp_path / "predictions.csv", index=False)
+        read = pd.read_csv(tmp_path / "predictions.csv")
+    else:
+        read = cells.astype(dict.fromkeys(("train_domain", "test_domain", "label", "predicted", "group"), "category"))
+    for made in (score_predictions, per_class_recall, lambda table: confidence_intervals(table, random_state=0)):
+        pd.testing.assert_frame_equal(made(read), made(cells), check_dtype=False, check_categorical=False)

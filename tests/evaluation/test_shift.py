@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -54,3 +57,71 @@ def test_copies_are_found_and_others_are_not():
     assert few.empty, "with few features cells come close by chance"
     cells[5, :4] = cells[6, :4]
     assert near_duplicates(cells[:, :4])[["a", "b"]].to_numpy().tolist() == [[5, 6]]
+
+
+def test_equal_distributions_are_at_no_distance_on_average():
+    rng = np.random.default_rng(0)
+    found = [domain_shift(rng.normal(size=(10, 8)), ["a"] * 5 + ["b"] * 5, random_state=0)["mmd"] for _ in range(200)]
+    assert np.mean(found) == pytest.approx(0, abs=3 * np.std(found) / np.sqrt(200))
+    assert np.std(found) < 0.1
+    assert min(found) < 0, "an unbiased estimate of 0 is negative at times"
+
+
+def test_distance_by_hand():
+    a, b = np.array([0.0, 1, 2, 3, 4]), np.array([2.0, 3, 5, 7, 9])
+    both = np.r_[a, b]
+    both = (both - both.mean()) / both.std()
+    squared = (both[:, None] - both) ** 2
+    kernel = np.mean([np.exp(-squared / (width * squared.mean())) for width in (0.25, 0.5, 1, 2, 4)], axis=0)
+    off = ~np.eye(5, dtype=bool)
+    expected = kernel[:5, :5][off].mean() + kernel[5:, 5:][off].mean() - 2 * kernel[:5, 5:].mean()
+    found = domain_shift(np.r_[a, b][:, None], ["a"] * 5 + ["b"] * 5, random_state=0)
+    assert found["mmd"] == pytest.approx(expected)
+
+
+def test_domains_that_are_too_small_are_left_out():
+    features = np.random.default_rng(0).normal(size=(44, 3))
+    domain = ["a"] * 20 + ["b"] * 20 + ["c"] * 4
+    expected = domain_shift(features[:40], domain[:40], random_state=0)
+    with pytest.warns(UserWarning, match=r"Left out domains of fewer than 5 cells: 'c' \(4\)"):
+        found = domain_shift(features, domain, random_state=0)
+    assert found == pytest.approx(expected)
+    table = domain_shift(features, domain, y=["x"] * 44, random_state=0)
+    assert table["n"].tolist() == [40, 40]
+    assert table.loc["all", ["mmd", "domain_accuracy", "chance"]].to_dict() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("domain", [["a"] * 20, ["a"] * 16 + ["b"] * 4])
+def test_what_cannot_be_described_by_class_is_an_empty_row(domain):
+    table = domain_shift(np.eye(20), domain, y=[0, 1] * 10)
+    assert table["n"].to_dict() == {"all": 0}
+    assert table.drop(columns="n").isna().all(axis=None)
+
+
+def test_a_class_named_all_has_a_row_of_its_own():
+    features, y = np.random.default_rng(0).normal(size=(40, 3)), ["all", "x"] * 20
+    table = domain_shift(features, ["a"] * 20 + ["b"] * 20, y=y, random_state=0)
+    assert table["n"].to_dict() == {"all": 40, "all (class)": 20, "x": 20}
+
+
+def test_wide_features_of_many_cells_fit_into_small_memory():
+    code = """if True:
+        import resource
+        import numpy as np
+        from sam_bloodcell.evaluation import domain_shift
+        features, domain = np.random.default_rng(0).normal(size=(3000, 768)), np.repeat(["a", "b"], 1500)
+        domain_shift(features[:20], np.repeat(["a", "b"], 10))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        domain_shift(features, domain, random_state=0)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    """
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(found.stdout) < 400  # MiB: differences of 2 x 1000 cells in 768 features would be 24 thousand
+
+
+@pytest.mark.parametrize("width", [4, 32])
+def test_equal_rows_are_copies_however_few_cells_and_wide_features(width):
+    cells = np.random.default_rng(0).normal(100, 30, size=(9, width))
+    cells[7] = cells[3]
+    found = near_duplicates(cells, threshold=0)
+    assert found.to_numpy().tolist() == [[3, 7, 0]]

@@ -1,10 +1,13 @@
 import os
 import pickle
 import re
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 from sam_bloodcell.exceptions import ImageReadError
@@ -169,7 +172,6 @@ class TestArrays:
             pytest.param(RGB / 255, RGB, id="float64"),
             pytest.param(np.zeros((2, 2)), np.zeros((2, 2, 3)), id="float-zeros"),
             pytest.param(np.dstack([RGB, np.full_like(GREY, 255)]), RGB, id="RGBA-opaque"),
-            pytest.param(np.dstack([RGB, np.zeros_like(GREY)]), np.full_like(RGB, 255), id="RGBA-clear"),
         ],
     )
     def test_exact(self, values, expected):
@@ -193,6 +195,7 @@ class TestArrays:
             pytest.param(None, ("Got None but expected an image", "leave this row out"), id="none"),
             pytest.param(float("nan"), ("Got nan", "leave this row out"), id="missing-in-a-table"),
             pytest.param(7, ("shape ()",), id="number"),
+            pytest.param(np.dstack([RGB, np.zeros_like(GREY)]), ("wholly transparent",), id="RGBA-clear"),
             pytest.param([[1], [1, 2]], ("a list that is no array", "pass a path"), id="ragged"),
             pytest.param(
                 GREY.astype(np.uint16), ("16-bit values up to", "would be black", "save it as 8 bit"), id="dim"
@@ -346,6 +349,13 @@ class TestCollections:
             pytest.param(np.array([["a.png"], ["b.png"]], object), id="column"),
             pytest.param(np.array(["a.png", "b.png"]), id="text-array"),
             pytest.param(_Polars(), id="polars"),
+            pytest.param(dict.fromkeys(["a.png", "b.png"]).keys(), id="dict-view"),
+            pytest.param(filter(None, ["a.png", "b.png"]), id="filter"),
+            pytest.param(pd.Series(["a.png", "b.png"], dtype="string[pyarrow]"), id="arrow-text"),
+            pytest.param(pd.Series(["a.png", "b.png"], dtype="category"), id="categorical"),
+            pytest.param(pa.array(["a.png", "b.png"]), id="arrow-array"),
+            pytest.param(pa.chunked_array([["a.png"], ["b.png"]]), id="arrow-chunks"),
+            pytest.param(pa.table({"file": ["a.png", "b.png"]}), id="arrow-table"),
         ],
     )
     def test_paths(self, X):
@@ -379,11 +389,38 @@ class TestCollections:
             ),
             pytest.param(np.array([["a", "b"]], object), "shape (1, 2) but expected one path an image", id="columns"),
             pytest.param(np.array("a.png"), "shape () but expected one path an image", id="0-d"),
+            pytest.param(b"a.png", "Got one image as X but expected a collection", id="bytes"),
+            pytest.param(BytesIO(b"GIF"), "Got one image as X but expected a collection", id="open-file"),
+            pytest.param(torch.from_numpy(RGB), "shape (6, 5, 3) but expected (n, H, W, 3)", id="one-tensor"),
         ],
     )
     def test_errors_name_the_fix(self, X, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             as_image_list(X)
+
+    @pytest.mark.parametrize(
+        ("X", "fix"),
+        [
+            pytest.param({"a.png", "b.png"}, r"Got X as a set .* Fix: pass a list, such as sorted\(paths\)", id="set"),
+            pytest.param({0: "a.png"}, r"Got X as a dict .* such as list\(images.values\(\)\)", id="dict"),
+        ],
+    )
+    def test_collections_without_an_order_are_refused(self, X, fix):
+        with pytest.raises(TypeError, match=fix):
+            as_image_list(X)
+
+    def test_tensors_are_arrays(self):
+        np.testing.assert_array_equal(as_image_list(torch.from_numpy(RGB)[None]), RGB[None])
+
+    @pytest.mark.parametrize("missing", [pd.NA, pd.NaT, None, float("nan"), np.float32("nan"), ["a.png"], {"a": 1}])
+    def test_what_is_no_image_is_named_with_its_row(self, missing):
+        with pytest.raises(ImageReadError, match=r"^Row 3: Got .* but expected an image or a path. Fix: leave"):
+            load_rgb(missing, 3)
+
+    @pytest.mark.parametrize("encoded", [b"GIF", bytearray(b"GIF"), BytesIO(b"GIF"), np.bytes_(b"a.png")])
+    def test_encoded_images_and_open_files_are_refused_with_the_way_to_open_them(self, encoded):
+        with pytest.raises(ImageReadError, match=r"^Row 3: Got an object of type \w+ but .* with PIL.Image.open"):
+            load_rgb(encoded, 3)
 
     def test_errors_use_the_arguments_name(self):
         with pytest.raises(ValueError, match=r"Got an empty masks but"):

@@ -1,5 +1,8 @@
 """Distances between domains: checked by hand; absent domains never harm."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -94,3 +97,54 @@ def test_mmd_sees_what_means_do_not():
     wide[40:] -= wide[40:].mean(0) - wide[:40].mean(0)
     assert mean_discrepancy(wide, domain).item() == pytest.approx(0, abs=1e-6)
     assert mmd(wide, domain).item() > 3 * mmd(*two(0.0)).item()
+
+
+def test_equal_cells_far_from_zero_have_no_distance_and_finite_gradients():
+    features = (torch.randn(8, 16).repeat(2, 1) + 1e3).requires_grad_()
+    value = mmd(features, torch.arange(2).repeat_interleave(8))
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-5)
+    assert features.grad.isfinite().all()
+    assert features.grad.abs().max() < 1e-3
+
+
+def test_mmd_and_its_gradient_equal_those_of_all_differences():
+    features, domain = two(1.0, n=20, width=64)
+    values = []
+    for wanted in (features.double() + 50, features + 50):
+        x = wanted.detach().requires_grad_()
+        value = mmd(x, domain)
+        value.backward()
+        values.append((value.item(), x.grad.numpy()))
+    x = (features.double() + 50).requires_grad_()
+    squared = (x[:, None] - x[None]).square().sum(-1)
+    unit = squared.detach().mean()
+    kernel = torch.stack([torch.exp(-squared / (width * unit)) for width in (0.25, 0.5, 1, 2, 4)]).mean(0)
+    expected = kernel[:20, :20].mean() + kernel[20:, 20:].mean() - 2 * kernel[:20, 20:].mean()
+    expected.backward()
+    assert values[0][0] == pytest.approx(expected.item(), rel=1e-9)
+    assert values[1][0] == pytest.approx(expected.item(), rel=1e-4)
+    np.testing.assert_allclose(values[0][1], x.grad.numpy(), atol=1e-12)
+    np.testing.assert_allclose(values[1][1], x.grad.numpy(), atol=1e-3 * x.grad.abs().max())
+
+
+def test_mmd_keeps_its_precision_under_autocast():
+    features, domain = two(1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = mmd(features, domain).item()
+    assert found == pytest.approx(mmd(features, domain).item(), rel=1e-6)
+
+
+def test_mmd_of_wide_features_fits_into_small_memory():
+    code = """if True:
+        import resource
+        import torch
+        from sam_bloodcell.models.alignment import mmd
+        features, domain = torch.randn(3000, 768, requires_grad=True), torch.arange(2).repeat_interleave(1500)
+        mmd(features[:10], torch.arange(2).repeat(5)).backward()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        mmd(features, domain).backward()
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    """
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(found.stdout) < 1500  # MiB: the differences alone would be 26 thousand

@@ -33,3 +33,9 @@ def test_half_is_bfloat16_only_where_the_cpu_has_it():
     flags = cpuinfo.read_text()
     native = "avx512_bf16" in flags or "amx_tile" in flags
     assert half_dtype(torch.device("cpu")) == (torch.bfloat16 if native else None)
+
+
+def test_half_is_left_out_where_torch_cannot_ask_the_cpu(monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):  # torch 2.4 has neither
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert half_dtype(torch.device("cpu")) is None

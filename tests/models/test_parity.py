@@ -248,14 +248,22 @@ def test_a_fine_tuned_relative_in_transformers_layout_loads_whole_from_its_folde
     assert embedder.transform(images).shape == (2, 32)
 
 
-@pytest.mark.parametrize("form", ["sharded", "pickled"])
+def test_a_pickled_relative_loads_as_its_safetensors_do(relative):
+    folder, model = relative
+    expected = load_backbone(Backbone(str(folder)))
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    found = load_backbone(Backbone(str(folder)))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+
+
+@pytest.mark.parametrize("form", ["sharded", "empty"])
 def test_a_folder_without_the_one_weights_file_names_what_was_looked_for(form, relative):
     folder, model = relative
     (folder / "model.safetensors").unlink()
     if form == "sharded":
         model.save_pretrained(folder, max_shard_size="1MB")
         assert (folder / "model.safetensors.index.json").is_file()
-    else:
-        torch.save(model.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises((ValueError, OSError), match=r"Got backbone=.* a folder with model\.safetensors.*Fix:"):
         load_backbone(Backbone(str(folder)))

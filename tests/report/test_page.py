@@ -1,3 +1,4 @@
+import errno
 import html
 import json
 import re
@@ -234,3 +235,18 @@ def test_page_in_a_real_browser(page, width, tmp_path):
     assert "CONSOLE" not in shown.stderr
     found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', shown.stdout)[1]))
     assert found == {"errors": [], "images": 7, "broken": 0, "clipped": []}
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_is_named(result, tmp_path, monkeypatch):
+    save = Figure.savefig
+
+    def full(figure, file, **settings):
+        save(figure, file, **settings)
+        if str(file).endswith(".svg"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.warns(UserWarning, match=r"so that it is not written\. Fix: free space there.*transfer.*\.svg"):
+        write_report(result, tmp_path / "report.html", figures=tmp_path / "figures")
+    assert not list((tmp_path / "figures").glob("*.svg"))
+    assert not list((tmp_path / "figures").glob(".*"))

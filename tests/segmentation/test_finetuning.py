@@ -4,7 +4,7 @@ import torch
 
 from sam_bloodcell.models.lora import add_lora
 from sam_bloodcell.models.training import TrainingPlan
-from sam_bloodcell.segmentation.finetuning import augment, split, train_segmentation
+from sam_bloodcell.segmentation.finetuning import _dice, augment, split, train_segmentation
 from sam_bloodcell.segmentation.pairs import channel_stats
 
 EVERY_ROW = np.arange(8), np.arange(0)
@@ -100,3 +100,12 @@ def test_half_are_turned_and_a_quarter_tilted():
     assert tilted.float().mean() == pytest.approx(0.25, abs=0.07)
     assert (turned >= 0).all()
     assert (turned <= 1).all()
+
+
+def test_dice_is_a_number_where_no_cell_is_and_none_is_found():
+    def background(images):  # logits of a network that sees no cell
+        return torch.stack([torch.ones(len(images), 4, 4), torch.zeros(len(images), 4, 4)], 1)
+
+    truth = torch.zeros(2, 16, 16, dtype=torch.bool)
+    truth[1, 2:5] = True
+    assert _dice(background, torch.zeros(2, 3, 16, 16), truth, None).tolist() == [1, 0]

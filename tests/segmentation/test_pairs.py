@@ -3,6 +3,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.exceptions import ImageReadError
@@ -86,3 +87,73 @@ def test_real_cells_and_masks_pair_up(cells_root):
     # stained cells are darker than what lies around them
     darker = [image[cell].mean() < image[~cell].mean() for image, cell in zip(pixels, inside, strict=True)]
     assert np.mean(darker) > 0.8
+
+
+def _cell(height=64, width=64, radius=14):
+    y, x = np.mgrid[:height, :width]
+    return np.hypot(y - 0.4 * height, x - 0.55 * width) < radius
+
+
+def _saved(path, pixels, orientation=1, **options):
+    image = Image.fromarray(pixels)
+    if orientation != 1:
+        image.getexif()[0x0112] = orientation
+        options["exif"] = image.getexif()
+    image.save(path, **options)
+    return path
+
+
+def test_a_mask_that_vanishes_leaves_its_cell_out_with_a_warning(tmp_path):
+    cell, speck = _cell(512, 512, 100), np.zeros((512, 512), bool)
+    speck[300, 300] = True
+    path = _saved(tmp_path / "speck.png", speck)
+    images = [np.full((512, 512, 3), 9, np.uint8), np.full((512, 512, 3), 200, np.uint8)]
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 masks are doubtful:\nRow 0: the mask '.*speck\.png' has no pixel left"
+    ):
+        pixels, inside = read_pairs(images, [path, cell], 32)
+    assert pixels.shape == (1, 32, 32, 3)
+    assert (pixels == 200).all()
+    assert inside.any((1, 2)).tolist() == [True]
+    with pytest.raises(
+        ValueError, match=r"No mask has a pixel left at 32 px; the first: Row 0: the mask '.*speck\.png'"
+    ):
+        read_pairs(images[:1], [path], 32)
+
+
+def test_doubtful_masks_are_named_in_one_warning(tmp_path):
+    cell = _cell()
+    everything = _saved(tmp_path / "all.png", np.full((64, 64), 255, np.uint8))
+    cross = np.zeros((64, 64), np.uint8)
+    cross[30], cross[:, 30] = 255, 255
+    masks = [cell, everything, _saved(tmp_path / "cross.png", cross), _saved(tmp_path / "turned.png", ~cell)]
+    with pytest.warns(UserWarning, match="3 of 4 masks are doubtful") as caught:
+        _, inside = read_pairs([np.ones((64, 64, 3), np.uint8)] * 4, masks, 64)
+    (message,) = [str(warning.message) for warning in caught]
+    assert f"Row 1: The mask '{everything}' covers 100% of its image." in message
+    assert f"Row 2: The mask '{masks[2]}' touches all four borders." in message
+    assert f"Row 3: The mask '{masks[3]}' is white around one black part, which is read as the cell." in message
+    assert (inside[3] == cell).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_drawn_on_the_stored_pixels_is_turned_with_its_image(tmp_path, orientation):
+    cell = _cell(40, 64)
+    stored = np.where(cell[..., None], 60, 220).astype(np.uint8).repeat(3, 2)
+    image = _saved(tmp_path / "cell.png", stored, orientation)
+    if orientation >= 5:  # sides are swapped, which tells that the mask lies as the file does
+        pixels, inside = read_pairs([image], [_saved(tmp_path / "mask.png", cell)], 64)
+    else:
+        pixels, inside = read_pairs([image], [_saved(tmp_path / "mask.png", cell, orientation)], 64)
+    assert ((pixels[0, :, :, 0] < 140) == inside[0]).all()
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turn_that_sizes_do_not_tell_is_a_warning(tmp_path, orientation):
+    image = _saved(tmp_path / "cell.png", np.full((64, 64, 3), 9, np.uint8), orientation)
+    mask = _saved(tmp_path / "mask.png", _cell())
+    said = rf"Row 0: the image '.*cell\.png' has the EXIF orientation {orientation} but its mask '.*mask\.png' has 1"
+    with pytest.warns(UserWarning, match=said):
+        read_pairs([image], [mask], 64)
+    with Image.open(image) as opened, pytest.warns(UserWarning, match="has the EXIF orientation"):
+        read_pairs([opened], [_cell()], 64)

@@ -1,10 +1,14 @@
 import os
 import pickle
 import re
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.conftest import TINY
+from transformers import SamConfig, SamModel
 
 from sam_bloodcell.exceptions import WeightsUnavailableError
 from sam_bloodcell.models.sam import CELL_MASK_TOKENS, SAM_MASK_TOKENS, SIZES
@@ -71,7 +75,7 @@ def test_a_truncated_file_says_so(suffix, kept, tmp_path):
         load_backbone(Backbone(str(path)))
 
 
-@pytest.mark.parametrize("content", [torch.zeros(2), {"model": STATE, "epoch": 3}], ids=["tensor", "nested"])
+@pytest.mark.parametrize("content", [torch.zeros(2), {"net": STATE, "epoch": 3}], ids=["tensor", "nested"])
 def test_a_pth_that_holds_no_state_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "sam.pth")
     with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
@@ -140,3 +144,116 @@ def test_a_network_has_two_mask_tokens_or_those_of_its_backbone(two_masks, token
     sam = load_sam(Backbone(str(tmp_path / "sam.safetensors")), 64, two_masks=two_masks)
     assert (sam.image_size, len(sam.mask_decoder.mask_tokens.weight)) == (64, tokens)
     torch.testing.assert_close(sam.state_dict()[PATCHES], kept[PATCHES])
+
+
+@pytest.fixture
+def network(tiny_sam, monkeypatch):
+    """Return a random SAM with the four mask tokens of the original, and a size of its own by name."""
+    monkeypatch.setitem(SIZES, "under test", TINY)
+    return tiny_sam(mask_tokens=SAM_MASK_TOKENS)
+
+
+def _renamed(state, prefix):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+LAYOUTS = {
+    "segment-anything": lambda state: state,
+    "micro-sam, fine-tuned": lambda state: {"model_state": _renamed(state, "sam."), "iteration": 3},
+    "micro-sam, on several GPUs": lambda state: {"model_state": _renamed(state, "module.sam.")},
+    "micro-sam, with its own decoder": lambda state: {"model_state": state, "decoder_state": {"x": torch.ones(1)}},
+    "MedSAM's training": lambda state: {"model": _renamed(state, "module."), "epoch": 3, "optimizer": {"state": {}}},
+    "Lightning": lambda state: {"state_dict": _renamed(state, "model."), "epoch": 3, "hparams_name": None},
+    "compiled": lambda state: {"state_dict": _renamed(state, "_orig_mod.")},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["sam.pth", "vit_b_lm.pt", "pytorch_model.bin", "last.ckpt", "vit_b_lm"])
+def test_neighbours_checkpoints_load_whatever_their_suffix(layout, name, network, tmp_path):
+    torch.save(LAYOUTS[layout](network.state_dict()), tmp_path / name)
+    sam = load_sam(Backbone(str(tmp_path / name)), 64, two_masks=False)
+    for key, value in network.state_dict().items():
+        assert torch.equal(sam.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("write", [save_file, partial(torch.save, _use_new_zipfile_serialization=False)])
+def test_the_content_tells_the_format_and_not_the_suffix(write, network, tmp_path):
+    path = tmp_path / "sam.pth"
+    write(dict(network.state_dict()), path)
+    assert torch.equal(load_backbone(Backbone(str(path)))[PATCHES], network.state_dict()[PATCHES])
+
+
+@pytest.mark.parametrize("prefix", ["", "image_encoder.", "module.image_encoder."])
+def test_an_encoder_alone_is_named_as_such(prefix, network, tmp_path):
+    path = tmp_path / "encoder.pt"
+    torch.save(_renamed(network.image_encoder.state_dict(), prefix), path)
+    for two_masks in (True, False):
+        with pytest.raises(
+            ValueError, match=r"encoder\.pt' holds SAM's image encoder alone.*Fix: pass the whole check"
+        ):
+            load_sam(Backbone(str(path)), 64, two_masks=two_masks)
+
+
+def test_a_checkpoint_without_mask_tokens_is_refused(network, tmp_path):
+    state = network.state_dict()
+    del state["mask_decoder.mask_tokens.weight"]
+    torch.save(state, tmp_path / "sam.pt")
+    for two_masks in (True, False):
+        with pytest.raises(
+            ValueError, match=r"sam\.pt' cannot be used.*\n  mask_decoder\.mask_tokens\.weight: missing"
+        ):
+            load_sam(Backbone(str(tmp_path / "sam.pt")), 64, two_masks=two_masks)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("write", [save_file, torch.save])
+def test_weights_that_are_no_numbers_are_refused(value, write, network, tmp_path):
+    state = dict(network.state_dict())
+    state[PATCHES] = torch.full_like(state[PATCHES], value)
+    write(state, tmp_path / "sam.pt")
+    with pytest.raises(WeightsUnavailableError, match=rf"NaN or infinite numbers in 1 of \d+ .*{PATCHES}\. Fix:"):
+        load_backbone(Backbone(str(tmp_path / "sam.pt")))
+
+
+def test_a_checkpoint_that_needs_unpickling_names_what_it_needs(network, tmp_path):
+    torch.save({"model": network.state_dict(), "best": np.float64(0.9)}, tmp_path / "sam.pt")
+    with pytest.raises(WeightsUnavailableError, match=r"besides tensors it holds Python objects \(numpy\..*Fix: where"):
+        load_backbone(Backbone(str(tmp_path / "sam.pt")))
+
+
+def test_what_is_no_file_of_weights_says_how_it_begins(tmp_path):
+    (tmp_path / "sam.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(WeightsUnavailableError, match=r"it begins with b'version h'\. Fix: fetch it again"):
+        load_backbone(Backbone(str(tmp_path / "sam.safetensors")))
+
+
+def test_a_micro_sam_name_tells_where_its_file_is():
+    with pytest.raises(
+        ValueError, match=r"Fix: download micro-sam's vit_b_lm from its page on Zenodo.*path of its file"
+    ):
+        load_backbone(Backbone("vit_b_lm"))
+
+
+FROM_HUB = """
+import sys
+from sam_bloodcell.weights.backbones import Backbone, load_backbone
+print(float(load_backbone(Backbone(sys.argv[1]))["image_encoder.pos_embed"].sum()))
+"""
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_a_hub_repo_in_transformers_layout_loads_by_name(form, hub_server, in_subprocess):
+    config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
+    model = SamModel(SamConfig(vision_config=config | {"global_attn_indexes": [1], "mlp_dim": 128}))
+    model.requires_grad_(False)
+    torch.nn.init.normal_(model.vision_encoder.pos_embed)
+    folder = hub_server.folder("wanglab/medsam-vit-base")
+    if form == "bin":
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    else:
+        model.save_pretrained(folder)
+    expected = pytest.approx(float(model.vision_encoder.pos_embed.sum()), abs=1e-4)
+    name = "wanglab/medsam-vit-base"
+    assert float(in_subprocess(FROM_HUB, name, HF_ENDPOINT=hub_server.url)) == expected
+    assert float(in_subprocess(FROM_HUB, name, HF_ENDPOINT=hub_server.url, HF_HUB_OFFLINE="1")) == expected

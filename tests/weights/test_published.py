@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.cli import app
 from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.exceptions import WeightsUnavailableError
-from sam_bloodcell.models.lora import add_lora, apply_adapter, extract_adapter
+from sam_bloodcell.models.lora import Adapter, add_lora, apply_adapter, extract_adapter
 from sam_bloodcell.models.sam import SIZES, EncoderSize
 from sam_bloodcell.published import PUBLISHED_PIXEL_STATS, read_published_adapter
 from sam_bloodcell.weights.adapters import read_adapter
@@ -38,7 +39,7 @@ class WithFactors(nn.Module):
 
 
 def add_factors(sam, rank=4):
-    """Wrap every block's projection in place; return the state that the published code would save."""
+    """Wrap every block's projection in place; return the state that the published code would save: parameters, too."""
     width = sam.size.width
     state = {}
     for number, block in enumerate(sam.image_encoder.blocks):
@@ -46,8 +47,8 @@ def add_factors(sam, rank=4):
         b = [nn.Linear(rank, width, bias=False) for _ in range(2)]
         for part in range(2):
             nn.init.normal_(b[part].weight, std=0.1)
-            state[f"w_a_{2 * number + part:03d}"] = a[part].weight.detach()
-            state[f"w_b_{2 * number + part:03d}"] = b[part].weight.detach()
+            state[f"w_a_{2 * number + part:03d}"] = a[part].weight
+            state[f"w_b_{2 * number + part:03d}"] = b[part].weight
         block.attn.qkv = WithFactors(block.attn.qkv, a, b)
     decoder = {key: value for key, value in sam.state_dict().items() if key.startswith(("prompt_e", "mask_d"))}
     return state | decoder
@@ -107,6 +108,44 @@ def test_it_is_the_adapter_that_training_would_leave(published, tiny_sam):
     assert (adapter.pixel_stats, adapter.image_size) == (STATS, 64)
     value_b_of_block_1 = adapter.lora["base_model.model.blocks.1.attn.qkv.v.lora_B.weight"]
     torch.testing.assert_close(value_b_of_block_1, state["w_b_003"], rtol=0, atol=0)
+
+
+def test_a_file_of_the_published_code_can_be_hashed_and_pickled(published):
+    adapter = read_published_adapter(published[0], backbone="own")
+    assert len(adapter.digest()) == 64
+    assert not any(value.requires_grad for value in adapter.lora.values())
+    again = Adapter.unpacked(pickle.loads(pickle.dumps(adapter.packed())))
+    assert again.digest() == adapter.digest()
+
+
+def _transposed(state):
+    return {key: value.T.contiguous().T if value.ndim == 2 else value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {key if key[:2] == "w_" else f"module.sam.{key}": value for key, value in state.items()},
+        lambda state: {"state_dict": state, "epoch": 3},
+        _transposed,
+        lambda state: {key: value.double() for key, value in state.items()},
+    ],
+    ids=["DataParallel", "inside a network", "checkpoint", "not contiguous", "float64"],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_forks_of_the_published_code_load_alike(change, zipped, published, tmp_path):
+    path, state = published
+    torch.save(change(state), tmp_path / "fork", _use_new_zipfile_serialization=zipped)
+    fork = read_published_adapter(tmp_path / "fork", backbone="own")
+    assert fork.digest() == read_published_adapter(path, backbone="own").digest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_floats_are_read_as_float32(dtype, published, tmp_path):
+    torch.save({key: value.to(dtype) for key, value in published[1].items()}, tmp_path / "half.pt")
+    adapter = read_published_adapter(tmp_path / "half.pt", backbone="own")
+    assert {value.dtype for value in (adapter.lora | adapter.decoder).values()} == {torch.float32}
 
 
 def test_the_published_run_is_the_default(published):

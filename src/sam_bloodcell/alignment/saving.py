@@ -69,12 +69,19 @@ class PretrainedAutoencoder(Pretrained):
         if settings.get("kind") != "autoencoder":
             fix = "Fix: pass a folder made by save_pretrained."
             raise WeightsUnavailableError(f"'{folder_or_repo}' holds no autoencoder. {fix}")
-        state = settings["state"]
-        tensors = read_tensors(folder / _WEIGHTS, keep_dtype=True)
-        state["network_"] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        tensors = read_tensors(folder / _WEIGHTS)
         autoencoder = cls.__new__(cls)
-        arrays = {name: np.array(state[name]) for name in ("domains_", "feature_names_in_") if name in state}
-        autoencoder.__setstate__(state | arrays)
+        try:
+            state = settings["state"] | {"network_": {name: tensor.numpy() for name, tensor in tensors.items()}}
+            arrays = {name: np.array(state[name]) for name in ("domains_", "feature_names_in_") if name in state}
+            if lacking := {"settings_", "domains_", "scaler_", "n_features_in_"} - state.keys():
+                raise ValueError(f"its settings lack {', '.join(sorted(lacking))}")
+            autoencoder.__setstate__(state | arrays)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as exc:
+            raise WeightsUnavailableError(
+                f"'{folder_or_repo}' holds an autoencoder that is incomplete, or of another version of this package: "
+                f"{exc!s:.300}. Fix: fetch or save it again, {_SETTINGS} and {_WEIGHTS} together."
+            ) from exc
         return autoencoder
 
     def _write_files(self, folder: str | os.PathLike) -> Path:

@@ -23,6 +23,7 @@ from .options import (
     Root,
     Seed,
     check_choice,
+    tell_cells,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def benchmark(
     prepare_folder(out, *TABLES)
     if on_error == "skip":
         data = drop_unreadable(data)
+    tell_cells(data)
     for label, count in data.dropped.items():
         typer.echo(f"left out: {count} cells of class {label}")
     embedder = SAMLoRAEmbedder(

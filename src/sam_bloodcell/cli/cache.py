@@ -1,9 +1,12 @@
 """`sam-bloodcell cache info` and `sam-bloodcell cache prune`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..embedding.store import EmbeddingStore
 
 Folder = Annotated[Path, typer.Argument(help="The folder that was given as cache_dir.", exists=True, file_okay=False)]
 
@@ -16,9 +19,7 @@ def info(folder: Folder) -> None:
 
     Example: sam-bloodcell cache info cache
     """
-    from ..embedding.store import EmbeddingStore
-
-    table = EmbeddingStore(folder).info()
+    table = _open(folder).info()
     typer.echo(table.to_string(index=False) if len(table) else "The cache is empty.")
 
 
@@ -30,7 +31,14 @@ def prune(
 
     Example: sam-bloodcell cache prune cache --to 20GB
     """
+    freed = _open(folder).prune(to)
+    typer.echo(f"{freed / 1e6:.1f} MB freed.")
+
+
+def _open(folder: Path) -> "EmbeddingStore":
+    """Open the cache in a folder; a folder of another kind is left as it is."""
     from ..embedding.store import EmbeddingStore
 
-    freed = EmbeddingStore(folder).prune(to)
-    typer.echo(f"{freed / 1e6:.1f} MB freed.")
+    if not EmbeddingStore.is_in(folder):
+        raise ValueError(f"'{folder}' holds no cache. Fix: name the folder that was given as cache_dir.")
+    return EmbeddingStore(folder)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, Seed, check_choice
+from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, Seed, check_choice, tell_cells
 
 
 def finetune(
@@ -35,6 +35,7 @@ def finetune(
     data = load_cells(cells, root=root)
     if masks == "given":
         data = keep_masked(data)
+    tell_cells(data)
     checkpoint = make_folder(out) / "unfinished.pt"
     training = LoRATraining(rank=lora_rank, epochs=epochs, checkpoint=checkpoint, random_state=seed)
     embedder = SAMLoRAEmbedder(
@@ -44,4 +45,13 @@ def finetune(
     embedder.save_pretrained(out, metrics={"Dice on the cells set aside": round(best, 4)})
     write_text(out / "history.csv", embedder.history_.to_csv(index=False))
     remove(checkpoint)
-    typer.echo(f"Dice {best:.3f} on the cells set aside; the weights of epoch {embedder.best_epoch_} are kept.\n{out}")
+    before = embedder.history_.attrs["dice_before"]
+    if best > before:
+        told = f"Dice {best:.3f} on the cells set aside; the weights of epoch {embedder.best_epoch_} are kept."
+    else:
+        told = (
+            f"The fine-tuning did not improve the masks: Dice {before:.3f} on the cells set aside before it, "
+            f"{best:.3f} after its best epoch, whose weights are in the folder. Fix: go on with the weights that you "
+            "started from, or try more cells, better masks, or LoRATraining(learning_rate=1e-5) in Python."
+        )
+    typer.echo(f"{told}\n{out}")

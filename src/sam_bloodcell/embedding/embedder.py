@@ -13,9 +13,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from ..exceptions import ImageReadError
+from ..extras import tqdm
 from ..images.collections import as_image_list, domain_of, name_rows
 from ..images.frames import frame
 from ..images.reading import RGB, load_rgb
@@ -26,7 +26,7 @@ from ..models.sam import CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, PixelStats
 from ..segmentation.cell import cell_mask, unframe
 from ..segmentation.lora_training import LoRATraining
 from ..weights import adapters
-from ..weights.backbones import Backbone, identify
+from ..weights.backbones import WEIGHT_SUFFIXES, Backbone, identify
 from ..weights.published import read_published_adapter
 from .containers import as_container
 from .embeddings import CellEmbeddings
@@ -50,9 +50,9 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
     ----------
     backbone : str, default="vit_b"
         "vit_tiny" (packaged, works offline), "vit_b", "vit_l" or "vit_h" (from the Hugging Face Hub), a Hub repo id,
-        or a local ``.pth`` or ``.safetensors`` file or folder.
+        or a local file of weights (``.pth``, ``.pt``, ``.bin``, ``.safetensors``) or folder.
     adapter : str or path, optional
-        Adapter folder made by `save_pretrained`, its Hub repo id, or a ``.pth`` that the papers' published code saved.
+        Adapter folder made by `save_pretrained`, its Hub repo id, or a file that the papers' published code saved.
         With "vit_tiny", default the packaged one. `fit` with masks trains it further; LoRA factors of another rank or
         other blocks start fresh.
     revision, adapter_revision : str, optional
@@ -278,6 +278,13 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 "they are embedded as whole images and flagged in .quality['fallback'].",
                 stacklevel=2,
             )
+        flat = np.flatnonzero(embedded.quality["flat"])
+        if len(flat):
+            warnings.warn(
+                f"{len(flat)} of {len(images)} images are of one colour ({name_rows(flat)}) and show no cell; "
+                "they are flagged in .quality['flat'].",
+                stacklevel=2,
+            )
         return as_container(embedded, _get_output_config("transform", self)["dense"], X)
 
     def predict_masks(self, X: Any) -> list[NDArray[np.bool_] | None]:
@@ -353,9 +360,10 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         name = self.backbone_.name
         if self.adapter is None:
             return adapters.packaged_adapter(name)
-        if os.fspath(self.adapter).endswith(".pth"):
+        # A file is one of the published code; without it, a suffix of weights names one all the same.
+        if os.path.isfile(self.adapter) or os.fspath(self.adapter).endswith(WEIGHT_SUFFIXES):  # noqa: PTH113
             return read_published_adapter(self.adapter, backbone=name, image_size=self.image_size)
-        return adapters.read_adapter(self.adapter, self.adapter_revision)
+        return adapters.read_adapter(self.adapter, self.adapter_revision, backbone=self.backbone_)
 
     def _network_spec(self) -> NetworkSpec:
         # numpy's own types of text and number would give another digest.

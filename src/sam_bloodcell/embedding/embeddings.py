@@ -51,7 +51,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         How far each mask can be trusted; `pandas.DataFrame(quality)` shows it as a table. Fields: "area" of the mask
         and "border" of the image inside it, as shares; "components" found, of which the largest was taken;
         "confidence", the mask's mean probability; "fallback", whether no plausible cell was found and the whole
-        image stands in for it.
+        image stands in for it; "flat", whether the image shows nothing, being of one colour.
     images : sequence of n images, optional
         What was embedded, such as the paths.
     domain : array-like of shape (n,), optional

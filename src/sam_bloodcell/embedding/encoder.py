@@ -19,10 +19,10 @@ from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 
 from ..exceptions import ImageReadError
-from ..images.frames import frame
+from ..files import make_folder
+from ..images.frames import frame, is_flat
 from ..images.reading import RGB, ImageContent
 from ..models.isolation import own_settings
-from ..models.lora import Adapter
 from ..models.sam import PATCH, SAM
 from ..segmentation.cell import cell_crop, find_cell, token_weights
 from ..weights.adapters import packaged_adapter, write_adapter_file
@@ -112,12 +112,13 @@ class Encoder:
         if packaged is not None and packaged.digest() == self.recipe.network.adapter:
             yield self._with_adapter("")
             return
-        if not isinstance(self.adapter, Adapter):
+        if self.adapter is None or isinstance(self.adapter, str):
             yield self._with_adapter(self.adapter)
             return
-        if self.shared is not None:
-            Path(self.shared).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="sam-bloodcell-", dir=self.shared) as folder:
+        shared = None if self.shared is None else make_folder(self.shared)
+        if shared is not None and not os.access(shared, os.W_OK):
+            shared = None  # a cache that is only read has all embeddings, or else says that it lacks some
+        with tempfile.TemporaryDirectory(prefix="sam-bloodcell-", dir=shared) as folder:
             path = Path(folder) / "adapter.safetensors"
             write_adapter_file(self.adapter, path)
             yield self._with_adapter(str(path))
@@ -178,7 +179,7 @@ class Encoder:
         return np.concatenate(tokens), np.concatenate(probability)
 
     def _records(self, pixels: NDArray, tokens: NDArray, probability: NDArray) -> list[Record]:
-        cells = [find_cell(each) for each in probability]
+        cells = [find_cell(each, is_flat(image)) for each, image in zip(probability, pixels, strict=True)]
         weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask, _ in cells])
         pooled = np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
         return [

@@ -59,7 +59,7 @@ def free_network() -> None:
 def _load(spec: NetworkSpec, adapter: AnyAdapter) -> SAM:
     sam = load_sam(spec.backbone, spec.image_size, two_masks=adapter is not None)
     if adapter is not None:
-        apply_adapter(sam, adapter if isinstance(adapter, Adapter) else _fetch_adapter(spec, adapter))
+        apply_adapter(sam, _fetch_adapter(spec, adapter) if isinstance(adapter, str) else adapter)
     return accelerate(sam).set_encoder_dtype(DTYPES[spec.dtype])
 
 

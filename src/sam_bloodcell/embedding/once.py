@@ -7,9 +7,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..exceptions import ImageReadError
+from ..extras import tqdm
 from ..images.reading import ImageContent, read_content
 from ..models.sam import PATCH
 from ..segmentation.cell import CROP_SIZE, GREY, QUALITY
@@ -135,9 +135,9 @@ class _Run:
         """Put the rows together."""
         keys = self.keys
         if self.unreadable:
-            self.session.found[_UNREADABLE] = self.blank()
-            if self.session.keep:
+            if self.session.keep and self.session.missing([_UNREADABLE]):
                 self.session.put({_UNREADABLE: self.blank()})
+            self.session.found[_UNREADABLE] = self.blank()
             keys = [_UNREADABLE if row in self.unreadable else key for row, key in enumerate(keys)]
         records = [self.session.found[key] for key in keys]
         kept = {part: self.session.column(keys, part) for part in self.session.keep}
@@ -158,7 +158,7 @@ class _Run:
         grid, width = sam.image_size // PATCH, sam.size.width
         return Record(
             pooled=np.full(width, np.nan, np.float32),
-            quality=np.array([(np.nan, 0, np.nan, np.nan, False)], QUALITY)[0],
+            quality=np.array([(np.nan, 0, np.nan, np.nan, False, False)], QUALITY)[0],
             mask=pack_mask(np.zeros((sam.image_size, sam.image_size), bool)),
             tokens=np.full((width, grid, grid), np.nan, np.float16),
             crops=np.full((CROP_SIZE, CROP_SIZE, 3), GREY, np.uint8),

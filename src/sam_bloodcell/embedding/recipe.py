@@ -7,8 +7,9 @@ from typing import Any
 from ..models.sam import PixelStats
 from ..weights.backbones import Backbone
 
-# Part of every recipe's digest: goes up whenever the same weights and image give another embedding.
-_VERSION = 1
+# Part of every recipe's digest: goes up whenever the same weights and image give another embedding or quality, or an
+# image that was embedded is refused.
+_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class PretrainedEmbedder(Pretrained):
     adapter_: Adapter | None
     backbone_: Backbone
     image_size: int
+    prompt: str
     pixel_stats_: PixelStats
 
     _packing = {
@@ -57,7 +58,9 @@ class PretrainedEmbedder(Pretrained):
         """
         folder = adapters.locate_adapter(folder_or_repo, revision, token=token, local_files_only=local_files_only)
         settings = adapters.adapter_settings(folder)
-        params = {name: settings[name] for name in ("backbone", "revision", "image_size")} | params
+        # Folders written before a prompt was noted have none.
+        noted = ("backbone", "revision", "image_size", "prompt")
+        params = {name: settings[name] for name in noted if name in settings} | params
         # By commit, what was just fetched is found again without network or token.
         commit = hub.commit_of(folder / "adapter_config.json")
         embedder = cls(adapter=os.fspath(folder_or_repo), adapter_revision=commit or revision, **params)
@@ -72,8 +75,10 @@ class PretrainedEmbedder(Pretrained):
                 "There is no adapter to save: this embedder is plain SAM. Fix: fit(X, masks=...) or adapter=..."
             )
         # What it embeds with, which may differ from what the adapter was trained with.
-        adapter = replace(self.adapter_, image_size=self.image_size, pixel_stats=self.pixel_stats_)
-        return adapters.write_adapter(adapter, folder, self.backbone_)
+        adapter = replace(self.adapter_, image_size=int(self.image_size), pixel_stats=self.pixel_stats_)
+        return adapters.write_adapter(
+            adapter, folder, self.backbone_, prompt=None if self.prompt == "auto" else self.prompt
+        )
 
     def _card(self) -> dict[str, Any]:
         base, revision = self.backbone_.resolved()

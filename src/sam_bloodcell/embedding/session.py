@@ -7,6 +7,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any, NamedTuple
@@ -51,7 +52,10 @@ class EmbeddingSession:
         """Return the keys whose records, with all parts to keep, are not stored; the others are found then."""
         unknown = [key for key in keys if key not in self.found]
         if unknown:
-            self.found.update(self.table.transact(lambda db: self._find(db, unknown)))
+            found, damaged = self.table.read(lambda db: self._find(db, unknown))
+            if not self.table.read_only:
+                self._note(found, damaged)
+            self.found.update(found)
         return [key for key in unknown if key not in self.found]
 
     def claim(self, keys: Sequence[Key]) -> list[Key]:
@@ -66,11 +70,17 @@ class EmbeddingSession:
             db.executemany("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", rows)
             return free
 
+        if keys and self.table.read_only:
+            raise OSError(
+                f"The cache '{self.table.folder}' is read-only and lacks some of these images. Fix: make the folder "
+                "writable, or set another cache_dir."
+            )
         return self.table.transact(take) if keys else []
 
     def release(self) -> None:
         """Give up what was claimed and not put."""
-        self.table.transact(lambda db: db.execute("DELETE FROM claim WHERE owner = ?", (self.owner,)))
+        if not self.table.read_only:
+            self.table.transact(lambda db: db.execute("DELETE FROM claim WHERE owner = ?", (self.owner,)))
 
     def put(self, records: Mapping[Key, Record]) -> None:
         """Store records, all of them or none, and drop the claims on them."""
@@ -95,11 +105,11 @@ class EmbeddingSession:
         def check(db: sqlite3.Connection) -> list[Key]:
             rows = _select(db, ", ".join(["key", *self.keep]), self.recipe, list(self.found))
             whole = {key for key, *kept in rows if all(map(_is_whole, kept))}
-            lost = [key for key in self.found if key not in whole]
-            delete_records(db, [(self.recipe, key) for key in lost])
-            return lost
+            return [key for key in self.found if key not in whole]
 
-        lost = self.table.transact(check) if self.keep else []
+        lost = self.table.read(check) if self.keep else []
+        if lost:
+            self.table.transact(lambda db: delete_records(db, [(self.recipe, key) for key in lost]))
         for key in lost:
             del self.found[key]
         return bool(lost)
@@ -117,7 +127,8 @@ class EmbeddingSession:
     def _kept_columns(self) -> str:
         return "".join(f", {part} IS NOT NULL" for part in self.keep)
 
-    def _find(self, db: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key, Record]:
+    def _find(self, db: sqlite3.Connection, keys: Sequence[Key]) -> tuple[dict[Key, Record], list[Key]]:
+        """Return the whole records of some keys, and the keys whose records are damaged."""
         found: dict[Key, Record] = {}
         damaged: list[Key] = []
         columns = f"key, pooled, quality, mask, checksum{self._kept_columns}"
@@ -126,10 +137,16 @@ class EmbeddingSession:
                 damaged.append(key)
             elif all(kept):
                 found[key] = Record(np.frombuffer(pooled, np.float32), np.frombuffer(quality, QUALITY)[0], mask)
-        delete_records(db, [(self.recipe, key) for key in damaged])
+        return found, damaged
+
+    def _note(self, found: Collection[Key], damaged: Collection[Key]) -> None:
+        """Note that records were used, and delete those that are damaged."""
+        if damaged:
+            self.table.transact(lambda db: delete_records(db, [(self.recipe, key) for key in damaged]))
         rows = [(self.recipe, key, time.time()) for key in found]
-        db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", rows)
-        return found
+        if rows:
+            with suppress(OSError):  # on a full disk what is there can still be read
+                self.table.transact(lambda db: db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", rows))
 
 
 @dataclass(frozen=True)
@@ -159,7 +176,7 @@ class StoredRows:
 def read_parts(table: RecordTable, recipe: str, part: str, keys: Sequence[Key]) -> list[bytes]:
     """Return the bytes of tokens or crops; an OSError says so where some are not there any more."""
     wanted = list(dict.fromkeys(keys))
-    content = dict(table.transact(lambda db: list(_select(db, f"key, {part}", recipe, wanted))))
+    content = dict(table.read(lambda db: list(_select(db, f"key, {part}", recipe, wanted))))
     if any(content.get(key) is None for key in wanted):
         raise OSError(
             f"Some {part} are no longer in the cache '{table.folder}': they were deleted to keep its limit. "

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -49,13 +50,14 @@ class EmbeddingStore(RecordTable):
         """Open a session for the records of one recipe (a digest); the description is for people."""
         session = EmbeddingSession(self, recipe[:16], keep)
         row = (session.recipe, json.dumps(description))
-        self.transact(lambda db: db.execute("INSERT OR IGNORE INTO recipe VALUES (?, ?)", row))
+        if not self.read_only:
+            self.transact(lambda db: db.execute("INSERT OR IGNORE INTO recipe VALUES (?, ?)", row))
         with self.kept_alive(session.owner):
             try:
                 yield session
             finally:
                 session.release()
-        limit = self.limit
+        limit = None if self.read_only else self.limit
         if self.folder is None:
             limit = int(_MEMORY_SHARE * (psutil.virtual_memory().available + self.nbytes))
         if limit is not None and self.nbytes > limit:
@@ -64,38 +66,48 @@ class EmbeddingStore(RecordTable):
     @property
     def nbytes(self) -> int:
         """Bytes that the records take."""
-        return self.transact(lambda db: db.execute(f"SELECT SUM({_BYTES}) FROM cell").fetchone()[0]) or 0
+        return self.read(lambda db: db.execute(f"SELECT SUM({_BYTES}) FROM cell").fetchone()[0]) or 0
 
     def info(self) -> pd.DataFrame:
         """Return one row a recipe: cells, bytes, when they were last used, and what made them."""
-        rows = self.transact(
+        rows = self.read(
             lambda db: db.execute(
                 f"SELECT recipe, COUNT(*), SUM({_BYTES}), MAX(at), description FROM cell JOIN used USING (recipe, key) "
                 "JOIN recipe ON name = recipe GROUP BY recipe"
             ).fetchall()
         )
         table = pd.DataFrame(rows, columns=["recipe", "cells", "bytes", "last_used", "description"])
-        table["last_used"] = pd.to_datetime(table["last_used"], unit="s").dt.floor("s")
+        table["last_used"] = pd.to_datetime(table["last_used"], unit="s", errors="coerce").dt.floor("s")
         made_by = pd.DataFrame([json.loads(text) for text in table.pop("description")], index=table.index)
         return pd.concat([table, made_by], axis=1)
 
     def prune(self, limit: int | str, *, spare: Collection[Key] = ()) -> int:
-        """Delete the least recently used records until `limit` bytes are left; return the bytes freed."""
+        """Delete the least recently used records until `limit` bytes are left; return the bytes freed.
+
+        Records that were used in the future count as oldest: a clock was wrong, and else they might stay for ever.
+        """
         limit = parse_bytes(limit)
 
         def thin_out(db: sqlite3.Connection) -> int:
             rows = db.execute(
                 f"SELECT recipe, key, {_BYTES} FROM cell JOIN used USING (recipe, key) "
-                "ORDER BY at DESC, cell.rowid DESC"
+                "ORDER BY at <= ? DESC, at DESC, cell.rowid DESC",
+                (time.time(),),
             ).fetchall()
             kept_bytes = np.cumsum([size for *_, size in rows])
             surplus = [row for row, upto in zip(rows, kept_bytes, strict=True) if upto > limit and row[1] not in spare]
             delete_records(db, [(recipe, key) for recipe, key, _ in surplus])
             return sum(size for *_, size in surplus)
 
-        freed = self.transact(thin_out)
-        if freed:
-            self.shrink()
+        freed = 0
+        for journal in ("DELETE", "MEMORY"):  # a full disk has no space for a journal
+            try:
+                freed += self.transact(thin_out, journal=journal)
+                self.shrink(journal)
+                break
+            except OSError as exc:
+                if journal == "MEMORY" or "disk is full" not in str(exc):
+                    raise
         return freed
 
     def clear(self) -> None:

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -14,44 +14,74 @@ from ..files import make_folder
 
 T = TypeVar("T")
 
-_SCHEMA = (
-    "CREATE TABLE recipe (name TEXT PRIMARY KEY, description TEXT)",
-    "CREATE TABLE cell (recipe TEXT, key BLOB, pooled BLOB, quality BLOB, mask BLOB, checksum INTEGER, "
+_SCHEMA = {
+    "recipe": "CREATE TABLE recipe (name TEXT PRIMARY KEY, description TEXT)",
+    "cell": "CREATE TABLE cell (recipe TEXT, key BLOB, pooled BLOB, quality BLOB, mask BLOB, checksum INTEGER, "
     "tokens BLOB, crops BLOB, PRIMARY KEY (recipe, key))",
     # Apart from the records, which would have to be written again to note when they were used.
-    "CREATE TABLE used (recipe TEXT, key BLOB, at REAL, PRIMARY KEY (recipe, key)) WITHOUT ROWID",
-    "CREATE TABLE claim (recipe TEXT, key BLOB, owner TEXT, PRIMARY KEY (recipe, key)) WITHOUT ROWID",
-)
+    "used": "CREATE TABLE used (recipe TEXT, key BLOB, at REAL, PRIMARY KEY (recipe, key)) WITHOUT ROWID",
+    "claim": "CREATE TABLE claim (recipe TEXT, key BLOB, owner TEXT, PRIMARY KEY (recipe, key)) WITHOUT ROWID",
+}
 # Seconds to wait for other processes that use the table.
 _PATIENCE = 60
 
 
 class RecordTable:
-    """A table that is begun anew when SQLite cannot read it any more; without a folder it is in memory."""
+    """A table that is begun anew when SQLite cannot read it any more; without a folder it is in memory.
+
+    `read_only` tells that a table is there but that this user may not write to it or its folder: it is only read then.
+    """
 
     def __init__(self, folder: str | os.PathLike | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
+        self.read_only = False
         self._memory = _Memory()
         if self.folder is not None:
-            make_folder(self.folder / "sessions")
-            if not self._table.exists():
+            # Path.exists raises in a folder that may not be entered.
+            places = [self.folder, self.folder / "sessions", self._table]
+            there = os.path.exists(self._table)  # noqa: PTH110
+            closed = [place for place in places if os.path.exists(place) and not os.access(place, os.W_OK)]  # noqa: PTH110
+            self.read_only = there and bool(closed)
+            if not self.read_only:
+                make_folder(self.folder / "sessions")
+            if not there:
                 with self._explained():
                     self._begin_anew()
 
-    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do some work on the table, all of it or none; a table that is damaged or gone is begun anew first."""
+    @staticmethod
+    def is_in(folder: str | os.PathLike) -> bool:
+        """Tell whether a folder holds a table."""
+        return RecordTable._path_in(folder).exists()
+
+    def transact(self, work: Callable[[sqlite3.Connection], T], *, journal: str = "DELETE") -> T:
+        """Do some work on the table, all of it or none; a table that is damaged or gone is begun anew first.
+
+        The journal "MEMORY" needs no space on the disk, but the table is damaged if this process dies meanwhile.
+        """
+        if self.read_only:
+            with self._explained():
+                raise sqlite3.OperationalError("it is read-only")
+        return self._transact(work, f"PRAGMA journal_mode = {journal}", "BEGIN IMMEDIATE")
+
+    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work that writes nothing, as `transact`; it needs no right to write and no space on the disk."""
+        return self._transact(work, "BEGIN")
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T], *begin: str) -> T:
         with self._explained():
             try:
-                return self._transact_once(work)
+                return self._transact_once(work, begin)
             except sqlite3.DatabaseError as exc:
-                if isinstance(exc, sqlite3.OperationalError) and "no such table" not in str(exc):
+                gone = "no such table" in str(exc)
+                if (isinstance(exc, sqlite3.OperationalError) and not gone) or self.folder is None or self.read_only:
                     raise
             self._begin_anew()
-            return self._transact_once(work)
+            return self._transact_once(work, begin)
 
-    def shrink(self) -> None:
-        """Give the space of deleted records back to the disk."""
+    def shrink(self, journal: str = "DELETE") -> None:
+        """Give the space of deleted records back to the disk; the journal is that of `transact`."""
         with self._explained(), self.connected() as table:
+            table.execute(f"PRAGMA journal_mode = {journal}")
             table.executescript("PRAGMA incremental_vacuum")  # execute would free one page alone
 
     def is_alive(self, owner: str) -> bool:
@@ -60,9 +90,12 @@ class RecordTable:
             return True
         lock = FileLock(self._lock_of(owner))
         try:
-            lock.acquire(timeout=0)
+            with self._explained():
+                lock.acquire(timeout=0)
         except Timeout:
             return True
+        except PermissionError:
+            return False  # another user's; to embed an image twice is better than to wait for ever
         lock.release()
         with suppress(OSError):
             self._lock_of(owner).unlink(missing_ok=True)
@@ -71,29 +104,39 @@ class RecordTable:
     @contextmanager
     def kept_alive(self, owner: str) -> Iterator[None]:
         """Hold a lock that the system frees when this process dies: its claims are then another's to take."""
-        if self.folder is None:
+        if self.folder is None or self.read_only:
             yield
             return
+        lock = FileLock(self._lock_of(owner))
+        with self._explained():
+            lock.acquire()
         try:
-            with FileLock(self._lock_of(owner)):
-                yield
+            yield
         finally:
-            self._lock_of(owner).unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may be gone
+                lock.release()
+                self._lock_of(owner).unlink(missing_ok=True)
 
     def _lock_of(self, owner: str) -> Path:
         return Path(self.folder or "", "sessions", f"{owner}.lock")
 
     @property
     def _table(self) -> Path:
-        return Path(self.folder or "", "embeddings.sqlite")
+        return self._path_in(self.folder or "")
 
-    def _transact_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    @staticmethod
+    def _path_in(folder: str | os.PathLike) -> Path:
+        return Path(folder, "embeddings.sqlite")
+
+    def _transact_once(self, work: Callable[[sqlite3.Connection], T], begin: Sequence[str]) -> T:
         with self.connected() as table:
-            table.execute("BEGIN IMMEDIATE")
+            for statement in begin:
+                table.execute(statement)
             try:
                 result = work(table)
             except BaseException:
-                table.execute("ROLLBACK")
+                if table.in_transaction:  # SQLite itself rolls back when the disk is full
+                    table.execute("ROLLBACK")
                 raise
             table.execute("COMMIT")
             return result
@@ -111,12 +154,17 @@ class RecordTable:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
+        """Name the folder and the fix in errors of SQLite, the file system and its locks."""
         try:
             yield
-        except sqlite3.Error as exc:
-            raise OSError(
-                f"The cache '{self.folder}' cannot be used: {exc}. Fix: free space, make the folder writable, or set "
-                "another cache_dir."
+        except Timeout:
+            raise
+        except (sqlite3.Error, OSError, NotImplementedError) as exc:  # the last where a system has no locks
+            gone = self.folder is not None and not os.path.isdir(self.folder)  # noqa: PTH112, as in __init__
+            kind = PermissionError if isinstance(exc, PermissionError) else OSError
+            raise kind(
+                f"The cache '{self.folder}' cannot be used: {'the folder is gone' if gone else exc}. Fix: free space, "
+                "make the folder writable, or set another cache_dir, on a disk of this machine if locks are at fault."
             ) from exc
 
     def _begin_anew(self) -> None:
@@ -126,6 +174,7 @@ class RecordTable:
                 return  # another process was quicker
             for suffix in ("", "-journal"):
                 self._table.with_name(self._table.name + suffix).unlink(missing_ok=True)
+            self._table.touch()  # SQLite would not give a group the right to write, whatever the umask says
             with self.connected() as table:
                 _create(table)
 
@@ -134,29 +183,35 @@ class RecordTable:
             return False
         try:
             with self.connected() as table:
-                tables = table.execute("SELECT COUNT(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
-                return tables == len(_SCHEMA) and table.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+                names = {name for (name,) in table.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+                sound = table.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+        except sqlite3.OperationalError:
+            raise  # it is locked, or may not be read: nothing says that it is damaged
         except sqlite3.DatabaseError:
             return False
+        if sound and not names <= set(_SCHEMA):
+            raise sqlite3.DatabaseError(f"'{self._table.name}' is of another version or program")
+        return sound and names == set(_SCHEMA)
 
 
 class _Memory:
     """A table in memory, for the threads of one process; a forked process begins with an empty one."""
 
     def __init__(self) -> None:
-        self._process: int | None = None
+        self._of_process: dict[int, tuple[threading.Lock, sqlite3.Connection]] = {}
 
     @contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
-        if self._process != os.getpid():
-            self._process, self._lock = os.getpid(), threading.Lock()
-            self._table = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-            _create(self._table)
-        with self._lock:
-            yield self._table
+        if os.getpid() not in self._of_process:
+            table = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+            _create(table)
+            self._of_process.setdefault(os.getpid(), (threading.Lock(), table))  # of several threads the first one's
+        lock, table = self._of_process[os.getpid()]
+        with lock:
+            yield table
 
 
 def _create(table: sqlite3.Connection) -> None:
     table.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    for statement in _SCHEMA:
+    for statement in _SCHEMA.values():
         table.execute(statement)

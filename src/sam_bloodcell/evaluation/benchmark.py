@@ -18,7 +18,7 @@ from ..images.reading import read_content
 from .checks import cell_columns, check_arguments, class_names, seed_of, warn_caller
 from .classifiers import default_classifiers, named_estimators
 from .headlines import best_recall, headline_scores
-from .protocol import call_with_domain, cross_domain_predictions, scorable_rows
+from .protocol import call_with_domain, check_plan, cross_domain_predictions
 from .scores import confidence_intervals, score_predictions
 from .shift import domain_shift, near_duplicates
 
@@ -142,8 +142,8 @@ def run_benchmark(
     images, labels = images_of(cells), class_names(cells.target, cells.target_names, "target")
     labels, domains = cell_columns(_num_samples(images), y=labels, domain=cells.domain)
     seed = seed_of(random_state)
-    scorable_rows(labels, domains, cv)  # raises and warns now, before the hours of embedding
     named = named_estimators(default_classifiers(seed) if classifiers is None else classifiers)
+    check_plan(named, labels, domains, cells.get("group"), cv, seed)  # raises and warns now, before hours of embedding
     _check_parameters(autoencoder, *named.values())
     digest = _digest(images, labels, domains, cells.get("group"))
     embeddings = embedder.fit_transform(images)

@@ -53,16 +53,31 @@ def check_table(table: Any, name: str, columns: Sequence[str], maker: str) -> No
 
 def cell_columns(n_samples: int, **columns: Any) -> list[NDArray[Any]]:
     """Return columns such as labels and domains as arrays; raise unless each has one value per sample."""
-    checked = {name: label_column(values, name) for name, values in columns.items()}
+    checked = {name: values_of_cells(values, name) for name, values in columns.items()}
     if any(len(column) != n_samples for column in checked.values()):
         lengths = ", ".join(f"{len(column)} in {name}" for name, column in checked.items())
         raise ValueError(f"Got {n_samples} samples in X, {lengths} but expected as many. Fix: pass one value per cell.")
     return list(checked.values())
 
 
+def values_of_cells(values: Any, name: str) -> NDArray[Any]:
+    """Return a column of cells as an array of one natural dtype; raise as `label_column`, or if it mixes types.
+
+    An array of text and numbers would be one of text, where 1 and "1" are the same.
+    """
+    column = label_column(values, name)
+    if column.dtype.kind == "U":
+        for row, value in enumerate(values):
+            if not isinstance(value, str):
+                found = f"{value!r} of type {type(value).__name__}"
+                fix = f"Fix: make all of {name} text, or all numbers."
+                raise ValueError(f"Row {row}: got {name}={found} among text but expected one type. {fix}")
+    return column
+
+
 def class_names(codes: Any, names: Sequence[str], name: str) -> NDArray[Any]:
     """Return the class name of each code; raise unless all codes are indices into the names."""
-    codes, known = np.asarray(codes), np.asarray(names)
+    codes, known = np.asarray(codes), values_of_cells(names, f"the names of {name}")
     if codes.dtype.kind not in "iu":
         raise ValueError(f"Got {name} of dtype {codes.dtype} but expected integers. Fix: pass indices into the names.")
     outside = np.flatnonzero((codes < 0) | (codes >= len(known)))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -59,3 +61,21 @@ def named_estimators(estimators: Any) -> dict[str, Any]:
         return dict(estimators)
     last = estimators.steps[-1][1] if isinstance(estimators, Pipeline) else estimators
     return {type(last).__name__: estimators}
+
+
+def check_early_stopping(name: str, estimator: Any, labels: NDArray, where: str) -> None:
+    """Raise if a classifier holds out cells to stop early, but has too few of these to hold out some of each class."""
+    parts = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
+    for key in parts:
+        stem = key.removesuffix("early_stopping")
+        share = parts.get(f"{stem}validation_fraction")
+        if stem == key or parts[key] is not True or not isinstance(share, float):
+            continue
+        counts = np.unique(labels, return_counts=True)[1]
+        held_out = int(np.ceil(share * len(labels)))
+        # scikit-learn's network holds out some of each class where there are two classes, else any two cells or more
+        each = len(counts) == 2 or f"{stem}hidden_layer_sizes" not in parts
+        if held_out < 2 or (each and (counts.min() < 2 or min(held_out, len(labels) - held_out) < len(counts))):
+            found = f"{len(labels)} training cells of {len(counts)} classes, the rarest with {counts.min()}, in {where}"
+            fix = "Fix: add cells, leave rare classes out, or pass classifiers= without early stopping."
+            raise ValueError(f"Got {found} but {name!r} needs more to stop early. {fix}")

@@ -11,12 +11,18 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .checks import check_arguments
+from .checks import check_arguments, values_of_cells
 
 _CRITERIA = ("neighbours", "mahalanobis", "confidence")
+
+
+def _gives_probabilities(classifier: "AbstainingClassifier") -> bool:
+    estimator = getattr(classifier, "estimator_", classifier.estimator)
+    return estimator is None or hasattr(estimator, "predict_proba")
 
 
 class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
@@ -35,7 +41,9 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         5 folds. Cells of a new laboratory all differ somewhat from the training cells, so fewer of them get a class.
     unknown : object, default="auto"
         The answer for cells above the threshold, which may not be a class. "auto" stands for "unknown", or, if classes
-        are numbers, for -1 or one less than the smallest class, whichever is lower.
+        are numbers (or booleans), for -1 or one less than the smallest class, whichever is lower. An answer of another
+        kind than the classes makes `predict` return an array of objects. `cross_domain_predictions` encodes the classes
+        as 0, 1, ..., so pass text or a negative number there.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds.
 
@@ -73,6 +81,12 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             names = ", ".join(_CRITERIA)
             raise ValueError(f"Got criterion={self.criterion!r} but expected one of {names}. Fix: pass one of these.")
         check_arguments("AbstainingClassifier", coverage=self.coverage, random_state=self.random_state)
+        if self.criterion == "confidence" and not _gives_probabilities(clone(self)):
+            found = f"criterion='confidence' with {self.estimator!r}, which has no predict_proba"
+            fix = "Fix: pass another criterion, or a classifier with probabilities (CalibratedClassifierCV)."
+            raise ValueError(f"Got {found}, but expected probabilities. {fix}")
+        if getattr(y, "ndim", int(isinstance(y, list))) == 1:
+            y = values_of_cells(y, "y")
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, counts = np.unique(y, return_counts=True)
@@ -99,12 +113,19 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         found = np.asarray(self.estimator_.predict(X))
         if not unknown.any():
             return found
-        return np.where(unknown, np.asarray(self._answer(), dtype=found.dtype.kind), found)
+        answer = np.asarray(self._answer())
+        if found.dtype.kind in "bu":  # a type with a sign, for -1
+            found = found.astype(np.int64)
+        kinds = {"number" if array.dtype.kind in "if" else array.dtype.kind for array in (answer, found)}
+        return np.where(unknown, answer if len(kinds) == 1 else answer.astype(object), found)
 
+    @available_if(_gives_probabilities)
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the classifier's probabilities of `classes_`, (n_samples, n_classes), also for unknown cells."""
         X = self._checked(X)
-        return self.estimator_.predict_proba(X)
+        found = self.estimator_.predict_proba(X)
+        order = np.asarray(getattr(self.estimator_, "classes_", self.classes_)).tolist()
+        return found[:, [order.index(name) for name in self.classes_.tolist()]]
 
     def _checked(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self)
@@ -113,7 +134,9 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     def _answer(self) -> Any:
         if not (isinstance(self.unknown, str) and self.unknown == "auto"):
             return self.unknown
-        return "unknown" if self.classes_.dtype.kind in "USO" else min(-1, self.classes_.min() - 1)
+        if self.classes_.dtype.kind in "USO":
+            return "unknown"
+        return min(-1, self.classes_.min().item() - 1)  # as a Python number: the smallest uint8 less 1 would be 255
 
     def _held_out(self, X: NDArray, y: NDArray, counts: NDArray, estimator: Any) -> NDArray[np.float64]:
         """Return the novelty of training cells under models that were fitted without them."""
@@ -149,5 +172,8 @@ def _measure(fitted: tuple[Any, ...], X: NDArray) -> NDArray[np.float64]:
         scaler, index = models
         return index.kneighbors(scaler.transform(X))[0][:, -1]
     centres, precision = models
-    offsets = X[:, None] - centres  # (n_samples, n_classes, n_features)
-    return np.einsum("ncf,fg,ncg->nc", offsets, precision, offsets, optimize=True).min(1)
+    nearest = np.full(len(X), np.inf)
+    for centre in centres:  # one by one: all offsets at once would be n_samples x n_classes x n_features numbers
+        offsets = X - centre
+        nearest = np.minimum(nearest, np.einsum("nf,nf->n", offsets @ precision, offsets))
+    return nearest

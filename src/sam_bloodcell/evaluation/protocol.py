@@ -3,10 +3,11 @@
 import hashlib
 import importlib.metadata
 import inspect
+import itertools
 import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +19,11 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, has_fit_parameter
-from tqdm.auto import tqdm
 
 from ..embedding.embeddings import carried_domain, without_domain
+from ..extras import tqdm
 from .checks import cell_columns, check_arguments, seed_of, warn_caller
-from .classifiers import named_estimators
+from .classifiers import check_early_stopping, named_estimators
 from .scores import score_predictions
 
 
@@ -39,7 +40,8 @@ def cross_domain_predictions(
     Parameters
     ----------
     estimators : estimator or dict of str to estimator
-        Classifiers, or pipelines that end in one. They stay unfitted.
+        Classifiers, or pipelines that end in one. They stay unfitted. One that may abstain (`AbstainingClassifier`)
+        abstains with an answer that is no code of a class, such as -1.
     X : array-like, CellEmbeddings or list of paths, of length n_samples
         Anything that can be indexed by row and that the estimators accept.
     y : array-like of shape (n_samples,)
@@ -52,6 +54,7 @@ def cross_domain_predictions(
     cv : int or splitter, default=5
         Number of folds, at least 2; a domain needs as many groups. A class with fewer cells than this in a domain is
         left out of that domain, in training and in scoring, with one warning for all of them; two classes must remain.
+        Another warning names the classes that a fold's training lacks, because few groups hold them.
         A scikit-learn splitter splits every domain separately; a warning says whether it splits `groups`.
     mode : {"inductive", "transductive"}, default="inductive"
         Which cells the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted on; other estimators
@@ -69,14 +72,17 @@ def cross_domain_predictions(
     pandas.DataFrame
         A row per classifier, train_domain, fold (from 0) and predicted cell: ``test_domain``, ``row`` of the cell in
         X, ``group`` (without `groups`, the row), ``label``, ``predicted``, ``confidence`` (highest ``predict_proba``;
-        NaN where the classifier has none), ``known`` (whether its class was in training), ``n_train``.
+        NaN where the classifier has none, gives NaN, or abstains), ``known`` (whether its class was in training),
+        ``n_train``. Where a classifier abstains, ``predicted`` is no class of `y`: if classes are strings, it is the
+        classifier's own answer if that is text, else "unknown"; if they are numbers, -1 or one less than the smallest.
         ``.attrs["provenance"]`` holds the settings, estimators, versions, and a digest of the labels and domains.
 
     Raises
     ------
     ValueError
         If lengths differ, a label, domain or group is missing, a domain has fewer groups than folds or is left with
-        fewer than two classes, or a parameter is out of range.
+        fewer than two classes, a fold's training with fewer than two, or a parameter is out of range; or if an
+        estimator answers with fractions, as a regressor does.
 
     Examples
     --------
@@ -112,7 +118,8 @@ def leave_one_domain_out_predictions(
     Returns
     -------
     pandas.DataFrame
-        As that of `cross_domain_predictions`; ``train_domain`` is "others" and ``fold`` 0.
+        As that of `cross_domain_predictions`; ``train_domain`` is "others" (or, where a domain has this name,
+        "others (all but the tested)") and ``fold`` 0.
 
     Examples
     --------
@@ -126,11 +133,13 @@ def leave_one_domain_out_predictions(
     """
     options = {"mode": mode, "random_state": random_state, "n_jobs": n_jobs, "verbose": verbose}
     check_arguments("leave_one_domain_out_predictions", min_cells=min_cells, **options)
-    data = _Data.checked(X, y, domain, groups, min_cells)
+    data = _Data.checked(X, y, domain, groups, min_cells, "min_cells")
     if len(data.rows) < 2:
         raise ValueError("Got cells of one domain but expected at least two. Fix: add another laboratory.")
+    check_shared_class(data.labels, data.rows)
+    name = "others" if "others" not in data.rows else "others (all but the tested)"
     fits = [
-        Fit("others", 0, np.concatenate([data.rows[other] for other in data.rows if other != tested]), {tested: rows})
+        Fit(name, 0, np.concatenate([data.rows[other] for other in data.rows if other != tested]), {tested: rows})
         for tested, rows in data.rows.items()
     ]
     settings = {"design": "leave one domain out", "mode": mode, "random_state": seed_of(random_state)}
@@ -179,7 +188,7 @@ class _Data(NamedTuple):
     rows: dict[Any, NDArray[np.intp]]  # those of each domain that are trained on and predicted
 
     @classmethod
-    def checked(cls, X: Any, y: Any, domain: Any, groups: Any, cv: Any) -> "_Data":
+    def checked(cls, X: Any, y: Any, domain: Any, groups: Any, least: Any, argument: str = "cv") -> "_Data":
         domain = carried_domain(X) if domain is None else domain
         if domain is None:
             raise ValueError("Got no domain. Fix: pass domain=..., or a table with the columns path and domain as X.")
@@ -192,34 +201,90 @@ class _Data(NamedTuple):
                 found = f"{len(shared)} group(s) occur in several domains, such as {min(shared)}"
                 fix = "Fix: give groups of different domains different names, or leave shared patients out."
                 warn_caller(f"{found}: scores across them will be too good. {fix}")
-        return cls(X, labels, domains, groups, scorable_rows(labels, domains, cv))
+        return cls(X, labels, domains, groups, scorable_rows(labels, domains, least, argument))
 
     def folds(self, cv: Any, seed: int) -> Iterator[Fit]:
         """Yield a fit for each fold of each domain; its rows depend on the seed and the domain alone."""
         own = isinstance(cv, Integral)
         cut: set[str] = set()
+        absent: dict[str, int] = {}
         for domain, members in self.rows.items():
             groups = None if self.groups is None else self.groups[members]
             if own and groups is not None and (n_groups := len(np.unique(groups))) < cv:
                 found = f"{n_groups} group(s) in domain {domain!r}"
-                raise ValueError(f"Got {found} but expected at least cv={cv}. Fix: lower cv.")
+                raise ValueError(f"Got {found} but expected at least cv={cv}. Fix: lower cv, or leave the domain out.")
             kind = StratifiedKFold if groups is None else StratifiedGroupKFold
             splitter = kind(cv, shuffle=True, random_state=seed) if own else cv
             for fold, (train, held_out) in enumerate(splitter.split(members, self.labels[members], groups)):
                 if groups is not None:
                     cut |= set(map(str, np.intersect1d(groups[train], groups[held_out])))
-                yield Fit(domain, fold, members[train], {**self.rows, domain: members[held_out]})
+                for name in self._classes_without_training(domain, members, train):
+                    absent[name] = absent.get(name, 0) + 1
+                tested = {**self.rows, domain: members[held_out]}
+                yield Fit(domain, fold, members[train], {name: rows for name, rows in tested.items() if len(rows)})
+        if absent:
+            found = ", ".join(f"{name} in {times} fold(s)" for name, times in absent.items())
+            fix = "Cells of such a fold's class are not scored there. Fix: add groups with these classes, or lower cv."
+            warn_caller(f"Left out classes in folds whose training has no cell of them: {found}. {fix}")
         if cut:
             found = f"{len(cut)} group(s) are cut by a fold, such as {min(cut)}"
             fix = "Fix: pass cv as a number, or a splitter that keeps groups together."
             warn_caller(f"{found}: scores within a domain will be too good. {fix}")
 
+    def _classes_without_training(self, domain: Any, members: NDArray, train: NDArray) -> list[str]:
+        """Describe the domain's classes that these training cells lack; raise unless two classes are left."""
+        labels = self.labels[members]
+        lacking = np.setdiff1d(labels, labels[train]).tolist()
+        if len(left := np.unique(labels[train]).tolist()) < 2:
+            found = (
+                f"a fold of domain {domain!r} whose training has {len(left)} class(es) ({', '.join(map(repr, left))})"
+            )
+            fix = "Fix: add groups or cells of the other classes, change cv, or leave the domain out."
+            raise ValueError(f"Got {found} but expected at least 2. {fix}")
+        if self.groups is None:
+            return [f"{name!r} of domain {domain!r}" for name in lacking]
+        counts = {name: len(np.unique(self.groups[members][labels == name])) for name in lacking}
+        return [f"{name!r} of domain {domain!r} ({count} group(s))" for name, count in counts.items()]
 
-def scorable_rows(labels: NDArray, domains: NDArray, cv: Any) -> dict[Any, NDArray[np.intp]]:
-    """Return the rows of each domain whose class has at least `cv` cells there (a splitter: 2); warn of the others."""
-    least = int(cv) if isinstance(cv, Integral) else 2
+
+def check_plan(named: Mapping[str, Any], labels: NDArray, domains: NDArray, groups: Any, cv: Any, seed: int) -> None:
+    """Raise now if `cross_domain_predictions` of these cells cannot succeed, or could not score a pair of domains.
+
+    Warnings of classes that are left out are given now, those about groups later, with the predictions.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\d+ group\(s\)", category=UserWarning)
+        data = _Data.checked(labels, labels, domains, groups, cv)
+        if len(data.rows) > 1:
+            check_shared_class(labels, data.rows)
+        for fit in data.folds(cv, seed):
+            for name, estimator in named.items():
+                check_early_stopping(name, estimator, labels[fit.train], f"a fold of domain {fit.train_domain!r}")
+
+
+def check_shared_class(labels: NDArray, rows: Mapping[Any, NDArray[np.intp]]) -> None:
+    """Raise unless two domains have a class in common."""
+    classes = {domain: np.unique(labels[members]).tolist() for domain, members in rows.items()}
+    names = [name for found in classes.values() for name in found]
+    if len(set(names)) == len(names):
+        each = "; ".join(f"{domain!r} has {_some(found)}" for domain, found in classes.items())
+        fix = "Fix: give the same classes the same names in each laboratory (datasets.harmonise_labels)."
+        raise ValueError(f"Got {len(rows)} domains without a common class: {each}. Expected a class of two. {fix}")
+
+
+def _some(names: Sequence[Any], n: int = 5) -> str:
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(map(repr, names[:n])) + more
+
+
+def scorable_rows(labels: NDArray, domains: NDArray, least: Any, argument: str = "cv") -> dict[Any, NDArray[np.intp]]:
+    """Return the rows of each domain whose class has enough cells there, and warn of the others.
+
+    Enough are `least` cells, which messages call `argument`, or 2 where it is a splitter.
+    """
+    least = int(least) if isinstance(least, Integral) else 2
     if least < 2:
-        raise ValueError(f"Got cv={least} but expected at least 2 folds. Fix: pass cv=2 or more.")
+        raise ValueError(f"Got {argument}={least} but expected at least 2 folds. Fix: pass {argument}=2 or more.")
     rows: dict[Any, NDArray[np.intp]] = {}
     rare: list[str] = []
     for domain in np.unique(domains).tolist():
@@ -230,11 +295,12 @@ def scorable_rows(labels: NDArray, domains: NDArray, cv: Any) -> dict[Any, NDArr
             if count < least:
                 rare.append(f"{name!r} of domain {domain!r} ({count} cell{'s' if count > 1 else ''})")
         if len(kept) < 2:
-            found = f"{len(kept)} class(es) of at least cv={least} cells in domain {domain!r}"
-            raise ValueError(f"Got {found} but expected at least 2. Fix: add cells, lower cv, or leave the domain out.")
+            found = f"{len(kept)} class(es) of at least {argument}={least} cells in domain {domain!r}"
+            fix = f"Fix: add cells, lower {argument}, or leave the domain out."
+            raise ValueError(f"Got {found} but expected at least 2. {fix}")
         rows[domain] = members[np.isin(labels[members], kept)]
     if rare:
-        warn_caller(f"Left out classes with fewer than cv={least} cells in a domain: {', '.join(rare)}.")
+        warn_caller(f"Left out classes with fewer than {argument}={least} cells in a domain: {', '.join(rare)}.")
     return rows
 
 
@@ -254,6 +320,7 @@ def _run(
             X = call_with_domain(fitted.transform, X, data.domains)
         prepared[name] = tail, X
     fit_and_predict = delayed(_fit_and_predict_by_design)
+    fits = [fit for fit in fits if fit.test]
     tasks = [fit_and_predict(name, *prepared[name], data.labels, data.domains, fit) for name in named for fit in fits]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
     table = pd.concat(tqdm(results, total=len(tasks), desc="fits", disable=verbose <= 0), ignore_index=True)
@@ -325,12 +392,37 @@ def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains
         cells = _safe_indexing(X, rows)
         for step in head:
             cells = step.transform(cells)
-        confidence: Any = np.nan
+        answers = np.asarray(tail.predict(cells)).ravel().tolist()
+        predicted, abstained = _decoded(answers, classes, labels, name)
+        confidence = np.full(len(rows), np.nan)
         if hasattr(tail, "predict_proba"):
-            confidence = np.asarray(tail.predict_proba(cells), np.float64).max(1)
-        predicted = classes[np.asarray(tail.predict(cells)).astype(int)]
+            highest = np.asarray(tail.predict_proba(cells), np.float64).max(1)
+            confidence = np.where(abstained | np.isnan(highest).any(), np.nan, highest)
         keys = {"classifier": name, "train_domain": fit.train_domain, "test_domain": domain, "fold": fit.fold}
-        answers = {"row": rows, "label": labels[rows], "predicted": predicted, "confidence": confidence}
+        found = {"row": rows, "label": labels[rows], "predicted": predicted, "confidence": confidence}
         training = {"known": np.isin(labels[rows], classes), "n_train": len(fit.train)}
-        parts.append(pd.DataFrame({**keys, **answers, **training}))
+        parts.append(pd.DataFrame({**keys, **found, **training}))
     return pd.concat(parts)
+
+
+def _decoded(answers: list[Any], classes: NDArray, labels: NDArray, name: str) -> tuple[NDArray, NDArray[np.bool_]]:
+    """Return the class of each answer, which is a code, and where the classifier abstained: where it is none.
+
+    Abstentions must not be codes to index with: -1 would be the last class.
+    """
+    codes = np.array([answer if isinstance(answer, Real) else np.nan for answer in answers], np.float64)
+    abstained = ~((codes >= 0) & (codes < len(classes)))
+    if (fractions := codes % 1 > 0).any():
+        found = f"{codes[fractions][0]:.4g} as an answer of {name!r}"
+        fix = "Fix: pass a classifier; a regressor's answers name no class."
+        raise ValueError(f"Got {found} but expected a class or an abstention. {fix}")
+    predicted = classes[np.where(abstained, 0, codes).astype(int)]
+    if not abstained.any():
+        return predicted, abstained
+    if labels.dtype.kind in "biuf":
+        return np.where(abstained, min(-1, int(np.floor(labels.min())) - 1), predicted), abstained
+    texts = [answer if isinstance(answer, str) else "unknown" for answer in itertools.compress(answers, abstained)]
+    taken = set(labels.tolist())
+    predicted = predicted.astype(object)
+    predicted[abstained] = [f"{text} (no class)" if text in taken else text for text in texts]
+    return np.array(predicted.tolist()), abstained

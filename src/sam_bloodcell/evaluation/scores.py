@@ -1,17 +1,17 @@
 """Scores of predictions: metrics by pair of domains, recall by class, calibration, intervals and comparisons."""
 
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from .checks import METRICS, check_arguments, check_table, seed_of
+from .checks import METRICS, check_arguments, check_table, seed_of, warn_caller
 
 _BINS = 15
 _SCORED = ("classifier", "train_domain", "test_domain")
+_ALL = tuple(f"{metric}_all" for metric in METRICS)  # over every cell, whether or not training knew its class
 _PREDICTED = (*_SCORED, "fold", "row", "group", "label", "predicted", "confidence", "known", "n_train")
 
 
@@ -27,14 +27,20 @@ def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row per (features,) classifier, train_domain, test_domain and fold, with the numbers of cells ``n_train``,
-        ``n_test`` and ``n_left_out`` (not scored, because their class was not in training), ``n_classes`` among the
-        scored cells, ``accuracy``, ``balanced_accuracy`` (mean recall over those classes), ``macro_f1`` (over the same
-        classes) and ``ece``, the expected calibration error (Guo et al., ICML 2017; 15 bins of equal width; NaN without
-        probabilities). A pair of domains without a common class scores NaN.
+        ``n_test`` and ``n_left_out`` (their class was not in training), and ``n_classes`` among the ``n_test`` cells.
+
+        Over these cells: ``accuracy``, ``balanced_accuracy`` (mean recall over the classes), ``macro_f1`` (over the
+        same classes) and ``ece``, the expected calibration error (Guo et al., ICML 2017; 15 bins of equal width). Over
+        all cells, where those of a class that training lacks are wrong whatever the answer: ``accuracy_all``,
+        ``balanced_accuracy_all``, ``macro_f1_all`` and ``ece_all``. ``chance`` and ``majority`` are the balanced
+        accuracy and the accuracy of the best constant answer, over the ``n_test`` cells.
+
+        A pair of domains without a common class scores NaN, and 0 over all cells. The calibration errors are over
+        answered cells: abstentions have no confidence. They are NaN without probabilities.
     """
     check_predictions(predictions)
     keys = [*_pair_keys(predictions), "fold"]
-    fits = predictions.groupby(keys, sort=False)
+    fits = predictions.groupby(keys, sort=False, observed=True)
     scores = pd.DataFrame([{**dict(zip(keys, names, strict=True)), **_score_fit(cells)} for names, cells in fits])
     scores.attrs.update(predictions.attrs)
     return scores
@@ -52,7 +58,8 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         A row per (features,) classifier, train_domain and test_domain: ``accuracy_mean``, ``accuracy_std`` (ddof=1),
-        the same of the other metrics, and ``n``, the number of folds with a score.
+        the same of the other metrics (those over all cells and the calibration errors too, where the scores have them),
+        ``chance`` and ``majority`` (means over folds), and ``n``, the number of folds with a score.
 
     Examples
     --------
@@ -63,8 +70,10 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     0.6
     """
     check_table(scores, "scores", (*_SCORED, *METRICS), "cross_domain_scores")
-    groups = scores.groupby(_pair_keys(scores), sort=False)
-    columns = {f"{metric}_{name}": groups[metric].agg(name) for metric in METRICS for name in ("mean", "std")}
+    groups = scores.groupby(_pair_keys(scores), sort=False, observed=True)
+    metrics = [metric for metric in (*METRICS, *_ALL, "ece", "ece_all") if metric in scores]
+    columns = {f"{metric}_{name}": groups[metric].agg(name) for metric in metrics for name in ("mean", "std")}
+    columns |= {name: groups[name].mean() for name in ("chance", "majority") if name in scores}
     return pd.DataFrame({**columns, "n": groups["accuracy"].count()}).reset_index()
 
 
@@ -94,7 +103,13 @@ def cross_domain_mean(scores: pd.DataFrame, metric: str = "balanced_accuracy") -
     check_arguments("cross_domain_mean", metric=metric)
     check_table(scores, "scores", (*_SCORED, metric), "cross_domain_scores")
     keys = _pair_keys(scores)
-    return _across(scores).groupby(keys, sort=False)[metric].mean().groupby(level=keys[:-2], sort=False).mean()
+    return (
+        _across(scores)
+        .groupby(keys, sort=False, observed=True)[metric]
+        .mean()
+        .groupby(level=keys[:-2], sort=False, observed=True)
+        .mean()
+    )
 
 
 def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -108,14 +123,30 @@ def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row per (features,) classifier, train_domain, test_domain and label: ``recall``, the mean over folds, and
-        ``n``, the mean number of cells in a fold.
+        A row per (features,) classifier, train_domain, test_domain and label: ``recall``, the mean over the folds whose
+        training knew the class (NaN where none did), and ``n``, the mean number of its cells in such a fold;
+        ``recall_all``, the mean over all folds, where a class that training lacks has a recall of 0, and ``n_all``.
     """
     check_predictions(predictions)
     keys = [*_pair_keys(predictions), "label"]
-    known = predictions[predictions["known"]]
-    hits = known.assign(hit=known["label"] == known["predicted"]).groupby([*keys, "fold"], sort=False)["hit"]
-    return hits.agg(recall="mean", n="size").groupby(level=keys, sort=False).mean().reset_index()
+    known = predictions["known"].astype(bool)
+    cells = predictions.assign(known=known, hit=known & _equal(predictions["label"], predictions["predicted"]))
+    folds = (
+        cells.groupby([*keys, "fold", "known"], sort=False, observed=True)["hit"]
+        .agg(recall="mean", n="size")
+        .reset_index()
+    )
+    table = (
+        folds.groupby(keys, sort=False, observed=True)[["recall", "n"]].mean().add_suffix("_all")
+    )  # in a fold, a class is known or not
+    return (
+        folds[folds["known"]]
+        .groupby(keys, sort=False, observed=True)[["recall", "n"]]
+        .mean()
+        .reindex(table.index)
+        .join(table)
+        .reset_index()
+    )
 
 
 def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +173,9 @@ def confidence_intervals(
     """Return bootstrap intervals of scores across domains.
 
     Groups of tested cells (patients or slides; single cells, where no groups were given) are drawn with replacement,
-    and the models stay as they are: the interval shows the effect of the choice of tested cells, not of training.
+    and the models stay as they are: the interval shows the effect of the choice of tested cells, not of training. It is
+    too narrow where several cells come from one patient and no groups were given. Cells of classes that training lacks
+    take no part, and neither do draws in which a pair of domains cannot be scored.
 
     Parameters
     ----------
@@ -159,15 +192,19 @@ def confidence_intervals(
     Returns
     -------
     pandas.DataFrame
-        A row per (features,) classifier (and pair): ``score``, ``low``, ``high``.
+        A row per (features,) classifier (and pair): ``score``, ``low``, ``high``, and ``chance``, the score of the
+        constant answer that is best in each fold.
     """
     options: dict[str, Any] = {"metric": metric, "n_bootstrap": n_bootstrap, "random_state": random_state}
     check_arguments("confidence_intervals", by_pair=by_pair, level=level, **options)
     drawn = _bootstrap(predictions, by_pair=by_pair, **options)
+    chance = _bootstrap(_constant_answers(predictions), by_pair=by_pair, **{**options, "n_bootstrap": 1})
     keys = _pair_keys(predictions) if by_pair else _pair_keys(predictions)[:-2]
     tail = (1 - level) / 2
-    rows = [[*names, values[0], *np.nanquantile(values[1:], [tail, 1 - tail])] for names, values in drawn.items()]
-    return pd.DataFrame(rows, columns=[*keys, "score", "low", "high"])
+    rows = [
+        [*names, values[0], *_quantiles(values[1:], tail), float(chance[names][0])] for names, values in drawn.items()
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "score", "low", "high", "chance"])
 
 
 def compare_pipelines(
@@ -175,6 +212,9 @@ def compare_pipelines(
     random_state: Any = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Compare classifiers on the same cells: paired bootstrap of the difference of their means across domains.
+
+    Groups are drawn as in `confidence_intervals`. A warning says if every group is one cell: where several cells come
+    from one patient, p-values without groups are too small.
 
     Parameters
     ----------
@@ -190,7 +230,13 @@ def compare_pipelines(
     -------
     pandas.DataFrame
         ``a``, ``b``, ``difference`` (a minus b), 95 % interval ``low`` and ``high``, two-sided ``p`` and ``p_holm``,
-        corrected for the number of comparisons (Holm 1979).
+        corrected for the number of comparisons (Holm 1979). If k of B draws lie on the rarer side of 0, p is
+        2 (k + 1) / (B + 1): it cannot be smaller than 2 / (B + 1), so many comparisons need a larger `n_bootstrap`.
+
+    Raises
+    ------
+    ValueError
+        If the classifiers did not predict the same cells, once each, or the baseline is none of them.
     """
     options: dict[str, Any] = {"metric": metric, "n_bootstrap": n_bootstrap, "random_state": random_state}
     check_arguments("compare_pipelines", **options)
@@ -203,11 +249,14 @@ def compare_pipelines(
     compared = list(combinations(drawn, 2)) if baseline is None else [(a, baseline) for a in drawn if a != baseline]
     if not compared:
         raise ValueError("Got one classifier but expected at least two to compare. Fix: join the tables of several.")
+    _check_same_cells(_across(predictions))
     rows = []
     for a, b in compared:
         difference, draws = float(drawn[a][0] - drawn[b][0]), drawn[a][1:] - drawn[b][1:]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        p = np.clip(2 * min((draws <= 0).mean(), (draws >= 0).mean()), 1 / n_bootstrap, 1)
+        draws = draws[~np.isnan(draws)]
+        low, high = _quantiles(draws, 0.025)
+        rarer = min((draws <= 0).sum(), (draws >= 0).sum())
+        p = min(2 * (rarer + 1) / (len(draws) + 1), 1.0)
         rows.append({"a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p})
     table = pd.DataFrame(rows)
     ascending = table["p"].sort_values(kind="stable")
@@ -216,26 +265,77 @@ def compare_pipelines(
 
 def _score_fit(cells: pd.DataFrame) -> dict[str, float]:
     """Score what one fit predicted in one domain; the columns are those of `score_predictions`."""
-    known = cells[cells["known"]]
+    known = cells[cells["known"].astype(bool)]
     counts = {"n_train": int(cells["n_train"].iloc[0]), "n_test": len(known), "n_left_out": len(cells) - len(known)}
-    truth, predicted = known["label"].to_numpy(), known["predicted"].to_numpy()
-    classes = np.unique(truth)
-    if known.empty:
-        return {**counts, "n_classes": 0, **dict.fromkeys((*METRICS, "ece"), np.nan)}
-    over = {"labels": classes, "average": "macro", "zero_division": 0}
-    _, recall, f1, _ = precision_recall_fscore_support(truth, predicted, **over)
-    scores = {"accuracy": accuracy_score(truth, predicted), "balanced_accuracy": recall, "macro_f1": f1}
-    ece = _calibration_error(truth == predicted, known["confidence"].to_numpy())
-    return {**counts, "n_classes": len(classes), **scores, "ece": ece}
+    scores, of_all = _scores_of(known), _scores_of(cells)
+    shares = known["label"].value_counts(normalize=True)
+    constant = {"chance": 1 / len(shares), "majority": shares.max()} if len(shares) else {}
+    constant = constant or {"chance": np.nan, "majority": np.nan}
+    every = {f"{name}_all": value for name, value in of_all.items()}
+    return {**counts, "n_classes": len(shares), **scores, **every, **constant}
+
+
+def _scores_of(cells: pd.DataFrame) -> dict[str, float]:
+    """Score cells; those of a class that training lacks count as wrong."""
+    if cells.empty:
+        return dict.fromkeys((*METRICS, "ece"), np.nan)
+    codes = _Codes.of(cells)
+    one = np.ones((1, 1), np.float32)
+    scores = {metric: float(_weighted_scores(codes, np.zeros(len(cells), int), one, metric)[0]) for metric in METRICS}
+    return {**scores, "ece": _calibration_error(codes.hit, cells["confidence"].to_numpy(np.float64, na_value=np.nan))}
 
 
 def _calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> float:
     """Return the gap between confidence and share of right answers, by bin, weighted by the bin's cells."""
-    if np.isnan(confidence).any():
+    given = ~np.isnan(confidence)
+    right, confidence = right[given], confidence[given]
+    if not len(right):
         return float("nan")
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
     gaps = np.bincount(bins, weights=confidence - right, minlength=_BINS)
     return float(np.abs(gaps).sum() / len(right))
+
+
+def _quantiles(draws: NDArray[np.float64], tail: float) -> tuple[float, float]:
+    """Return the limits of the interval of the draws that are not NaN; NaN where there is none."""
+    draws = draws[~np.isnan(draws)]
+    low, high = np.quantile(draws, [tail, 1 - tail]) if len(draws) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _constant_answers(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions with the commonest known class of a fold as its answer, the best of constant answers."""
+    known = predictions[predictions["known"].astype(bool)]
+    keys = [*_pair_keys(predictions), "fold"]
+    answers = known.groupby(keys, sort=False, observed=True)["label"].transform(
+        lambda labels: labels.value_counts().index[0]
+    )
+    return known.assign(predicted=answers)
+
+
+def _check_same_cells(predictions: pd.DataFrame) -> None:
+    """Raise unless all classifiers predicted the same cells, once each; warn if no group has several cells."""
+    series = _pair_keys(predictions)[:-2]
+    twice = predictions.duplicated([*series, *_SCORED[1:], "fold", "row"])
+    if twice.any():
+        name = ", ".join(map(str, predictions.loc[twice, series].iloc[0]))
+        found = f"{name} twice for row {predictions.loc[twice, 'row'].iloc[0]} of one fold"
+        raise ValueError(f"Got {found} but expected each cell once. Fix: name each classifier differently.")
+    cell = [*_SCORED[1:], "row", "group", "label"]
+    once = predictions[[*series, *cell]].drop_duplicates()
+    names = once[series].drop_duplicates().itertuples(index=False, name=None)
+    lacking = once[once.groupby(cell, sort=False, observed=True)[series[-1]].transform("size") < len(list(names))]
+    if len(lacking):
+        row = lacking.iloc[0]
+        found = f"row {row['row']} of {row['test_domain']!r} after {row['train_domain']!r}"
+        name, fix = ", ".join(map(str, row[series])), "Fix: predict the same X, y, domain and groups with each."
+        raise ValueError(f"Got {found} of {name}, but expected the same cells of each classifier. {fix}")
+    sizes = predictions.groupby("test_domain", observed=True)[["group", "row"]].nunique()
+    if (sizes["group"] == sizes["row"]).all():
+        warn_caller(
+            "Every group is one cell: if several cells come from one patient, p-values and intervals are too small. "
+            "Fix: pass groups= (patient or slide) with the predictions."
+        )
 
 
 def _bootstrap(
@@ -248,48 +348,82 @@ def _bootstrap(
     """
     check_predictions(predictions)
     cells = predictions if by_pair else _across(predictions)
-    cells = cells[cells["known"]]
+    cells = cells[cells["known"].astype(bool)]
+    if cells.empty:
+        raise ValueError(
+            "Got no cell whose class was in training but expected some. Fix: share classes across domains."
+        )
     rng = np.random.default_rng(seed_of(random_state))
     draws: dict[Any, tuple[pd.Index, NDArray[np.float32]]] = {}
-    for domain, tested in cells.groupby("test_domain", sort=False):
+    for domain, tested in cells.groupby("test_domain", sort=False, observed=True):
         groups = pd.Index(tested["group"].unique())
         n = len(groups)
         times_drawn = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)
         draws[domain] = groups, np.vstack([np.ones(n), times_drawn]).astype(np.float32)
     scores = {}
-    for names, pair in cells.groupby(_pair_keys(predictions), sort=False):
-        folds = [_weighted_scores(fold, *draws[names[-1]], metric) for _, fold in pair.groupby("fold", sort=False)]
-        scores[tuple(names)] = np.nanmean(folds, axis=0)
+    for names, pair in cells.groupby(_pair_keys(predictions), sort=False, observed=True):
+        groups, weights = draws[names[-1]]
+        folds = [
+            _weighted_scores(_Codes.of(fold), groups.get_indexer(pd.Index(fold["group"])), weights, metric)
+            for _, fold in pair.groupby("fold", sort=False, observed=True)
+        ]
+        scores[tuple(names)] = _mean(np.array(folds), axis=0)
     if by_pair:
         return scores
     series = dict.fromkeys(names[:-2] for names in scores)
     return {one: np.mean([scores[names] for names in scores if names[:-2] == one], axis=0) for one in series}
 
 
-def _weighted_scores(cells: pd.DataFrame, groups: pd.Index, weights: NDArray, metric: str) -> NDArray[np.float64]:
-    """Compute the metric of some cells under each row of weights, float32 (n_draws, n_groups)."""
-    truth, classes = pd.factorize(cells["label"])
-    predicted = classes.get_indexer(pd.Index(cells["predicted"]))  # -1 for a class that is not among the true ones
-    group = groups.get_indexer(pd.Index(cells["group"]))
-    shape = (len(groups), len(classes))
+class _Codes(NamedTuple):
+    truth: NDArray[np.intp]
+    predicted: NDArray[np.intp]  # -1 for a class that is not among the true ones, and for an abstention
+    hit: NDArray[np.bool_]
+    n_classes: int
 
-    def count(rows: NDArray[np.bool_], by: NDArray[np.int_]) -> NDArray[np.float64]:
+    @classmethod
+    def of(cls, cells: pd.DataFrame) -> "_Codes":
+        """Return numbers for the true classes, by value and not by type: columns may be categories or of a file."""
+        truth, classes = pd.factorize(np.asarray(cells["label"]).astype(object))
+        predicted = pd.Index(classes, dtype=object).get_indexer(np.asarray(cells["predicted"]).astype(object))
+        return cls(truth, predicted, (truth == predicted) & cells["known"].to_numpy(bool), len(classes))
+
+
+def _equal(a: pd.Series, b: pd.Series) -> NDArray[np.bool_]:
+    """Compare values, whatever the columns' types: columns of categories cannot be compared."""
+    return np.asarray(a).astype(object) == np.asarray(b).astype(object)
+
+
+def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return the mean of the values that are not NaN; NaN, and no warning, where there is none."""
+    given = ~np.isnan(values)
+    n = given.sum(axis)
+    return np.where(n > 0, np.where(given, values, 0).sum(axis) / np.maximum(n, 1), np.nan)
+
+
+def _weighted_scores(
+    codes: _Codes, group: NDArray[np.intp], weights: NDArray[np.float32], metric: str
+) -> NDArray[np.float64]:
+    """Compute the metric of some cells, each in a group, under each row of weights (n_draws, n_groups)."""
+    shape = (weights.shape[1], codes.n_classes)
+
+    def count(rows: NDArray[np.bool_], by: NDArray[np.intp]) -> NDArray[np.float64]:
         """Count these cells by class under each row of weights, (n_draws, n_classes)."""
         counts = np.bincount(group[rows] * shape[1] + by[rows], minlength=shape[0] * shape[1])
         return (weights @ counts.reshape(shape).astype(np.float32)).astype(np.float64)
 
-    hits, true = count(truth == predicted, truth), count(truth >= 0, truth)
+    hits, true = count(codes.hit, codes.truth), count(codes.truth >= 0, codes.truth)
     if metric == "accuracy":
-        return hits.sum(1) / true.sum(1)
+        n = true.sum(1)
+        return np.where(n > 0, hits.sum(1) / np.maximum(n, 1), np.nan)
     drawn = np.where(true > 0, 1.0, np.nan)  # a class that was not drawn does not count
     if metric == "balanced_accuracy":
-        return np.nanmean(drawn * hits / np.maximum(true, 1), axis=1)
-    answered = count(predicted >= 0, predicted)
-    return np.nanmean(drawn * 2 * hits / np.maximum(true + answered, 1), axis=1)
+        return _mean(drawn * hits / np.maximum(true, 1), axis=1)
+    answered = count(codes.predicted >= 0, codes.predicted)
+    return _mean(drawn * 2 * hits / np.maximum(true + answered, 1), axis=1)
 
 
 def _across(table: pd.DataFrame) -> pd.DataFrame:
-    across = table[table["train_domain"] != table["test_domain"]]
+    across = table[~_equal(table["train_domain"], table["test_domain"])]
     if across.empty:
         raise ValueError("Got scores of one domain but expected at least two. Fix: add another laboratory.")
     return across

@@ -1,5 +1,6 @@
 """The distance between laboratories in feature space, and pairs of images that look duplicated."""
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -7,16 +8,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 
-from .checks import cell_columns, check_arguments, seed_of
+from .checks import cell_columns, check_arguments, seed_of, warn_caller
 
 _MAX_COMPARED = 1000  # cells of a domain in `domain_shift`, where memory grows with the square of their number
 _LEAST_CELLS = 5  # of a domain: one for each fold
+_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # squared, of the kernels, in mean squared distances: as in training
 
 
 def domain_shift(
@@ -31,7 +34,7 @@ def domain_shift(
     features : array-like of shape (n_samples, n_features)
         Standardised here; at most 1,000 cells of each domain are used, drawn at random.
     domain : array-like of shape (n_samples,)
-        At least two domains, of at least 5 cells each.
+        At least two domains of at least 5 cells each; smaller ones are left out, without `y` with a warning.
     y : array-like of shape (n_samples,), optional
         Class of each cell. If passed, each class is also measured by itself, where mixtures play no part.
     random_state : int, RandomState instance or None, default=None
@@ -39,15 +42,19 @@ def domain_shift(
     Returns
     -------
     dict of str to float
-        ``"mmd"``: squared maximum mean discrepancy (`sam_bloodcell.models.alignment.mmd`), 0 for equal distributions;
+        ``"mmd"``: unbiased estimate of the squared maximum mean discrepancy under a mean of five Gaussian kernels,
+        whose squared widths are 1/4 to 4 times the mean squared distance between cells (Gretton et al., JMLR 2012),
+        averaged over the pairs of domains. It is 0 on average where distributions are equal, so single estimates may be
+        negative.
         ``"domain_accuracy"``: balanced accuracy of a logistic regression that predicts the domain, 5-fold;
-        ``"chance"``: that of a constant answer. With `y` a DataFrame of these and ``n``, the cells: a row for "all"
-        and for every class that has 5 cells in at least two domains (domains with fewer are left out of that row).
+        ``"chance"``: that of a constant answer. With `y` a DataFrame of these and ``n``, the cells: a row for "all",
+        NaN with n = 0 where there are not two domains of 5 cells, and a row for every class that has 5 cells in at
+        least two domains. A class with the name "all" has the row "all (class)".
 
     Raises
     ------
     ValueError
-        If there are fewer than two domains or 5 cells of one, lengths differ, or a feature is missing.
+        If there are not two domains of 5 cells and no `y`, lengths differ, or a feature is missing.
 
     Examples
     --------
@@ -61,38 +68,56 @@ def domain_shift(
     features = check_array(features, dtype=np.float64, input_name="features")
     (domains,) = cell_columns(len(features), domain=domain)
     seed = seed_of(random_state)
+    names, counts = np.unique(domains, return_counts=True)
     if y is None:
-        return _shift(features, domains, seed)
+        small = ", ".join(
+            f"{name!r} ({n})" for name, n in zip(names.tolist(), counts.tolist(), strict=True) if n < _LEAST_CELLS
+        )
+        if (counts >= _LEAST_CELLS).sum() < 2:
+            found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+            expected = f"at least two domains of at least {_LEAST_CELLS} cells each"
+            raise ValueError(f"Got {found} cells by domain but expected {expected}. Fix: add cells.")
+        if small:
+            warn_caller(f"Left out domains of fewer than {_LEAST_CELLS} cells: {small}.")
+        return _shift(features, domains, seed)[0]
     domains, labels = cell_columns(len(features), domain=domains, y=y)
-    rows = {"all": {**_shift(features, domains, seed), "n": len(domains)}}
+    rows = {"all": _shift(features, domains, seed)}
     for name in np.unique(labels).tolist():
         members = labels == name
-        present, counts = np.unique(domains[members], return_counts=True)
-        members &= np.isin(domains, present[counts >= _LEAST_CELLS])
-        if (counts >= _LEAST_CELLS).sum() >= 2:
-            rows[str(name)] = {**_shift(features[members], domains[members], seed), "n": int(members.sum())}
-    return pd.DataFrame(rows).T.astype({"n": int})
+        found, n = _shift(features[members], domains[members], seed)
+        if n:
+            rows["all (class)" if str(name) == "all" else str(name)] = found, n
+    return pd.DataFrame({name: {**found, "n": n} for name, (found, n) in rows.items()}).T.astype({"n": int})
 
 
-def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> dict[str, float]:
-    import torch
-
-    from ..models.alignment import mmd
-
+def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> tuple[dict[str, float], int]:
+    """Compare the domains that have enough cells, and count their cells; NaN and 0 where there are not two of them."""
     names, codes, counts = np.unique(domains, return_inverse=True, return_counts=True)
-    if len(names) < 2 or counts.min() < _LEAST_CELLS:
-        found = dict(zip(names.tolist(), counts.tolist(), strict=True))
-        expected = f"at least two domains of at least {_LEAST_CELLS} cells each"
-        raise ValueError(f"Got {found} cells by domain but expected {expected}. Fix: leave small domains out.")
+    members = [np.flatnonzero(codes == code) for code in range(len(names)) if counts[code] >= _LEAST_CELLS]
+    if len(members) < 2:
+        return dict.fromkeys(("mmd", "domain_accuracy", "chance"), np.nan), 0
     rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(codes == code) for code in range(len(names))]
     rows = np.concatenate([rng.permutation(own)[:_MAX_COMPARED] for own in members])
     scaled, codes = StandardScaler().fit_transform(features[rows]), codes[rows]
     guess = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    distance = float(mmd(torch.from_numpy(scaled), torch.from_numpy(codes)))
-    accuracy = float(cross_val_score(guess, scaled, codes, cv=folds, scoring="balanced_accuracy").mean())
-    return {"mmd": distance, "domain_accuracy": accuracy, "chance": 1 / len(names)}
+    distance = np.mean([_unbiased_mmd(scaled[codes == a], scaled[codes == b]) for a, b in combinations(set(codes), 2)])
+    accuracy = cross_val_score(guess, scaled, codes, cv=folds, scoring="balanced_accuracy").mean()
+    found = {"mmd": float(distance), "domain_accuracy": float(accuracy), "chance": 1 / len(members)}
+    return found, sum(map(len, members))
+
+
+def _unbiased_mmd(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Estimate the squared maximum mean discrepancy of samples (n, F) and (m, F) without bias: no cell meets itself."""
+    both, n, m = np.concatenate([a, b]), len(a), len(b)
+    squared = euclidean_distances(both, squared=True)  # (n + m, n + m), from a matrix product: no array by feature
+    unit = max(float(squared.mean()), 1e-12)
+    kernel = np.zeros_like(squared)
+    for width in _WIDTHS:
+        kernel += np.exp(squared / (-width * unit)) / len(_WIDTHS)
+    within_a = (kernel[:n, :n].sum() - n) / (n * (n - 1))  # less the diagonal of ones
+    within_b = (kernel[n:, n:].sum() - m) / (m * (m - 1))
+    return float(within_a + within_b - 2 * kernel[:n, n:].mean())
 
 
 def near_duplicates(embeddings: Any, *, threshold: float | str = "auto") -> pd.DataFrame:
@@ -131,8 +156,10 @@ def near_duplicates(embeddings: Any, *, threshold: float | str = "auto") -> pd.D
     sample = scaled[np.random.default_rng(0).permutation(len(scaled))[:_MAX_COMPARED]]
     median = float(np.median(pdist(sample))) if len(sample) > 1 else 0.0
     n_neighbors = min(6, len(scaled))
-    distance, neighbour = NearestNeighbors(n_neighbors=n_neighbors).fit(scaled).kneighbors(scaled)
+    neighbour = NearestNeighbors(n_neighbors=n_neighbors).fit(scaled).kneighbors(scaled, return_distance=False)
+    # measured again, because the search's matrix products give equal rows a small distance
+    distance = np.stack([np.linalg.norm(scaled - scaled[near], axis=1) for near in neighbour.T], axis=1)
     a, b = np.sort([np.repeat(np.arange(len(scaled)), n_neighbors), neighbour.ravel()], axis=0)
     table = pd.DataFrame({"a": a, "b": b, "distance": distance.ravel() / (median or 1.0)})
     table = table[(a != b) & (table["distance"] <= greatest)].drop_duplicates(["a", "b"])
-    return table.sort_values("distance", ignore_index=True)
+    return table.sort_values("distance", ignore_index=True, kind="stable")

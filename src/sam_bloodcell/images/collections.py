@@ -1,7 +1,8 @@
 """Collections of images as users hand them over: lists, arrays, columns of paths."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from io import IOBase
 from typing import Any
 
 import numpy as np
@@ -14,25 +15,30 @@ from ..validation import domain_column
 def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
     """Check a collection of images and return it as a sequence of at least one; no image is read.
 
-    Taken are paths, PIL images and arrays, an (n, H, W, 3) array, a Series or one-column DataFrame of paths, and a
-    DataFrame with a column "path".
+    Taken are paths, PIL images and arrays, an (n, H, W, 3) array or tensor, an Arrow array, a Series or one-column
+    DataFrame of paths, and a table with a column "path". An iterator is used up.
     """
-    if isinstance(X, str | os.PathLike | Image.Image):
+    if isinstance(X, str | bytes | bytearray | os.PathLike | Image.Image | IOBase):
         raise ValueError(f"Got one image as {name} but expected a collection. Fix: pass [{name}].")
+    if isinstance(X, set | frozenset | Mapping):
+        kind = type(X).__name__
+        raise TypeError(
+            f"Got {name} as a {kind} but expected a collection with an order, which rows can follow. "
+            f"Fix: pass a list, such as {'list(images.values())' if isinstance(X, Mapping) else 'sorted(paths)'}."
+        )
     if not hasattr(X, "__iter__") and not hasattr(X, "columns"):
         raise TypeError(f"Got {name}={X!r} but expected a collection of images. Fix: pass a list of paths.")
-    if hasattr(X, "columns"):  # a pandas or polars table
-        columns = list(X.columns)
+    if hasattr(X, "columns"):  # a table of pandas, polars or Arrow
+        columns = _column_names(X)
         if len(columns) != 1 and columns.count("path") != 1:
             raise ValueError(
                 f"Got {name} with the columns {', '.join(map(str, columns))} but expected one that is called path. "
                 f"Fix: {name}.rename(columns={{...: 'path'}})."
             )
         X = X["path" if "path" in columns else columns[0]]
-    if hasattr(X, "to_numpy"):
-        X = X.to_numpy()
+    X = _as_array_or_list(X)
     if isinstance(X, np.ndarray):
-        if X.dtype.kind in "OUS":
+        if X.dtype.kind in "OUST":
             X = _one_column(X, name)
         elif X.ndim not in (3, 4) or (X.ndim == 3 and X.shape[-1] in (3, 4)):
             raise ValueError(
@@ -47,14 +53,29 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
 
 def domain_of(X: Any) -> NDArray[Any] | None:
     """Return the column "domain" of a table of n images, None in rows without one; None where X is no such table."""
-    if not hasattr(X, "columns") or "domain" not in list(X.columns) or X.shape[1] == 1:
+    if not hasattr(X, "columns") or "domain" not in (names := _column_names(X)) or len(names) == 1:
         return None
-    return domain_column(X["domain"].to_numpy(), len(X))
+    return domain_column(_as_array_or_list(X["domain"]), len(X))
+
+
+def _column_names(table: Any) -> list[Any]:
+    return list(table.column_names if hasattr(table, "column_names") else table.columns)
 
 
 def name_rows(rows: Sequence[int] | NDArray) -> str:
     """Name rows in a message, the first ten of many: "rows 3, 5, 8"."""
     return f"rows {', '.join(map(str, rows[:10]))}{' ...' * (len(rows) > 10)}"
+
+
+def _as_array_or_list(X: Any) -> Any:
+    """Turn what other libraries call a column or an array into an array or a list; leave the rest alone."""
+    if hasattr(X, "to_pylist"):  # of Arrow, whose to_numpy refuses text
+        return X.to_pylist()
+    if hasattr(X, "to_numpy"):
+        return X.to_numpy()
+    if hasattr(X, "__array__") and not isinstance(X, Sequence):  # a tensor, whose rows hide that it is one image
+        return np.asarray(X)
+    return X
 
 
 def _one_column(paths: NDArray, name: str) -> NDArray:

@@ -4,15 +4,16 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BytesIO, IOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import ExifTags, Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from ..exceptions import ImageReadError
+from .layout import is_white_zero, page_of_image, refuse_signed, stored_bits
 
 RGB = NDArray[np.uint8]
 
@@ -26,8 +27,10 @@ def load_rgb(image: Any, row: int | None = None) -> RGB:
 
     Arrays are (H, W), (H, W, 3) or (H, W, 4), of bool, uint8, uint16 or float in [0, 1]. Transparent images are
     composited on white, EXIF rotation is applied, 16-bit values are scaled by their range (0 to 65535), floats by
-    theirs (0 to 1). Of a file with several pages or frames, the first is taken. Colour profiles are ignored: the
-    numbers are taken as they are.
+    theirs (0 to 1). Values that stay within a quarter of that range are refused: they are 8- to 14-bit numbers, which
+    would be dark. Of a file with several frames or pages of colour, the first is taken; smaller versions of a TIFF's
+    picture are passed over, and several grey pages, which may be its channels, are refused. Colour profiles are
+    ignored: the numbers are taken as they are.
     """
     return read_content(image, row).rgb()
 
@@ -77,21 +80,39 @@ def decode(data: bytes, where: str, convert: Callable[[Image.Image, str], Any]) 
             image = Image.open(BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as exc:
             raise ImageReadError(
-                f"{where}is no image that can be read here ({len(data)} bytes). Fix: remove it, or save it as one of "
-                f"{', '.join(FORMATS)}."
+                f"{where}is no image that can be read here ({len(data)} bytes). Fix: remove it, or save it with 8 bits "
+                f"a channel as one of {', '.join(FORMATS)}."
             ) from exc
         with image:
             if image.format == "PNG":  # decoding skips over the check sums
                 Image.open(BytesIO(data), formats=("PNG",)).verify()
-            return convert(image, where)
+            with page_of_image(image, where):
+                return convert(image, where)
 
 
 def convert_opened(image: Image.Image, where: str, convert: Callable[[Image.Image, str], Any]) -> Any:
     """Convert an image that the caller opened: Pillow is lazy, so its damage may show only now."""
     file = getattr(image, "filename", "")
     name = f"'{file}' " if file else ""
-    with _only_image_read_errors(where + (name or "The image ")):
+    with _only_image_read_errors(where + (name or "The image ")), page_of_image(image, where + name):
         return convert(image, where + name)
+
+
+def orientation(image: Any) -> int:
+    """Return the EXIF orientation of an image that can be read: 1 is upright, as are all that have none."""
+    if isinstance(image, Image.Image):
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    if isinstance(image, str | os.PathLike):
+        with Image.open(image, formats=FORMATS) as opened:
+            return opened.getexif().get(ExifTags.Base.Orientation, 1)
+    return 1
+
+
+def turn(image: NDArray, orientation: int) -> NDArray:
+    """Turn an array (H, W) upright from how a camera with this EXIF orientation stored it."""
+    stored = Image.fromarray(image)
+    stored.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.array(ImageOps.exif_transpose(stored))
 
 
 @contextmanager
@@ -113,23 +134,53 @@ def _only_image_read_errors(where: str) -> Iterator[None]:
 def from_pil(image: Image.Image, where: str) -> RGB:
     """Convert an open Pillow image."""
     check_size(image.size, where)
+    refuse_signed(image, where)
+    bits, white_zero = stored_bits(image), is_white_zero(image)  # unknown once the image is decoded
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
+    clear = image.info.get("transparency")
+    if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ImageReadError(f"{where}holds 32-bit integers beyond 65535. Fix: save it as 8 or 16 bit.")
-        return _from_array(values.astype(np.uint16), where)
+        values = np.where(values == clear, 65535, values) if isinstance(clear, int) else values
+        rgb = _from_array(values.astype(np.uint16), where)
+        return 255 - rgb if white_zero else rgb
     if image.mode == "F":
-        return _from_array(np.asarray(image), where)
+        rgb = _from_array(np.asarray(image), where)
+        return 255 - rgb if white_zero else rgb
+    if bits > 8:
+        refuse_dim_colours(image, bits, where)
+        if isinstance(clear, tuple):
+            image.info["transparency"] = tuple(value >> (bits - 8) for value in clear)
+    if has_alpha(image) and not np.asarray(image.convert("RGBA"))[..., 3].any():
+        raise ImageReadError(f"{where}is wholly transparent, so nothing is to be seen. Fix: save it without alpha.")
     return flatten(image, "white")
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Tell whether pixels of an image may be transparent."""
+    return "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 def flatten(image: Image.Image, ground: str) -> RGB:
     """Convert an 8-bit image to RGB; a transparent one is composited on a ground of one colour."""
-    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+    if has_alpha(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return np.array(image.convert("RGB"))
+
+
+def refuse_dim_colours(image: Image.Image, bits: int, where: str) -> None:
+    """Raise where the upper 8 bits of `bits`-bit numbers, in the colours or in the alpha, stay within a quarter."""
+    peaks = {band: int(np.asarray(image.getchannel(band)).max()) for band in image.getbands()}
+    alpha = peaks.pop("A", 0) or peaks.pop("a", 0)
+    for peak in (max(peaks.values()), alpha or 255):
+        if peak <= 64:  # a rounded quarter of 255
+            top = ((peak + 1) << (bits - 8)) - 1
+            # Some decoders round the upper 8 bits up.
+            raise ImageReadError(
+                f"{where}{_dim(bits, f'of at most {top}', (peak << (bits - 8)) * 255 // 256, 2**bits - 1)}"
+            )
 
 
 def check_size(size: tuple[int, ...], where: str) -> None:
@@ -139,10 +190,19 @@ def check_size(size: tuple[int, ...], where: str) -> None:
 
 
 def _as_array(image: Any, where: str) -> NDArray:
-    if image is None or isinstance(image, float):
-        raise ImageReadError(f"{where}Got {image} but expected an image or a path. Fix: leave this row out.")
+    if isinstance(image, bytes | bytearray | memoryview | IOBase):
+        raise ImageReadError(
+            f"{where}Got an object of type {type(image).__name__} but expected an image or a path. Fix: open encoded "
+            "images with PIL.Image.open, from io.BytesIO or a file; turn paths of bytes into text with os.fsdecode."
+        )
     try:
-        return np.asarray(image)
+        values = np.asarray(image)
+        is_number = values.dtype.kind in "biuf" and not isinstance(image, float | np.floating)
+        if not is_number and (values.ndim == 0 or values.dtype.kind in "UST"):
+            raise ImageReadError(f"{where}Got {image!r:.80} but expected an image or a path. Fix: leave this row out.")
+        return values
+    except ImageReadError:
+        raise
     except Exception as exc:
         raise ImageReadError(
             f"{where}Got a {type(image).__name__} that is no array: {exc!s:.200}. Fix: pass a path, a PIL image or an "
@@ -173,10 +233,9 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
     if values.dtype == bool:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
-        if 0 < values.max() <= 255:
-            raise ImageReadError(
-                f"{where}Got 16-bit values up to {values.max()} of 65535, which would be black. Fix: save it as 8 bit."
-            )
+        for part in _colour_and_alpha(values):
+            if 0 < (top := int(part.max())) <= 65535 // 4:
+                raise ImageReadError(f"{where}{_dim(16, f'up to {top}', top, 65535)}")
         return np.round(values / 257).astype(np.uint8)
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
@@ -185,8 +244,29 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
                 f"{where}Got float values from {low:g} to {high:g} but expected 0 to 1. "
                 "Fix: divide 0-255 values by 255, and replace NaN."
             )
+        for part in _colour_and_alpha(values):
+            if 0 < (peak := float(part.max())) <= 0.25:
+                raise ImageReadError(
+                    f"{where}Got float values up to {peak:g} of 1, which would be dark. Fix: divide the camera's "
+                    "numbers by the largest that it can give."
+                )
         return np.round(values * 255).astype(np.uint8)
     raise ImageReadError(
         f"{where}Got an array of type {values.dtype} but expected bool, uint8, uint16 or float in [0, 1]. "
         "Fix: convert it with .astype('uint8') if its values are 0 to 255."
+    )
+
+
+def _colour_and_alpha(values: NDArray) -> list[NDArray]:
+    """Part an array into its colours and, if it has one, its alpha channel: a full alpha hides dim colours."""
+    return [values[..., :3], values[..., 3]] if values.ndim == 3 and values.shape[2] == 4 else [values]
+
+
+def _dim(bits: int, found: str, top: int, full: int) -> str:
+    """Say that numbers fill so little of their range that they were meant for another one."""
+    meant = next((narrow for narrow in (8, 10, 12, 14) if top < 2**narrow), 14)
+    shade = "black" if meant == 8 else "dark"
+    return (
+        f"Got {bits}-bit values {found} of {full}, which would be {shade}: they look like {meant}-bit numbers. Fix: "
+        f"save it as 8 bit, or scale the values to 0 to {full}."
     )

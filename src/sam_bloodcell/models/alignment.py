@@ -42,7 +42,9 @@ def mmd(features: Tensor, domain: Tensor) -> Tensor:
 
     Their squared widths are 1/4 to 4 times the mean squared distance between the two domains' cells, which no gradient
     goes through (Gretton et al., "A kernel two-sample test", JMLR 2012; Long et al., "Learning transferable features
-    with deep adaptation networks", ICML 2015). The estimate is biased: never negative, 0 for equal samples.
+    with deep adaptation networks", ICML 2015). This is the biased estimate, a training loss: never negative, and 0 if
+    both domains hold the same cells, but above 0 for different cells of equal distributions, the more the fewer they
+    are. `evaluation.domain_shift` has the unbiased one. Memory grows with the square of B, not with F.
 
     Parameters
     ----------
@@ -51,15 +53,27 @@ def mmd(features: Tensor, domain: Tensor) -> Tensor:
     """
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        both = torch.cat([a, b])
-        # not torch.cdist, whose gradient is infinite at 0
-        squared = (both[:, None] - both[None]).square().sum(-1)
+        squared = _squared_distances(torch.cat([a, b]))
         unit = squared.detach().mean().clamp_min(1e-12)
-        kernel = torch.stack([torch.exp(-squared / (width * unit)) for width in _MMD_WIDTHS]).mean(0)
+        kernel = torch.zeros_like(squared)
+        for width in _MMD_WIDTHS:
+            kernel = kernel + torch.exp(-squared / (width * unit)) / len(_MMD_WIDTHS)
         n = len(a)
         return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
 
     return _over_pairs(distance, features, domain)
+
+
+def _squared_distances(x: Tensor) -> Tensor:
+    """Squared distances of all pairs, (n, n), from one matrix product: their differences would be (n, n, F) numbers.
+
+    Not torch.cdist, whose gradient is infinite at 0.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # half precision would lose small distances in the product
+        x = x if x.dtype == torch.float64 else x.float()
+        x = x - x.mean(0).detach()  # distances stay, and the squares that cancel below are as small as they can be
+        square = x.square().sum(1)
+        return (square[:, None] + square[None] - 2 * x @ x.T).clamp_min(0)
 
 
 ALIGNMENTS = {"mean": mean_discrepancy, "mmd": mmd}

@@ -6,9 +6,11 @@ apart for training, `fuse_qkv` puts it together again for inference.
 
 import hashlib
 import json
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,10 +18,11 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .sam import SAM
+from .sam import SAM, differences
 
 _DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.")
 
@@ -33,6 +36,10 @@ class Adapter:
     decoder: dict[str, Tensor]  # prompt encoder and mask decoder, in segment-anything's names
     pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations of R, G, B in 0-255 units
     image_size: int  # side in pixels that it was trained at
+    source: str = ""  # where it was read from, for messages
+
+    def __post_init__(self) -> None:
+        self.lora, self.decoder = _plain(self.lora), _plain(self.decoder)
 
     def digest(self) -> str:
         """SHA-256 of all that it holds, computed once: adapters are replaced, not changed."""
@@ -110,9 +117,9 @@ def lora_config(
         raise ValueError("Got blocks=[] but expected at least one block number. Fix: blocks=None adapts all.")
     adapted = r"\d+" if blocks is None else "|".join(str(int(block)) for block in blocks)
     return _peft().LoraConfig(
-        r=rank,
-        lora_alpha=rank if alpha is None else alpha,
-        lora_dropout=dropout,
+        r=int(rank),  # numpy's own numbers cannot be written as JSON
+        lora_alpha=int(rank) if alpha is None else np.asarray(alpha).item(),
+        lora_dropout=float(dropout),
         target_modules=rf".*blocks\.({adapted})\.attn\.qkv\.(q|v)",
         bias="none",
     )
@@ -126,12 +133,7 @@ def add_lora(
     Only `blocks` are adapted, by default all. `sam` is changed in place; its decoder stays trainable. The factors'
     product is scaled by alpha / rank; by default alpha is the rank, the papers' scaling of 1.
     """
-    outside = [] if blocks is None else [block for block in blocks if block not in range(sam.size.depth)]
-    if outside:
-        raise ValueError(
-            f"Got {', '.join(map(str, outside))} among blocks but expected numbers from 0 to {sam.size.depth - 1}: "
-            f"the encoder is {sam.size.depth} blocks deep. Fix: leave them out."
-        )
+    _check_blocks(sam, blocks)
     config = lora_config(rank, alpha=alpha, dropout=dropout, blocks=blocks)
     split_qkv(sam.image_encoder)
     return _peft().get_peft_model(sam.image_encoder, config)
@@ -153,34 +155,131 @@ def config_values(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict(), default=sorted))
 
 
-def resume_adapter(sam: SAM, peft_model: Any, adapter: Adapter) -> None:
-    """Start training from an adapter: its decoder, and its LoRA factors if rank and blocks are the same."""
-    sam.load_state_dict(adapter.decoder, strict=False)
-    config = config_values(peft_model.peft_config["default"])
-    if adapter.lora and all(adapter.lora_config[key] == config[key] for key in ("r", "target_modules")):
-        _peft().set_peft_model_state_dict(peft_model, adapter.lora)
+def resume_adapter(
+    sam: SAM, adapter: Adapter, rank: int = 4, *, alpha: float | None = None, dropout: float = 0.0,
+    blocks: Sequence[int] | None = None,
+) -> Any:  # fmt: skip
+    """Start training from an adapter: its decoder, and its LoRA factors if they have this rank in these blocks.
+
+    Return the encoder as `add_lora` does. The factors keep the adapter's own configuration, which gives them their
+    meaning, and so its alpha; for another `alpha` they are rescaled, so that the network computes the same. Factors of
+    another rank or other blocks start fresh, with a warning.
+    """
+    _check_blocks(sam, blocks)
+    _load_decoder(sam, adapter)
+    if not adapter.lora:
+        return add_lora(sam, rank, alpha=alpha, dropout=dropout, blocks=blocks)
+    _check_lora(sam, adapter)
+    found = {int(match[1]) for key in adapter.lora if (match := re.search(r"\bblocks\.(\d+)\.", key))}
+    wanted = set(range(sam.size.depth)) if blocks is None else {int(block) for block in blocks}
+    own_rank = _own_config(adapter).r
+    if (own_rank, found) != (rank, wanted):
+        warnings.warn(
+            f"The LoRA factors start fresh: those of the adapter{_named(adapter)} have rank {own_rank} in blocks "
+            f"{sorted(found)}, but the training asks for rank {rank} in blocks {sorted(wanted)}. Fix: to train them "
+            "further, ask for the adapter's rank and blocks.",
+            stacklevel=2,
+        )
+        return add_lora(sam, rank, alpha=alpha, dropout=dropout, blocks=blocks)
+    adapter = adapter if alpha is None else _with_alpha(adapter, alpha)
+    return _put_lora(sam, adapter, lora_dropout=dropout)
 
 
 def apply_adapter(sam: SAM, adapter: Adapter) -> None:
     """Merge an adapter into plain SAM of the same size, in place; the result runs as fast as plain SAM."""
-    sam.load_state_dict(adapter.decoder, strict=False)
+    _load_decoder(sam, adapter)
     if not adapter.lora:
         return
-    peft = _peft()
-    split_qkv(sam.image_encoder)
-    config = peft.LoraConfig(**_known_to_peft(adapter.lora_config) | {"base_model_name_or_path": None})
-    model = peft.get_peft_model(sam.image_encoder, config)
-    try:
-        result: Any = peft.set_peft_model_state_dict(model, adapter.lora)
-    except RuntimeError as exc:
-        raise ValueError(
-            f"The LoRA adapter does not fit an encoder {sam.size.width} wide with {sam.size.depth} blocks. "
-            "Fix: pass the backbone that it was trained on."
-        ) from exc
-    if result.unexpected_keys:
-        raise ValueError(f"The LoRA adapter has keys that this encoder lacks: {result.unexpected_keys[:5]}.")
-    sam.image_encoder = model.merge_and_unload()
+    _check_lora(sam, adapter)
+    sam.image_encoder = _put_lora(sam, adapter).merge_and_unload()
     fuse_qkv(sam.image_encoder)
+
+
+def _load_decoder(sam: SAM, adapter: Adapter) -> None:
+    shapes = {key: value.shape for key, value in sam.state_dict().items() if key.startswith(_DECODER_PREFIXES)}
+    wrong = differences(adapter.decoder, shapes)
+    if wrong:
+        raise ValueError(
+            f"The decoder of the adapter{_named(adapter)} is incomplete or of another network; {len(wrong)} of "
+            f"{len(shapes)} tensors differ, the first: {'; '.join(wrong[:3])}. Fix: fetch or save it again, whole."
+        )
+    sam.load_state_dict(adapter.decoder, strict=False)
+
+
+def _put_lora(sam: SAM, adapter: Adapter, **changes: Any) -> Any:
+    """Put an adapter's factors on the encoder, in place, and return it as a ``peft.PeftModel``."""
+    split_qkv(sam.image_encoder)
+    model = _peft().get_peft_model(sam.image_encoder, _own_config(adapter, **changes))
+    _peft().set_peft_model_state_dict(model, adapter.lora)
+    return model
+
+
+def _check_lora(sam: SAM, adapter: Adapter) -> None:
+    """Raise unless an adapter's factors are those that its configuration puts on an encoder like this one."""
+    with torch.device("meta"):
+        encoder = SAM(sam.size, sam.image_size).image_encoder
+        split_qkv(encoder)
+        try:
+            model = _peft().get_peft_model(encoder, _own_config(adapter, init_lora_weights=True))
+        except ValueError as exc:
+            raise ValueError(
+                f"The LoRA adapter{_named(adapter)} cannot be put on SAM's encoder: {exc} Fix: pass one of "
+                "linear layers in the encoder's blocks, with query, key and value apart (attn.qkv.q, .k and .v)."
+            ) from exc
+        shapes = {key: value.shape for key, value in _peft().get_peft_model_state_dict(model).items()}
+    wrong = differences(adapter.lora, shapes)
+    unknown = [key for key in adapter.lora if key not in shapes]
+    missing = [key for key in shapes if key not in adapter.lora]
+    if len(wrong) > len(unknown) + len(missing):
+        raise ValueError(
+            f"The LoRA adapter{_named(adapter)} does not fit an encoder {sam.size.width} wide with {sam.size.depth} "
+            f"blocks. Fix: pass the backbone that it was trained on. The first difference: {wrong[-1]}."
+        )
+    if unknown:
+        raise ValueError(
+            f"The LoRA adapter{_named(adapter)} has keys that this encoder lacks: {unknown[:5]}. Fix: pass the "
+            "backbone that it was trained on, and the adapter_config.json that was saved with it."
+        )
+    if missing:
+        raise ValueError(
+            f"The LoRA adapter{_named(adapter)} is incomplete: it lacks {len(missing)} of {len(shapes)} tensors, the "
+            f"first: {missing[0]}. Fix: fetch or save it again, whole."
+        )
+
+
+def _check_blocks(sam: SAM, blocks: Sequence[int] | None) -> None:
+    outside = [] if blocks is None else [block for block in blocks if block not in range(sam.size.depth)]
+    if outside:
+        raise ValueError(
+            f"Got {', '.join(map(str, outside))} among blocks but expected numbers from 0 to {sam.size.depth - 1}: "
+            f"the encoder is {sam.size.depth} blocks deep. Fix: leave them out."
+        )
+
+
+def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:
+    """Return an adapter that computes the same with another alpha: what alpha gains, its factors B lose."""
+    own = _own_config(adapter)
+    ratio = alpha / own.lora_alpha
+    pattern = {part: value * ratio for part, value in (own.alpha_pattern or {}).items()}
+    lora = {key: value / ratio if ".lora_B." in key else value for key, value in adapter.lora.items()}
+    return replace(
+        adapter, lora=lora, lora_config=adapter.lora_config | {"lora_alpha": alpha, "alpha_pattern": pattern}
+    )
+
+
+def _named(adapter: Adapter) -> str:
+    return f" '{adapter.source}'" if adapter.source else ""
+
+
+def _own_config(adapter: Adapter, **changes: Any) -> Any:
+    """Return the ``peft.LoraConfig`` that an adapter was saved with, but for where its base is and what it was for."""
+    kind = adapter.lora_config.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise ValueError(
+            f"The adapter{_named(adapter)} is of the type {kind} but expected LORA. Fix: pass a LoRA adapter."
+        )
+    elsewhere = {"base_model_name_or_path": None, "task_type": None, "inference_mode": False}
+    return _peft().LoraConfig(**_known_to_peft(adapter.lora_config) | elsewhere | changes)
 
 
 def _known_to_peft(lora_config: dict[str, Any]) -> dict[str, Any]:
@@ -209,12 +308,31 @@ def _peft() -> ModuleType:
         except Exception:  # whatever a mismatched build raises
             broken = True
             sys.modules["torchvision"] = None  # type: ignore[assignment]
+    if sys.flags.optimize > 1 and "peft" not in sys.modules:
+        _let_transformers_do_without_docstrings()
     try:
         import peft
     finally:
         if broken:
             del sys.modules["torchvision"]
     return peft
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that numpy can read: parameters of a network, half floats and views come in files, too."""
+    return {
+        key: (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().contiguous()
+        for key, value in state.items()
+    }
+
+
+def _let_transformers_do_without_docstrings() -> None:
+    """Switch off what completes docstrings in transformers, which PEFT imports: ``python -OO`` leaves it none."""
+
+    def unchanged(thing: Any = None, **_: Any) -> Any:
+        return unchanged if thing is None else thing
+
+    import_module("transformers.utils").auto_docstring = unchanged
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ PROMPT_DIM = 256
 SAM_MASK_TOKENS = 4
 CELL_MASK_TOKENS = 2
 BACKGROUND, CELL = 0, 1
+MASK_TOKENS = "mask_decoder.mask_tokens.weight"
 # Parts of the decoder whose shape depends on the number of mask tokens.
 _OF_MASK_TOKENS = tuple(
     f"mask_decoder.{part}" for part in ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
@@ -178,31 +179,40 @@ def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
     differ. The error about keys that do not fit lists them all.
     """
     target = sam.state_dict()
-    decoder_tokens = len(target["mask_decoder.mask_tokens.weight"])
-    resized = state.get("mask_decoder.mask_tokens.weight")
-    may_differ = _OF_MASK_TOKENS if resized is None or len(resized) != decoder_tokens else ()
-    loaded: dict[str, Tensor] = {}
-    wrong = []
-    for key, value in state.items():
-        if key in target:
-            value = _resize_positions(key, value, target[key].shape)
-            if value.shape == target[key].shape:
-                loaded[key] = value
-            elif not key.startswith(may_differ):
-                wrong.append(f"{key}: {tuple(value.shape)} instead of {tuple(target[key].shape)}")
-        elif key not in ("pixel_mean", "pixel_std") and not key.startswith(may_differ):
-            wrong.append(f"{key}: unknown")
-    fresh = [key for key in target if key not in loaded]
-    wrong += [f"{key}: missing" for key in fresh if key not in state and not key.startswith(may_differ)]
+    decoder_tokens, tokens = len(target[MASK_TOKENS]), len(state.get(MASK_TOKENS, ()))
+    may_differ = _OF_MASK_TOKENS if tokens not in (0, decoder_tokens) else ()
+    resized = {key: _resize_positions(key, value, target[key].shape) for key, value in state.items() if key in target}
+    loaded = {key: value for key, value in resized.items() if value.shape == target[key].shape}
+    whole = {key: value.shape for key, value in target.items()}
+    unknown = {key: value for key, value in state.items() if key not in (*target, "pixel_mean", "pixel_std")}
+    wrong = [
+        line
+        for line in differences(resized | unknown, whole)
+        # A file with more mask tokens than the network has all that the network has, in whatever shape.
+        if not line.startswith(may_differ) or (line.endswith(": missing") and tokens > decoder_tokens)
+    ]
     if wrong:
         raise ValueError("The checkpoint does not fit this SAM:\n  " + "\n  ".join(wrong))
     sam.load_state_dict(loaded, strict=False)
-    return fresh
+    return [key for key in target if key not in loaded]
+
+
+def differences(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Say where a table of tensors differs from the names and shapes that it should have, a line each."""
+    return [
+        *(f"{key}: missing" for key in shapes if key not in state),
+        *(f"{key}: unknown" for key in state if key not in shapes),
+        *(
+            f"{key}: {tuple(value.shape)} instead of {tuple(shapes[key])}"
+            for key, value in state.items()
+            if key in shapes and tuple(value.shape) != tuple(shapes[key])
+        ),
+    ]
 
 
 def _resize_positions(key: str, value: Tensor, shape: torch.Size) -> Tensor:
     """Interpolate an absolute (1xhxwxC) or relative ((2h-1)xC) position table to `shape`, linearly."""
-    if value.shape == shape:
+    if value.shape == shape or value.ndim != len(shape):
         return value
     if key.endswith(".pos_embed") and value.shape[-1] == shape[-1]:
         grid = value.float().permute(0, 3, 1, 2)

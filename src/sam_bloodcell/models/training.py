@@ -6,7 +6,6 @@ The ladder: `train` -> `_Run.epoch` -> `_Run.step`.
 import io
 import math
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from ..extras import tqdm
 from ..files import replacing
 
 # A batch is whatever the loss understands; the loss returns its terms, the one to minimise under "loss".
@@ -194,7 +193,7 @@ class _Run:
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
             found = state["fingerprint"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as exc:
+        except Exception as exc:  # a damaged file makes torch raise nearly anything
             raise ValueError(
                 f"'{checkpoint}' is no checkpoint of a training: {exc!s:.200}. Fix: delete it to start anew, or name "
                 "another file."
@@ -204,6 +203,21 @@ class _Run:
                 f"The checkpoint '{checkpoint}' belongs to a training with other data or settings. Fix: delete it to "
                 "start anew, or name another file."
             )
+        try:
+            self._restore(state)
+        except (LookupError, RuntimeError, TypeError, ValueError) as exc:
+            raise ValueError(
+                f"The checkpoint '{checkpoint}' is incomplete or of another version: {exc!s:.200}. Fix: delete it to "
+                "start anew, or name another file."
+            ) from exc
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        expected = {name: value.shape for name, value in trained_state(self.module).items()}
+        for kept in (state["trained"], state["best"]) if self.validation else (state["trained"],):
+            if {name: value.shape for name, value in kept.items()} != expected:
+                raise ValueError("its weights are not those of this network")
+            if not all(value.isfinite().all() for value in kept.values()):
+                raise ValueError("its weights hold NaN or infinite numbers")
         self.last, self.best = state["trained"], state["best"]
         self.module.load_state_dict(self.last, strict=False)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -16,6 +16,7 @@ from ..evaluation import BenchmarkResult
 from ..evaluation.benchmark import images_of
 from ..evaluation.checks import class_names
 from ..evaluation.headlines import select_series
+from ..files import replacing
 from ..plotting.canvas import title_of_two
 from .matrices import draws_confusions, draws_transfer
 
@@ -68,8 +69,10 @@ def _render(picture: Picture, folder: Path | None, name: str) -> bytes | None:
         warnings.filterwarnings("ignore", message="constrained_layout not applied|Glyph ", category=UserWarning)
         figure.savefig(buffer, format="png", dpi=150)
         if folder is not None:
-            (folder / f"{name}.png").write_bytes(buffer.getvalue())
-            figure.savefig(folder / f"{name}.svg", dpi=150)
+            with replacing(folder / f"{name}.png") as draft:
+                draft.write_bytes(buffer.getvalue())
+            with replacing(folder / f"{name}.svg") as draft:
+                figure.savefig(draft, dpi=150)
     return buffer.getvalue()
 
 

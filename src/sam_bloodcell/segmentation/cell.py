@@ -12,7 +12,9 @@ CROP_BORDER = 10
 GREY = 128
 
 # What `find_cell` notes about each mask.
-QUALITY = np.dtype([("area", "f4"), ("components", "i4"), ("border", "f4"), ("confidence", "f4"), ("fallback", "?")])
+QUALITY = np.dtype(
+    [("area", "f4"), ("components", "i4"), ("border", "f4"), ("confidence", "f4"), ("fallback", "?"), ("flat", "?")]
+)
 _THRESHOLD = 0.5
 
 
@@ -28,13 +30,14 @@ def largest_component(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
     return labels == 1 + np.argmax(sizes), n
 
 
-def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.void]:
+def find_cell(probability: NDArray[np.floating], flat: bool = False) -> tuple[NDArray[np.bool_], np.void]:
     """Find the cell to embed in (H, W) probabilities, and note how far its mask can be trusted.
 
     The mask is `cell_mask`, or the whole image where that covers less than 0.2% of it. The quality, a record of dtype
     `QUALITY`, describes `cell_mask`: "area", its share of the image; "components", the number of components, of which
     the largest was taken; "border", the share of the image's border that it covers (above 0 for a cell that is cut
     off); "confidence", its mean probability, 0 if it is empty; "fallback", whether the whole image replaces it.
+    "flat", whether the image shows nothing, is taken as it is given.
     """
     largest, components = largest_component(probability > _THRESHOLD)
     mask = ndimage.binary_fill_holes(largest)
@@ -42,7 +45,7 @@ def find_cell(probability: NDArray[np.floating]) -> tuple[NDArray[np.bool_], np.
     edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     confidence = probability[mask].mean() if mask.any() else 0.0
     fallback = area < 0.002  # too small for any cell, even a platelet
-    quality = np.array([(area, components, edge.mean(), confidence, fallback)], QUALITY)[0]
+    quality = np.array([(area, components, edge.mean(), confidence, fallback, flat)], QUALITY)[0]
     return np.ones_like(mask) if fallback else mask, quality
 
 

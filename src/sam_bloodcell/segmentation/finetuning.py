@@ -58,11 +58,10 @@ def train_segmentation(
         return segmentation_loss(module(images).float(), target)
 
     def validate(module: nn.Module) -> dict[str, float]:
-        scores = []
-        for part in np.array_split(validated, math.ceil(len(validated) / batch_size)):
-            images = normalise(torch.from_numpy(pixels[part]).to(device), pixel_stats)
-            scores.append(_dice(module, images, torch.from_numpy(inside[part]).to(device), plan.amp_dtype))
-        return {"dice": float(torch.cat(scores).mean())}
+        cells = pixels[validated], inside[validated]
+        return {
+            "dice": mean_dice(module, *cells, pixel_stats=pixel_stats, batch_size=batch_size, amp_dtype=plan.amp_dtype)
+        }
 
     validation = Validation(validate, "dice", patience) if len(validated) else None
     return train(
@@ -97,10 +96,27 @@ def _tilt(cell: Tensor, degrees: float) -> Tensor:
     return F.grid_sample(cell[None], grid, padding_mode="reflection", align_corners=False)[0]
 
 
+def mean_dice(
+    sam: nn.Module, pixels: NDArray[np.uint8], inside: NDArray[np.bool_], *, pixel_stats: PixelStats, batch_size: int,
+    amp_dtype: torch.dtype | None,
+) -> float:  # fmt: skip
+    """Mean Dice of the masks that a network, in evaluation mode, predicts for images; parameters as above."""
+    device = next(sam.parameters()).device
+    scores = []
+    for part in np.array_split(np.arange(len(pixels)), math.ceil(len(pixels) / batch_size)):
+        images = normalise(torch.from_numpy(pixels[part]).to(device), pixel_stats)
+        scores.append(_dice(sam, images, torch.from_numpy(inside[part]).to(device), amp_dtype))
+    return float(torch.cat(scores).mean())
+
+
 @torch.inference_mode()
 def _dice(sam: nn.Module, images: Tensor, truth: Tensor, amp_dtype: torch.dtype | None) -> Tensor:
-    """Dice (B,) of each predicted mask at the size of the images; a pixel is cell where that logit is the larger."""
+    """Dice (B,) of each predicted mask at the size of the images; a pixel is cell where that logit is the larger.
+
+    Where there is no cell and none is found, it is 1.
+    """
     with torch.autocast(images.device.type, amp_dtype, enabled=amp_dtype is not None):
         logits = sam(images).float()
     found = F.interpolate(logits, images.shape[-1], mode="bilinear").argmax(1) == CELL
-    return 2 * (found & truth).sum((1, 2)) / (found.sum((1, 2)) + truth.sum((1, 2)))
+    both = found.sum((1, 2)) + truth.sum((1, 2))
+    return torch.where(both > 0, 2 * (found & truth).sum((1, 2)) / both.clamp(min=1), 1.0)

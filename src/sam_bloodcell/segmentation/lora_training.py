@@ -20,7 +20,7 @@ from ..models.lora import Adapter, add_lora, extract_adapter, resume_adapter
 from ..models.sam import PixelStats
 from ..models.training import TrainingPlan, best_epoch
 from ..weights.backbones import Backbone, load_sam
-from .finetuning import split, train_segmentation
+from .finetuning import mean_dice, split, train_segmentation
 from .pairs import channel_stats, read_pairs, read_with_stain_masks
 
 
@@ -28,7 +28,8 @@ class TrainedAdapter(NamedTuple):
     """The adapter on the CPU, one row of history per epoch, and the epoch (counted from 0) whose weights were kept.
 
     The columns of the history are epoch, learning_rate, loss, dice_loss and cross_entropy, the last three means over
-    the training; with validation also dice, the mean over the cells set aside.
+    the training; with validation also dice, the mean over the cells set aside. Its ``attrs["dice_before"]`` is that
+    mean before the training, None without validation.
     """
 
     adapter: Adapter
@@ -47,7 +48,8 @@ class LoRATraining(BaseEstimator):
     rank : int, default=4
         Rank of the LoRA factors, at least 1.
     alpha : float, optional
-        Above 0; the product of the factors is scaled by alpha / rank. Default `rank`: the papers' scaling of 1.
+        Above 0; the product of the factors is scaled by alpha / rank. Default `rank`, the papers' scaling of 1, or
+        that of the adapter whose factors are trained further.
     dropout : float, default=0.0
         Probability that an input of the factors is set to 0 in training, from 0 to below 1.
     blocks : sequence of int, optional
@@ -144,7 +146,8 @@ class LoRATraining(BaseEstimator):
 
         `masks` are paths or (H, W) arrays, non-zero inside the cell, or "auto", which makes them from the stain and
         leaves out the images in which it finds no plausible cell. The training begins with the decoder of `start`, and
-        with its LoRA factors if rank and blocks are the same; with None, it begins with the decoder of the backbone.
+        with its LoRA factors if rank and blocks are the same, else with fresh ones and a warning; with None, it begins
+        with the decoder of the backbone.
         The encoder sees the images at `image_size` px. Pixel statistics of None are those of `start`, or else those
         measured on the training images.
         """
@@ -173,15 +176,24 @@ class LoRATraining(BaseEstimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             sam = load_sam(backbone, image_size, two_masks=True)
-            adapted = add_lora(sam, self.rank, alpha=self.alpha, dropout=self.dropout, blocks=self.blocks)
-            if start is not None:
-                resume_adapter(sam, adapted, start)
+            factors: dict[str, Any] = {"alpha": self.alpha, "dropout": self.dropout, "blocks": self.blocks}
+            if start is None:
+                adapted = add_lora(sam, self.rank, **factors)
+            else:
+                adapted = resume_adapter(sam, start, self.rank, **factors)
+            before = None
+            if len(rows[1]):
+                before = mean_dice(
+                    sam.to(device).eval(), pixels[rows[1]], inside[rows[1]], pixel_stats=pixel_stats,
+                    batch_size=self.batch_size, amp_dtype=plan.amp_dtype,
+                )  # fmt: skip
             history = train_segmentation(
                 sam.to(device), pixels, inside, plan, rows=rows, pixel_stats=pixel_stats, batch_size=self.batch_size,
                 seed=seed, patience=self.patience, checkpoint=self.checkpoint,
                 fingerprint=joblib.hash((settings, data)), verbose=verbose,
             )  # fmt: skip
         table = pd.DataFrame(history)
+        table.attrs["dice_before"] = before
         best = best_epoch(table["dice"]) if "dice" in table else len(table) - 1
         return TrainedAdapter(extract_adapter(sam, adapted, pixel_stats), table, best)
 

@@ -1,24 +1,32 @@
 """Training data of stage 1: images and cell masks as squares of one size."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from ..exceptions import ImageReadError
+from ..extras import tqdm
 from ..images.collections import name_rows
 from ..images.frames import frame, load_square
-from ..images.masks import load_mask
-from ..images.reading import load_rgb
+from ..images.masks import read_mask
+from ..images.reading import RGB, load_rgb, orientation, turn
 from ..models.sam import PixelStats
 from .stain import stain_mask
 
+# Masks that a warning names.
+_LISTED = 10
+
 
 def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Read images and their masks, and pad and resize them to squares: (n, size, size, 3) and (n, size, size)."""
+    """Read images and their masks, and pad and resize them to squares: (k, size, size, 3) and (k, size, size).
+
+    Pairs whose mask vanishes at this size are left out. A warning names them, and the masks that are doubtful
+    (`images.load_mask`), among them those that may not have been turned as their image was by its EXIF orientation.
+    """
     absent = [row for row, mask in enumerate(masks) if mask is None]
     if absent:
         fix = "Fix: leave these cells out (datasets.keep_masked)."
@@ -28,15 +36,46 @@ def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[
         raise ValueError(f"Got {got} but expected one mask per image, in the same order. {fix}")
     pixels = np.empty((len(images), size, size, 3), np.uint8)
     inside = np.empty((len(images), size, size), bool)
+    doubts, vanished = [], []
     for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        rgb, cell = load_rgb(image, row), load_mask(mask, row)
-        if cell.shape != rgb.shape[:2]:
-            raise ImageReadError(
-                f"Row {row}: the mask is {cell.shape} px but its image {rgb.shape[:2]}. Fix: export both at one size."
-            )
+        rgb, cell, doubt = _read_pair(image, mask, row)
         pixels[row] = frame(rgb, size)
         inside[row] = frame(cell.astype(np.uint8) * 255, size) > 127
-    return pixels, inside
+        if doubt:
+            doubts.append(doubt)
+        if not inside[row].any():
+            vanished.append(row)
+            doubts.append(f"Row {row}: the mask {_name(mask)}has no pixel left at {size} px, and the cell is left out.")
+    if len(vanished) == len(images):
+        raise ValueError(f"No mask has a pixel left at {size} px; the first: {doubts[-1]} Fix: crop closer.")
+    if doubts:
+        listed = "\n".join(doubts[:_LISTED])
+        warnings.warn(f"{len(doubts)} of {len(images)} masks are doubtful:\n{listed}", stacklevel=2)
+    kept = np.setdiff1d(np.arange(len(images)), vanished)
+    return (pixels[kept], inside[kept]) if vanished else (pixels, inside)
+
+
+def _read_pair(image: Any, mask: Any, row: int) -> tuple[RGB, NDArray[np.bool_], str]:
+    """Read an image and its mask at their own size, and tell what makes the mask doubtful, if anything does."""
+    rgb, (cell, doubt) = load_rgb(image, row), read_mask(mask, row)
+    turned, mask_turned = orientation(image), orientation(mask)
+    if turned != mask_turned:
+        if mask_turned == 1 and cell.shape != rgb.shape[:2] and cell.shape == rgb.shape[1::-1]:
+            cell = turn(cell, turned)  # drawn on the image as it is stored
+        elif cell.shape == rgb.shape[:2]:
+            doubt = doubt or (
+                f"Row {row}: the image {_name(image)}has the EXIF orientation {turned} but its mask "
+                f"{_name(mask)}has {mask_turned}, so that it may lie otherwise. Fix: save both upright, without EXIF."
+            )
+    if cell.shape != rgb.shape[:2]:
+        raise ImageReadError(
+            f"Row {row}: the mask is {cell.shape} px but its image {rgb.shape[:2]}. Fix: export both at one size."
+        )
+    return rgb, cell, doubt
+
+
+def _name(image: Any) -> str:
+    return f"'{image}' " if isinstance(image, str | os.PathLike) else ""
 
 
 def read_with_stain_masks(

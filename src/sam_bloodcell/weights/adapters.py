@@ -1,7 +1,9 @@
 """Adapters on disk: a folder in PEFT's layout with our decoder beside it, or one file that travels to workers."""
 
 import json
+import math
 import os
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,40 +19,61 @@ from .backbones import Backbone, packaged_folder
 from .tensors import read_json, read_tensors, write_tensors
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "decoder.safetensors", "sam_bloodcell.json")
+_PICKLED_FACTORS = "adapter_model.bin"  # what PEFT wrote before safetensors, and still does when asked to
 
 
 def locate_adapter(source: str | os.PathLike, revision: str | None = None, **access: Any) -> Path:
     """Return the local folder of an adapter, fetched if need be; `access` is handed on to `hub.locate_folder`."""
-    return hub.locate_folder(source, "adapter", _ADAPTER_FILES, revision, **access)
+    folder, files = Path(source), list(_ADAPTER_FILES)
+    if (folder / _PICKLED_FACTORS).is_file() and not (folder / files[1]).is_file():
+        files[1] = _PICKLED_FACTORS
+    return hub.locate_folder(source, "adapter", files, revision, **access)
 
 
-def read_adapter(source: str | os.PathLike, revision: str | None = None) -> Adapter:
-    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub."""
+def read_adapter(
+    source: str | os.PathLike, revision: str | None = None, *, backbone: Backbone | None = None
+) -> Adapter:
+    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub.
+
+    Where the `backbone` that it is to be used with is another than it was trained on, a warning says so.
+    """
     folder = locate_adapter(source, revision)
     settings = adapter_settings(folder)
+    if backbone is not None and settings.get("digest") not in (None, backbone.digest):
+        warnings.warn(
+            f"The adapter '{source}' was trained on the weights of '{settings['backbone']}' "
+            f"({settings['digest'][:12]}...) but is used with other weights, '{backbone.name}' "
+            f"({str(backbone.digest)[:12]}...). Fix: pass the backbone that it was trained on.",
+            stacklevel=2,
+        )
+    factors = folder / _ADAPTER_FILES[1]
     mean, std = settings["pixel_stats"]
     return Adapter(
-        lora=read_tensors(folder / "adapter_model.safetensors"),
+        lora=read_tensors(factors if factors.is_file() else folder / _PICKLED_FACTORS),
         lora_config=read_json(folder / "adapter_config.json"),
         decoder=read_tensors(folder / "decoder.safetensors"),
         pixel_stats=(tuple(mean), tuple(std)),
         image_size=settings["image_size"],
+        source=os.fspath(source),
     )
 
 
 def write_adapter(
-    adapter: Adapter, folder: str | os.PathLike, backbone: Backbone, *, dtype: torch.dtype = torch.float32
-) -> Path:
+    adapter: Adapter, folder: str | os.PathLike, backbone: Backbone, *, dtype: torch.dtype = torch.float32,
+    prompt: str | None = None,
+) -> Path:  # fmt: skip
     """Write an adapter folder that `read_adapter` and ``peft.PeftModel.from_pretrained`` read.
 
     The backbone is what the adapter was trained on, and is filled in as PEFT's base model. The tensors are stored as
-    `dtype`. The folder is made if need be; files of the same names are replaced.
+    `dtype`. A `prompt` is noted for who embeds with the adapter. The folder is made if need be; files of
+    the same names are replaced.
     """
     folder = make_folder(folder)
     repo, revision = backbone.resolved()
     config = adapter.lora_config | {"base_model_name_or_path": repo, "revision": revision, "inference_mode": True}
     base = {"backbone": backbone.name, "revision": revision, "digest": backbone.digest}
     settings = {"kind": "adapter", **base, "image_size": adapter.image_size, "pixel_stats": adapter.pixel_stats}
+    settings |= {} if prompt is None else {"prompt": prompt}
     for name, tensors in (("adapter_model", adapter.lora), ("decoder", adapter.decoder)):
         write_tensors({key: tensor.to(dtype) for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
     write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
@@ -90,5 +113,22 @@ def packaged_adapter(name: str) -> Adapter | None:
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """Return the backbone, its revision, the image size and pixel statistics noted in an adapter folder."""
-    return read_json(folder / "sam_bloodcell.json")
+    """Return the backbone, its revision, the image size and pixel statistics noted in an adapter folder, checked."""
+    path = folder / "sam_bloodcell.json"
+    settings = read_json(path)
+    lacking = [name for name in ("backbone", "revision", "image_size", "pixel_stats") if name not in settings]
+    if lacking or settings.get("kind", "adapter") != "adapter":
+        raise WeightsUnavailableError(
+            f"'{path}' holds no settings of an adapter: it lacks {', '.join(lacking) or 'the kind of one'}. "
+            "Fix: fetch or save the adapter again."
+        )
+    try:
+        mean, std = ([float(value) for value in row] for row in settings["pixel_stats"])
+    except (TypeError, ValueError):
+        mean = std = []
+    if (len(mean), len(std)) != (3, 3) or not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
+        raise WeightsUnavailableError(
+            f"'{path}' holds pixel_stats={settings['pixel_stats']} but expected three means and three positive "
+            "standard deviations of R, G and B. Fix: fetch or save the adapter again."
+        )
+    return settings

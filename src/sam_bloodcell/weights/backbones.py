@@ -3,13 +3,14 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ..exceptions import WeightsUnavailableError
-from ..models.sam import CELL_MASK_TOKENS, SAM, load_weights, size_of
+from ..models.sam import CELL_MASK_TOKENS, MASK_TOKENS, SAM, SAM_MASK_TOKENS, load_weights, size_of
 from . import hub
-from .tensors import read_tensors
+from .tensors import read_tensors, without_prefix
 
 _PACKAGED = Path(__file__).parent
 
@@ -19,7 +20,14 @@ HUB_BACKBONES = {
     "vit_l": ("facebook/sam-vit-large", "6851e0441005b0fb96f2cc4dfac472f3d1b14af1"),
     "vit_h": ("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67"),
 }
-_MODEL_FILE = "model.safetensors"
+# Files of weights in transformers' layout, the first that is there; a large network's may be cut into several.
+_MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+_SHARD_LISTS = tuple(f"{name}.index.json" for name in _MODEL_FILES)
+WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+# micro-sam's models (Archit et al., Nature Methods 2025), such as vit_b_lm, are not on the Hub.
+_MICRO_SAM = re.compile(r"vit_[tblh]_[a-z_]+")
+# Every encoder has it, under the name of segment-anything or of transformers.
+_ENCODER_MARKS = ("image_encoder.pos_embed", "vision_encoder.pos_embed")
 
 # transformers' names -> segment-anything's, applied in order.
 _RENAMES = [
@@ -80,10 +88,10 @@ def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
             f"'{path}' is not the backbone that this was fitted on: its SHA-256 is {found[:12]}... instead of "
             f"{backbone.digest[:12]}.... Fix: restore '{repo}'{at}, or fit again."
         )
-    state = read_tensors(path)
+    state = _segment_anything_names(without_prefix(read_tensors(path), marks=_ENCODER_MARKS))
     if backbone.name == "vit_tiny":
         state |= read_tensors(path.parent / "adapter" / "decoder.safetensors")
-    return _segment_anything_names(state)
+    return state
 
 
 def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
@@ -92,9 +100,18 @@ def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
     With `two_masks` it has two mask tokens (background and cell), as in the papers, instead of as many as the file.
     """
     state = load_backbone(backbone)
-    mask_tokens = CELL_MASK_TOKENS if two_masks else len(state["mask_decoder.mask_tokens.weight"])
-    sam = SAM(size_of(state), image_size, mask_tokens)
-    load_weights(sam, state)
+    bare = "pos_embed" in state and any(key.startswith("neck.") for key in state)
+    if bare or ("image_encoder.pos_embed" in state and not any(key.startswith("mask_decoder.") for key in state)):
+        raise ValueError(
+            f"'{backbone.name}' holds SAM's image encoder alone, but its prompt encoder and mask decoder are needed to "
+            "find the cell. Fix: pass the whole checkpoint that the encoder was taken from."
+        )
+    try:
+        mask_tokens = CELL_MASK_TOKENS if two_masks else len(state.get(MASK_TOKENS, ())) or SAM_MASK_TOKENS
+        sam = SAM(size_of(state), image_size, mask_tokens)
+        load_weights(sam, state)
+    except ValueError as exc:
+        raise ValueError(f"The weights of backbone={backbone.name!r} cannot be used. {exc}") from exc
     return sam
 
 
@@ -104,20 +121,41 @@ def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files
         return _PACKAGED / "vit_tiny" / "encoder.safetensors"
     path = Path(backbone.name)
     if path.is_dir():
-        path = path / _MODEL_FILE
+        return _model_file(path)
     if path.is_file():
         return path
     repo, revision = backbone.resolved()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.suffix in (".pth", ".safetensors"):
-        known = ", ".join(["vit_tiny", *HUB_BACKBONES])
-        raise ValueError(
-            f"Got backbone={backbone.name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing "
-            f".pth or .safetensors file or a folder with {_MODEL_FILE}. Fix: check the spelling or the path."
-        )
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.suffix in WEIGHT_SUFFIXES:
+        raise ValueError(_unknown(backbone.name))
     command = f"sam-bloodcell download {backbone.name}"
     if revision != Backbone(backbone.name).resolved()[1]:
         command += f" --revision {revision}"
-    return hub.fetch(repo, _MODEL_FILE, revision, token=token, local_files_only=local_files_only, command=command)
+    access: dict[str, Any] = {"token": token, "local_files_only": local_files_only, "command": command}
+    return hub.fetch_first(repo, _MODEL_FILES, revision, **access)
+
+
+def _model_file(folder: Path) -> Path:
+    for name in _MODEL_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    if any((folder / name).is_file() for name in _SHARD_LISTS):
+        raise ValueError(
+            f"Got backbone='{folder}' but expected a folder with {_MODEL_FILES[0]}: its weights are cut into several "
+            'files. Fix: save them as one, model.save_pretrained(folder, max_shard_size="100GB").'
+        )
+    raise ValueError(_unknown(str(folder)))
+
+
+def _unknown(name: str) -> str:
+    """Say what a backbone may be."""
+    known = ", ".join(["vit_tiny", *HUB_BACKBONES])
+    fix = "check the spelling or the path."
+    if _MICRO_SAM.fullmatch(name):
+        fix = f"download micro-sam's {name} from its page on Zenodo or BioImage.IO, and pass the path of its file."
+    return (
+        f"Got backbone={name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing file of "
+        f"weights ({', '.join(WEIGHT_SUFFIXES)}) or a folder with {' or '.join(_MODEL_FILES)}. Fix: {fix}"
+    )
 
 
 def packaged_folder(name: str, part: str) -> Path | None:

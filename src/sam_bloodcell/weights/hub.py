@@ -6,6 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,23 @@ def fetch(
         ) from exc
     _check_download(path, start, repo, filename)
     return path
+
+
+def fetch_first(repo: str, filenames: Sequence[str], revision: str | None = None, **access: Any) -> Path:
+    """Fetch the first of these files that a repo has; where it has none, the error is about the first."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    first, *others = filenames
+    try:
+        return fetch(repo, first, revision, **access)
+    except WeightsUnavailableError as exc:
+        error = exc
+    if others and isinstance(error.__cause__, EntryNotFoundError):
+        # A Hub that could not be reached is not asked again, but another file may be in the cache.
+        unreached = isinstance(error.__cause__, LocalEntryNotFoundError)
+        with suppress(WeightsUnavailableError):
+            return fetch_first(repo, others, revision, **access | ({"local_files_only": True} if unreached else {}))
+    raise error
 
 
 def locate_folder(

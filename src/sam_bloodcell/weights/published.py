@@ -1,5 +1,6 @@
 """The papers' published adapter files in: LoRA factors, prompt encoder and mask decoder in one ``.pth``."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..models.lora import Adapter, config_values, lora_config
-from ..models.sam import CELL_MASK_TOKENS, SAM, SIZES, EncoderSize
-from .tensors import read_tensors
+from ..models.sam import CELL_MASK_TOKENS, SAM, SIZES, EncoderSize, differences
+from .tensors import read_tensors, without_prefix
 
 # Channel mean and standard deviation of the published run's training images, R G B, in 0-255 units.
 PUBLISHED_PIXEL_STATS = ((215.03, 187.76, 200.47), (41.30, 56.92, 21.95))
@@ -32,7 +33,7 @@ def read_published_adapter(
     Parameters
     ----------
     path : str or path
-        A ``.pth`` file; nothing in it is unpickled but tensors.
+        A file of any suffix; nothing in it is unpickled but tensors.
     backbone : str
         What it was trained on. Of a size known by name (vit_b, vit_l, vit_h) the file's shapes are checked.
     image_size : int
@@ -51,9 +52,9 @@ def read_published_adapter(
     ValueError
         If the file is no such adapter; the message lists all that is wrong. Or if a std is not positive.
     """
-    if min(pixel_stats[1]) <= 0:
+    if not all(0 < std < math.inf for std in pixel_stats[1]):
         raise ValueError(f"Got std={pixel_stats[1]} but expected positive numbers. Fix: pass those of 0-255 pixels.")
-    state = read_tensors(Path(path))
+    state = without_prefix(read_tensors(Path(path)), marks=("mask_decoder.iou_token.weight",))
     problems = _differences(state, _expected_shapes(state, SIZES.get(backbone)))
     if problems:
         raise ValueError(
@@ -67,6 +68,7 @@ def read_published_adapter(
         decoder={key: value for key, value in state.items() if not _FACTOR.fullmatch(key)},
         pixel_stats=pixel_stats,
         image_size=image_size,
+        source=os.fspath(path),
     )
 
 
@@ -97,13 +99,5 @@ def _expected_shapes(state: Mapping[str, Tensor], size: EncoderSize | None) -> d
 def _differences(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Say what is wrong with a file, a line each; where a whole part is missing, one line for the part."""
     absent = [part for part in _PARTS if not any(key.startswith(part) for key in state)]
-    return [
-        *(f"{part}*: missing" for part in absent),
-        *(f"{key}: missing" for key in shapes if key not in state and not key.startswith(tuple(absent))),
-        *(f"{key}: unknown" for key in state if key not in shapes),
-        *(
-            f"{key}: {tuple(value.shape)} instead of {shapes[key]}"
-            for key, value in state.items()
-            if key in shapes and tuple(value.shape) != shapes[key]
-        ),
-    ]
+    lines = [line for line in differences(state, shapes) if not line.startswith(tuple(absent))]
+    return [*(f"{part}*: missing" for part in absent), *lines]

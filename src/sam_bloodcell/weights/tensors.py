@@ -1,17 +1,23 @@
-"""Tensors and JSON on disk. Nothing is unpickled: ``.pth`` files are read with ``weights_only=True``."""
+"""Tensors and JSON on disk. Nothing is unpickled: what ``torch.save`` wrote is read with ``weights_only=True``."""
 
 import json
 import pickle
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..exceptions import WeightsUnavailableError
 from ..files import replacing
+
+# Names under which training programs keep the network's state beside the optimiser's and others.
+_NETWORK_STATES = ("model_state", "model_state_dict", "state_dict", "model")
+# Parts of names that come from wrappers of a network: DataParallel's and torch.compile's.
+_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
@@ -22,18 +28,39 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str,
 
 
 def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
-    """Read a ``.pth`` or ``.safetensors`` file of tensors, as float32 unless they are to keep their type."""
-    try:
-        pickled = path.suffix == ".pth"
-        state = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as exc:
-        raise WeightsUnavailableError(f"'{path}' is no readable weights file: {exc}. Fix: fetch it again.") from exc
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    """Read a file of tensors that safetensors or ``torch.save`` wrote; its content tells which, not its name.
+
+    Of a training's checkpoint, the network's state is taken. The tensors come without gradients, on the CPU, and as
+    float32 unless they are to keep their type. NaN and infinite values are refused.
+    """
+    state = _network_state(_load(path))
+    if state is None:
         raise WeightsUnavailableError(
             f"'{path}' is no readable weights file: it holds no flat table of tensors. Fix: save the network's "
             "state_dict() alone."
         )
-    return state if keep_dtype else {key: value.float() for key, value in state.items()}
+    tensors = {key: value.detach() if keep_dtype else value.detach().float() for key, value in state.items()}
+    damaged = [key for key, value in tensors.items() if not value.isfinite().all()]
+    if damaged:
+        raise WeightsUnavailableError(
+            f"'{path}' holds NaN or infinite numbers in {len(damaged)} of {len(tensors)} tensors, the first: "
+            f"{damaged[0]}. Fix: fetch it again, or train it again with a lower learning rate."
+        )
+    return tensors
+
+
+def without_prefix(state: Mapping[str, Tensor], *, marks: tuple[str, ...]) -> dict[str, Tensor]:
+    """Take from the names what a wrapper or a larger network put in front of them, such as ``module.`` or ``sam.``.
+
+    That is whatever stands before a name in `marks`. Names stay as they are where two of them would become one.
+    """
+    bare = {_WRAPPERS.sub("", key): value for key, value in state.items()}
+    if len(bare) < len(state):
+        return dict(state)
+    found = [key[: -len(mark)] for key in bare for mark in marks if key == mark or key.endswith(f".{mark}")]
+    prefix = min(found, key=len, default="")
+    short = {key.removeprefix(prefix): value for key, value in bare.items()}
+    return bare if len(short) < len(bare) else short
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -45,3 +72,39 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise WeightsUnavailableError(f"'{path}' holds no settings. Fix: fetch or save it again.")
     return settings
+
+
+def _load(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        # A safetensors file begins with the length of its header in 8 bytes, and the header is a JSON object.
+        if start[8:] == b"{":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        raise WeightsUnavailableError(f"'{path}' is no readable weights file: {_refusal(exc, start)}") from exc
+    except Exception as exc:  # a damaged file makes both readers raise nearly anything
+        raise WeightsUnavailableError(
+            f"'{path}' is no readable weights file: {exc!s:.200}. Fix: fetch it again."
+        ) from exc
+
+
+def _refusal(exc: Exception, start: bytes) -> str:
+    """Say what torch's reader found; its own message advises to unpickle."""
+    needed = re.search(r"GLOBAL ([\w.]+)", str(exc))
+    if needed is None:
+        return f"neither safetensors nor torch.save wrote it whole; it begins with {start!r}. Fix: fetch it again."
+    return (
+        f"besides tensors it holds Python objects ({needed[1]}), which can run any code and are not read. Fix: where "
+        "you trust its author, load it with torch.load(..., weights_only=False) and save its state_dict() alone."
+    )
+
+
+def _network_state(content: Any) -> Mapping[str, Tensor] | None:
+    """Return the flat table of tensors in what a file holds, if there is one."""
+    while isinstance(content, Mapping):
+        if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+            return content
+        content = next((content[name] for name in _NETWORK_STATES if isinstance(content.get(name), Mapping)), None)
+    return None

@@ -1,0 +1,123 @@
+"""What a file says of its numbers and pages, which the pixels that Pillow decodes no longer tell."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from PIL import Image
+
+from ..exceptions import ImageReadError
+
+# TIFF tags.
+_NEW_SUBFILE_TYPE, _BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION = 254, 258, 259, 262, 270
+_PLANAR, _SAMPLE_FORMAT = 284, 339
+_UNCOMPRESSED, _SEPARATE_PLANES, _SIGNED, _WHITE_IS_ZERO = 1, 2, 2, 0
+# Bits of the subfile type: a smaller version of another page, a transparency mask of another page.
+_REDUCED, _MASK = 1, 4
+# Start of a JPEG 2000 codestream, and how far behind it the depth of the first channel is noted.
+_CODESTREAM, _DEPTH_OFFSET = b"\xff\x4f\xff\x51", 42
+
+
+def stored_bits(image: Image.Image) -> int:
+    """Return the bits of a number in the image's file; 8 where an image does not know, as one that is already loaded.
+
+    Pillow has colours of 8 bits only: of deeper ones it keeps the upper 8.
+    """
+    if tags := getattr(image, "tag_v2", None):
+        return max(tags.get(_BITS, (1,)))
+    tile = getattr(image, "tile", None)
+    if not tile:
+        return 8
+    codec, arguments = tile[0][0], tile[0][3]
+    if codec == "jpeg2k":
+        return _jpeg2000_bits(image.fp)  # type: ignore[attr-defined]
+    if codec in ("ppm", "ppm_plain") and isinstance(arguments[-1], int):
+        return max(8, arguments[-1].bit_length())  # the largest number that a pixel may have
+    return 16 if ";16" in str(arguments) else 8
+
+
+def is_white_zero(image: Image.Image) -> bool:
+    """Tell whether this is a TIFF whose 0 means white (photometric MinIsWhite)."""
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def refuse_signed(image: Image.Image, where: str) -> None:
+    """Raise where a TIFF holds signed 8- or 16-bit numbers: which of them are black and white is not known."""
+    tags = getattr(image, "tag_v2", None)
+    if tags and _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and max(tags.get(_BITS, (1,))) <= 16:
+        raise ImageReadError(f"{where}holds signed numbers, whose range is unknown. Fix: save it unsigned.")
+
+
+@contextmanager
+def page_of_image(image: Image.Image, where: str) -> Iterator[None]:
+    """Turn a TIFF to the page that is the picture while the block runs; raise where that cannot be told.
+
+    Pages that the file calls smaller versions or masks of another are passed over. Of the others, the first is taken,
+    unless a later one is larger, or several are grey: they may be the channels of one picture. A page that the caller
+    has turned to or loaded is left alone, and so are frames of other formats.
+    """
+    if not hasattr(image, "tag_v2") or image.tell() or not image.tile:  # type: ignore[attr-defined]
+        yield
+        return
+    page = _find_page(image, where)
+    image.seek(page)
+    _mend_planes(image)
+    try:
+        yield
+    finally:
+        if page:
+            image.seek(0)
+
+
+def _find_page(image: Image.Image, where: str) -> int:
+    pages = []
+    for page in range(getattr(image, "n_frames", 1)):
+        image.seek(page)
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if not tags.get(_NEW_SUBFILE_TYPE, 0) & (_REDUCED | _MASK):
+            is_grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+            pages.append((page, image.size, is_grey, str(tags.get(_DESCRIPTION, ""))))
+    if not pages:
+        return 0
+    first, size, is_grey, description = pages[0]
+    larger = [page for page, (width, height), *_ in pages if width * height > size[0] * size[1]]
+    if larger:
+        raise ImageReadError(
+            f"{where}has several pages, and page {larger[0]} is larger than page {first}: which is the picture cannot "
+            "be told. Fix: save the picture alone."
+        )
+    # ImageJ may write all planes behind the first page and only count them.
+    planes = re.search(r"^images=(\d+)", description, re.MULTILINE) if description.startswith("ImageJ=") else None
+    count = max(sum(other == size and grey for _, other, grey, _ in pages), int(planes[1]) if planes else 1)
+    if is_grey and count > 1:
+        raise ImageReadError(
+            f"{where}holds {count} grey pages, which may be the channels of one picture. Fix: save it as one RGB page, "
+            "or its one page alone."
+        )
+    return first
+
+
+def _mend_planes(image: Image.Image) -> None:
+    """Have Pillow read 16-bit numbers where each channel lies apart and uncompressed: it takes them for 8-bit ones."""
+    tags, tile = image.tag_v2, image.tile  # type: ignore[attr-defined]
+    apart = tags.get(_PLANAR, 1) == _SEPARATE_PLANES and tags.get(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
+    if apart and stored_bits(image) == 16 and all(len(arguments[0]) == 1 for *_, arguments in tile):
+        order = "B" if tags.prefix == b"MM" else "L"
+        mended = [_with_arguments(each, (f"{each[3][0]};16{order}", *each[3][1:])) for each in tile]
+        image.tile = mended  # type: ignore[attr-defined]
+
+
+def _with_arguments(tile: Any, arguments: tuple[Any, ...]) -> Any:
+    """Change the arguments of a tile's decoder; older Pillow has plain tuples."""
+    return tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
+
+
+def _jpeg2000_bits(file: IO[bytes]) -> int:
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    start = content.find(_CODESTREAM)
+    return (content[start + _DEPTH_OFFSET] & 0x7F) + 1 if 0 <= start < len(content) - _DEPTH_OFFSET else 8
