@@ -1,5 +1,7 @@
 """The numbers that a benchmark is quoted by, beside what chance would score, their intervals, and recall by class."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -56,7 +58,7 @@ def best_recall(predictions: pd.DataFrame, headlines: pd.DataFrame) -> pd.DataFr
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def select_series(predictions: pd.DataFrame, features: str, classifier: str) -> pd.DataFrame:
+def select_series(predictions: pd.DataFrame, features: Any, classifier: Any) -> pd.DataFrame:
     """Return the predictions of one classifier on one feature set."""
     return predictions[(predictions["features"] == features) & (predictions["classifier"] == classifier)]
 

@@ -39,7 +39,7 @@ def confusion_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
     headlines = result.headlines
     if headlines.empty:
         return
-    best = headlines.loc[headlines["balanced_accuracy"].idxmax()]
+    best = headlines.iloc[int(headlines["balanced_accuracy"].argmax())]
     found = select_series(result.predictions, best["features"], best["classifier"])
     at_home = found["train_domain"] == found["test_domain"]
     for rows, where in ((at_home, "within laboratories"), (~at_home, "across laboratories")):

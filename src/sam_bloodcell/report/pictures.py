@@ -5,6 +5,7 @@ import io
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +42,8 @@ def render_pictures(result: BenchmarkResult, folder: Path | None) -> Mapping[str
 
     What cannot be drawn has its reason, ``failure``, in the picture's place: the numbers do not depend on it.
     """
-    sections = defaultdict(list)  # a section without pictures is an empty list in the template
+    # A section without pictures is an empty list in the template.
+    sections: Mapping[str, list[dict[str, str]]] = defaultdict(list)
     pictures = list(_pictures(result))
     counts = Counter(picture.section for picture in pictures)
     for picture in pictures:
@@ -81,7 +83,7 @@ def _pictures(result: BenchmarkResult) -> Iterator[Picture]:
         for name, table in result.scores.groupby("features", sort=False):
             alt = f"Heat maps of balanced accuracy, training by test laboratory, per classifier, on {name}."
             scores = table.drop(columns="features")
-            yield Picture("transfer", lambda scores=scores: plotting.plot_transfer_matrix(scores), alt, str(name))
+            yield Picture("transfer", partial(plotting.plot_transfer_matrix, scores), alt, str(name))
     images = images_of(result.cells)
     images = images.to_numpy() if hasattr(images, "to_numpy") else images
     if np.ndim(images[0]) not in (0, 2, 3):  # neither paths nor pictures, but features: there is no cell to show
@@ -103,7 +105,7 @@ def _answers(result: BenchmarkResult, images: Any) -> Iterator[Picture]:
     headlines = result.headlines
     if headlines.empty:
         return
-    best = headlines.loc[headlines["balanced_accuracy"].idxmax()]
+    best = headlines.iloc[int(headlines["balanced_accuracy"].argmax())]
     table = select_series(result.predictions, best["features"], best["classifier"])
     name = f"{best['classifier']} on {best['features']}"
     if draws_confusions(result):
