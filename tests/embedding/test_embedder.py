@@ -1,6 +1,7 @@
 """The embedder's contract: any image in, cells out, bad input named."""
 
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -269,10 +270,10 @@ def test_cells_have_a_quality(embeddings):
 def test_images_of_one_colour_are_flagged(embedder, cells):
     blank = np.full((60, 80, 3), 230, np.uint8)
     blank[5, 5] = 0  # dust
-    with pytest.warns(UserWarning, match="of one colour") as caught:
-        embeddings = embedder.transform([cells.images[0], blank, np.zeros((8, 8), np.uint8)])
     said = "2 of 3 images are of one colour (rows 1, 2) and show no cell; they are flagged in .quality['flat']."
-    assert said in [str(warning.message) for warning in caught]
+    # pytest issues again what does not match.
+    with pytest.warns(UserWarning, match=re.escape(said)), pytest.warns(UserWarning, match="No plausible cell"):
+        embeddings = embedder.transform([cells.images[0], blank, np.zeros((8, 8), np.uint8)])
     assert embeddings.quality["flat"].tolist() == [False, True, True]
     assert embeddings.to_frame()["quality_flat"].tolist() == [False, True, True]
 
