@@ -252,6 +252,7 @@ import sys, types, warnings
 sys.modules["ipywidgets"] = None
 notebook = types.SimpleNamespace(config={"IPKernelApp": {}})
 sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: notebook)
+sys.modules["ipykernel.zmqshell"] = notebook
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     import sam_bloodcell
