@@ -5,7 +5,8 @@ from typer.testing import CliRunner
 
 from sam_bloodcell.cli import app
 from sam_bloodcell.datasets import load_acevedo20, make_blood_cells
-from sam_bloodcell.reproduce import limit_cells, published_results
+from sam_bloodcell.embedding import encoder
+from sam_bloodcell.reproduce import limit_cells, published_results, reproduce
 
 # A code of each dataset for a synthetic class.
 MATEK = {"neutrophil": "NGS", "lymphocyte": "LYT", "monocyte": "MON"}
@@ -68,3 +69,33 @@ def test_the_whole_table_on_stand_ins(paper, n, folders, tmp_path):
     assert "published" in result.output
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "figures" / "maps.svg").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:Pairs of images that look duplicated")
+def test_a_second_run_with_the_same_cache_embeds_nothing(folders, tmp_path, monkeypatch):
+    seen, run_network = [], encoder.run_network
+
+    def counted(sam, recipe, pixels):
+        seen.append(len(pixels))
+        return run_network(sam, recipe, pixels)
+
+    monkeypatch.setattr(encoder, "run_network", counted)
+    options = {"backbone": "vit_tiny", "limit": 5, "epochs": 1, "cv": 2, "cache_dir": tmp_path, "device": "cpu"}
+    _, first = reproduce("dorl", *folders, **options, batch_size=4)
+    assert sum(seen) == len(first.cells.paths) == 30
+    _, second = reproduce("dorl", *folders, **options, batch_size=4)
+    assert sum(seen) == 30
+    np.testing.assert_array_equal(first.features["embeddings"], second.features["embeddings"])
+    assert "device='cpu'" in first.settings["autoencoder"]
+
+
+@pytest.mark.parametrize(
+    ("paper", "message"), [("dorl", "A folder lies where a file is to be"), ("x/y", "paper='x/y'")]
+)
+def test_reproduce_refuses_before_embedding(paper, message, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder, "run_network", lambda *_: pytest.fail("An image was embedded."))
+    (tmp_path / "dorl.csv").mkdir()
+    args = ["reproduce", paper, "--matek", str(folders[0]), "--acevedo", str(folders[1]), "--backbone", "vit_tiny"]
+    result = CliRunner().invoke(app, [*args, "--out", str(tmp_path), "--quiet"])
+    assert result.exit_code == 1
+    assert message in result.output
