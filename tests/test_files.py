@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sam_bloodcell.files import allocate, as_path, inside, make_folder, paths_beside, replacing, write_text
+from sam_bloodcell.files import allocate, as_path, inside, make_folder, paths_beside, replacing, replacing_files, write_text
 
 
 def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
@@ -149,3 +149,16 @@ def on_full_disk(tmp_path):
         return done.stdout
 
     return run
+
+
+def test_files_that_belong_together_are_replaced_together_or_not_at_all(tmp_path):
+    for name in ("a", "b", "own"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(OSError, match="full"), replacing_files(tmp_path) as draft:
+        (draft / "a").write_text("new")
+        raise OSError("full")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "old", "b": "old", "own": "old"}
+    with replacing_files(tmp_path) as draft:
+        (draft / "a").write_text("new")
+        (draft / "b").write_text("new")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "new", "b": "new", "own": "old"}
