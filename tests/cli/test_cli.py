@@ -1,5 +1,6 @@
 """The command line, run as a user would."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,7 +171,12 @@ def test_finetune_writes_an_adapter_that_loads(tmp_path):
     result = run(*args)
     assert result.exit_code == 0, result.output
     assert "Warning: 7 of 10 cells have no mask and are left out" in result.output
-    assert "on the cells set aside; the weights of epoch " in result.output
+    assert "Warning: The LoRA factors start fresh: " in result.output
+    assert re.search(
+        r"The fine-tuning did not improve the masks: Dice \d\.\d+ on the cells set aside before it, \d\.\d+ after its "
+        r"best epoch, .* Fix: go on with the weights that you started from",
+        result.output,
+    )
     made = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_model.safetensors", "README.md", "history.csv"} <= made
     assert "unfinished.pt" not in made
