@@ -78,9 +78,10 @@ class TestRoundTrip:
         assert len(labelled[0]) == 8
 
     def test_bool_masks(self, tmp_path):
-        mask = np.array([[[True, False], [True, True]]])
+        mask = np.zeros((1, 4, 4), bool)
+        mask[0, 1:3, 1] = True
         cells = Bunch(
-            images=np.zeros((1, 2, 2, 3), np.uint8), masks=mask, target=[0], target_names=["a"], domain=["lab"]
+            images=np.zeros((1, 4, 4, 3), np.uint8), masks=mask, target=[0], target_names=["a"], domain=["lab"]
         )
         loaded = load_cells(save_cells(cells, tmp_path))
         np.testing.assert_array_equal(load_mask(loaded.masks[0]), mask[0])

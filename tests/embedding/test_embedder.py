@@ -308,6 +308,14 @@ def test_saved_adapter_comes_back(embedder, embeddings, cells, tmp_path):
     np.testing.assert_array_equal(np.asarray(back.transform(cells.images)), np.asarray(embeddings))
 
 
+def test_a_prompt_asked_for_comes_back(cells, tmp_path):
+    for prompt in ("center", "auto"):
+        embedder = SAMLoRAEmbedder("vit_tiny", image_size=64, prompt=prompt).fit(cells.images)
+        embedder.save_pretrained(tmp_path / prompt)
+        back = SAMLoRAEmbedder.from_pretrained(tmp_path / prompt)
+        assert (back.prompt, back.prompt_) == (prompt, embedder.prompt_)
+
+
 def test_what_comes_back_embeds_with_the_same_settings(cells, tmp_path):
     embedder = SAMLoRAEmbedder("vit_tiny", image_size=112, pixel_stats="sam").fit(cells.images)
     embedder.save_pretrained(tmp_path)

@@ -80,7 +80,7 @@ class PretrainedAutoencoder(Pretrained):
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as exc:
             raise WeightsUnavailableError(
                 f"'{folder_or_repo}' holds an autoencoder that is incomplete, or of another version of this package: "
-                f"{exc!s:.300}. Fix: fetch or save it again, {_SETTINGS} and {_WEIGHTS} together."
+                f"{' '.join(str(exc).split()):.300}. Fix: fetch or save it again, {_SETTINGS} and {_WEIGHTS} together."
             ) from exc
         return autoencoder
 
