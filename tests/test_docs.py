@@ -85,7 +85,10 @@ def test_the_page_on_weights_runs(hub_server, in_subprocess, tmp_path):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:Pairs of images that look duplicated", "ignore:CrossDomainAutoencoder", "ignore:.*one domain"
+    "ignore:Pairs of images that look duplicated",
+    "ignore:CrossDomainAutoencoder",
+    "ignore:.*one domain",
+    "ignore:Every group is one cell",
 )
 def test_the_page_on_own_laboratories_runs(run):
     cells_to_try, _, own_estimators, new_laboratory = python_blocks(DOCS / "own_laboratories.md")

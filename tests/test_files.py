@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from sam_bloodcell.files import allocate, as_path, inside, make_folder, paths_beside, replacing, write_text
+from sam_bloodcell.files import (
+    allocate,
+    as_path,
+    inside,
+    make_folder,
+    paths_beside,
+    replacing,
+    replacing_files,
+    write_text,
+)
 
 
 def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
@@ -149,3 +158,18 @@ def on_full_disk(tmp_path):
         return done.stdout
 
     return run
+
+
+def test_files_that_belong_together_are_replaced_together_or_not_at_all(tmp_path):
+    def write_new(*paths):
+        for path in paths:
+            path.write_text("new")
+
+    for name in ("a", "b", "own"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(FileNotFoundError), replacing_files(tmp_path) as draft:
+        write_new(draft / "a", draft / "missing" / "b")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "old", "b": "old", "own": "old"}
+    with replacing_files(tmp_path) as draft:
+        write_new(draft / "a", draft / "b")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "new", "b": "new", "own": "old"}

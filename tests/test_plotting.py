@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from sam_bloodcell.plotting import (
+    canvas,
     plot_cells,
     plot_confusions,
     plot_embedding_map,
@@ -142,3 +143,29 @@ def test_umap_is_an_extra(monkeypatch):
         plot_embedding_map({"x": np.eye(4)}, list("aabb"), list("xyxy"), method="umap")
     with pytest.raises(ValueError, match="Got method='tsne'"):
         plot_embedding_map({"x": np.eye(4)}, list("aabb"), list("xyxy"), method="tsne")
+
+
+def test_a_hundred_classes_leave_room_for_the_map(tmp_path):
+    y = [f"class {i}" for i in range(100)] * 2
+    figure = plot_embedding_map({"one": np.random.default_rng(0).normal(size=(200, 3))}, np.repeat(["a", "b"], 100), y)
+    draw(figure, tmp_path)
+    assert len(figure.axes[0].get_legend().get_texts()) == 100
+    assert figure.axes[0].get_position().width > 0.2
+
+
+def test_one_feature_or_equal_cells_are_drawn_on_a_line(tmp_path):
+    draw(
+        plot_embedding_map({"one": np.arange(4.0)[:, None], "equal": np.ones((4, 3))}, list("aabb"), list("xyxy")),
+        tmp_path,
+    )
+
+
+def test_long_names_stay_apart_and_strange_characters_are_escaped():
+    assert canvas.plain("x" * 40 + "1") != canvas.plain("x" * 40 + "2")
+    assert len(canvas.plain("x" * 400)) == 32
+    assert canvas.plain("a\nb\udcff") == r"a\nb\udcff"
+
+
+def test_two_names_of_which_one_is_read_from_the_right_take_two_lines():
+    assert canvas.title_of_two("x", " →", "y", 26) == "x → y"
+    assert canvas.title_of_two("خلية", " →", "y", 26) == "خلية →\ny"

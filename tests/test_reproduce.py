@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from sam_bloodcell.cli import app
 from sam_bloodcell.datasets import load_acevedo20, make_blood_cells
+from sam_bloodcell.embedding import encoder
 from sam_bloodcell.reproduce import limit_cells, published_results, reproduce
 
 # A code of each dataset for a synthetic class.
@@ -84,3 +85,33 @@ def test_cells_of_a_class_that_training_lacks_count_as_wrong_as_in_the_papers(fo
     ours = table.query("train_domain == 'acevedo-20' and test_domain == 'matek-19'").set_index("classifier")["ours"]
     assert ours.to_dict() == pytest.approx((100 * right).to_dict())
     assert ours.max() <= 100 * 14 / 21
+
+
+@pytest.mark.filterwarnings("ignore:Pairs of images that look duplicated")
+def test_a_second_run_with_the_same_cache_embeds_nothing(folders, tmp_path, monkeypatch):
+    seen, run_network = [], encoder.run_network
+
+    def counted(sam, recipe, pixels):
+        seen.append(len(pixels))
+        return run_network(sam, recipe, pixels)
+
+    monkeypatch.setattr(encoder, "run_network", counted)
+    options = {"backbone": "vit_tiny", "limit": 5, "epochs": 1, "cv": 2, "cache_dir": tmp_path, "device": "cpu"}
+    _, first = reproduce("dorl", *folders, **options, batch_size=4)
+    assert sum(seen) == len(first.cells.paths) == 30
+    _, second = reproduce("dorl", *folders, **options, batch_size=4)
+    assert sum(seen) == 30
+    np.testing.assert_array_equal(first.features["embeddings"], second.features["embeddings"])
+    assert "device='cpu'" in first.settings["autoencoder"]
+
+
+@pytest.mark.parametrize(
+    ("paper", "message"), [("dorl", "A folder lies where a file is to be"), ("x/y", "paper='x/y'")]
+)
+def test_reproduce_refuses_before_embedding(paper, message, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder, "run_network", lambda *_: pytest.fail("An image was embedded."))
+    (tmp_path / "dorl.csv").mkdir()
+    args = ["reproduce", paper, "--matek", str(folders[0]), "--acevedo", str(folders[1]), "--backbone", "vit_tiny"]
+    result = CliRunner().invoke(app, [*args, "--out", str(tmp_path), "--quiet"])
+    assert result.exit_code == 1
+    assert message in result.output

@@ -28,6 +28,24 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             remove(draft)
 
 
+@contextmanager
+def replacing_files(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write files to, which take the places of those in `folder` when all have been written.
+
+    What belongs together, such as factors and a decoder, is then never half new and half old.
+    """
+    draft = make_folder(folder / f".{uuid.uuid4().hex}")
+    try:
+        yield draft
+        for file in draft.iterdir():
+            try:
+                file.replace(folder / file.name)
+            except OSError as exc:
+                raise unwritable(folder / file.name, exc) from exc
+    finally:
+        remove(draft)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file, UTF-8, whole or not at all.
 

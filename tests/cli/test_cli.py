@@ -1,8 +1,11 @@
 """The command line, run as a user would."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +21,7 @@ from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.cli import app
 from sam_bloodcell.cli.benchmark import parts_to_keep
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+from sam_bloodcell.embedding import encoder
 from sam_bloodcell.evaluation import benchmark
 
 
@@ -65,6 +69,99 @@ def test_benchmark_leaves_unreadable_images_out_when_told_to(tmp_path, one_class
     assert "Warning: 1 of 40 images cannot be read and are left out (rows 5); the first: " in result.output
     result = run(*args, "--on-error", "nan")
     assert "Error: Got 'nan' but expected one of raise, skip." in result.output
+
+
+@pytest.fixture
+def not_embedded(monkeypatch):
+    """Fail where an image goes through the network."""
+
+    def refuse(*_):
+        raise AssertionError("An image was embedded.")
+
+    monkeypatch.setattr(encoder, "run_network", refuse)
+
+
+@pytest.mark.parametrize(
+    ("args", "in_the_way", "message"),
+    [
+        ((), "out", "so that it is not written. Fix: free space there"),
+        ((), "out/scores.csv/", "A folder lies where a file is to be written. Fix: move the folder"),
+        ((), "out/figures", "so that it is not written. Fix: free space there"),
+        (("--architecture", "cnov"), "", "The 'architecture' parameter of CrossDomainAutoencoder must be"),
+        (("--preset", "bc-sam", "--architecture", "vector"), "", "Fix: embedding_weight=1.0."),
+        (("--device", "nonsense"), "", "nonsense"),
+    ],
+)
+def test_benchmark_refuses_before_embedding(tmp_path, args, in_the_way, message, one_classifier, not_embedded):
+    table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
+    if in_the_way.endswith("/"):
+        (tmp_path / in_the_way).mkdir(parents=True)
+    elif in_the_way:
+        (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
+        (tmp_path / in_the_way).write_text("")
+    result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet", *args)
+    assert result.exit_code == 1
+    assert "Error: " in result.output
+    assert message in result.output
+
+
+def test_benchmark_without_matplotlib_is_refused_before_embedding(tmp_path, monkeypatch, not_embedded):
+    table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    assert result.exit_code == 1
+    assert 'pip install "sam-bloodcell[report]"' in result.output
+
+
+def test_benchmark_prints_its_scores_beside_chance(tmp_path, one_classifier):
+    table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
+    args = ("--cv", 2, "--epochs", 1, "--quiet", "--device", "cpu", "--batch-size", 3, "--n-jobs", 1)
+    result = run("benchmark", table, "--out", tmp_path / "out", *args)
+    assert result.exit_code == 0, result.output
+    header = "features classifier pairs balanced_accuracy low high chance accuracy majority"
+    assert header in " ".join(result.output.split())
+    assert "features classifier label recall pairs" in " ".join(result.output.split())
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text("utf-8"))
+    assert "batch_size=3" in told["embedder"]
+    assert "device='cpu'" in told["embedder"]
+    assert "device='cpu'" in told["autoencoder"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 need Linux")
+def test_a_file_whose_name_is_not_utf8_is_a_cell_like_any_other(tmp_path, one_classifier):
+    drawn = make_blood_cells(4, domains=["lab_a", "lab_b"], classes=["lymphocyte", "monocyte"], random_state=0)
+    save_cells(drawn, tmp_path / "cells")
+    folder = tmp_path / "cells" / "lab_b" / "monocyte"
+    next(folder.glob("*[0-9].png")).rename(folder / os.fsdecode(b"cell_\xff.png"))
+    (tmp_path / "cells" / "cells.csv").unlink()
+    result = run("benchmark", tmp_path / "cells", "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "LR" in (tmp_path / "out" / "scores.csv").read_text("utf-8")
+    assert "lab_b" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_a_picture_that_fails_costs_no_score(tmp_path, one_classifier, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no font")
+
+    table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
+    monkeypatch.setattr("sam_bloodcell.plotting.plot_cells", fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert (
+        "Warning: Left 1 picture(s) out of the report that cannot be drawn: cells, OSError: no font." in result.output
+    )
+    assert (tmp_path / "out" / "scores.csv").is_file()
+    assert "This picture could not be drawn" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", ["benchmark", "demo", "embed", "reproduce"])
+def test_whatever_embeds_takes_device_batch_size_and_jobs(command):
+    options = {parameter.name for parameter in typer.main.get_command(app).commands[command].params}
+    assert {"device", "batch_size", "n_jobs"} <= options
+    assert command in ("demo", "embed") or "cache_dir" in options
 
 
 @pytest.mark.parametrize(
@@ -171,7 +268,12 @@ def test_finetune_writes_an_adapter_that_loads(tmp_path):
     result = run(*args)
     assert result.exit_code == 0, result.output
     assert "Warning: 7 of 10 cells have no mask and are left out" in result.output
-    assert "on the cells set aside; the weights of epoch " in result.output
+    assert "Warning: The LoRA factors start fresh: " in result.output
+    assert re.search(
+        r"The fine-tuning did not improve the masks: Dice \d\.\d+ on the cells set aside before it, \d\.\d+ after its "
+        r"best epoch, .* Fix: go on with the weights that you started from",
+        result.output,
+    )
     made = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_model.safetensors", "README.md", "history.csv"} <= made
     assert "unfinished.pt" not in made
@@ -236,7 +338,7 @@ def test_embed_writes_a_file_and_goes_on_only_when_asked(tmp_path):
     result = run(*args, "--on-error", "skip")
     assert result.exit_code == 0, result.output
     written = pd.read_parquet(out)
-    assert written.shape == (10, 4 + 5 + 192)
+    assert written.shape == (10, 4 + 6 + 192)
     assert written["domain"].value_counts().to_dict() == {"lab_a": 5, "lab_b": 5}
     assert len(pd.read_csv(f"{out}.errors.csv")) == 1
     again = run(*args, "--on-error", "skip")

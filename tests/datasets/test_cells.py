@@ -78,9 +78,10 @@ class TestRoundTrip:
         assert len(labelled[0]) == 8
 
     def test_bool_masks(self, tmp_path):
-        mask = np.array([[[True, False], [True, True]]])
+        mask = np.zeros((1, 4, 4), bool)
+        mask[0, 1:3, 1] = True
         cells = Bunch(
-            images=np.zeros((1, 2, 2, 3), np.uint8), masks=mask, target=[0], target_names=["a"], domain=["lab"]
+            images=np.zeros((1, 4, 4, 3), np.uint8), masks=mask, target=[0], target_names=["a"], domain=["lab"]
         )
         loaded = load_cells(save_cells(cells, tmp_path))
         np.testing.assert_array_equal(load_mask(loaded.masks[0]), mask[0])
@@ -400,3 +401,13 @@ def test_unreadable_cells_are_left_out_and_named(tmp_path):
 def test_a_missing_label_names_its_row(missing):
     with pytest.raises(ValueError, match=r"Row 1: label is missing, as in 1 of 3 rows\. Fix: "):
         label_column(pd.Series(["a", missing, "b"], dtype=object), "label")
+
+
+@pytest.mark.bad_argument
+@pytest.mark.parametrize("use", [join_cells, lambda cells: save_cells(cells, "never")])
+@pytest.mark.parametrize("code", [-1, 2])
+def test_a_code_without_a_name_is_not_the_last_class(use, code):
+    cells = make_blood_cells(1, classes=["lymphocyte", "monocyte"], domains=["lab_a"], image_size=32)
+    cells.target[1] = code
+    with pytest.raises(ValueError, match=f"target={code} in row 1 but expected an index into the 2 target_names"):
+        use(cells)

@@ -1,13 +1,20 @@
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import Bunch
 
+from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.embedding import encoder
 from sam_bloodcell.evaluation import run_benchmark
 
 
@@ -135,3 +142,116 @@ def test_a_classifier_that_cannot_be_fitted_on_so_few_cells_is_refused_before_an
 def test_a_class_named_all_does_not_replace_the_row_of_all_cells():
     result = run_benchmark(WORKS["a class named all"][0], Counting(), None, LogisticRegression(), cv=2, random_state=0)
     assert result.shift_by_class.loc["embeddings"]["n"].to_dict() == {"all": 20, "all (class)": 10, "x": 10}
+
+
+def test_reconstructions_are_told_each_shown_cells_domain(separable):
+    class Tokens(np.ndarray):
+        tokens = True
+
+    class Aligner(TransformerMixin, BaseEstimator):
+        def fit(self, X, y=None, *, domain):
+            return self
+
+        def transform(self, X, *, domain=None):
+            return np.asarray(X)
+
+        def reconstruct(self, X, *, domain=None):
+            self.shown_ = domain
+            return np.zeros((len(X), 2, 2, 3), np.uint8)
+
+    X, y, domain = separable
+    names, target = np.unique(y, return_inverse=True)
+    cells = Bunch(images=X, target=target, target_names=names, domain=domain)
+    embedder = FunctionTransformer(lambda images: images.view(Tokens))
+    result = run_benchmark(cells, embedder, Aligner(), LogisticRegression(), cv=2, random_state=0)
+    assert result.autoencoder.shown_.tolist() == domain[result.shown].tolist()
+    assert set(domain[result.shown]) == {"a", "b"}
+
+
+def test_digest_of_the_cells_changes_with_image_label_laboratory_and_group(separable, tmp_path):
+    X, y, domain = separable
+    names, target = np.unique(y, return_inverse=True)
+    paths = [tmp_path / f"{row}.png" for row in range(len(X))]
+    for row, path in enumerate(paths):
+        path.write_bytes(b"%d" % row)
+    cells = Bunch(paths=paths, target=target, target_names=names, domain=domain, group=np.arange(60) // 3)
+
+    def digest(**changed):
+        embedder = FunctionTransformer(lambda _: X, check_inverse=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            settings = run_benchmark(Bunch(**cells | changed), embedder, None, LogisticRegression(), cv=2).settings
+        return settings["cells SHA-256 of image contents, labels, laboratories and groups"]
+
+    def change(values):
+        changed = values.copy()
+        changed[0] = changed[1]
+        return changed
+
+    first = digest()
+    assert digest() == first
+    other = [digest(target=change(target)), digest(domain=domain[::-1]), digest(group=None)]
+    other.append(digest(group=np.arange(60) // 3 + 1))
+    paths[7].write_bytes(b"another image")
+    other.append(digest())
+    assert len({first, *other}) == 6
+
+
+@pytest.mark.parametrize(
+    ("autoencoder", "classifier", "message"),
+    [
+        (CrossDomainAutoencoder(architecture="cnov"), LogisticRegression(), "'architecture' parameter of CrossDomain"),
+        (None, make_pipeline(StandardScaler(), LogisticRegression(C=-1)), "'C' parameter of LogisticRegression"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_embedding(separable, autoencoder, classifier, message):
+    X, y, domain = separable
+    names, target = np.unique(y, return_inverse=True)
+    cells = Bunch(images=X, target=target, target_names=names, domain=domain)
+    embedded = []
+    with pytest.raises(ValueError, match=message):
+        run_benchmark(cells, FunctionTransformer(lambda X: embedded.append(X) or X), autoencoder, classifier)
+    assert not embedded
+
+
+def test_embeddings_of_unreadable_images_are_named_by_their_rows(separable):
+    X, y, domain = separable
+    names, target = np.unique(y, return_inverse=True)
+    cells = Bunch(images=X, target=target, target_names=names, domain=domain)
+    embedder = FunctionTransformer(lambda X: np.where(np.arange(60)[:, None] == 7, np.nan, X))
+    with pytest.raises(ValueError, match=r"not finite in rows 7, as of .* Fix: leave these cells out with drop_unread"):
+        run_benchmark(cells, embedder, None, LogisticRegression(), cv=2)
+
+
+def test_shift_is_empty_where_no_laboratories_can_be_compared(separable):
+    X, y, domain = separable
+    names, target = np.unique(y, return_inverse=True)
+    cells = Bunch(images=X, target=target, target_names=names, domain=domain)
+    result = run_benchmark(cells, FunctionTransformer(), None, LogisticRegression(), cv=2, random_state=0)
+    assert replace(result, shift_by_class=pd.DataFrame()).shift.empty
+    assert result.shift.loc["embeddings", "chance"] == 0.5
+
+
+def test_a_killed_benchmark_embeds_nothing_twice(tmp_path, monkeypatch):
+    cells = make_blood_cells(5, classes=["lymphocyte", "monocyte"], random_state=0)
+    seen, run_network = [], encoder.run_network
+
+    def counted(sam, recipe, pixels):
+        if sum(seen) >= 8 and len(seen) == 2:
+            seen.append(0)
+            raise KeyboardInterrupt
+        seen.append(len(pixels))
+        return run_network(sam, recipe, pixels)
+
+    monkeypatch.setattr(encoder, "run_network", counted)
+
+    def run():
+        embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache", batch_size=4)
+        return run_benchmark(cells, embedder, None, LogisticRegression(), cv=2, random_state=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    run()
+    assert sum(seen) == len(cells.images) == 20
+    run()
+    assert sum(seen) == 20

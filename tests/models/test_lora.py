@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from sam_bloodcell.models.lora import (
+    Adapter,
     add_lora,
     apply_adapter,
     extract_adapter,
@@ -225,3 +227,88 @@ def test_settings_of_a_newer_peft_that_are_on_are_refused(tiny_sam, trained, val
     adapter.lora_config["newer"] = value
     with pytest.raises(ValueError, match=r"uses newer, which the installed PEFT does not know.*--upgrade peft"):
         apply_adapter(tiny_sam(), adapter)
+
+
+def _stock_adapter(sam, folder, *, safe=True, **settings):
+    """Save an adapter as stock PEFT does, with our decoder and settings beside it; return (adapter, model)."""
+    import peft
+
+    split_qkv(sam.image_encoder)
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 32, "target_modules": ["q", "v"]} | settings)
+    model = peft.get_peft_model(sam.image_encoder, config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    write_adapter(extract_adapter(sam, model, STATS), folder, Backbone("vit_b"))
+    (folder / "adapter_model.safetensors").unlink()
+    model.save_pretrained(str(folder), safe_serialization=safe)
+    return read_adapter(folder), model
+
+
+KINDS = {
+    "alpha": {},
+    "rank-stabilised": {"use_rslora": True},
+    "alpha by module": {"alpha_pattern": {"q": 3}},
+    "rank by module": {"rank_pattern": {"blocks.1.attn.qkv.v": 2}},
+    "DoRA": {"use_dora": True},
+    "biases": {"bias": "lora_only"},
+    "all projections": {"target_modules": ["q", "k", "v"]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("alpha", [None, 32, 8.0])
+@torch.no_grad()
+def test_going_on_from_an_adapter_starts_from_what_it_computes(kind, alpha, tiny_sam, pixels, tmp_path):
+    sam, again, applied = tiny_sam(), tiny_sam(), tiny_sam()
+    adapter, _ = _stock_adapter(sam, tmp_path, **KINDS[kind])
+    expected = sam.eval().tokens(pixels)
+    assert (expected - tiny_sam().tokens(pixels)).abs().max() > 1e-2
+    model = resume_adapter(again, adapter, rank=4, alpha=alpha)
+    torch.testing.assert_close(again.eval().tokens(pixels), expected, rtol=1e-4, atol=1e-4)
+    apply_adapter(applied, extract_adapter(again, model, STATS))
+    torch.testing.assert_close(applied.tokens(pixels), expected, rtol=1e-4, atol=1e-4)
+    assert model.peft_config["default"].lora_alpha == (alpha or 32)
+
+
+@torch.no_grad()
+def test_an_adapter_of_peft_in_its_older_formats_loads(tiny_sam, pixels, tmp_path):
+    sam, plain = tiny_sam(), tiny_sam()
+    _stock_adapter(sam, tmp_path, safe=False)
+    assert (tmp_path / "adapter_model.bin").is_file()
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    old = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type", "fan_in_fan_out")
+    kept = {key: config[key] for key in old} | {"enable_lora": None, "merge_weights": False}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(kept))
+    apply_adapter(plain, read_adapter(tmp_path))
+    torch.testing.assert_close(plain.tokens(pixels), sam.eval().tokens(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_of_another_method_is_named(tiny_sam, trained):
+    adapter = extract_adapter(*trained, STATS)
+    adapter.lora_config["peft_type"] = "LOHA"
+    with pytest.raises(ValueError, match=r"is of the type LOHA but expected LORA\. Fix:"):
+        apply_adapter(tiny_sam(), adapter)
+
+
+@pytest.mark.parametrize("part", ["lora", "decoder"])
+@pytest.mark.parametrize("use", [apply_adapter, resume_adapter])
+def test_an_incomplete_adapter_is_refused(part, use, tiny_sam, trained):
+    adapter = replace(extract_adapter(*trained, STATS), source="half")
+    whole = getattr(adapter, part)
+    adapter = replace(adapter, **{part: {key: whole[key] for key in sorted(whole)[: len(whole) // 2]}})
+    with pytest.raises(
+        ValueError, match=r"adapter 'half' is incomplete.*the first: .*Fix: fetch or save it again, whole"
+    ):
+        use(tiny_sam(), adapter)
+
+
+def test_an_adapter_holds_plain_tensors(trained):
+    adapter = extract_adapter(*trained, STATS)
+    parameters = {key: torch.nn.Parameter(value.T.contiguous().T) for key, value in adapter.lora.items()}
+    assert replace(adapter, lora=parameters).digest() == adapter.digest()
+    brain = replace(adapter, lora={key: value.bfloat16() for key, value in adapter.lora.items()})
+    assert len(brain.digest()) == 64
+    assert Adapter.unpacked(brain.packed()).digest() == brain.digest()

@@ -264,3 +264,24 @@ def test_best_epoch_is_the_first_highest_and_never_nan():
     assert best_epoch([0.1, 0.5, 0.5, 0.2]) == 1
     assert best_epoch([math.nan, 0.0]) == 1
     assert best_epoch([math.nan, math.nan]) == 0
+
+
+@pytest.mark.parametrize("part", ["trained", "optimizer", "history", "rng"])
+def test_an_incomplete_checkpoint_is_refused(part, tmp_path):
+    path = tmp_path / "run.ckpt"
+    module = torch.nn.Linear(2, 1)
+    plan = TrainingPlan(epochs=1, steps_per_epoch=1, learning_rate=0.1)
+
+    def run():
+        train(module, lambda m, x: {"loss": m(x).sum()}, lambda _: [torch.ones(1, 2)], plan, checkpoint=path)
+
+    run()
+    state = torch.load(path, weights_only=True)
+    torch.save({key: value for key, value in state.items() if key != part}, path)
+    with pytest.raises(
+        ValueError, match=r"run\.ckpt' is incomplete or of another version: .*Fix: delete it to start anew"
+    ):
+        run()
+    torch.save(state | {"trained": {"weight": state["trained"]["weight"]}}, path)
+    with pytest.raises(ValueError, match="its weights are not those of this network"):
+        run()

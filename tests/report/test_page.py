@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import Bunch
 
-from sam_bloodcell.evaluation import run_benchmark
+from sam_bloodcell.evaluation import run_benchmark, score_predictions
+from sam_bloodcell.plotting import canvas
 from sam_bloodcell.report import write_report
+from sam_bloodcell.report.page import prepare_report
 
 
 class Embeddings:
@@ -202,6 +205,151 @@ def test_figures_as_files(result, tmp_path):
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"transfer-1.png", "transfer-1.svg", "maps.png", "confusions.svg", "history.svg", "quality.png"} <= names
     assert (tmp_path / "figures" / "maps.svg").read_text().lstrip().startswith("<?xml")
+
+
+def renamed(result, laboratories, classes):
+    """The same result, with other names of laboratories and classes."""
+    names = dict(zip(["a", "b", *result.cells.target_names], [*laboratories, *classes], strict=True))
+    columns = ("train_domain", "test_domain", "label", "predicted")
+    tables = [
+        table.assign(**{column: table[column].map(names) for column in columns if column in table})
+        for table in (result.predictions, result.scores)
+    ]
+    domain = np.array([names[name] for name in result.cells.domain])
+    cells = Bunch(**result.cells | {"target_names": list(classes), "domain": domain})
+    return replace(result, predictions=tables[0], scores=tables[1], cells=cells)
+
+
+@pytest.mark.parametrize(
+    ("laboratories", "classes"),
+    [
+        (["北京", "上海"], ["淋巴细胞", "单核细胞", "嗜碱性粒细胞"]),
+        (["a<b>&%s", "$x$_2"], ["🩸", "خلية لمفاوية", "line\nbreak"]),
+        (["lab\udcff", "lab\udcfe"], ["x" * 300, "None", "_y"]),
+    ],
+)
+def test_page_survives_any_name(result, laboratories, classes, tmp_path):
+    folder = tmp_path / "a folder"
+    page = write_report(renamed(result, laboratories, classes), folder / "report.html", figures=folder / "figures")
+    text = page.read_text("utf-8")  # warnings are errors: none about glyphs
+    for name in (*laboratories, *classes):
+        shown = html.escape(name.encode("utf-8", "backslashreplace").decode())
+        assert f">{shown}<" in text
+    assert "could not be drawn" not in text
+    assert "figure" in text
+
+
+def test_names_without_glyphs_are_tables_and_a_key(result, tmp_path, monkeypatch):
+    monkeypatch.setattr(canvas, "_font_with", lambda character: "sans-serif" if character.isascii() else None)
+    page = write_report(renamed(result, ["北京", "b"], ["血", "monocyte", "z"]), tmp_path).read_text("utf-8")
+    assert '<th scope="row" class="name">北京</th>' in page
+    assert '<th scope="row" class="name">血</th>' in page
+    assert r"<dt>\u8840</dt><dd>血</dd>" in page
+    assert "confusion matrices" not in page.lower()
+
+
+def test_a_font_that_has_the_glyphs_is_taken(monkeypatch):
+    files = [font.fname for font in font_manager.fontManager.ttflist if font.name == "DejaVu Sans Mono"]
+    entry = font_manager.FontEntry(fname=files[0], name="A font of Asia", style="normal", weight=400)
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [entry])
+
+    class Font:
+        def __init__(self, file):
+            self.file = file
+
+        def get_char_index(self, code):
+            return int(code == ord("血") and self.file == files[0])
+
+    monkeypatch.setattr(font_manager, "get_font", Font)
+    canvas._search_fonts.cache_clear()
+    assert canvas.font_family("血", "x") == ["sans-serif", "A font of Asia"]
+    assert canvas.plain("血清") == r"血\u6e05"
+    canvas._search_fonts.cache_clear()
+
+
+def test_a_picture_that_fails_costs_nothing_else(result, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no <font>")
+
+    monkeypatch.setattr("sam_bloodcell.plotting.plot_confusions", fail)
+    with pytest.warns(
+        UserWarning, match=r"Left 1 picture\(s\) out of the report .*confusions, RuntimeError: no <font>"
+    ):
+        page = write_report(result, tmp_path).read_text("utf-8")
+    assert "This picture could not be drawn (confusions, RuntimeError: no &lt;font&gt;)." in page
+    assert page.count("<img") == 6
+
+
+def test_many_laboratories_are_tables_not_a_picture_a_pair(result, tmp_path, monkeypatch):
+    names = [f"lab {i:02d}" for i in range(30)]
+    pairs = pd.MultiIndex.from_product([names, names], names=["train_domain", "test_domain"]).to_frame(index=False)
+    one = result.predictions[result.predictions["features"] == "embeddings"].iloc[:2].drop(columns=[*pairs])
+    predictions = pairs.merge(one.assign(label=["monocyte", "basophil"], predicted="monocyte", known=True), how="cross")
+    cells = Bunch(**result.cells | {"domain": np.resize(names, 60), "target": np.resize(result.cells.target, 60)})
+    cells.images = np.resize(result.cells.images, (60, 12, 10, 3))
+    features = {"embeddings": np.random.default_rng(0).random((60, 5))}
+    many = replace(
+        result, predictions=predictions, scores=score_predictions(predictions), cells=cells, features=features,
+        embeddings=features["embeddings"], intervals=None, reconstructions=None, shown=np.arange(3),
+    )  # fmt: skip
+    sizes = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **kw: sizes.append(len(self.axes)) or save(self, *a, **kw))
+    page = write_report(many, tmp_path).read_text("utf-8")
+    assert max(sizes) <= 24
+    rows = re.findall(r'<tr><th scope="row" class="name">(lab \d\d)</th>((?:<td[^>]*>[^<]*</td>)+)</tr>', page)
+    assert [name for name, _ in rows] == names
+    assert {row.count("0.50") // 2 for _, row in rows} == {30}  # the number, and its shade
+    assert "LogisticRegression on embeddings, across laboratories, all pairs together" in page
+
+
+def test_one_laboratory_is_reported_within_itself(result, tmp_path):
+    home = [
+        table[table["train_domain"].eq("b") & table["test_domain"].eq("b")]
+        for table in (result.predictions, result.scores)
+    ]
+    cells = Bunch(**result.cells | {"domain": np.repeat(["b"], 24)})
+    alone = replace(
+        result, predictions=home[0], scores=home[1], cells=cells, intervals=None, shift_by_class=pd.DataFrame()
+    )
+    text = " ".join(re.sub(r"<[^>]+>", " ", write_report(alone, tmp_path).read_text("utf-8")).split())
+    assert "within the one laboratory, in folds not trained on, is" in text
+    assert "There are no two laboratories of enough cells to measure a distance between." in text
+
+
+def test_gaps_in_the_distances_are_shown_as_none(result, tmp_path):
+    gaps = replace(result, shift_by_class=result.shift_by_class * np.nan)
+    assert "<td>none</td><td>none</td>" in write_report(gaps, tmp_path).read_text("utf-8")
+
+
+def test_headlines_stand_beside_chance_intervals_and_recall(page, result):
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    best = result.headlines.iloc[0]
+    assert f"95% interval {best['low']:.2f} to {best['high']:.2f}, 2 train&rarr;test pairs);" in text
+    assert f"always answering the commonest class would score {best['majority']:.2f}." in text
+    assert "Recall of each class" in text
+    recall = result.recall.set_index(["features", "label"])["recall"]
+    shown = f"monocyte {recall['embeddings', 'monocyte']:.2f} {recall['autoencoder', 'monocyte']:.2f}"
+    assert shown in text
+
+
+def test_thousands_of_copies_are_counted_and_twenty_are_listed(result, tmp_path):
+    pairs = pd.DataFrame({"a": 0, "b": 1, "distance": 0.0}, index=range(3000))
+    page = write_report(replace(result, duplicates=pairs), tmp_path).read_text("utf-8")
+    assert "The embeddings of 3000 pairs of cells are nearly equal; the closest 20 are listed." in page
+    assert page.count("<li>row 0 of a and row 1 of a</li>") == 20
+
+
+def test_a_report_that_cannot_be_written_is_refused_beforehand(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="so that it is not written"):
+        prepare_report(tmp_path / "file" / "report.html")
+    monkeypatch.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    with pytest.raises(OSError, match="Read-only file system, so that it is not written"):
+        prepare_report(tmp_path / "report.html")
+    monkeypatch.undo()
+    assert prepare_report(tmp_path / "new" / "report.html", tmp_path / "figures").parent.is_dir()
+    assert [*(tmp_path / "new").iterdir(), *(tmp_path / "figures").iterdir()] == []
 
 
 # Notes in the page what a reader would stumble over: errors, images that did not load, text cut off or off the page.

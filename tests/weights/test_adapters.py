@@ -131,3 +131,33 @@ def test_a_truncated_adapter_file_is_damaged(kept, tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         read_adapter_file(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settings: settings.pop("pixel_stats"),
+        lambda settings: settings.update(kind="autoencoder"),
+        lambda settings: settings.update(pixel_stats=[[1, 2, 3], [4, 0, 6]]),
+        lambda settings: settings.update(pixel_stats=[[1, 2, 3]]),
+    ],
+    ids=["no statistics", "another kind", "a deviation of zero", "no deviations"],
+)
+def test_bad_settings_of_an_adapter_name_their_file(change, tmp_path):
+    path = write_adapter(ADAPTER, tmp_path, Backbone("vit_tiny")) / "sam_bloodcell.json"
+    settings = json.loads(path.read_text())
+    change(settings)
+    path.write_text(json.dumps(settings))
+    with pytest.raises(
+        WeightsUnavailableError, match=r"sam_bloodcell\.json' holds .*Fix: fetch or save the adapter again"
+    ):
+        adapters.read_adapter(tmp_path)
+
+
+def test_an_adapter_of_other_weights_is_told(tmp_path):
+    write_adapter(ADAPTER, tmp_path, Backbone("medsam.pth", digest="a" * 64))
+    adapters.read_adapter(tmp_path, backbone=Backbone("moved.pth", digest="a" * 64))
+    with pytest.warns(
+        UserWarning, match=r"trained on the weights of 'medsam\.pth' .* is used with other weights, 'vit_b'"
+    ):
+        adapters.read_adapter(tmp_path, backbone=Backbone("vit_b", digest="b" * 64))

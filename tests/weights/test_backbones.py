@@ -177,9 +177,10 @@ def test_neighbours_checkpoints_load_whatever_their_suffix(layout, name, network
         assert torch.equal(sam.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("write", [save_file, partial(torch.save, _use_new_zipfile_serialization=False)])
-def test_the_content_tells_the_format_and_not_the_suffix(write, network, tmp_path):
-    path = tmp_path / "sam.pth"
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("write", [save_file, torch.save, partial(torch.save, _use_new_zipfile_serialization=False)])
+def test_the_content_tells_the_format_and_not_the_suffix(write, suffix, network, tmp_path):
+    path = tmp_path / f"sam.{suffix}"
     write(dict(network.state_dict()), path)
     assert torch.equal(load_backbone(Backbone(str(path)))[PATCHES], network.state_dict()[PATCHES])
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..exceptions import WeightsUnavailableError
-from ..files import make_folder, write_text
+from ..files import make_folder, replacing_files, write_text
 from ..weights.backbones import packaged_folder
 from ..weights.hub import locate_folder
 from ..weights.pretrained import Pretrained
@@ -80,7 +80,7 @@ class PretrainedAutoencoder(Pretrained):
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as exc:
             raise WeightsUnavailableError(
                 f"'{folder_or_repo}' holds an autoencoder that is incomplete, or of another version of this package: "
-                f"{exc!s:.300}. Fix: fetch or save it again, {_SETTINGS} and {_WEIGHTS} together."
+                f"{' '.join(str(exc).split()):.300}. Fix: fetch or save it again, {_SETTINGS} and {_WEIGHTS} together."
             ) from exc
         return autoencoder
 
@@ -88,11 +88,12 @@ class PretrainedAutoencoder(Pretrained):
         folder = make_folder(folder)
         state = self.__getstate__()
         tensors = {name: torch.from_numpy(array) for name, array in state.pop("network_").items()}
-        write_tensors(tensors, folder / _WEIGHTS)
         if isinstance(state["random_state"], np.random.RandomState):
             state["random_state"] = None  # only another fit would use it
         settings = json.dumps({"kind": "autoencoder", "state": state}, default=lambda value: value.tolist())
-        write_text(folder / _SETTINGS, settings + "\n")
+        with replacing_files(folder) as draft:
+            write_tensors(tensors, draft / _WEIGHTS)
+            write_text(draft / _SETTINGS, settings + "\n")
         return folder
 
     def _card(self) -> dict[str, Any]:

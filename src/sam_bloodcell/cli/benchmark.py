@@ -121,7 +121,7 @@ def print_headlines(result: "BenchmarkResult") -> None:
     typer.echo("\nRecall of each class by the best classifier on each feature set, as a mean over the same:")
     typer.echo(result.recall.round(3).to_string(index=False))
     if len(result.shift):
-        typer.echo("\nHow far the laboratories lie apart (0 and chance: not at all):")
+        typer.echo("\nHow far the laboratories lie apart (an mmd near 0 and an accuracy near chance: not at all):")
         typer.echo(result.shift.round(3).to_string())
 
 

@@ -166,12 +166,18 @@ def _leave_out(cells: Bunch, rows: list[int], error: str, warning: str) -> Bunch
 
 
 def check_cells(cells: Any, *names: str) -> None:
-    """Raise unless this is what the loaders return, with these parts."""
+    """Raise unless this is what the loaders return, with these parts, and each target has a name."""
     lacking = [name for name in names if not isinstance(cells, Bunch) or cells.get(name) is None]
     if lacking:
         got = f"Got cells of type {type(cells).__name__} without {', '.join(lacking)}"
         fix = "Fix: sam_bloodcell.datasets.load_cells(csv_or_folder), or make_blood_cells()."
         raise ValueError(f"{got} but expected what load_cells returns. {fix}")
+    if {"target", "target_names"} <= set(names):
+        codes, n = np.asarray(cells.target), len(cells.target_names)
+        unnamed = np.flatnonzero((codes < 0) | (codes >= n))
+        if len(unnamed):  # -1 would be the last of the names
+            got = f"Got target={codes[unnamed[0]]} in row {unnamed[0]}"
+            raise ValueError(f"{got} but expected an index into the {n} target_names. Fix: leave unlabelled cells out.")
 
 
 def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:

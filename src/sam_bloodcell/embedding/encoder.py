@@ -163,7 +163,7 @@ class Encoder:
         """Run the network as `run_network`; a batch that does not fit into the memory is halved, with a warning."""
         try:
             return run_network(self.network(), self.recipe, pixels)
-        except torch.cuda.OutOfMemoryError:  # the name that torch 2.4 has, too
+        except torch.OutOfMemoryError:
             if len(pixels) == 1:
                 raise
         # Outside the handler, which would keep the failed pass alive.

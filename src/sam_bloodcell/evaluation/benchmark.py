@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class BenchmarkResult:
         of_all = table[table.index.get_level_values(-1) == "all"].droplevel(-1) if len(table) else table
         return pd.DataFrame(of_all, columns=["mmd", "domain_accuracy", "chance"])
 
-    @property
+    @cached_property
     def headlines(self) -> pd.DataFrame:
         """The mean scores of each feature set and classifier, beside intervals and chance.
 
@@ -86,7 +87,7 @@ class BenchmarkResult:
         """
         return headline_scores(self.predictions, self.scores, self.intervals)
 
-    @property
+    @cached_property
     def recall(self) -> pd.DataFrame:
         """The recall of each class by the best classifier of each feature set, over the pairs of `headlines`."""
         return best_recall(self.predictions, self.headlines)

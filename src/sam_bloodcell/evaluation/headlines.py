@@ -1,5 +1,7 @@
 """The numbers that a benchmark is quoted by, beside what chance would score, their intervals, and recall by class."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -39,6 +41,14 @@ def best_headlines(headlines: pd.DataFrame) -> pd.DataFrame:
     return headlines.loc[headlines.groupby("features", sort=False)["balanced_accuracy"].idxmax()]
 
 
+def best_of_all(headlines: pd.DataFrame) -> tuple[str, str] | None:
+    """Return the feature set and classifier with the highest mean balanced accuracy; None where nothing was scored."""
+    if headlines.empty:
+        return None
+    best = headlines.iloc[int(headlines["balanced_accuracy"].argmax())]
+    return best["features"], best["classifier"]
+
+
 def best_recall(predictions: pd.DataFrame, headlines: pd.DataFrame) -> pd.DataFrame:
     """Return the recall of each class by the best classifier of each feature set, over the same pairs as the headlines.
 
@@ -56,9 +66,9 @@ def best_recall(predictions: pd.DataFrame, headlines: pd.DataFrame) -> pd.DataFr
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def select_series(predictions: pd.DataFrame, features: str, classifier: str) -> pd.DataFrame:
-    """Return the predictions of one classifier on one feature set."""
-    return predictions[(predictions["features"] == features) & (predictions["classifier"] == classifier)]
+def select_series(table: pd.DataFrame, features: Any, classifier: Any) -> pd.DataFrame:
+    """Return the rows of one classifier on one feature set, of predictions or scores."""
+    return table[(table["features"] == features) & (table["classifier"] == classifier)]
 
 
 def _headlined(table: pd.DataFrame) -> pd.Series:

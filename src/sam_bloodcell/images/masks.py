@@ -128,6 +128,8 @@ def _palette_numbers(image: Image.Image) -> NDArray[np.uint8]:
 def _inside(values: _Values) -> NDArray[np.bool_]:
     """Tell codes from soft edges, and return what is inside (see `load_mask`)."""
     numbers, is_lossy = values.numbers, values.is_lossy
+    if numbers.dtype == np.float16:  # which scipy does not filter
+        numbers = numbers.astype(np.float32)
     drawn = numbers != 0
     if numbers.dtype == bool or not drawn.any() or numbers.min() < 0:
         return drawn

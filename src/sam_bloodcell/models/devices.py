@@ -27,7 +27,7 @@ def half_dtype(device: torch.device) -> torch.dtype | None:
     """Return bfloat16 where the device computes in it natively, else None."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    # torch 2.4 does not ask the CPU; float32 is right on all of them.
+    # Private functions, which another torch may lack; float32 is right on every CPU.
     asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return torch.bfloat16 if any(supported() for supported in asked if supported is not None) else None
 

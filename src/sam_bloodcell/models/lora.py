@@ -332,7 +332,8 @@ def _let_transformers_do_without_docstrings() -> None:
     def unchanged(thing: Any = None, **_: Any) -> Any:
         return unchanged if thing is None else thing
 
-    import_module("transformers.utils").auto_docstring = unchanged
+    utils: Any = import_module("transformers.utils")
+    utils.auto_docstring = unchanged
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

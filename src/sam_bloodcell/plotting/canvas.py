@@ -134,7 +134,8 @@ def draw_heat_map(
             continue
         colour = "white" if shares[row, column] < 0.55 else "black"
         ax.text(column, row, text, ha="center", va="center", fontsize=fontsize, color=colour, linespacing=1.1)
-    ticks, drawn = [plain(name) for name in names], {"fontsize": fontsize, "fontfamily": font_family(*names)}
+    ticks = [plain(name) for name in names]
+    drawn: dict[str, Any] = {"fontsize": fontsize, "fontfamily": font_family(*names)}
     ax.set_xticks(range(len(names)), ticks, rotation=35, ha="right", **drawn)
     ax.set_yticks(range(len(names)), ticks if name_rows else [""] * len(names), **drawn)
     ax.spines[:].set_visible(False)

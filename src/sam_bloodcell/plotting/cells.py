@@ -75,9 +75,8 @@ def plot_cells(
             else:
                 _draw_outlined(ax, image, None if masks is None else np.asarray(masks[i]))
                 title = "" if titles is None else str(titles[i])
-                drawn = {"fontsize": title_size, "fontfamily": font_family(title)}
                 shown = "\n".join(plain(line, _LONGEST_TITLE) for line in title.split("\n"))
-                ax.set_title(shown, loc="left", pad=3, **drawn)
+                ax.set_title(shown, loc="left", pad=3, fontsize=title_size, fontfamily=font_family(title))
     return figure
 
 

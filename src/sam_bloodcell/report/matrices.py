@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import BenchmarkResult, confusion_counts, summarise_scores
-from ..evaluation.headlines import best_headlines, select_series
+from ..evaluation.headlines import best_headlines, best_of_all, select_series
 from ..plotting.canvas import is_plain
 
 _MAX_DOMAINS = 10  # in a picture of transfer: a panel for each classifier has a field for each pair
@@ -36,15 +36,14 @@ def transfer_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
 
 def confusion_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
     """Yield the confusions of the best classifier within laboratories and across them, all pairs together."""
-    headlines = result.headlines
-    if headlines.empty:
+    best = best_of_all(result.headlines)
+    if best is None:
         return
-    best = headlines.loc[headlines["balanced_accuracy"].idxmax()]
-    found = select_series(result.predictions, best["features"], best["classifier"])
+    found = select_series(result.predictions, *best)
     at_home = found["train_domain"] == found["test_domain"]
     for rows, where in ((at_home, "within laboratories"), (~at_home, "across laboratories")):
         if rows.any():
-            name = f"{best['classifier']} on {best['features']}, {where}, all pairs together"
+            name = f"{best[1]} on {best[0]}, {where}, all pairs together"
             yield _matrix(confusion_counts(found[rows]), name, "true class", "answer")
 
 

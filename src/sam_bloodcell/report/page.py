@@ -1,7 +1,7 @@
 """A benchmark's result as one self-contained HTML page."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def _recall_by_class(result: BenchmarkResult) -> list[dict[str, Any]]:
     return [{"label": name, "recall": row.to_dict()} for name, row in table.iterrows()]
 
 
-def _shift_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _shift_rows(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """Return the distances between laboratories by feature set and class; none where nothing could be compared."""
     if table.empty:
         return []

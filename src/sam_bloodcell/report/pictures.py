@@ -5,6 +5,7 @@ import io
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from .. import plotting
 from ..evaluation import BenchmarkResult
 from ..evaluation.benchmark import images_of
 from ..evaluation.checks import class_names
-from ..evaluation.headlines import select_series
+from ..evaluation.headlines import best_of_all, select_series
 from ..files import replacing
 from ..plotting.canvas import title_of_two
 from .matrices import draws_confusions, draws_transfer
@@ -41,7 +42,8 @@ def render_pictures(result: BenchmarkResult, folder: Path | None) -> Mapping[str
 
     What cannot be drawn has its reason, ``failure``, in the picture's place: the numbers do not depend on it.
     """
-    sections = defaultdict(list)  # a section without pictures is an empty list in the template
+    # A section without pictures is an empty list in the template.
+    sections: Mapping[str, list[dict[str, str]]] = defaultdict(list)
     pictures = list(_pictures(result))
     counts = Counter(picture.section for picture in pictures)
     for picture in pictures:
@@ -80,8 +82,8 @@ def _pictures(result: BenchmarkResult) -> Iterator[Picture]:
     if draws_transfer(result):
         for name, table in result.scores.groupby("features", sort=False):
             alt = f"Heat maps of balanced accuracy, training by test laboratory, per classifier, on {name}."
-            scores = table.drop(columns="features")
-            yield Picture("transfer", lambda scores=scores: plotting.plot_transfer_matrix(scores), alt, str(name))
+            draw = partial(plotting.plot_transfer_matrix, table.drop(columns="features"))
+            yield Picture("transfer", draw, alt, str(name))
     images = images_of(result.cells)
     images = images.to_numpy() if hasattr(images, "to_numpy") else images
     if np.ndim(images[0]) not in (0, 2, 3):  # neither paths nor pictures, but features: there is no cell to show
@@ -100,12 +102,11 @@ def _pictures(result: BenchmarkResult) -> Iterator[Picture]:
 
 def _answers(result: BenchmarkResult, images: Any) -> Iterator[Picture]:
     """Yield the pictures of what the classifier that transfers best answered."""
-    headlines = result.headlines
-    if headlines.empty:
+    best = best_of_all(result.headlines)
+    if best is None:
         return
-    best = headlines.loc[headlines["balanced_accuracy"].idxmax()]
-    table = select_series(result.predictions, best["features"], best["classifier"])
-    name = f"{best['classifier']} on {best['features']}"
+    table = select_series(result.predictions, *best)
+    name = f"{best[1]} on {best[0]}"
     if draws_confusions(result):
         alt = f"Confusion matrices by pair of laboratories, {name}."
         yield Picture("confusions", lambda: plotting.plot_confusions(table), alt, name)

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..exceptions import WeightsUnavailableError
-from ..files import make_folder, write_text
+from ..files import make_folder, replacing_files, write_text
 from ..models.lora import Adapter
 from . import hub
 from .backbones import Backbone, packaged_folder
@@ -74,10 +74,11 @@ def write_adapter(
     base = {"backbone": backbone.name, "revision": revision, "digest": backbone.digest}
     settings = {"kind": "adapter", **base, "image_size": adapter.image_size, "pixel_stats": adapter.pixel_stats}
     settings |= {} if prompt is None else {"prompt": prompt}
-    for name, tensors in (("adapter_model", adapter.lora), ("decoder", adapter.decoder)):
-        write_tensors({key: tensor.to(dtype) for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
-    write_text(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
-    write_text(folder / "sam_bloodcell.json", json.dumps(settings, indent=2) + "\n")
+    with replacing_files(folder) as draft:
+        for name, tensors in (("adapter_model", adapter.lora), ("decoder", adapter.decoder)):
+            write_tensors({key: tensor.to(dtype) for key, tensor in tensors.items()}, draft / f"{name}.safetensors")
+        write_text(draft / "adapter_config.json", json.dumps(config, indent=2) + "\n")
+        write_text(draft / "sam_bloodcell.json", json.dumps(settings, indent=2) + "\n")
     return folder
 
 

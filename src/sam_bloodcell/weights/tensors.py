@@ -78,10 +78,11 @@ def _load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             start = file.read(9)
-        # A safetensors file begins with the length of its header in 8 bytes, and the header is a JSON object.
-        if start[8:] == b"{":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            # A safetensors file begins with the length of its header in 8 bytes, and the header is a JSON object.
+            if start[8:] == b"{":
+                return load_file(path)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)  # of a path, torch would look at the suffix
     except pickle.UnpicklingError as exc:
         raise WeightsUnavailableError(f"'{path}' is no readable weights file: {_refusal(exc, start)}") from exc
     except Exception as exc:  # a damaged file makes both readers raise nearly anything
