@@ -26,8 +26,8 @@ cells = load_cells(save_cells(drawn, folder / "cells"))
 cache = folder / "cache"
 
 # %%
-# The whole pipeline, from image to class, is searched. ``cells.frame`` has the columns path and domain: the laboratory of
-# each cell travels with it to the autoencoder, in every fold and in every score.
+# The whole pipeline, from image to class, is searched. ``cells.frame`` has the columns path and domain: the laboratory
+# of each cell travels with it to the autoencoder, in every fold and in every score.
 
 pipe = Pipeline(
     [

@@ -201,7 +201,7 @@ def test_single_cells_are_right_once_their_laboratory_was_added(frame, labels, t
     new = frame.assign(domain="new")
     embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(new)
     together = fitted[1].transform(embeddings)
-    with pytest.warns(UserWarning, match="'new' is new, and the statistics of its 1 cells here are poor"):
+    with pytest.warns(UserWarning, match="'new' is new, and the statistics of 1 of its cells are poor"):
         alone = fitted[1].transform(embeddings[:1])
     assert np.abs(alone - together[:1]).max() > 0.01
     added = clone(fitted[1]).fit(SAMLoRAEmbedder("vit_tiny").fit_transform(frame)).add_domain(embeddings, "new")
@@ -221,7 +221,7 @@ def test_rows_of_an_unknown_domain_are_transformed_one_by_one(frame, labels):
 
 def test_one_laboratory_is_explained_and_nobody_is_told_to_pass_what_was_passed(frame, labels):
     of_one = frame["domain"] == "lab_a"
-    with pytest.warns(UserWarning, match=r"of one domain, 'lab_a'.*shuffle") as caught:
+    with pytest.warns(UserWarning, match=r"Got one domain, 'lab_a'.*shuffle") as caught:
         pipeline().fit(frame[of_one], labels[of_one])
     assert not any("pass" in str(warning.message) for warning in caught)
 

@@ -25,7 +25,7 @@ LAYERS = (
     ("datasets",),
     ("synthetic", "models"),
     ("images",),
-    ("files", "validation", "extras"),
+    ("files", "cells", "extras"),
     ("exceptions",),
 )
 DEPTH = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from sklearn.utils import Bunch
 
+from sam_bloodcell.cells import label_column, warn_of_similar
 from sam_bloodcell.datasets import drop_unreadable, join_cells, keep_masked, load_cells, make_blood_cells, save_cells
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.images.reading import load_rgb
-from sam_bloodcell.validation import label_column, warn_of_similar
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,16 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..cells import label_column
 from ..embedding.containers import carried_embeddings
 from ..models import devices
 from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import CROP_SIZES
 from ..models.isolation import own_settings
-from ..validation import label_column
 from .domains import read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
+from .inputs import NetworkInputs, refuse_not_finite, token_maps
 from .normalization import ClusterShifts, DomainScaler, known_domains
-from .reconstruction import NetworkInputs, refuse_not_finite, train_network
+from .reconstruction import train_network
 from .saving import PretrainedAutoencoder
 from .settings import DEFAULTS, PRESETS, Settings, resolve_settings
 
@@ -399,13 +400,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             )
             unscaled, crops = pooled, None
         else:
-            unscaled, crops = getattr(carried, "tokens", None), getattr(carried, "crops", None) if needs_crops else None
-            if unscaled is None or (needs_crops and crops is None):
-                raise TypeError(
-                    f"Got X of type {type(X).__name__} but architecture={settings.architecture!r} expected embeddings "
-                    'with token maps and crops. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops")) before this step, '
-                    "with no step in between, or architecture='vector'."
-                )
+            unscaled, crops = token_maps(carried, settings.architecture, needs_crops=needs_crops)
             pooled = np.asarray(X)
             if reset:
                 self.n_features_in_ = pooled.shape[1]

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ..cells import label_column
 from ..embedding.embeddings import CellEmbeddings
-from ..validation import label_column
 
 # Statistics of fewer cells are poor: on one laboratory, left out of the fit, balanced accuracy was 0.63 with one cell a
 # call, 0.74 with 5, 0.79 with 20 and 0.80 with all.
@@ -26,12 +26,12 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
     """Warn that a fit with no domain, or a single one, aligns nothing."""
     if domains:
         message = (
-            f"All cells of this fit are of one domain, {domains[0]!r}: nothing is aligned between laboratories. Where "
-            "a cross-validation left one over because the rows are sorted, shuffle it: StratifiedKFold(shuffle=True)."
+            f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Where a cross-validation left one "
+            "over because the rows are sorted, shuffle it: StratifiedKFold(shuffle=True)."
         )
     else:
         message = (
-            "No domain is known: nothing is aligned between laboratories. Fix: pass a table with the columns path and "
+            "Got no domain: nothing is aligned between laboratories. Fix: pass a table with the columns path and "
             "domain to the pipeline, or domain=... to fit."
         )
     warnings.warn(message, stacklevel=4)
@@ -52,7 +52,7 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any]) ->
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
         if name not in known and count < FEW_CELLS:
             warnings.warn(
-                f"The domain {name!r} is new, and the statistics of its {count} cells here are poor. Fix: call "
+                f"The domain {name!r} is new, and the statistics of {count} of its cells are poor. Fix: call "
                 f"add_domain(X, {name!r}) once, with at least {FEW_CELLS} unlabelled cells of that laboratory.",
                 stacklevel=4,
             )

@@ -1,5 +1,6 @@
 """Cells to work with: your own folders, the field's public datasets, one vocabulary of labels, synthetic smears."""
 
+from ..cells import Cells
 from ..synthetic.optics import LABORATORIES, Laboratory
 from ..synthetic.smears import COMMON_CLASSES, draw_cell, make_blood_cells
 from .cells import drop_unreadable, join_cells, keep_masked, load_cells, save_cells
@@ -20,9 +21,31 @@ from .public import (
 )
 
 __all__ = [
-    "COMMON_CLASSES", "HARMONISED_CLASSES", "LABORATORIES", "Laboratory", "data_home", "draw_cell",
-    "drop_unreadable", "fetch_bloodmnist", "fetch_file", "fetch_zheng18", "harmonise_labels", "join_cells",
-    "keep_masked", "load_acevedo20", "load_bccd", "load_cells", "load_image_dataset", "load_lisc",
-    "load_matek19", "load_mll23", "load_raabin", "load_zheng18", "make_blood_cells", "read_bloodmnist",
-    "read_label_maps", "save_cells",
+    "COMMON_CLASSES",
+    "HARMONISED_CLASSES",
+    "LABORATORIES",
+    "Cells",
+    "Laboratory",
+    "data_home",
+    "draw_cell",
+    "drop_unreadable",
+    "fetch_bloodmnist",
+    "fetch_file",
+    "fetch_zheng18",
+    "harmonise_labels",
+    "join_cells",
+    "keep_masked",
+    "load_acevedo20",
+    "load_bccd",
+    "load_cells",
+    "load_image_dataset",
+    "load_lisc",
+    "load_matek19",
+    "load_mll23",
+    "load_raabin",
+    "load_zheng18",
+    "make_blood_cells",
+    "read_bloodmnist",
+    "read_label_maps",
+    "save_cells",
 ]  # fmt: skip

@@ -12,13 +12,12 @@ import pandas as pd
 from PIL import Image
 from sklearn.utils import Bunch
 
+from ..cells import Cells, warn_of_similar
 from ..exceptions import ImageReadError
 from ..files import as_path, how_to_find, is_utf8, make_folder, replacing, write_text
 from ..images.collections import name_rows
 from ..images.listing import Listing, describe
 from ..images.reading import load_rgb
-from ..validation import warn_of_similar
-from .collection import Cells
 from .tables import read_table, similar_columns
 
 _REQUIRED = ("path", "domain", "label")
@@ -30,7 +29,7 @@ _COLUMNS = (list, tuple, np.ndarray, pd.Series, pd.DataFrame)
 def load_cells(
     csv_or_folder: str | os.PathLike, *, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None,
     root: str | os.PathLike | None = None,
-) -> Bunch:  # fmt: skip
+) -> Cells:  # fmt: skip
     """List the cells of a CSV or a folder; no image is opened.
 
     Parameters
@@ -49,7 +48,7 @@ def load_cells(
 
     Returns
     -------
-    Bunch
+    Cells
         paths : list of str; target : int array (n,), an index into target_names : list of str; domain : str array
         (n,); masks : list of str or None; group : str array (n,), or None if the CSV has no such column; dropped : dict
         of label to count, the cells left out by `classes`; left_out : dict of (folder, kind) to count, what was not
@@ -94,7 +93,7 @@ def load_cells(
     return cells
 
 
-def drop_unreadable(cells: Bunch) -> Bunch:
+def drop_unreadable(cells: Bunch) -> Cells:
     """Open every image and leave out the cells that cannot be read, with a warning that names them.
 
     Parameters
@@ -104,7 +103,7 @@ def drop_unreadable(cells: Bunch) -> Bunch:
 
     Returns
     -------
-    Bunch
+    Cells
         The same with fewer rows, and unreadable : dict of path to the reason.
 
     Raises
@@ -127,7 +126,7 @@ def drop_unreadable(cells: Bunch) -> Bunch:
     return kept
 
 
-def keep_masked(cells: Bunch) -> Bunch:
+def keep_masked(cells: Bunch) -> Cells:
     """Leave out the cells without a mask, with a warning that counts them.
 
     Parameters
@@ -137,7 +136,7 @@ def keep_masked(cells: Bunch) -> Bunch:
 
     Returns
     -------
-    Bunch
+    Cells
         The same with fewer rows; none of its ``masks`` is None.
 
     Raises
@@ -155,7 +154,7 @@ def keep_masked(cells: Bunch) -> Bunch:
     return _leave_out(cells, bare, error, f"{len(bare)} of {n} cells have no mask and are left out.")
 
 
-def _leave_out(cells: Bunch, rows: list[int], error: str, warning: str) -> Bunch:
+def _leave_out(cells: Bunch, rows: list[int], error: str, warning: str) -> Cells:
     """Take all rows but some; warn if there are any to leave out, and raise if none is left."""
     n = len(cells.paths)
     if len(rows) == n:
@@ -180,7 +179,7 @@ def check_cells(cells: Any, *names: str) -> None:
             raise ValueError(f"{got} but expected an index into the {n} target_names. Fix: leave unlabelled cells out.")
 
 
-def take_cells(cells: Bunch, rows: np.ndarray) -> Bunch:
+def take_cells(cells: Bunch, rows: np.ndarray) -> Cells:
     """Take some rows of cells with ``paths``; what does not belong to single cells stays as it is.
 
     Entries of a user's own belong to single cells if they are columns (lists, arrays, Series, tables) as long as paths.
@@ -200,7 +199,7 @@ def _take(column: Any, rows: np.ndarray) -> Any:
     return column.iloc[rows] if hasattr(column, "iloc") else column[rows]
 
 
-def join_cells(*parts: Bunch) -> Bunch:
+def join_cells(*parts: Bunch) -> Cells:
     """Put the cells of several loaders together, one vocabulary for all.
 
     Parameters
@@ -210,7 +209,7 @@ def join_cells(*parts: Bunch) -> Bunch:
 
     Returns
     -------
-    Bunch
+    Cells
         As `load_cells` returns, ``target_names`` in order of appearance. Groups of different parts are different
         patients or slides, whatever their names; a cell without one is a group of its own.
 
@@ -263,7 +262,7 @@ def _masks(part: Bunch) -> Sequence[Any]:
     return [None if pd.api.types.is_scalar(mask) and (pd.isna(mask) or mask == "") else mask for mask in masks]
 
 
-def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, source: str | os.PathLike) -> Bunch:
+def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, source: str | os.PathLike) -> Cells:
     """Turn a table of path, domain, label, mask and maybe group into what loaders return; None keeps all classes."""
     for kind in ("label", "domain", "group"):
         if kind in table:

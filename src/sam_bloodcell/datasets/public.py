@@ -8,8 +8,8 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import Bunch
 
+from ..cells import Cells
 from ..extras import require
 from ..files import replacing
 from ..images.listing import list_images
@@ -41,7 +41,7 @@ _SHARED_DOCSTRING = """
 
     Returns
     -------
-    Bunch
+    Cells
         As `load_cells` returns, with code : str array (n,), the dataset's own; audit : DataFrame, what `scheme` made
         of each code and why; DESCR : licence and citation.
 
@@ -70,13 +70,13 @@ def _documented(name: str) -> Callable:
 
 
 @_documented("acevedo-20")
-def load_acevedo20(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+def load_acevedo20(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
     """Load Acevedo-20 (the PBC dataset); the finer class is the file's prefix."""
     return _load("acevedo-20", folder, scheme, lambda path: path.stem.split("_")[0])
 
 
 @_documented("matek-19")
-def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotation: str | None = None) -> Bunch:
+def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotation: str | None = None) -> Cells:
     """Load Matek-19 (AML-Cytomorphology_LMU).
 
     `annotation` is "first", "second" or "third" to take the classes from the dataset's annotations.dat (the first
@@ -96,25 +96,25 @@ def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotatio
 
 
 @_documented("mll23")
-def load_mll23(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+def load_mll23(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
     """Load MLL23."""
     return _load("mll23", folder, scheme)
 
 
 @_documented("bccd")
-def load_bccd(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+def load_bccd(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
     """Load BCCD in its version sorted by cell type."""
     return _load("bccd", folder, scheme)
 
 
 @_documented("raabin-wbc")
-def load_raabin(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+def load_raabin(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
     """Load the cropped cells of Raabin-WBC."""
     return _load("raabin-wbc", folder, scheme)
 
 
 @_documented("lisc")
-def load_lisc(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+def load_lisc(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
     """Load LISC's images by class; its ground truth of whole fields is left aside."""
 
     def code_of(path: Path) -> str:
@@ -124,7 +124,7 @@ def load_lisc(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
 
 
 @_documented("zheng-18")
-def load_zheng18(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+def load_zheng18(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
     """Load Zheng's two sets with masks, as the laboratories "tecom" and "cellavision"."""
     rows = []
     for number, domain in ((1, "tecom"), (2, "cellavision")):
@@ -142,7 +142,7 @@ def load_zheng18(folder: str | os.PathLike, *, scheme: str = "common") -> Bunch:
 def fetch_zheng18(
     data_folder: str | os.PathLike | None = None, *, scheme: str = "common", digest: str | None = None,
     url: str = "https://github.com/zxaoyou/segmentation_WBC/archive/HEAD.zip", verbose: int = 1,
-) -> Bunch:  # fmt: skip
+) -> Cells:  # fmt: skip
     """Download Zheng's two sets and load them.
 
     Parameters
@@ -154,7 +154,7 @@ def fetch_zheng18(
 
     Returns
     -------
-    Bunch
+    Cells
         As `load_zheng18`.
 
     Raises
@@ -169,7 +169,7 @@ def fetch_zheng18(
 def fetch_bloodmnist(
     data_folder: str | os.PathLike | None = None, *, image_size: int = 224, scheme: str = "common",
     url: str | None = None, verbose: int = 1,
-) -> Bunch:  # fmt: skip
+) -> Cells:  # fmt: skip
     """Download BloodMNIST and load it; its images are Acevedo-20's, scaled down, so it is no laboratory of its own.
 
     Parameters
@@ -183,7 +183,7 @@ def fetch_bloodmnist(
 
     Returns
     -------
-    Bunch
+    Cells
         As `read_bloodmnist`.
 
     Raises
@@ -199,7 +199,7 @@ def fetch_bloodmnist(
     return read_bloodmnist(file, scheme=scheme)
 
 
-def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Bunch:
+def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Cells:
     """Load a BloodMNIST file that is there already.
 
     Parameters
@@ -211,7 +211,7 @@ def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Bunch
 
     Returns
     -------
-    Bunch
+    Cells
         images : uint8 array (n, S, S, 3); split : str array (n,) of train, val, test; target, target_names, domain
         ("acevedo-20"), code, audit, DESCR as `load_acevedo20`.
 
@@ -231,12 +231,12 @@ def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Bunch
     rows = [(row, "acevedo-20", str(code), "") for row, code in enumerate(np.concatenate(labels))]
     cells = _harmonised("bloodmnist", rows, file, scheme)
     kept = np.asarray(cells.pop("paths"))
-    return Bunch(images=images[kept], split=split[kept], **cells)
+    return Cells(images=images[kept], split=split[kept], **cells)
 
 
 def load_image_dataset(
     dataset: Any, *, domain: str, image: str = "image", label: str = "label", classes: list[str] | None = None
-) -> Bunch:
+) -> Cells:
     """Load a Hugging Face image dataset.
 
     Parameters
@@ -252,7 +252,7 @@ def load_image_dataset(
 
     Returns
     -------
-    Bunch
+    Cells
         images : list of PIL images; target, target_names, domain, dropped as in `load_cells`.
 
     Raises
@@ -277,18 +277,18 @@ def load_image_dataset(
     labels = pd.Series([names[code] if names else str(code) for code in codes], dtype=str)
     table = pd.DataFrame({"path": np.arange(len(labels)), "domain": domain, "label": labels, "mask": ""})
     cells = as_cells(table, classes, source)
-    return Bunch(images=[dataset[row][image] for row in cells.pop("paths")], **cells)
+    return Cells(images=[dataset[row][image] for row in cells.pop("paths")], **cells)
 
 
 def _load(
     name: str, folder: str | os.PathLike, scheme: str, code_of: Callable[[Path], str] = lambda path: path.parent.name
-) -> Bunch:
+) -> Cells:
     """Load the images below a folder; `code_of` takes each one's code from its path, "" leaves it out."""
     rows = [(str(path), name, code, "") for path in list_images(folder) if (code := code_of(path))]
     return _harmonised(name, rows, folder, scheme)
 
 
-def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme: str) -> Bunch:
+def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme: str) -> Cells:
     """Turn rows of path, domain, code and mask into cells with the labels of a scheme."""
     if scheme not in (*SCHEMES, "original"):
         raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)} or original.")
@@ -308,7 +308,7 @@ def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme:
     gone = found.audit[(found.audit["label"] == "") & (found.audit["n"] > 0)]
     cells.dropped = gone.set_index("code")["n"].to_dict()
     description = _DESCRIPTION.format_map(_SOURCES[name])
-    return Bunch(**cells, code=table["code"].to_numpy(str)[found.kept], audit=found.audit, DESCR=description)
+    return Cells(**cells, code=table["code"].to_numpy(str)[found.kept], audit=found.audit, DESCR=description)
 
 
 def _unpack(archive: Path) -> Path:

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import ArrayLike, NDArray
 
+from ..cells import domain_column
 from ..extras import require
 from ..images.collections import domain_of
-from ..validation import domain_column
 from .columns import Column, CropsFromImages, as_items
 
 # What an array has and these embeddings have too: each gives a number or a plain array, and changes no value.

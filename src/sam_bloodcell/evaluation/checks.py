@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_parameter_constraints
 
-from ..validation import label_column
+from ..cells import label_column
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 

@@ -375,7 +375,7 @@ def _fit_and_predict_by_design(*args: Any) -> pd.DataFrame:
     with (
         warnings.catch_warnings()
     ):  # of what the inductive mode is: steps learn from few laboratories and then know none
-        warnings.filterwarnings("ignore", message="The domain of .* is unknown|All cells of this fit are of one domain")
+        warnings.filterwarnings("ignore", message="The domain of .* is unknown|Got one domain")
         return _fit_and_predict(*args)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..validation import domain_column
+from ..cells import domain_column
 
 
 def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:

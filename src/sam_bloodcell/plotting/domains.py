@@ -8,10 +8,10 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 
+from ..cells import label_column
 from ..evaluation.checks import cell_columns, class_names
 from ..extras import require
 from ..segmentation.cell import GREY
-from ..validation import label_column
 from .canvas import COLOURS, MARKERS, font_family, new_figure, new_grid, plain
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from sklearn.utils import Bunch
 
+from ..cells import Cells
 from .anatomy import CELL_TYPES, COMMON_CLASSES, MAX_SWELLING, STRUCTURES, WhiteCell, draw_white_cell
 from .field import scatter_red_cells, scatter_specks
 from .optics import LABORATORIES, Laboratory, expose
@@ -23,7 +23,7 @@ def make_blood_cells(
     n_cells_per_class: int = 20, *, classes: Sequence[str] = COMMON_CLASSES,
     domains: Sequence[str | Laboratory] = ("lab_a", "lab_b"), image_size: int = 224,
     random_state: int | np.random.Generator | None = None,
-) -> Bunch:  # fmt: skip
+) -> Cells:  # fmt: skip
     """Draw white blood cells of several classes as several laboratories would photograph them.
 
     Stains add as optical densities (Beer-Lambert); light, lens, sensor and JPEG follow. A cell depends only on
@@ -45,7 +45,7 @@ def make_blood_cells(
 
     Returns
     -------
-    Bunch
+    Cells
         images : uint8 RGB array (n, image_size, image_size, 3); masks : uint8 array (n, image_size, image_size),
         nucleus 255, cytoplasm 128, background 0; target : int array (n,), an index into target_names : list of str;
         domain : str array (n,); DESCR : str. n is ``n_cells_per_class * len(classes) * len(domains)``, laboratory after
@@ -81,7 +81,7 @@ def make_blood_cells(
         f"{len(images)} synthetic white blood cells of {len(names)} classes in {len(laboratories)} "
         "laboratories, drawn by sam_bloodcell.datasets.make_blood_cells. Not for diagnosis."
     )
-    return Bunch(images=images, masks=masks, target=target, target_names=names, domain=domain, DESCR=description)
+    return Cells(images=images, masks=masks, target=target, target_names=names, domain=domain, DESCR=description)
 
 
 def draw_cell(

@@ -1,0 +1,113 @@
+"""The cells that a network is trained or run on: embeddings or token maps, crops and domains, and their scaling."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import gen_batches
+from torch import Tensor
+
+from ..images.collections import name_rows
+from .normalization import DomainScaler, known_domains
+
+CHUNK = 256  # rows that are read and encoded at a time
+
+
+class ReconstructionBatch(NamedTuple):
+    """What a training step needs of a few cells."""
+
+    inputs: Tensor  # BxC or BxCxhxw, scaled
+    pooled: Tensor  # BxC, scaled
+    crops: Tensor | None  # Bx3xSxS in [0, 1]
+    codes: Tensor  # B, the number of the domain, -1 unknown
+
+
+@dataclass
+class NetworkInputs:
+    """The inputs of n cells, with the statistics to scale them by."""
+
+    unscaled: NDArray  # (n, C) or (n, C, h, w): the network encodes it once it is scaled
+    pooled: NDArray  # (n, C), unscaled
+    crops: NDArray[np.uint8] | None  # (n, S, S, 3)
+    crop_size: int  # side in pixels to which a batch's crops are averaged down; S is a multiple of it
+    domain: NDArray | None  # (n,), None in rows whose domain is unknown
+
+    def __post_init__(self) -> None:
+        self.codes = np.full(len(self), -1) if self.domain is None else pd.factorize(self.domain, sort=True)[0]
+        self.scaler = DomainScaler()
+
+    def __len__(self) -> int:
+        return len(self.unscaled)
+
+    def chunks(self) -> Iterator[slice]:
+        """Rows in order, a few at a time: the inputs may lie on disk."""
+        return gen_batches(len(self), CHUNK)
+
+    def scale_by(self, scaler: DomainScaler, *, by_domain: bool) -> None:
+        """Set the statistics to scale by; domains that `scaler` does not know get those of their rows here.
+
+        With `by_domain=False` all rows are scaled alike, and `domain` is forgotten; the codes stay.
+        """
+        self.scaler = scaler
+        if not by_domain:
+            self.domain = None
+        elif self.domain is not None and not set(known_domains(self.domain).tolist()) <= scaler.statistics.keys():
+            self.scaler = scaler.including((self.read(rows), self.domain[rows]) for rows in self.chunks())
+
+    def read(self, rows: Any) -> NDArray:
+        """Return the unscaled inputs of these rows, or raise an error that names those that are not finite."""
+        values = self.unscaled[rows]
+        refuse_not_finite(values, np.arange(len(self))[rows])
+        return values
+
+    def scaled(self, rows: Any) -> NDArray[np.float32]:
+        """Return what the network encodes of these rows."""
+        return self.scaler.scale(self.read(rows), self.domain_of(rows))
+
+    def batch(self, rows: NDArray, device: torch.device) -> ReconstructionBatch:
+        """Return all that a training step needs of these rows."""
+        inputs = torch.from_numpy(self.scaled(rows)).to(device)
+        if self.unscaled is self.pooled:
+            pooled = inputs
+        else:
+            pooled = torch.from_numpy(self.scaler.scale(self.pooled[rows], self.domain_of(rows))).to(device)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        crops = None
+        if self.crops is not None:
+            # Every pixel of a small crop is the mean of a block of factor x factor pixels.
+            factor = self.crops.shape[1] // self.crop_size
+            blocks = self.crops[rows].reshape(-1, self.crop_size, factor, self.crop_size, factor, 3)
+            small = blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+            crops = torch.from_numpy(small).to(device).movedim(-1, 1).float() / 255
+        return ReconstructionBatch(inputs, pooled, crops, torch.from_numpy(self.codes[rows]).to(device))
+
+    def domain_of(self, rows: Any) -> NDArray | None:
+        """Return the domain of these rows, where it is known."""
+        return None if self.domain is None else self.domain[rows]
+
+
+def refuse_not_finite(values: NDArray, rows: NDArray[np.intp]) -> None:
+    """Raise a ValueError where values (k, ...) hold NaN or infinity; `rows` (k,) are their numbers in X."""
+    wrong = rows[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]
+    if len(wrong):
+        raise ValueError(
+            f"Got NaN or inf in {len(wrong)} rows of X ({name_rows(wrong)}) but expected finite numbers. Rows of NaN "
+            "are images that could not be read (SAMLoRAEmbedder(on_error='nan')). Fix: leave these rows out of X, "
+            "domain and labels: readable = np.isfinite(X).all(axis=1)."
+        )
+
+
+def token_maps(X: Any, architecture: str, *, needs_crops: bool) -> tuple[Any, Any]:
+    """Return the token maps of embeddings and, if asked for, their crops; a TypeError says how to get them."""
+    tokens, crops = getattr(X, "tokens", None), getattr(X, "crops", None) if needs_crops else None
+    if tokens is None or (needs_crops and crops is None):
+        raise TypeError(
+            f"Got X of type {type(X).__name__} but architecture={architecture!r} expected embeddings with token maps "
+            'and crops. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops")) before this step, with no step in between, '
+            "or architecture='vector'."
+        )
+    return tokens, crops
