@@ -17,7 +17,7 @@ from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassi
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
@@ -240,3 +240,22 @@ def test_domains_of_any_column_type(frame, labels, kind):
               "string": frame["domain"].astype("string")}[kind]  # fmt: skip
     embedded = SAMLoRAEmbedder("vit_tiny").fit_transform(pd.DataFrame({"path": frame["path"], "domain": column}))
     assert embedded.domain.tolist() == frame["domain"].tolist()
+
+
+@pytest.mark.cells
+def test_on_real_cells_a_named_scoring_gives_what_the_loop_by_hand_gives(cells_root):
+    cells = load_cells(cells_root / "cells.csv", domains=["acevedo", "tecom"],
+                       classes=["eosinophil", "lymphocyte", "monocyte", "neutrophil"])  # fmt: skip
+    rows = pd.Series(range(len(cells.target))).groupby([cells.domain, cells.target]).head(12).sort_values().to_numpy()
+    frame, labels = cells.frame.iloc[rows], cells.labels[rows]
+    pipe = make_pipeline(SAMLoRAEmbedder("vit_tiny"), autoencoder(), LogisticRegression(max_iter=2000))
+    search = GridSearchCV(pipe, {"logisticregression__C": [1.0]}, cv=FOLDS, scoring="balanced_accuracy")
+    named = search.fit(frame, labels).cv_results_["mean_test_score"][0]
+
+    embeddings, domain, by_hand = SAMLoRAEmbedder("vit_tiny").fit_transform(frame["path"]), frame["domain"], []
+    for train, test in FOLDS.split(labels, labels):
+        aligned = autoencoder().fit(embeddings[train], domain=domain.iloc[train])
+        features = [aligned.transform(embeddings[part], domain=domain.iloc[part]) for part in (train, test)]
+        classifier = LogisticRegression(max_iter=2000).fit(features[0], labels[train])
+        by_hand.append(balanced_accuracy_score(labels[test], classifier.predict(features[1])))
+    assert named == pytest.approx(np.mean(by_hand), abs=1e-9)

@@ -12,6 +12,9 @@ from sklearn.svm import SVC
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 
+# Images alone bring no domain; pipelines that know it are tested in tests/test_domain_travels.py.
+pytestmark = pytest.mark.filterwarnings("ignore:The domain of .* cells is unknown")
+
 FOLDS = StratifiedKFold(2, shuffle=True, random_state=0)
 
 

@@ -22,7 +22,7 @@ from sam_bloodcell.alignment.settings import resolve_settings
 from sam_bloodcell.models import devices
 from sam_bloodcell.segmentation.cell import QUALITY
 
-# Many tests transform few cells, or without domains, on purpose; the warnings are tested in tests/test_domain_travels.py.
+# Many tests transform few cells, or know no domain, on purpose; tests/test_domain_travels.py tests the warnings.
 pytestmark = pytest.mark.filterwarnings("ignore:The domain of .* cells is unknown", "ignore:The domain .* is new")
 
 ARCHITECTURES = ("vector", "conv", "masked")
@@ -474,5 +474,7 @@ def test_features_may_be_tables(cells, library):
 
 def test_a_table_without_token_maps_is_refused_with_its_cause(cells):
     X, domains = cells
-    with pytest.raises(TypeError, match="Got X of type DataFrame but architecture='conv' expected embeddings with token"):
+    with pytest.raises(
+        TypeError, match="Got X of type DataFrame but architecture='conv' expected embeddings with token"
+    ):
         small("conv").fit(pd.DataFrame(np.asarray(X)), domain=domains)

@@ -2,11 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder
 from sam_bloodcell.evaluation import (
     AbstainingClassifier,
     cross_domain_predictions,
@@ -226,6 +228,42 @@ def test_what_a_mode_lets_domain_steps_see(separable, mode, seen):
     assert len(Centre.seen) == (10 if mode == "inductive" else 1)
     across = scores.query("train_domain != test_domain")["accuracy"]
     assert (across > 0.9).all() if mode == "transductive" else (across < 0.7).all()
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "table"])
+@pytest.mark.parametrize("mode", ["inductive", "transductive"])
+def test_cells_bring_their_domains(separable, kind, mode):
+    X, y, domain = separable
+    read = FunctionTransformer(lambda table: X[table["path"].to_numpy()])  # in the place of an embedder
+    if kind == "table":
+        carried = pd.DataFrame({"path": range(len(X)), "domain": domain})
+    else:
+        read, carried = FunctionTransformer(), CellEmbeddings.from_arrays(X, domain=domain)
+    pipe = make_pipeline(read, CrossDomainAutoencoder(4, epochs=2, random_state=0), LogisticRegression())
+    plain = make_pipeline(CrossDomainAutoencoder(4, epochs=2, random_state=0), LogisticRegression())
+    options = {"mode": mode, "cv": 2, "random_state": 0}
+    expected = cross_domain_predictions(plain, X.astype(np.float32), y, domain=domain, **options)
+    found = cross_domain_predictions(pipe, carried, y, **options)
+    pd.testing.assert_frame_equal(found, expected)
+    with pytest.raises(ValueError, match=r"Got no domain. Fix: pass domain=\.\.\., or a table"):
+        cross_domain_predictions(plain, X, y, **options)
+
+
+@pytest.mark.parametrize("mode", ["inductive", "transductive"])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        GridSearchCV(make_pipeline(Centre(), LogisticRegression()), {"logisticregression__C": [1]}),
+        VotingClassifier([("a", make_pipeline(Centre(), LogisticRegression()))]),
+        make_pipeline(make_union(Centre(), "passthrough"), LogisticRegression()),
+        make_pipeline(make_pipeline(Centre()), LogisticRegression()),
+    ],
+    ids=["search", "vote", "union", "pipeline"],
+)
+def test_a_step_that_takes_domains_may_not_be_hidden(separable, hidden, mode):
+    X, y, domain = separable
+    with pytest.raises(ValueError, match="Centre inside the estimator .* but expected it as a step of the pipeline"):
+        cross_domain_predictions(hidden, X, y, domain=domain, mode=mode)
 
 
 def test_leave_one_domain_out():

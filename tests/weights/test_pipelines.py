@@ -40,6 +40,9 @@ from sam_bloodcell.morphology import CellMorphology
 from sam_bloodcell.segmentation import LoRATraining
 from sam_bloodcell.weights.backbones import HUB_BACKBONES
 
+# Images alone bring no domain; pipelines that know it are tested in tests/test_domain_travels.py.
+pytestmark = pytest.mark.filterwarnings("ignore:The domain of .* cells is unknown")
+
 
 @pytest.fixture(scope="module")
 def cells():
@@ -66,6 +69,7 @@ def test_a_pipeline_comes_back(fitted, cells, tmp_path):
     _same(fitted, from_pretrained(folder), cells.images)
     card = (folder / "README.md").read_text()
     assert "SAMLoRAEmbedder -> CrossDomainAutoencoder -> SVC" in card
+    assert 'cells = pd.DataFrame({"path": paths, "domain": "name of the laboratory"})\npipeline.predict(cells)' in card
     assert "- Base weights: vit_tiny\n" in card
 
 

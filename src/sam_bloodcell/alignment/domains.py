@@ -26,8 +26,8 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
     """Warn that a fit with no domain, or a single one, aligns nothing."""
     if domains:
         message = (
-            f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Where a cross-validation left one "
-            "over because the rows are sorted, shuffle it: StratifiedKFold(shuffle=True)."
+            f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Where a cross-validation left "
+            "one over because the rows are sorted, shuffle it: StratifiedKFold(shuffle=True)."
         )
     else:
         message = (

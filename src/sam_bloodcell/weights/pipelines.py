@@ -18,6 +18,17 @@ from . import hub
 from .pretrained import write_model_card
 
 _MODEL = "pipeline.skops"
+_PLAIN = """from sam_bloodcell import from_pretrained
+
+pipeline = from_pretrained("this folder or repo")
+pipeline.predict(["cell.png"])"""
+_ALIGNED = """import pandas as pd
+from sam_bloodcell import from_pretrained
+
+pipeline = from_pretrained("this folder or repo")
+# A new laboratory is learned from the cells of the call: pass at least 20 at once, of all types that are usual there.
+cells = pd.DataFrame({"path": paths, "domain": "name of the laboratory"})
+pipeline.predict(cells)"""
 _skops = partial(require, "skops.io", extra="hub", purpose="Whole pipelines need skops")
 # This package's estimators. They are named one by one because a file could have any trusted function called, and some
 # functions of this package delete files (`files.remove`).
@@ -67,8 +78,7 @@ def save_pretrained(
         folder,
         title="Blood cell classifier",
         summary=f"A fitted pipeline: {' -> '.join(type(part).__name__ for part in parts)}.",
-        code='from sam_bloodcell import from_pretrained\n\npipeline = from_pretrained("this folder or repo")\n'
-        'pipeline.predict(["cell.png"])',
+        code=_ALIGNED if any(hasattr(part, "add_domain") for part in parts) else _PLAIN,
         base=base,
         base_revision=revision,
         metrics=metrics,
