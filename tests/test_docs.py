@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import sam_bloodcell
 from sam_bloodcell import datasets, evaluation
-from sam_bloodcell.datasets import make_blood_cells, save_cells
+from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SIZES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -60,9 +60,12 @@ def test_the_page_runs(page, run):
 
 
 def test_the_readme_runs(run):
-    save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), "cells")
-    names = run("\n".join([*python_blocks(README), "answers = pipe.predict(cells.paths, domain=cells.domain)"]))
-    assert names["answers"].shape == (16,)
+    classes = ["lymphocyte", "monocyte"]
+    save_cells(make_blood_cells(10, classes=classes, random_state=0), "cells")
+    save_cells(make_blood_cells(10, classes=classes, domains=["lab_c"], random_state=0), "new")
+    names = run("\n".join([*python_blocks(README), "answers = pipe.predict(load_cells('new').frame)"]))
+    assert names["answers"].shape == (20,)
+    assert set(names["answers"]) <= set(classes)
 
 
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
@@ -110,9 +113,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 """
-    cells = make_blood_cells(3, classes=["lymphocyte", "monocyte"], random_state=0)
-    new = {"new_paths": cells.images[:4], "new_laboratory": ["new"] * 4}
-    run(imports + in_a_pipeline, paths=cells.images, labels=cells.target, laboratory=cells.domain, **new)
+    cells = load_cells(save_cells(make_blood_cells(12, classes=["lymphocyte", "monocyte"], random_state=0), "cells"))
+    new = {"new_paths": cells.paths[:20], "new_laboratory": ["new"] * 20}
+    run(imports + in_a_pipeline, paths=cells.paths, labels=cells.target, laboratory=cells.domain, **new)
 
 
 def test_tables_are_those_of_their_files():

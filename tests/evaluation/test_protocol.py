@@ -262,7 +262,7 @@ def test_cells_bring_their_domains(separable, kind, mode):
 )
 def test_a_step_that_takes_domains_may_not_be_hidden(separable, hidden, mode):
     X, y, domain = separable
-    with pytest.raises(ValueError, match="Centre inside the estimator .* but expected it as a step of the pipeline"):
+    with pytest.raises(ValueError, match=r"Centre inside the estimator .* but expected it as a step of the pipeline"):
         cross_domain_predictions(hidden, X, y, domain=domain, mode=mode)
 
 
