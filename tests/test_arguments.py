@@ -555,6 +555,7 @@ def test_a_parameter_out_of_range_is_named(kind, name, value, made):
 # Odd, yet nothing is wrong with it.
 
 
+@pytest.mark.filterwarnings("ignore:The domain of 1 of 1 cells is unknown")
 def test_one_cell_one_class_one_laboratory(made):
     assert made.embedder.transform(made.cells.paths[:1]).shape == (1, 192)
     with pytest.warns(UserWarning, match="one domain, 'a'"):

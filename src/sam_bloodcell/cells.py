@@ -18,11 +18,11 @@ class Cells(Bunch):
     Examples
     --------
     >>> from sam_bloodcell.datasets import make_blood_cells
-    >>> cells = make_blood_cells(1, classes=["lymphocyte", "monocyte"], image_size=32)
+    >>> cells = make_blood_cells(1, classes=["lymphocyte", "monocyte"], image_size=32, random_state=0)
     >>> cells
     Cells(n=4, domains=['lab_a', 'lab_b'], classes=['lymphocyte', 'monocyte'])
     >>> cells.labels.tolist()
-    ['lymphocyte', 'monocyte', 'lymphocyte', 'monocyte']
+    ['monocyte', 'lymphocyte', 'monocyte', 'lymphocyte']
     """
 
     @property

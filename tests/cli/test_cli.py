@@ -132,7 +132,9 @@ def test_a_file_whose_name_is_not_utf8_is_a_cell_like_any_other(tmp_path, one_cl
     drawn = make_blood_cells(4, domains=["lab_a", "lab_b"], classes=["lymphocyte", "monocyte"], random_state=0)
     save_cells(drawn, tmp_path / "cells")
     folder = tmp_path / "cells" / "lab_b" / "monocyte"
-    next(folder.glob("*[0-9].png")).rename(folder / os.fsdecode(b"cell_\xff.png"))
+    image = next(folder.glob("*[0-9].png"))
+    image.with_name(f"{image.stem}_mask.png").unlink()
+    image.rename(folder / os.fsdecode(b"cell_\xff.png"))
     (tmp_path / "cells" / "cells.csv").unlink()
     result = run("benchmark", tmp_path / "cells", "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
     assert result.exit_code == 0, result.output
@@ -399,3 +401,22 @@ def test_what_a_console_cannot_show_is_no_error(tmp_path, encoding):
         assert (b"\\u8840" if encoding == "cp1252" else odd.name.encode()) in done.stdout + done.stderr
         assert b"Traceback" not in done.stderr
     assert (odd / "\u8840.npz").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:Got one domain")
+def test_a_benchmark_of_one_laboratory_leaves_no_intervals_of_an_earlier_run(tmp_path, one_classifier):
+    table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
+    alone = pd.read_csv(table).query("domain == 'lab_a'")
+    alone.to_csv(table.with_name("one.csv"), index=False)
+    options = ("--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    assert run("benchmark", table, *options).exit_code == 0
+    assert (tmp_path / "out" / "intervals.csv").is_file()
+    assert run("benchmark", table.with_name("one.csv"), *options).exit_code == 0
+    assert not (tmp_path / "out" / "intervals.csv").exists()
+
+
+def test_pictures_do_not_become_cells(tmp_path):
+    save_cells(make_blood_cells(1, image_size=32, random_state=0), tmp_path / "cells")
+    result = run("benchmark", tmp_path / "cells", "--out", tmp_path / "cells" / "out")
+    assert result.exit_code == 1
+    assert "inside the folder of the cells" in result.output

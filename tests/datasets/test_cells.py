@@ -411,3 +411,13 @@ def test_a_code_without_a_name_is_not_the_last_class(use, code):
     cells.target[1] = code
     with pytest.raises(ValueError, match=f"target={code} in row 1 but expected an index into the 2 target_names"):
         use(cells)
+
+
+def test_masks_of_other_spellings_are_found_and_those_of_no_image_told(tmp_path):
+    names = ("1.png", "1_masks.tif", "2.png", "2-mask.png", "3.png", "3_MASK.PNG", "4_mask.png")
+    (tmp_path / "lab" / "lym").mkdir(parents=True)
+    for name in names:
+        Image.new("L", (8, 8)).save(tmp_path / "lab" / "lym" / name)
+    with pytest.warns(UserWarning, match="masks that belong to no image: 1 "):
+        cells = load_cells(tmp_path)
+    assert [Path(mask).name for mask in cells.masks] == ["1_masks.tif", "2-mask.png", "3_MASK.PNG"]

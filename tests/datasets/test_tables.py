@@ -94,3 +94,14 @@ def test_what_is_no_such_table_is_named(written, content, message):
 def test_a_missing_table(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
         read_table(tmp_path / "nowhere.csv")
+
+
+def test_a_quotation_mark_that_swallows_a_row_is_found_in_any_column(tmp_path):
+    (tmp_path / "cells.csv").write_text('path,domain,label,group\n1.png,a,x,"p1\n2.png,b,y,p2"\n')
+    with pytest.raises(ValueError, match=r"row 0: group goes on in the next line. Fix: close the quotation mark"):
+        read_table(tmp_path / "cells.csv", ("path",))
+
+
+def test_a_note_of_several_lines_is_kept(tmp_path):
+    (tmp_path / "cells.csv").write_text('path,note,label\n1.png,"blurred\nin one corner",x\n')
+    assert read_table(tmp_path / "cells.csv", ("path",))["note"].tolist() == ["blurred\nin one corner"]

@@ -369,6 +369,13 @@ def test_bad_parameters_are_named(cells, tmp_path):
         SAMLoRAEmbedder("vit_x").fit(cells.images)
     with pytest.raises(ValueError, match=r"Got pixel_stats=\(1, 2\) but expected"):
         SAMLoRAEmbedder("vit_tiny", pixel_stats=(1, 2)).fit(cells.images)
+    for wrong in (
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ((np.nan, 2, 3), (1, 1, 1)),
+        ((300, 2, 3), (1, 1, 1)),
+    ):
+        with pytest.raises(ValueError, match=r"in 0-255 units. Fix: .* times 255 if they are of 0 to 1"):
+            SAMLoRAEmbedder("vit_tiny", pixel_stats=wrong).fit(cells.images)
     with pytest.raises(ValueError, match="'prompt' parameter"):
         SAMLoRAEmbedder("vit_tiny", prompt="box").fit(cells.images)
     with pytest.raises(WeightsUnavailableError, match=r"is no adapter folder: it lacks adapter_config.json"):

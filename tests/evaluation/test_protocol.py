@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.ensemble import VotingClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline, make_union
@@ -348,14 +349,16 @@ def test_answers_of_a_regressor_are_refused(separable):
         cross_domain_predictions(LinearRegression(), X, y, domain=domain, cv=2)
 
 
-def test_probabilities_that_are_nan_leave_no_confidence(separable):
+def test_probabilities_that_are_nan_cost_their_own_confidence_alone(separable):
     class Broken(LogisticRegression):
         def predict_proba(self, X):
             return np.where(np.arange(len(X))[:, None] == 0, np.nan, super().predict_proba(X))
 
     X, y, domain = separable
     scores = cross_domain_scores(Broken(), X, y, domain=domain, cv=2, random_state=0)
-    assert scores[["ece", "ece_all"]].isna().all(axis=None)
+    assert scores[["ece", "ece_all"]].notna().all(axis=None)
+    found = cross_domain_predictions(Broken(), X, y, domain=domain, cv=2, random_state=0)
+    assert found["confidence"].isna().sum() == found.groupby(["train_domain", "fold", "test_domain"]).ngroups
     assert scores["accuracy"].min() > 0.9
 
 
@@ -449,3 +452,41 @@ def test_a_laboratory_named_others_is_still_across():
     y, domain = np.tile([0, 1], 15), np.repeat(["a", "b", "others"], 10)
     found = leave_one_domain_out_predictions(LogisticRegression(), y[:, None], y, domain=domain)
     assert (found["train_domain"] != found["test_domain"]).all()
+
+
+class Doubter(ClassifierMixin, BaseEstimator):
+    """Writes "unknown" among its answers, of which numpy makes text."""
+
+    def fit(self, X, y):
+        self.fitted_ = LogisticRegression().fit(X, y)
+        self.classes_ = self.fitted_.classes_
+        return self
+
+    def predict(self, X):
+        return np.where(self.fitted_.predict_proba(X).max(1) < 0.8, "unknown", self.fitted_.predict(X))
+
+
+def test_codes_that_numpy_made_text_are_still_codes(separable):
+    X, y, domain = separable
+    found = cross_domain_predictions(Doubter(), X, y, domain=domain, random_state=0)
+    assert set(found["predicted"]) <= {*y, "unknown"}
+    given = found[found["predicted"] != "unknown"]
+    assert (given["label"] == given["predicted"]).mean() > 0.9
+
+
+def test_an_estimator_that_was_fitted_before_answers_names(separable):
+    X, y, domain = separable
+    frozen = FrozenEstimator(LogisticRegression().fit(X, y))
+    found = cross_domain_predictions(frozen, X, y, domain=domain, random_state=0)
+    assert (found["label"] == found["predicted"]).mean() > 0.9
+
+
+def test_a_splitter_without_a_seed_gets_that_of_the_call(separable):
+    X, y, domain = separable
+    tables = [
+        cross_domain_predictions(
+            LogisticRegression(), X, y, domain=domain, cv=StratifiedKFold(3, shuffle=True), random_state=0
+        )
+        for _ in range(2)
+    ]
+    pd.testing.assert_frame_equal(*tables)

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from sam_bloodcell.evaluation import (
@@ -9,6 +10,7 @@ from sam_bloodcell.evaluation import (
     confidence_intervals,
     confusion_counts,
     cross_domain_mean,
+    cross_domain_predictions,
     per_class_recall,
     score_predictions,
     summarise_scores,
@@ -246,3 +248,14 @@ def test_tables_of_categories_and_from_files_score_alike(kind, tmp_path):
         read = cells.astype(dict.fromkeys(("train_domain", "test_domain", "label", "predicted", "group"), "category"))
     for made in (score_predictions, per_class_recall, lambda table: confidence_intervals(table, random_state=0)):
         pd.testing.assert_frame_equal(made(read), made(cells), check_dtype=False, check_categorical=False)
+
+
+@pytest.mark.parametrize("score", [score_predictions, confidence_intervals, per_class_recall])
+def test_two_classifiers_of_one_name_are_not_mixed(separable, score):
+    X, y, domain = separable
+    tables = [
+        cross_domain_predictions({"m": LogisticRegression()}, features, y, domain=domain, random_state=0)
+        for features in (X, np.random.default_rng(0).normal(size=X.shape))
+    ]
+    with pytest.raises(ValueError, match=r"Got m twice for row .* Fix: name each classifier differently"):
+        score(pd.concat(tables))

@@ -383,8 +383,8 @@ class TestCollections:
             pytest.param(np.zeros((0, 4, 4, 3)), "Got an empty X", id="empty-array"),
             pytest.param(iter(()), "Got an empty X", id="empty-generator"),
             pytest.param(
-                pd.DataFrame({"path": ["a"], "label": ["b"]}),
-                "Got X with 2 columns but expected one column of paths. Fix: pass X['path'].",
+                pd.DataFrame({"file": ["a"], "label": ["b"]}),
+                "Got X with the columns file, label but expected one that is called path. Fix: X.rename(",
                 id="table",
             ),
             pytest.param(np.array([["a", "b"]], object), "shape (1, 2) but expected one path an image", id="columns"),

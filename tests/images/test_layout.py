@@ -6,8 +6,9 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
+from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.exceptions import ImageReadError
 from sam_bloodcell.images import load_mask, load_rgb
 from sam_bloodcell.images.layout import stored_bits
@@ -244,3 +245,22 @@ class TestPages:
 def test_what_pillow_cannot_read_says_how_to_save_it(tmp_path):
     path = _tiff(tmp_path / "a.tif", (RGB / 255).astype(np.float32), photometric="rgb")
     _refused(path, "is no image that can be read here", "with 8 bits a channel")
+
+
+@pytest.mark.parametrize("kind", ["path", "pil"])
+def test_a_truncated_file_is_refused_whatever_the_caller_told_pillow(tmp_path, monkeypatch, kind):
+    Image.fromarray(make_blood_cells(1, domains=["lab_a"], random_state=0).images[0]).save(tmp_path / "whole.jpg")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) * 2 // 3])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    cut = tmp_path / "cut.jpg"
+    with Image.open(cut) as opened, pytest.raises(ImageReadError, match="truncated"):
+        load_rgb(cut if kind == "path" else opened)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_one_hot_pixel_does_not_make_camera_numbers_a_picture():
+    image = make_blood_cells(1, domains=["lab_a"], image_size=64, random_state=0).images[0].astype(np.uint16) * 16
+    image[2, 2] = 65535
+    with pytest.raises(ImageReadError, match="look like 12-bit numbers"):
+        load_rgb(image)

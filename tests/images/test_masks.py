@@ -129,3 +129,17 @@ class TestGround:
         path = _saved(tmp_path / "m.png", np.dstack([GREY, GREY, GREY, GREY * 0]))
         with pytest.raises(ImageReadError, match="is empty"):
             load_mask(path)
+
+
+@pytest.mark.parametrize(("ground", "cell"), [(0.02, 0.98), (0.4, 0.6)])
+def test_probabilities_are_cut_at_a_half(ground, cell):
+    inside = np.zeros((32, 32), bool)
+    inside[8:20, 10:22] = True
+    np.testing.assert_array_equal(load_mask(np.where(inside, cell, ground).astype(np.float32)), inside)
+
+
+def test_logits_are_no_mask():
+    logits = np.full((32, 32), -4.5)
+    logits[8:20, 8:20] = 4.5
+    with pytest.raises(ImageReadError, match=r"fractions from -4.5 to 4.5, as a model's logits are. Fix: pass mask >"):
+        load_mask(logits)

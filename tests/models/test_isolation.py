@@ -84,7 +84,7 @@ def align():
     domain = np.repeat(["a", "b"], 20)
     model = CrossDomainAutoencoder(3, epochs=2, device="cpu", random_state=0).fit(X, domain=domain)
     model = pickle.loads(pickle.dumps(model.partial_fit(X, domain=domain)))
-    return np.hstack([model.transform(X, domain=domain), model.reconstruct(X)])
+    return np.hstack([model.transform(X, domain=domain), model.reconstruct(X, domain=domain)])
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +172,14 @@ def test_threads_share_one_world_and_the_last_one_restores_it():
 def test_scikit_learns_settings_change_no_number(expected):
     with sklearn.config_context(enable_metadata_routing=True, array_api_dispatch=True):
         np.testing.assert_array_equal(align(), expected["align"])
+
+
+def test_precisions_that_are_set_for_each_backend_are_left_alone():
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with own_settings():
+            assert torch.ones(2, 2) @ torch.ones(2, 2) is not None
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before

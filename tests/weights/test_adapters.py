@@ -16,7 +16,7 @@ from sam_bloodcell.weights.backbones import HUB_BACKBONES, Backbone
 STATE = {"image_encoder.pos_embed": torch.arange(8.0).view(1, 2, 2, 2)}
 ADAPTER = Adapter(
     lora={"base_model.q.lora_A.weight": torch.ones(4, 2)},
-    lora_config={"r": 4},
+    lora_config={"r": 4, "lora_alpha": 4, "target_modules": "q"},
     decoder={"mask_decoder.iou_token.weight": torch.ones(1, 2)},
     pixel_stats=((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
     image_size=64,
@@ -161,3 +161,15 @@ def test_an_adapter_of_other_weights_is_told(tmp_path):
         UserWarning, match=r"trained on the weights of 'medsam\.pth' .* is used with other weights, 'vit_b'"
     ):
         adapters.read_adapter(tmp_path, backbone=Backbone("vit_b", digest="b" * 64))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("lora_alpha", None), ("lora_alpha", 0), ("lora_alpha", "32"), ("r", None), ("target_modules", None)],
+)
+def test_a_configuration_that_gives_the_factors_no_meaning_is_refused(tmp_path, key, value):
+    write_adapter(adapters.packaged_adapter("vit_tiny"), tmp_path, Backbone("vit_tiny"))
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(WeightsUnavailableError, match=rf"adapter_config.json' has {key}={value!r} but expected"):
+        adapters.read_adapter(tmp_path)

@@ -65,6 +65,10 @@ def benchmark(
     verbose = 0 if quiet else 1
     check_choice(on_error, "raise", "skip")
     data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
+    if cells.is_dir() and out.resolve().is_relative_to(cells.resolve()):
+        raise ValueError(
+            f"Got --out '{out}' inside the folder of the cells: its pictures would be cells. Fix: move it."
+        )
     prepare_folder(out, *TABLES)
     if on_error == "skip":
         data = drop_unreadable(data)
@@ -101,13 +105,15 @@ def prepare_folder(out: Path, *names: str) -> None:
 def write_tables(result: "BenchmarkResult", out: Path) -> None:
     """Write a benchmark's tables: before its pictures, whatever becomes of those."""
     from ..evaluation import per_class_recall
-    from ..files import write_text
+    from ..files import remove, write_text
     from ..report.page import printable
 
     tables = {"scores.csv": result.scores, "intervals.csv": result.intervals}
     for name, table in (tables | {"recall_by_class.csv": per_class_recall(result.predictions)}).items():
         if table is not None:
             write_text(out / name, printable(table.to_csv(index=False)))
+        else:
+            remove(out / name)  # that of an earlier run
     write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
 
 

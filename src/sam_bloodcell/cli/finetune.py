@@ -47,7 +47,7 @@ def finetune(
     remove(checkpoint)
     before = embedder.history_.attrs["dice_before"]
     if best > before:
-        told = f"Dice {best:.3f} on the cells set aside; the weights of epoch {embedder.best_epoch_} are kept."
+        told = f"Dice {best:.3f} on the cells set aside; the weights of epoch {embedder.best_epoch_ + 1} are kept."
     else:
         told = (
             f"The fine-tuning did not improve the masks: Dice {before:.3f} on the cells set aside before it, "

@@ -37,8 +37,9 @@ def load_cells(
     csv_or_folder : path
         A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
         slide; a cell without one is its own), or a folder of ``domain/label/image`` files (also in folders below a
-        label) with masks named ``image_mask.png``. Hidden and system files and folders of masks are skipped; a warning
-        says what else that looks like data was not taken, such as images of other formats or without a class.
+        label) with masks named ``image_mask.png``, ``image_masks.tif`` or the like. Hidden and system files and folders
+        of masks are skipped; a warning says what else that looks like data was not taken, such as images of other
+        formats or without a class.
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``; default all, sorted.
     domains : sequence of str, optional
@@ -347,11 +348,11 @@ def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
 def _read_folder(listing: Listing) -> pd.DataFrame:
     """List the images of domain/label/image; a warning names what else looks like data."""
     rows = []
+    masks = {listing.image_of(mask): mask for mask in listing.masks}
     for file in listing.images:
         parts = file.relative_to(listing.root).parts
         if len(parts) > 2:
-            mask = file.with_name(f"{file.stem}_mask.png")
-            rows.append((str(file), *parts[:2], str(mask) if mask.is_file() else ""))
+            rows.append((str(file), *parts[:2], str(masks.pop(file.with_suffix(""), ""))))
         else:
             lacking = "a class" if len(parts) == 2 else "a laboratory and a class"
             listing.lost[listing.below(file.parent), f"images without a folder of {lacking}"] += 1
@@ -359,6 +360,8 @@ def _read_folder(listing: Listing) -> pd.DataFrame:
         found = f" There is: {describe(listing.account())}." if listing.account() else ""
         fix = "Fix: arrange them as domain/label/image, or pass a CSV."
         raise ValueError(f"'{listing.root}' holds no images. {fix}{found}")
+    for mask in masks.values():
+        listing.lost[listing.below(mask.parent), "masks that belong to no image"] += 1
     table = pd.DataFrame(rows, columns=[*_REQUIRED, "mask"])
     _check_folders(listing, table)
     listing.warn(stacklevel=3)

@@ -15,6 +15,7 @@ import pandas as pd
 from ..files import paths_beside
 
 _SEPARATORS = (("semicolons", ";"), ("tabs", "\t"), ("bars", "|"))
+_UNCLOSED = "Fix: close the quotation mark before it; what follows it was read as one value."
 
 
 def read_table(
@@ -33,6 +34,8 @@ def read_table(
         raise ValueError(f"'{csv}' has a header but no rows. Fix: add a row for each entry.")
     for name in required:
         _check_values(table[name], name, csv)
+    for name in table.columns:
+        _check_lines(table[name], name, csv, len(table.columns) - 1)
     if "path" in required:
         for name in table.columns.intersection(["path", "mask"]):
             table[name] = paths_beside(csv, table[name], root)
@@ -45,8 +48,16 @@ def _check_values(column: pd.Series, name: str, csv: Path) -> None:
         raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
     broken = np.flatnonzero(column.str.contains("[\r\n]"))
     if len(broken):
-        fix = "Fix: close the quotation mark before it; what follows it was read as one value."
-        raise ValueError(f"'{csv}' row {broken[0]}: {name} goes on in the next line. {fix}")
+        raise ValueError(f"'{csv}' row {broken[0]}: {name} goes on in the next line. {_UNCLOSED}")
+
+
+def _check_lines(column: pd.Series, name: str, csv: Path, n_separators: int) -> None:
+    """Raise where a value goes on with what looks like another row; a note of several lines is none."""
+    separator = "\t" if csv.suffix.casefold() == ".tsv" else ","
+    swallowed = rf"[\r\n](?:[^\r\n{separator}]*{separator}){{{max(n_separators, 1)}}}"
+    broken = np.flatnonzero(column.str.contains(swallowed))
+    if len(broken):
+        raise ValueError(f"'{csv}' row {broken[0]}: {name} goes on in the next line. {_UNCLOSED}")
 
 
 def _parsed(csv: Path, comment: str | None) -> pd.DataFrame:

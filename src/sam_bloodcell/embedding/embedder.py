@@ -407,10 +407,12 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 return SAM_PIXEL_STATS
             return None if self.adapter_ is None else self.adapter_.pixel_stats
         values = np.asarray(self.pixel_stats, dtype=float)
-        if values.shape != (2, 3) or (values[1] <= 0).any():
+        sensible = values.shape == (2, 3) and np.isfinite(values).all()
+        # Means of at most 1 are those of other libraries, whose colours go from 0 to 1.
+        if not sensible or (values[1] <= 0).any() or not (values[0] >= 0).all() or not 1 < values[0].max() <= 255:
             raise ValueError(
                 f"Got pixel_stats={self.pixel_stats!r} but expected ((mean R, G, B), (std R, G, B)) in 0-255 units. "
-                "Fix: pass two rows of three numbers, the standard deviations above 0."
+                "Fix: pass two rows of three numbers, the standard deviations above 0; times 255 if they are of 0 to 1."
             )
         return tuple(values[0].tolist()), tuple(values[1].tolist())
 

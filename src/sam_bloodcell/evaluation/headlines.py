@@ -62,7 +62,7 @@ def best_recall(predictions: pd.DataFrame, headlines: pd.DataFrame) -> pd.DataFr
     for best in best_headlines(headlines).itertuples():
         found = select_series(predictions, best.features, best.classifier)
         recall = per_class_recall(found[_headlined(found)]).groupby([*_SERIES, "label"], sort=False)["recall"]
-        tables.append(recall.agg(recall="mean", pairs="size").reset_index())
+        tables.append(recall.agg(recall="mean", pairs="count").reset_index())
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 

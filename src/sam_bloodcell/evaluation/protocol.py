@@ -7,6 +7,7 @@ import itertools
 import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -215,6 +216,9 @@ class _Data(NamedTuple):
                 raise ValueError(f"Got {found} but expected at least cv={cv}. Fix: lower cv, or leave the domain out.")
             kind = StratifiedKFold if groups is None else StratifiedGroupKFold
             splitter = kind(cv, shuffle=True, random_state=seed) if own else cv
+            if getattr(splitter, "shuffle", False) and splitter.random_state is None:
+                splitter = copy(splitter)
+                splitter.random_state = seed  # the same folds for every feature set and in every run
             for fold, (train, held_out) in enumerate(splitter.split(members, self.labels[members], groups)):
                 if groups is not None:
                     cut |= set(map(str, np.intersect1d(groups[train], groups[held_out])))
@@ -356,6 +360,8 @@ def _head_and_tail(estimator: Any) -> tuple[list[Any], Any]:
 def _refuse_nested(name: str, estimator: Any) -> None:
     """Raise where a step that takes a domain is hidden in a search, a union or the like: nobody would pass it one."""
     steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else []
+    if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
+        return  # clone names what is no estimator
     for key, part in estimator.get_params(deep=True).items():
         if has_fit_parameter(part, "domain") and not any(part is step for step in steps):
             raise ValueError(
@@ -397,7 +403,7 @@ def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains
         confidence = np.full(len(rows), np.nan)
         if hasattr(tail, "predict_proba"):
             highest = np.asarray(tail.predict_proba(cells), np.float64).max(1)
-            confidence = np.where(abstained | np.isnan(highest).any(), np.nan, highest)
+            confidence = np.where(abstained, np.nan, highest)
         keys = {"classifier": name, "train_domain": fit.train_domain, "test_domain": domain, "fold": fit.fold}
         found = {"row": rows, "label": labels[rows], "predicted": predicted, "confidence": confidence}
         training = {"known": np.isin(labels[rows], classes), "n_train": len(fit.train)}
@@ -410,7 +416,12 @@ def _decoded(answers: list[Any], classes: NDArray, labels: NDArray, name: str) -
 
     Abstentions must not be codes to index with: -1 would be the last class.
     """
-    codes = np.array([answer if isinstance(answer, Real) else np.nan for answer in answers], np.float64)
+    # numpy turns codes beside an abstention that is text into text; an estimator that was fitted before answers names.
+    names = classes.tolist() if set(answers) <= set(classes.tolist()) else range(len(classes))
+    codes_of = {str(name): code for code, name in enumerate(names)}
+    codes = np.array(
+        [answer if isinstance(answer, Real) else codes_of.get(answer, np.nan) for answer in answers], np.float64
+    )
     abstained = ~((codes >= 0) & (codes < len(classes)))
     if (fractions := codes % 1 > 0).any():
         found = f"{codes[fractions][0]:.4g} as an answer of {name!r}"

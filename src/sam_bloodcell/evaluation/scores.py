@@ -314,13 +314,8 @@ def _constant_answers(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_same_cells(predictions: pd.DataFrame) -> None:
-    """Raise unless all classifiers predicted the same cells, once each; warn if no group has several cells."""
+    """Raise unless all classifiers predicted the same cells; warn if no group has several cells."""
     series = _pair_keys(predictions)[:-2]
-    twice = predictions.duplicated([*series, *_SCORED[1:], "fold", "row"])
-    if twice.any():
-        name = ", ".join(map(str, predictions.loc[twice, series].iloc[0]))
-        found = f"{name} twice for row {predictions.loc[twice, 'row'].iloc[0]} of one fold"
-        raise ValueError(f"Got {found} but expected each cell once. Fix: name each classifier differently.")
     cell = [*_SCORED[1:], "row", "group", "label"]
     once = predictions[[*series, *cell]].drop_duplicates()
     names = once[series].drop_duplicates().itertuples(index=False, name=None)
@@ -432,6 +427,18 @@ def _across(table: pd.DataFrame) -> pd.DataFrame:
 def check_predictions(predictions: Any, *columns: str) -> None:
     """Raise unless this is a table of predictions with these columns, by default with all that predictions have."""
     check_table(predictions, "predictions", columns or _PREDICTED, "cross_domain_predictions")
+    if not columns:
+        _check_once(predictions)
+
+
+def _check_once(predictions: pd.DataFrame) -> None:
+    """Raise if a classifier predicted a cell twice, as where tables are joined that name two classifiers alike."""
+    series = _pair_keys(predictions)[:-2]
+    twice = predictions.duplicated([*series, *_SCORED[1:], "fold", "row"])
+    if twice.any():
+        name = ", ".join(map(str, predictions.loc[twice, series].iloc[0]))
+        found = f"{name} twice for row {predictions.loc[twice, 'row'].iloc[0]} of one fold"
+        raise ValueError(f"Got {found} but expected each cell once. Fix: name each classifier differently.")
 
 
 def _pair_keys(table: pd.DataFrame) -> list[str]:

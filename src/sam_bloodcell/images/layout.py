@@ -1,11 +1,12 @@
 """What a file says of its numbers and pages, which the pixels that Pillow decodes no longer tell."""
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ..exceptions import ImageReadError
 
@@ -48,6 +49,29 @@ def refuse_signed(image: Image.Image, where: str) -> None:
     tags = getattr(image, "tag_v2", None)
     if tags and _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and max(tags.get(_BITS, (1,))) <= 16:
         raise ImageReadError(f"{where}holds signed numbers, whose range is unknown. Fix: save it unsigned.")
+
+
+_reading = threading.Lock()
+_readers: dict[str, Any] = {"inside": 0, "callers": False}
+
+
+@contextmanager
+def whole_files_only() -> Iterator[None]:
+    """Have Pillow refuse truncated files while the block runs: other code may have told it to fill them with grey.
+
+    The setting belongs to the process. The first thread that comes in notes it, and the last one restores it.
+    """
+    with _reading:
+        if not _readers["inside"]:
+            _readers["callers"], ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        _readers["inside"] += 1
+    try:
+        yield
+    finally:
+        with _reading:
+            _readers["inside"] -= 1
+            if not _readers["inside"]:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _readers["callers"]
 
 
 @contextmanager

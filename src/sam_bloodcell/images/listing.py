@@ -32,10 +32,10 @@ Account = Mapping[tuple[str, str], int]  # the number by folder, below the one t
 class Listing:
     """What a folder holds, which may not exist.
 
-    `images` are the paths of its images and those of its sub-folders, in the order of their names; `folders` the
-    sub-folders that were searched. `left_out` counts what was passed over as usual: masks, leftovers (hidden files and
-    folders, and those that systems make), files that are no images. `lost` counts what looks like data but was not
-    taken, or was taken twice.
+    `images` and `masks` are the paths of its image files and those of its sub-folders, the images in the order of their
+    names; `folders` the sub-folders that were searched. `left_out` counts what was passed over as usual: masks,
+    leftovers (hidden files and folders, and those that systems make), files that are no images. `lost` counts what
+    looks like data but was not taken, or was taken twice.
 
     Masks are files and folders whose names are "mask" or "masks", or end so behind "_", "-", "." or a space. Links are
     followed, except a link to a folder that contains it: following it would never end.
@@ -44,6 +44,7 @@ class Listing:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.root = Path(folder)
         self.images: list[Path] = []
+        self.masks: list[Path] = []
         self.folders: list[Path] = []
         self.left_out: Counter[tuple[str, str]] = Counter()
         self.lost: Counter[tuple[str, str]] = Counter()
@@ -99,6 +100,7 @@ class Listing:
         if suffix in IMAGE_SUFFIXES:
             if _MASK.search(stem):
                 self.left_out[here, "masks"] += 1
+                self.masks.append(file)
             else:
                 self.images.append(file)  # also a broken link: reading it names it
         elif suffix in _OTHER_IMAGE_SUFFIXES:
@@ -107,6 +109,11 @@ class Listing:
             self.lost[here, "broken links"] += 1
         else:
             self.left_out[here, f"files that are no images ({suffix or 'without a suffix'})"] += 1
+
+    @staticmethod
+    def image_of(mask: Path) -> Path:
+        """Return the path, without a suffix, of the image that a mask's name says it belongs to."""
+        return mask.with_name(re.sub(r"(?i)[-_. ]masks?$", "", mask.stem) or mask.stem)
 
     def _leads_back(self, folder: Path) -> bool:
         """Whether a folder below the root is the same folder as one that contains it."""

@@ -71,14 +71,27 @@ def read_mask(mask: Any, row: int | None = None) -> Mask:
         values = _Values(load_rgb(mask, row).max(axis=2), has_white=True)
     if np.isnan(values.numbers).any():
         raise ImageReadError(f"{where}The mask holds NaN. Fix: write 0 outside the cell.")
-    inside = _inside(values)
     file = f"'{mask}' " if isinstance(mask, str | os.PathLike) else ""
+    inside = _likely(values.numbers, f"{where}The mask {file}")
+    inside = _inside(values) if inside is None else inside
     if not inside.any():
         raise ImageReadError(f"{where}The mask {file}is empty. Fix: remove the cell or draw its mask.")
     name = f"{where}The mask {file}"
     if _is_white_around_one_cell(values, inside):
         return Mask(~inside, f"{name}is white around one black part, which is read as the cell. Fix: paint it white.")
     return Mask(inside, _doubt(inside, name))
+
+
+def _likely(numbers: NDArray, name: str) -> NDArray[np.bool_] | None:
+    """Return where fractions without a 0, as a model's probabilities are, reach a half; None for other numbers."""
+    if numbers.dtype.kind != "f" or not numbers.size or numbers.min() == 0 or (numbers % 1 == 0).all():
+        return None
+    low, high = float(numbers.min()), float(numbers.max())
+    if low < 0 or high > 1:
+        raise ImageReadError(
+            f"{name}holds fractions from {low:g} to {high:g}, as a model's logits are. Fix: pass mask > threshold."
+        )
+    return numbers >= 0.5
 
 
 def _doubt(inside: NDArray[np.bool_], name: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from ..exceptions import ImageReadError
-from .layout import is_white_zero, page_of_image, refuse_signed, stored_bits
+from .layout import is_white_zero, page_of_image, refuse_signed, stored_bits, whole_files_only
 
 RGB = NDArray[np.uint8]
 
@@ -75,7 +75,7 @@ def read_file(file: str | os.PathLike, row: int | None = None) -> tuple[bytes, s
 
 def decode(data: bytes, where: str, convert: Callable[[Image.Image, str], Any]) -> Any:
     """Open a file's bytes with Pillow and convert the image."""
-    with _only_image_read_errors(where):
+    with _only_image_read_errors(where), whole_files_only():
         try:
             image = Image.open(BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as exc:
@@ -94,7 +94,11 @@ def convert_opened(image: Image.Image, where: str, convert: Callable[[Image.Imag
     """Convert an image that the caller opened: Pillow is lazy, so its damage may show only now."""
     file = getattr(image, "filename", "")
     name = f"'{file}' " if file else ""
-    with _only_image_read_errors(where + (name or "The image ")), page_of_image(image, where + name):
+    with (
+        _only_image_read_errors(where + (name or "The image ")),
+        whole_files_only(),
+        page_of_image(image, where + name),
+    ):
         return convert(image, where + name)
 
 
@@ -172,7 +176,7 @@ def flatten(image: Image.Image, ground: str) -> RGB:
 
 def refuse_dim_colours(image: Image.Image, bits: int, where: str) -> None:
     """Raise where the upper 8 bits of `bits`-bit numbers, in the colours or in the alpha, stay within a quarter."""
-    peaks = {band: int(np.asarray(image.getchannel(band)).max()) for band in image.getbands()}
+    peaks = {band: int(_peak(np.asarray(image.getchannel(band)))) for band in image.getbands()}
     alpha = peaks.pop("A", 0) or peaks.pop("a", 0)
     for peak in (max(peaks.values()), alpha or 255):
         if peak <= 64:  # a rounded quarter of 255
@@ -234,7 +238,7 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
         for part in _colour_and_alpha(values):
-            if 0 < (top := int(part.max())) <= 65535 // 4:
+            if 0 < (top := int(_peak(part))) <= 65535 // 4:
                 raise ImageReadError(f"{where}{_dim(16, f'up to {top}', top, 65535)}")
         return np.round(values / 257).astype(np.uint8)
     if values.dtype.kind == "f":
@@ -245,7 +249,7 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
                 "Fix: divide 0-255 values by 255, and replace NaN."
             )
         for part in _colour_and_alpha(values):
-            if 0 < (peak := float(part.max())) <= 0.25:
+            if 0 < (peak := float(_peak(part))) <= 0.25:
                 raise ImageReadError(
                     f"{where}Got float values up to {peak:g} of 1, which would be dark. Fix: divide the camera's "
                     "numbers by the largest that it can give."
@@ -255,6 +259,11 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
         f"{where}Got an array of type {values.dtype} but expected bool, uint8, uint16 or float in [0, 1]. "
         "Fix: convert it with .astype('uint8') if its values are 0 to 255."
     )
+
+
+def _peak(values: NDArray) -> Any:
+    """Return what all but a hundredth of the numbers stay below: a hot pixel or a scale bar tells nothing."""
+    return np.quantile(values, 0.99, method="higher")
 
 
 def _colour_and_alpha(values: NDArray) -> list[NDArray]:

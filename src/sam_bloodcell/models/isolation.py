@@ -16,7 +16,7 @@ class _ProcessWide:
     lock: threading.Lock = field(default_factory=threading.Lock)
     inside: int = 0
     dtype: torch.dtype = torch.float32
-    precision: str = "highest"
+    precision: str | None = "highest"
 
 
 _callers = _ProcessWide()
@@ -49,7 +49,7 @@ def _own_process_wide_settings() -> Iterator[None]:
     """Note the caller's values in the first thread that comes in, and restore them in the last that leaves."""
     with _callers.lock:
         if _callers.inside == 0:
-            _callers.dtype, _callers.precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+            _callers.dtype, _callers.precision = torch.get_default_dtype(), _matmul_precision()
             _set_process_wide(torch.float32, "highest")
         _callers.inside += 1
     try:
@@ -61,10 +61,18 @@ def _own_process_wide_settings() -> Iterator[None]:
                 _set_process_wide(_callers.dtype, _callers.precision)
 
 
-def _set_process_wide(dtype: torch.dtype, precision: str) -> None:
+def _matmul_precision() -> str | None:
+    """Return the precision of float32 products; None where the caller has set it for each backend by itself."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch refuses to mix its two ways of setting it
+        return None
+
+
+def _set_process_wide(dtype: torch.dtype, precision: str | None) -> None:
     if torch.get_default_dtype() != dtype:
         torch.set_default_dtype(dtype)
-    if torch.get_float32_matmul_precision() != precision:
+    if precision is not None and _matmul_precision() not in (None, precision):
         torch.set_float32_matmul_precision(precision)
 
 

@@ -48,9 +48,17 @@ def read_adapter(
         )
     factors = folder / _ADAPTER_FILES[1]
     mean, std = settings["pixel_stats"]
+    config = read_json(folder / "adapter_config.json")
+    wrong = [key for key in ("r", "lora_alpha") if not isinstance(config.get(key), int | float) or config[key] <= 0]
+    if wrong or not config.get("target_modules"):
+        key = (wrong or ["target_modules"])[0]
+        raise WeightsUnavailableError(
+            f"'{folder / 'adapter_config.json'}' has {key}={config.get(key)!r} but expected "
+            f"{'a number above 0' if wrong else 'the names of layers'}. Fix: fetch or save the adapter again."
+        )
     return Adapter(
         lora=read_tensors(factors if factors.is_file() else folder / _PICKLED_FACTORS),
-        lora_config=read_json(folder / "adapter_config.json"),
+        lora_config=config,
         decoder=read_tensors(folder / "decoder.safetensors"),
         pixel_stats=(tuple(mean), tuple(std)),
         image_size=settings["image_size"],
