@@ -296,6 +296,7 @@ def test_rows_of_embeddings_stay_on_disk(stored):
     assert_same(part, expected[[5, 1, 2, 3]])
 
 
+@pytest.mark.filterwarnings("ignore:The domain of .* cells is unknown")
 def test_an_autoencoder_learns_the_same_from_disk(cells, embed):
     embeddings = [embed(), embed(folder=None)]
     assert embeddings[0].crops.decode.on_disk

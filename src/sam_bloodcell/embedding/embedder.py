@@ -407,9 +407,10 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 return SAM_PIXEL_STATS
             return None if self.adapter_ is None else self.adapter_.pixel_stats
         values = np.asarray(self.pixel_stats, dtype=float)
-        sensible = values.shape == (2, 3) and np.isfinite(values).all()
-        # Means of at most 1 are those of other libraries, whose colours go from 0 to 1.
-        if not sensible or (values[1] <= 0).any() or not (values[0] >= 0).all() or not 1 < values[0].max() <= 255:
+        sensible = values.shape == (2, 3) and np.isfinite(values).all() and (values[1] > 0).all()
+        sensible = sensible and 0 <= values[0].min() <= values[0].max() <= 255
+        # Statistics below 1 are those of other libraries, whose colours go from 0 to 1.
+        if not sensible or values.max() < 1:
             raise ValueError(
                 f"Got pixel_stats={self.pixel_stats!r} but expected ((mean R, G, B), (std R, G, B)) in 0-255 units. "
                 "Fix: pass two rows of three numbers, the standard deviations above 0; times 255 if they are of 0 to 1."
