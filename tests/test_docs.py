@@ -62,8 +62,11 @@ def test_the_page_runs(page, run):
 def test_the_readme_runs(run):
     classes = ["lymphocyte", "monocyte"]
     save_cells(make_blood_cells(10, classes=classes, random_state=0), "cells")
-    save_cells(make_blood_cells(10, classes=classes, domains=["lab_c"], random_state=0), "new")
-    names = run("\n".join([*python_blocks(README), "answers = pipe.predict(load_cells('new').frame)"]))
+    cells = load_cells(save_cells(make_blood_cells(10, classes=classes, domains=["lab_c"], random_state=0), "new"))
+    Path("lyon").mkdir()
+    for path in cells.paths:
+        Path(path).rename(Path("lyon", Path(path).name))
+    names = run("\n".join([*python_blocks(README), "answers = pipe.predict(new)"]))
     assert names["answers"].shape == (20,)
     assert set(names["answers"]) <= set(classes)
 

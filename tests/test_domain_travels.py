@@ -4,6 +4,9 @@ Warnings are errors here, and an autoencoder that is fitted or used without doma
 it the domain of every cell.
 """
 
+import copy
+import pickle
+
 import joblib
 import numpy as np
 import pandas as pd
@@ -30,8 +33,9 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import FeatureUnion, make_pipeline
 
-from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder, save_pretrained
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+from sam_bloodcell.evaluation import domain_shift
 
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 
@@ -259,3 +263,95 @@ def test_on_real_cells_a_named_scoring_gives_what_the_loop_by_hand_gives(cells_r
         classifier = LogisticRegression(max_iter=2000).fit(features[0], labels[train])
         by_hand.append(balanced_accuracy_score(labels[test], classifier.predict(features[1])))
     assert named == pytest.approx(np.mean(by_hand), abs=1e-9)
+
+
+@pytest.fixture(scope="module")
+def aligned(frame):
+    return autoencoder().fit(SAMLoRAEmbedder("vit_tiny").fit_transform(frame))
+
+
+def moved(frame, name="new"):
+    """The cells as another laboratory would see them."""
+    return CellEmbeddings.from_arrays(
+        SAMLoRAEmbedder("vit_tiny").fit_transform(frame).pooled * 1.3, domain=[name] * len(frame)
+    )
+
+
+def test_a_laboratory_that_is_added_changes_nothing_for_the_others(aligned, frame):
+    added = copy.deepcopy(aligned)
+    plain = CellEmbeddings.from_arrays(moved(frame).pooled)
+    with pytest.warns(UserWarning, match="is unknown"):
+        before = added.transform(plain)
+    with pytest.warns(UserWarning, match="is unknown"):
+        after = added.add_domain(moved(frame), "new").transform(plain)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_part_without_an_added_laboratory_says_that_it_has_to_be_added_again(aligned, frame):
+    added = copy.deepcopy(aligned).add_domain(moved(frame), "new")
+    added.partial_fit(SAMLoRAEmbedder("vit_tiny").fit_transform(frame))
+    with pytest.warns(UserWarning, match="'new' is new, and the statistics of 1 of its cells are poor"):
+        added.transform(moved(frame)[:1])
+    together = added.add_domain(moved(frame), "new").transform(moved(frame))
+    np.testing.assert_allclose(added.transform(moved(frame)[:1]), together[:1], atol=1e-5)
+
+
+@pytest.mark.bad_argument
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (3, ValueError, "Got name=3 but the fit knew 'lab_a'. Fix: pass a name of the same type"),
+        (True, TypeError, "Got name=True but expected a text or an integer"),
+        ("", TypeError, "Got name='' but expected"),
+        ("lab_a", ValueError, "known already"),
+        ("other", ValueError, r"X holds cells of \['new'\]"),
+    ],
+)
+def test_a_laboratory_that_cannot_be_added_leaves_all_as_it_was(aligned, frame, name, error, message):
+    before = pickle.dumps(aligned)
+    with pytest.raises(error, match=message):
+        aligned.add_domain(moved(frame), name)
+    assert pickle.dumps(aligned) == before
+
+
+def test_a_laboratory_cannot_be_added_to_a_fit_that_knew_none(frame):
+    with pytest.warns(UserWarning, match="Got no domain"):
+        alone = autoencoder().fit(moved(frame).pooled)
+    with pytest.raises(ValueError, match="The fit knew no domain"):
+        alone.add_domain(moved(frame), "new")
+
+
+def test_a_domain_that_is_passed_wins_in_fit_and_in_transform(frame):
+    embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(frame)
+    site = np.where(np.arange(len(frame)) // 3 % 2, "s1", "s2")
+    fitted = autoencoder()
+    np.testing.assert_array_equal(
+        fitted.fit_transform(embeddings, domain=site), fitted.transform(embeddings, domain=site)
+    )
+
+
+def test_a_number_and_its_text_are_not_two_laboratories(frame):
+    numbers = np.where(frame["domain"] == "lab_a", 1, 2)
+    fitted = pipeline().fit(frame.assign(domain=numbers.astype(str)), frame["label"])
+    with pytest.raises(ValueError, match="Got the domain 1 but the fit knew '1', of another type"):
+        fitted.predict(frame.assign(domain=numbers))
+
+
+def test_an_empty_text_is_no_laboratory(frame):
+    with pytest.warns(UserWarning, match=f"domain of 1 of {len(frame)} cells is unknown"):
+        pipeline()[:2].fit(frame, frame["label"]).transform(frame.assign(domain=["", *frame["domain"][1:]]))
+    with pytest.raises(TypeError, match="Got domain='lab_a' but expected one value per cell"):
+        CellEmbeddings.from_arrays(np.eye(3), domain="lab_a")
+
+
+def test_the_card_of_a_nested_pipeline_shows_the_table_too(frame, labels, tmp_path):
+    stack = StackingClassifier([("a", pipeline())], LogisticRegression(), cv=FOLDS).fit(frame, labels)
+    assert "pd.DataFrame" in (save_pretrained(stack, tmp_path / "stack") / "README.md").read_text()
+
+
+def test_the_distance_between_laboratories_reads_them_from_the_embeddings(frame):
+    embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(frame)
+    found = domain_shift(embeddings, random_state=0)
+    assert found == domain_shift(embeddings.pooled, frame["domain"], random_state=0)
+    with pytest.raises(ValueError, match="Got no domain"):
+        domain_shift(embeddings.pooled)

@@ -78,8 +78,11 @@ def domain_column(values: Any, n: int) -> NDArray[Any] | None:
 
     Where no domain is known, the whole is None.
     """
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TypeError(f"Got domain={values!r} but expected one value per cell. Fix: pass a list or an array.")
     column = np.asarray(values if hasattr(values, "__array__") else list(values), dtype=object)
     unknown = pd.isna(column)
+    unknown[~unknown] = [value == "" for value in column[~unknown]]
     if unknown.all():
         return None
     if not unknown.any():

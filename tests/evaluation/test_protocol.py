@@ -6,7 +6,7 @@ from sklearn.ensemble import VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline, make_union
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder
@@ -255,11 +255,12 @@ def test_cells_bring_their_domains(separable, kind, mode):
     "hidden",
     [
         GridSearchCV(make_pipeline(Centre(), LogisticRegression()), {"logisticregression__C": [1]}),
+        GridSearchCV(Pipeline([("step", "passthrough"), ("last", LogisticRegression())]), {"step": [Centre()]}),
         VotingClassifier([("a", make_pipeline(Centre(), LogisticRegression()))]),
         make_pipeline(make_union(Centre(), "passthrough"), LogisticRegression()),
         make_pipeline(make_pipeline(Centre()), LogisticRegression()),
     ],
-    ids=["search", "vote", "union", "pipeline"],
+    ids=["search", "grid", "vote", "union", "pipeline"],
 )
 def test_a_step_that_takes_domains_may_not_be_hidden(separable, hidden, mode):
     X, y, domain = separable

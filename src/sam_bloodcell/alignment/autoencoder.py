@@ -15,13 +15,12 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..cells import label_column
 from ..embedding.containers import carried_embeddings
 from ..models import devices
 from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import CROP_SIZES
 from ..models.isolation import own_settings
-from .domains import read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
+from .domains import name_to_add, read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
 from .inputs import NetworkInputs, refuse_not_finite, token_maps
 from .normalization import ClusterShifts, DomainScaler, known_domains
 from .reconstruction import train_network
@@ -264,8 +263,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def fit_transform(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
         """Fit, then transform the same cells as later ones will be.
 
-        A domain that `CellEmbeddings` bring along is used in both. A pipeline can hand the argument `domain` to
-        `transform` only where scikit-learn's metadata routing is enabled: without routing it is used in `fit` alone.
+        A pipeline can hand the argument `domain` to a later `transform` only where scikit-learn's metadata routing is
+        enabled. Without routing it is used in `fit` alone, unless X brings domains along, as later X will.
 
         Parameters
         ----------
@@ -277,7 +276,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         features : float32 array of shape (n, n_components)
         """
         self.fit(X, y, domain=domain)
-        return self.transform(X, domain=domain if get_config()["enable_metadata_routing"] else None)
+        later = get_config()["enable_metadata_routing"] or read_domain(carried_embeddings(X), None, 0) is not None
+        return self.transform(X, domain=domain if later else None)
 
     @own_settings()
     def reconstruct(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray:
@@ -331,18 +331,12 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         (1, 50)
         """
         check_is_fitted(self)
-        (name,) = label_column([name], "name").tolist()
-        if self.settings_.normalization is None:
-            raise ValueError(
-                "Got normalization=None, which has no statistics of domains. Fix: normalization='cluster'."
-            )
-        if name in self.domains_.tolist():
-            raise ValueError(f"Got name={name!r} but that domain is known already. Fix: choose another name.")
+        name = name_to_add(X, name, self._known_domains, self.settings_.normalization)
         inputs = self._prepare_inference(X, [name] * len(X))
         if self.shifts_ is not None:
             self.shifts_.shifts[name] = self.shifts_.shift_of(self._run_network(inputs))
         self.scaler_ = inputs.scaler
-        self.domains_ = known_domains(np.array([*self.domains_.tolist(), name], dtype=object))
+        self.domains_ = np.unique([*self.domains_.tolist(), name])
         return self
 
     def __sklearn_tags__(self) -> Tags:
@@ -353,6 +347,11 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     @property
     def _n_features_out(self) -> int:
         return self.settings_.n_components
+
+    @property
+    def _known_domains(self) -> list[Any]:
+        """The domains whose statistics are whole: the clusters of a later `partial_fit` may lack some."""
+        return [name for name in self.domains_.tolist() if self.shifts_ is None or name in self.shifts_.shifts]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         with own_settings():
@@ -384,7 +383,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         inputs = self._check_inputs(X, domain, self.settings_, reset=False, needs_crops=False)
         by_domain = self.settings_.normalization is not None
         if by_domain and len(self.domains_):
-            warn_of_poor_statistics(inputs.domain, len(inputs), self.domains_.tolist())
+            warn_of_poor_statistics(inputs.domain, len(inputs), self._known_domains)
         inputs.scale_by(self.scaler_, by_domain=by_domain)
         return inputs
 

@@ -1,6 +1,7 @@
 """The domain of each cell: where it comes from, and what is said where it is unknown or new."""
 
 import warnings
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..cells import label_column
 from ..embedding.embeddings import CellEmbeddings
+from .normalization import known_domains
 
 # Statistics of fewer cells are poor: on one laboratory, left out of the fit, balanced accuracy was 0.63 with one cell a
 # call, 0.74 with 5, 0.79 with 20 and 0.80 with all.
@@ -22,12 +24,30 @@ def read_domain(X: Any, domain: ArrayLike | None, n: int) -> NDArray[Any] | None
     return X.domain if isinstance(X, CellEmbeddings) else None
 
 
+def name_to_add(X: Any, name: Any, known: list[Any], normalization: str | None) -> str | int:
+    """Return the name of a laboratory that is to be learned from the cells X, or raise if it cannot be learned."""
+    if isinstance(name, bool) or not isinstance(name, str | Integral) or name == "":
+        raise TypeError(f"Got name={name!r} but expected a text or an integer. Fix: pass the laboratory's name.")
+    if normalization is None:
+        raise ValueError("Got normalization=None, which has no statistics of domains. Fix: normalization='cluster'.")
+    if not known:
+        raise ValueError("The fit knew no domain, so that nothing is aligned with a new one. Fix: fit with domains.")
+    if isinstance(name, str) != isinstance(known[0], str):
+        raise ValueError(f"Got name={name!r} but the fit knew {known[0]!r}. Fix: pass a name of the same type.")
+    if name in known:
+        raise ValueError(f"Got name={name!r} but that domain is known already. Fix: choose another name.")
+    carried = known_domains(read_domain(X, None, 0)).tolist()
+    if any(other != name for other in carried):
+        raise ValueError(f"Got name={name!r} but X holds cells of {carried}. Fix: pass cells of that laboratory alone.")
+    return str(name) if isinstance(name, str) else int(name)
+
+
 def warn_of_nothing_to_align(domains: list[Any]) -> None:
     """Warn that a fit with no domain, or a single one, aligns nothing."""
     if domains:
         message = (
             f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Where a cross-validation left "
-            "one over because the rows are sorted, shuffle it: StratifiedKFold(shuffle=True)."
+            "one over because the rows are sorted, not on purpose, shuffle it: StratifiedKFold(shuffle=True)."
         )
     else:
         message = (
@@ -38,7 +58,10 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
 
 
 def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any]) -> None:
-    """Warn of the rows among n whose domain is unknown, and of domains that are not `known` and have few rows."""
+    """Warn of the rows among n whose domain is unknown, and of domains that are not `known` and have few rows.
+
+    A number that is known as text, or the other way round, is an error.
+    """
     unknown = n if domain is None else int(pd.isna(domain).sum())
     if unknown:
         warnings.warn(
@@ -49,7 +72,11 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any]) ->
     if domain is None:
         return
     names, counts = np.unique(domain[pd.notna(domain)], return_counts=True)
+    texts = {str(name): name for name in known}
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+        if name not in known and str(name) in texts:
+            fix = "Fix: pass domains of the same type as in fit."
+            raise ValueError(f"Got the domain {name!r} but the fit knew {texts[str(name)]!r}, of another type. {fix}")
         if name not in known and count < FEW_CELLS:
             warnings.warn(
                 f"The domain {name!r} is new, and the statistics of {count} of its cells are poor. Fix: call "

@@ -22,6 +22,7 @@ class DomainScaler:
     """
 
     statistics: dict[Hashable, StandardScaler] = field(default_factory=dict)
+    added: set[Hashable] = field(default_factory=set)  # domains that were not in the fit
 
     def update(self, values: NDArray, domain: NDArray | None) -> None:
         """Add (n, C) or (n, C, h, w) rows to the statistics; without `domain` they belong to one domain, None."""
@@ -31,8 +32,8 @@ class DomainScaler:
             self.statistics.setdefault(name, StandardScaler()).partial_fit(samples)
 
     def overall(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and variance of each channel: averages over the domains, each of which weighs the same."""
-        known = self.statistics.values()
+        """Mean and variance of each channel: averages over the domains of the fit, each of which weighs the same."""
+        known = [part for name, part in self.statistics.items() if name not in self.added]
         return np.mean([part.mean_ for part in known], axis=0), np.mean([part.var_ for part in known], axis=0)
 
     def including(self, parts: Iterable[tuple[NDArray, NDArray]]) -> "DomainScaler":
@@ -48,7 +49,7 @@ class DomainScaler:
                 if name is not None and name not in self.statistics:
                     added.statistics.setdefault(name, _known_statistics(values[0, 0].size, *overall))
                     added.update(values[rows], domain[rows])
-        return DomainScaler(self.statistics | added.statistics)
+        return DomainScaler(self.statistics | added.statistics, self.added | added.statistics.keys())
 
     def scale(self, values: NDArray, domain: NDArray | None, *, undo: bool = False) -> NDArray[np.float32]:
         """Return a standardised float32 copy of (n, C) or (n, C, h, w) values; `undo` reverses this."""
@@ -70,14 +71,24 @@ class DomainScaler:
     def to_plain(self) -> list[dict[str, Any]]:
         """Return plain values and arrays, one dict for each domain."""
         return [
-            {"domain": name, "count": int(part.n_samples_seen_), "mean": part.mean_, "variance": part.var_}
+            {
+                "domain": name,
+                "added": name in self.added,
+                "count": int(part.n_samples_seen_),
+                "mean": part.mean_,
+                "variance": part.var_,
+            }
             for name, part in self.statistics.items()
         ]
 
     @classmethod
     def from_plain(cls, plain: Iterable[Mapping[str, Any]]) -> "DomainScaler":
         """Undo `to_plain`."""
-        return cls({part["domain"]: _known_statistics(part["count"], part["mean"], part["variance"]) for part in plain})
+        parts = list(plain)
+        statistics = {
+            part["domain"]: _known_statistics(part["count"], part["mean"], part["variance"]) for part in parts
+        }
+        return cls(statistics, {part["domain"] for part in parts if part.get("added")})
 
 
 @dataclass

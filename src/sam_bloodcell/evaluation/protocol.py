@@ -362,13 +362,23 @@ def _refuse_nested(name: str, estimator: Any) -> None:
     steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else []
     if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
         return  # clone names what is no estimator
-    for key, part in estimator.get_params(deep=True).items():
-        if has_fit_parameter(part, "domain") and not any(part is step for step in steps):
+    for key, value in estimator.get_params(deep=True).items():
+        part = next((part for part in _estimators_in(value) if has_fit_parameter(part, "domain")), None)
+        if part is not None and not any(part is step for step in steps):
             raise ValueError(
                 f"Got {key}={type(part).__name__} inside the estimator {name!r} but expected it as a step of the "
                 "pipeline itself: only there it can be fitted with the domains. Fix: make_pipeline("
                 f"SAMLoRAEmbedder(), {type(part).__name__}(), GridSearchCV(classifier, ...))."
             )
+
+
+def _estimators_in(value: Any) -> Iterator[Any]:
+    """Yield a parameter's value, or what its lists and dicts hold, as the grid of a search does."""
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _estimators_in(part)
+    else:
+        yield value
 
 
 def call_with_domain(method: Any, X: Any, domain: NDArray) -> Any:

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 
+from ..embedding.embeddings import carried_domain
 from .checks import cell_columns, check_arguments, seed_of, warn_caller
 
 _MAX_COMPARED = 1000  # cells of a domain in `domain_shift`, where memory grows with the square of their number
@@ -23,7 +24,7 @@ _WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # squared, of the kernels, in mean squared
 
 
 def domain_shift(
-    features: Any, domain: Any, *, y: Any = None, random_state: Any = None
+    features: Any, domain: Any = None, *, y: Any = None, random_state: Any = None
 ) -> dict[str, float] | pd.DataFrame:
     """Measure how far domains lie apart in a feature space.
 
@@ -33,8 +34,9 @@ def domain_shift(
     ----------
     features : array-like of shape (n_samples, n_features)
         Standardised here; at most 1,000 cells of each domain are used, drawn at random.
-    domain : array-like of shape (n_samples,)
-        At least two domains of at least 5 cells each; smaller ones are left out, without `y` with a warning.
+    domain : array-like of shape (n_samples,), optional
+        Default ``features.domain`` of `CellEmbeddings`. At least two domains of at least 5 cells each; smaller ones are
+        left out, without `y` with a warning.
     y : array-like of shape (n_samples,), optional
         Class of each cell. If passed, each class is also measured by itself, where mixtures play no part.
     random_state : int, RandomState instance or None, default=None
@@ -65,6 +67,9 @@ def domain_shift(
     1.0
     """
     check_arguments("domain_shift", random_state=random_state)
+    domain = carried_domain(features) if domain is None else domain
+    if domain is None:
+        raise ValueError("Got no domain. Fix: pass domain=..., or CellEmbeddings that know it.")
     features = check_array(features, dtype=np.float64, input_name="features")
     (domains,) = cell_columns(len(features), domain=domain)
     seed = seed_of(random_state)

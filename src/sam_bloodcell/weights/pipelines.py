@@ -78,7 +78,7 @@ def save_pretrained(
         folder,
         title="Blood cell classifier",
         summary=f"A fitted pipeline: {' -> '.join(type(part).__name__ for part in parts)}.",
-        code=_ALIGNED if any(hasattr(part, "add_domain") for part in parts) else _PLAIN,
+        code=_ALIGNED if any(hasattr(part, "add_domain") for part in best.get_params().values()) else _PLAIN,
         base=base,
         base_revision=revision,
         metrics=metrics,
