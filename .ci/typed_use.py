@@ -15,7 +15,7 @@ from sam_bloodcell.report import write_report
 cells = make_blood_cells(5)
 embedder = assert_type(SAMLoRAEmbedder("vit_tiny").fit(cells.images), SAMLoRAEmbedder)
 embeddings = assert_type(embedder.transform(cells.images), CellEmbeddings)
-assert_type(embedder.predict_masks(cells.images), list[NDArray[np.bool_]])
+assert_type(embedder.predict_masks(cells.images), list[NDArray[np.bool_] | None])
 assert_type(embedder.save_pretrained("adapter"), Path)
 assert_type(cross_domain_scores({}, embeddings, cells.target, domain=cells.domain), pd.DataFrame)
 result = assert_type(run_benchmark(cells, embedder, CrossDomainAutoencoder()), BenchmarkResult)
