@@ -85,7 +85,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     settings_ : Settings
         The values that were used for the parameters that are "auto".
     domains_ : ndarray
-        Names of the domains in `fit`, sorted; empty without `domain`.
+        Names of the domains in `fit` and of those that `add_domain` added, sorted; empty without `domain`.
     scaler_ : DomainScaler
         Statistics of the inputs of each domain.
     shifts_ : ClusterShifts or None
@@ -214,8 +214,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Train one epoch on one part of the data, at a constant learning rate.
 
         The statistics of the domains are gathered over all parts. The clusters of like cells are found anew in each
-        part: shuffle the parts, and let the last one hold cells of all domains. The first call starts a new training; a
-        call after `fit` continues that one.
+        part: shuffle the parts, and let the last one hold cells of all domains, for one that it lacks is new again. The
+        first call starts a new training; a call after `fit` continues that one.
 
         Parameters
         ----------

@@ -200,8 +200,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
             iterator, such as ``folder.glob("*.png")``, is used up by one call; for several, pass a list.
         y : ignored
         masks : sequence of n masks or "auto", optional
-            Paths or (H, W) arrays of the images' sizes, non-zero inside the cell. "auto" makes them from the stain
-            (`segmentation.stain_mask`), which is worse than annotated ones and needs scikit-image.
+            Paths or (H, W) arrays of the images' sizes, as `images.load_mask` reads them. "auto" makes them from the
+            stain (`segmentation.stain_mask`), which is worse than annotated ones and needs scikit-image.
 
         Raises
         ------

@@ -144,10 +144,10 @@ class LoRATraining(BaseEstimator):
     ) -> TrainedAdapter:  # fmt: skip
         """Train an adapter on images, as `as_image_list` returns them, and one mask of each.
 
-        `masks` are paths or (H, W) arrays, non-zero inside the cell, or "auto", which makes them from the stain and
-        leaves out the images in which it finds no plausible cell. The training begins with the decoder of `start`, and
-        with its LoRA factors if rank and blocks are the same, else with fresh ones and a warning; with None, it begins
-        with the decoder of the backbone.
+        `masks` are paths or (H, W) arrays, as `images.load_mask` reads them, or "auto", which makes them from the stain
+        and leaves out the images in which it finds no plausible cell. The training begins with the decoder of `start`,
+        and with its LoRA factors if rank and blocks are the same, else with fresh ones and a warning; with None, it
+        begins with the decoder of the backbone.
         The encoder sees the images at `image_size` px. Pixel statistics of None are those of `start`, or else those
         measured on the training images.
         """
