@@ -94,12 +94,6 @@ def test_embedding_map_marks_every_class_apart(tmp_path):
         plot_embedding_map({"one": np.eye(3)}, ["a"] * 3, [0, 1])
 
 
-def test_missing_matplotlib_names_the_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'pip install "sam-bloodcell\[report\]"'):
-        plot_history(pd.DataFrame({"loss": [1.0]}))
-
-
 @pytest.fixture
 def predictions():
     cells = pd.DataFrame(

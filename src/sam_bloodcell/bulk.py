@@ -283,18 +283,14 @@ _Writer = Callable[[Path, pd.DataFrame, NDArray, list[str], dict[str, Any]], Non
 
 
 def _writer_of(out: Path) -> _Writer:
-    writers: dict[str, tuple[_Writer, str, str]] = {
-        ".parquet": (_write_parquet, "pyarrow", "bulk"),
-        ".csv": (_write_csv, "", ""),
-        ".h5ad": (_write_h5ad, "anndata", "anndata"),
-        ".npz": (_write_npz, "", ""),
-    }
+    writers: dict[str, _Writer] = {
+        ".parquet": _write_parquet, ".csv": _write_csv, ".h5ad": _write_h5ad, ".npz": _write_npz,
+    }  # fmt: skip
     if out.suffix not in writers:
         raise ValueError(f"Got '{out}' but expected a name that ends in {', '.join(writers)}.")
-    write, library, extra = writers[out.suffix]
-    if library:
-        require(library, extra=extra, purpose=f"Writing {out.suffix} needs {library}")
-    return write
+    if out.suffix == ".h5ad":
+        require("anndata", extra="anndata", purpose="Writing .h5ad needs anndata")
+    return writers[out.suffix]
 
 
 def _try_format(write: _Writer, table: pd.DataFrame, path: Path) -> None:

@@ -63,8 +63,6 @@ def reproduce(
     ------
     ValueError
         If the paper is unknown, or as the loaders, `limit_cells` and `run_benchmark`.
-    ImportError
-        If XGBoost is not installed, which BC-SAM's table needs.
 
     References
     ----------
@@ -74,8 +72,6 @@ def reproduce(
     published = published_results(paper)
     classifiers = default_classifiers(random_state)
     wanted = published["classifier"].unique().tolist()
-    if not set(wanted) <= set(classifiers):
-        raise ImportError('The paper\'s table needs XGBoost. Fix: pip install "sam-bloodcell[xgboost]"')
     cells = join_cells(load_matek19(matek, scheme="harmonised"), load_acevedo20(acevedo, scheme="harmonised"))
     if limit is not None:
         cells = limit_cells(cells, limit, random_state)

@@ -105,14 +105,6 @@ def test_benchmark_refuses_before_embedding(tmp_path, args, in_the_way, message,
     assert message in result.output
 
 
-def test_benchmark_without_matplotlib_is_refused_before_embedding(tmp_path, monkeypatch, not_embedded):
-    table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
-    assert result.exit_code == 1
-    assert 'pip install "sam-bloodcell[report]"' in result.output
-
-
 def test_benchmark_prints_its_scores_beside_chance(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
     args = ("--cv", 2, "--epochs", 1, "--quiet", "--device", "cpu", "--batch-size", 3, "--n-jobs", 1)

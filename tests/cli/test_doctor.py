@@ -16,7 +16,7 @@ def test_this_machine_is_described(hub_server, monkeypatch):
     found = findings()
     assert found["vit_tiny"].found == "packaged, intact"
     assert found["Hugging Face Hub"].found == "reachable"
-    assert found["extra report"].found == "installed"
+    assert found["extra masks"].found == "installed"
     assert found["python, torch"].found.startswith(sys.version.split()[0])
     assert {f"extra {name}" for name in examination.EXTRAS} <= set(found)
 

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -192,12 +191,6 @@ def test_failed_write_leaves_the_old_report(result, tmp_path, monkeypatch):
         write_report(result, tmp_path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_missing_jinja_names_the_install(result, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ImportError, match=r'pip install "sam-bloodcell\[report\]"'):
-        write_report(result, tmp_path)
 
 
 def test_figures_as_files(result, tmp_path):

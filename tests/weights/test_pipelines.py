@@ -3,7 +3,6 @@
 import json
 import pickle
 import re
-import sys
 import zipfile
 from functools import partial
 from os import remove
@@ -145,12 +144,6 @@ def test_bad_sources_are_named(fitted, tmp_path):
         WeightsUnavailableError, match=r"holds no autoencoder\. Fix: pass a folder made by save_pretrained"
     ):
         CrossDomainAutoencoder.from_pretrained(tmp_path)
-
-
-def test_without_skops_the_extra_is_named(fitted, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "skops.io", None)
-    with pytest.raises(ImportError, match=r'Fix: pip install "sam-bloodcell\[hub\]"'):
-        save_pretrained(fitted, tmp_path)
 
 
 def test_an_autoencoder_comes_back_to_the_bit(fitted, cells, tmp_path):

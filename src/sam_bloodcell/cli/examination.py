@@ -16,8 +16,8 @@ from ..weights.backbones import HUB_BACKBONES, Backbone, load_backbone
 
 # Each extra that users have, and one module that it installs.
 EXTRAS = {
-    "anndata": "anndata", "bulk": "pyarrow", "dask": "distributed", "fetch": "pooch", "hub": "skops",
-    "huggingface": "datasets", "masks": "skimage", "report": "matplotlib", "umap": "umap", "xgboost": "xgboost",
+    "anndata": "anndata", "dask": "distributed", "fetch": "pooch", "huggingface": "datasets", "masks": "skimage",
+    "umap": "umap",
 }  # fmt: skip
 
 

@@ -27,8 +27,7 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
     -------
     dict of str to estimator
         ``"RF"`` (200 trees, depth 16), ``"SVM poly"``, ``"SVM rbf"``, ``"SVM linear"``, ``"MLP"`` (early
-        stopping) and ``"LR"``, all but the forest behind a `StandardScaler`; and ``"XGBoost"`` where it is
-        installed (``pip install "sam-bloodcell[xgboost]"``).
+        stopping) and ``"LR"``, all but the forest behind a `StandardScaler`; and ``"XGBoost"``.
 
     Examples
     --------
@@ -45,10 +44,8 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
         "MLP": make_pipeline(StandardScaler(), network),
         "LR": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
     }
-    try:
-        from xgboost import XGBClassifier
-    except ImportError:
-        return classifiers
+    from xgboost import XGBClassifier  # here: importing it takes a second
+
     # One thread, because XGBoost's own threads compete with joblib's for the cores and slow small fits down.
     return {**classifiers, "XGBoost": XGBClassifier(n_jobs=1, random_state=random_state)}
 

@@ -1,8 +1,8 @@
 """Results as matplotlib figures: transfer matrices, cells, loss curves, masks, stain and feature maps.
 
-Each function returns a matplotlib figure, which ``figure.savefig(path)`` saves. It raises ImportError if matplotlib is
-not installed, TypeError for an argument of the wrong kind, and ValueError for a value out of range, a table that lacks
-rows or columns, or arguments that belong to different cells.
+Each function returns a matplotlib figure, which ``figure.savefig(path)`` saves. It raises TypeError
+for an argument of the wrong kind, and ValueError for a value out of range, a table that lacks rows or columns, or
+arguments that belong to different cells.
 """
 
 from .cells import plot_cells, plot_mistakes

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..extras import require
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -23,8 +21,9 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*", "h", "p", "8")
 
 def new_figure(size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> "Figure":
     """Make an empty figure outside pyplot, so that no figure stays in memory and no display is needed."""
-    figure = require("matplotlib.figure", extra="report", purpose="Plots need matplotlib")
-    return figure.Figure(figsize=size, layout=layout)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout=layout)
 
 
 def new_grid(n: int, columns: int, width: float, height: float, sharex: bool = False) -> "tuple[Figure, list[Axes]]":
@@ -90,7 +89,9 @@ def _is_drawable(character: str) -> bool:
 
 
 def _own_families() -> tuple[str, ...]:
-    return tuple(require("matplotlib", extra="report", purpose="Plots need matplotlib").rcParams["font.family"])
+    from matplotlib import rcParams
+
+    return tuple(rcParams["font.family"])
 
 
 def _font_with(character: str) -> str | None:
@@ -102,8 +103,9 @@ def _font_with(character: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _search_fonts(character: str, own: tuple[str, ...]) -> str | None:
-    fonts = require("matplotlib.font_manager", extra="report", purpose="Plots need matplotlib")
-    files = [(family, fonts.findfont(fonts.FontProperties(family=[family]))) for family in own]
+    from matplotlib import font_manager as fonts
+
+    files: list[tuple[str, Any]] = [(family, fonts.findfont(fonts.FontProperties(family=[family]))) for family in own]
     files += sorted((entry.name, entry.fname) for entry in fonts.fontManager.ttflist if _is_upright(entry))
     for family, file in files:
         if fonts.get_font(file).get_char_index(ord(character)):

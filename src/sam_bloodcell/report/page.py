@@ -12,7 +12,6 @@ import pandas as pd
 from ..evaluation import METRICS, BenchmarkResult, summarise_scores
 from ..evaluation.checks import class_names, warn_caller
 from ..evaluation.headlines import best_headlines
-from ..extras import require
 from ..files import check_writable, make_folder, write_text
 from ..plotting.canvas import is_plain, plain, spread_text
 from .matrices import confusion_tables, draws_confusions, draws_transfer, transfer_tables
@@ -45,8 +44,6 @@ def write_report(
 
     Raises
     ------
-    ImportError
-        If matplotlib or Jinja2 is not installed.
     OSError
         If the file cannot be written.
 
@@ -97,8 +94,6 @@ def prepare_report(path: str | os.PathLike[str], figures: str | os.PathLike[str]
 
     Folders are made. The errors are those of `write_report`.
     """
-    require("matplotlib.figure", extra="report", purpose="Plots need matplotlib")
-    _engine()
     path = Path(path, "report.html") if Path(path).is_dir() else Path(path)
     make_folder(path.parent)
     check_writable(path)
@@ -113,7 +108,8 @@ def printable(text: str) -> str:
 
 
 def _engine() -> Any:
-    jinja2 = require("jinja2", extra="report", purpose="Reports need Jinja2")
+    import jinja2
+
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 

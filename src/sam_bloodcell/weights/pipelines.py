@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from ..exceptions import WeightsUnavailableError
-from ..extras import require
 from ..files import make_folder, replacing
 from . import hub
 from .pretrained import write_model_card
@@ -29,7 +28,6 @@ pipeline = from_pretrained("this folder or repo")
 # A new laboratory is learned from the cells of the call: pass at least 20 at once, of all types that are usual there.
 cells = pd.DataFrame({"path": paths, "domain": "name of the laboratory"})
 pipeline.predict(cells)"""
-_skops = partial(require, "skops.io", extra="hub", purpose="Whole pipelines need skops")
 # This package's estimators. They are named one by one because a file could have any trusted function called, and some
 # functions of this package delete files (`files.remove`).
 _ESTIMATORS = (
@@ -62,11 +60,12 @@ def save_pretrained(
 
     Raises
     ------
-    NotFittedError, ImportError
-        If the pipeline is not fitted, or skops is not installed.
+    NotFittedError
+        If the pipeline is not fitted.
     """
     check_is_fitted(pipeline)
-    skops = _skops()
+    from skops import io as skops
+
     folder = make_folder(folder)
     with replacing(folder / _MODEL) as draft:
         skops.dump(pipeline, draft)
@@ -111,12 +110,11 @@ def from_pretrained(
         If a file is missing, damaged or cannot be fetched.
     ValueError
         If the file needs classes or functions that are not trusted; the message lists them.
-    ImportError
-        If skops is not installed.
     """
     if isinstance(trusted, str):
         raise TypeError(f"Got trusted={trusted!r} but expected a list of names. Fix: trusted=[{trusted!r}].")
-    skops = _skops()
+    from skops import io as skops
+
     access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
     path = hub.locate_folder(folder_or_repo, "pipeline", [_MODEL], revision, **access) / _MODEL
     try:
