@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 import sam_bloodcell
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.cli import app
-from sam_bloodcell.cli.benchmark import parts_to_keep
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import encoder
 from sam_bloodcell.evaluation import benchmark
@@ -156,20 +155,6 @@ def test_whatever_embeds_takes_device_batch_size_and_jobs(command):
     options = {parameter.name for parameter in typer.main.get_command(app).commands[command].params}
     assert {"device", "batch_size", "n_jobs"} <= options
     assert command in ("demo", "embed") or "cache_dir" in options
-
-
-@pytest.mark.parametrize(
-    ("architecture", "preset", "parts"),
-    [
-        ("auto", None, ()),
-        ("vector", "bc-sam", ()),
-        ("auto", "dorl", ("tokens", "crops")),
-        ("conv", None, ("tokens", "crops")),
-        ("masked", None, ("tokens", "crops")),
-    ],
-)
-def test_token_maps_are_kept_only_where_they_are_read(architecture, preset, parts):
-    assert parts_to_keep(architecture, preset) == parts
 
 
 def test_benchmark_with_token_maps(tmp_path, one_classifier):

@@ -51,3 +51,13 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
         got = "Got embedding_weight=0 but a vector autoencoder reconstructs nothing but the embedding."
         raise ValueError(f"{got} Fix: embedding_weight=1.0.")
     return settings
+
+
+def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:
+    """Return what `SAMLoRAEmbedder` has to keep of every cell for this autoencoder, besides its pooled embedding.
+
+    An unknown preset keeps nothing here; the autoencoder refuses it by its name.
+    """
+    preset_architecture = PRESETS[preset].architecture if preset in PRESETS else "vector"
+    read = preset_architecture if architecture == "auto" else architecture
+    return () if read == "vector" else ("tokens", "crops")

@@ -56,7 +56,7 @@ def benchmark(
     Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
     """
     from ..alignment.autoencoder import CrossDomainAutoencoder
-    from ..alignment.settings import resolve_settings
+    from ..alignment.settings import parts_to_keep, resolve_settings
     from ..datasets import drop_unreadable, load_cells
     from ..embedding.embedder import SAMLoRAEmbedder
     from ..evaluation import run_benchmark
@@ -129,9 +129,3 @@ def print_headlines(result: "BenchmarkResult") -> None:
     if len(result.shift):
         typer.echo("\nHow far the laboratories lie apart (an mmd near 0 and an accuracy near chance: not at all):")
         typer.echo(result.shift.round(3).to_string())
-
-
-def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:
-    """Return what `SAMLoRAEmbedder` has to keep of every cell for an autoencoder, besides its pooled embedding."""
-    reads_tokens = architecture in ("conv", "masked") or (architecture == "auto" and preset is not None)
-    return ("tokens", "crops") if reads_tokens else ()
