@@ -15,7 +15,7 @@ LAYERS = (
     ("cli",),
     ("reproduce",),
     ("report",),
-    ("plotting",),
+    ("plotting", "classification"),
     ("evaluation",),
     ("bulk", "morphology", "published"),
     ("alignment",),

@@ -4,6 +4,7 @@
 """
 
 from .alignment.autoencoder import CrossDomainAutoencoder
+from .classification.cell_classifier import CellClassifier
 from .embedding.embedder import SAMLoRAEmbedder
 from .embedding.embeddings import CellEmbeddings
 from .exceptions import ImageReadError, WeightsUnavailableError
@@ -13,6 +14,7 @@ from .weights.pipelines import from_pretrained, push_to_hub, save_pretrained
 __version__ = "0.1.0"
 
 __all__ = [
+    "CellClassifier",
     "CellEmbeddings",
     "CrossDomainAutoencoder",
     "ImageReadError",

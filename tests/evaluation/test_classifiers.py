@@ -14,7 +14,7 @@ def test_default_classifiers_all_run_on_the_fewest_cells():
     y = np.tile(np.arange(5), 10)
     X = np.random.default_rng(0).normal(size=(50, 5)) + 6 * np.eye(5)[y]
     classifiers = default_classifiers(random_state=0)
-    assert set(classifiers) == {"RF", "SVM poly", "SVM rbf", "SVM linear", "MLP", "LR", "XGBoost"}
+    assert set(classifiers) == {"RF", "SVM poly", "SVM rbf", "SVM linear", "MLP", "LR", "LR balanced", "XGBoost"}
     del classifiers["RF"]  # slow, and not in question
     scores = cross_domain_scores(classifiers, X, y, domain=np.repeat([0, 1], 25), random_state=0)
     assert scores["accuracy"].notna().all()

@@ -26,8 +26,9 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
     Returns
     -------
     dict of str to estimator
-        ``"RF"`` (200 trees, depth 16), ``"SVM poly"``, ``"SVM rbf"``, ``"SVM linear"``, ``"MLP"`` (early
-        stopping) and ``"LR"``, all but the forest behind a `StandardScaler`; and ``"XGBoost"``.
+        ``"RF"`` (200 trees, depth 16), ``"SVM poly"``, ``"SVM rbf"``, ``"SVM linear"``, ``"MLP"`` (early stopping),
+        ``"LR"`` and ``"LR balanced"``, all but the forest behind a `StandardScaler`; and ``"XGBoost"``. "LR balanced"
+        (C=0.1, classes of equal weight) is the default of `CellClassifier`, and in no paper's table.
 
     Examples
     --------
@@ -43,6 +44,9 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
         **{f"SVM {name}": make_pipeline(StandardScaler(), SVC(kernel=name)) for name in ("poly", "rbf", "linear")},
         "MLP": make_pipeline(StandardScaler(), network),
         "LR": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        "LR balanced": make_pipeline(
+            StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
+        ),
     }
     from xgboost import XGBClassifier  # here: importing it takes a second
 
@@ -51,13 +55,22 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
 
 
 def named_estimators(estimators: Any) -> dict[str, Any]:
-    """Return estimators by name: a mapping unchanged, one estimator under the name of its (last step's) class."""
+    """Return estimators by name: those of a mapping, or one under the name of its (last step's) class.
+
+    An estimator that stands for a pipeline, as a `CellClassifier` does, is replaced by the pipeline, whose steps take
+    the domains.
+    """
     if isinstance(estimators, Mapping):
         if not estimators:
             raise ValueError("Got no estimators but expected at least one. Fix: pass default_classifiers().")
-        return dict(estimators)
-    last = estimators.steps[-1][1] if isinstance(estimators, Pipeline) else estimators
-    return {type(last).__name__: estimators}
+        named = dict(estimators)
+    else:
+        last = estimators.steps[-1][1] if isinstance(estimators, Pipeline) else estimators
+        named = {type(last).__name__: estimators}
+    return {
+        name: estimator.make_pipeline() if hasattr(estimator, "make_pipeline") else estimator
+        for name, estimator in named.items()
+    }
 
 
 def check_early_stopping(name: str, estimator: Any, labels: NDArray, where: str) -> None:

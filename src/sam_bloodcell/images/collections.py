@@ -58,6 +58,13 @@ def domain_of(X: Any) -> NDArray[Any] | None:
     return domain_column(_as_array_or_list(X["domain"]), len(X))
 
 
+def table_columns(X: Any) -> dict[Any, Any] | None:
+    """Return the columns of a table of pandas, polars or Arrow by name; None where X is no table."""
+    if not hasattr(X, "columns"):
+        return None
+    return {name: _as_array_or_list(X[name]) for name in _column_names(X)}
+
+
 def _column_names(table: Any) -> list[Any]:
     return list(table.column_names if hasattr(table, "column_names") else table.columns)
 

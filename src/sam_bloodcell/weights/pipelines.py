@@ -28,14 +28,24 @@ pipeline = from_pretrained("this folder or repo")
 # A new laboratory is learned from the cells of the call: pass at least 20 at once, of all types that are usual there.
 cells = pd.DataFrame({"path": paths, "domain": "name of the laboratory"})
 pipeline.predict(cells)"""
+_TABLE = """import pandas as pd
+from sam_bloodcell import CellClassifier
+
+classifier = CellClassifier.from_pretrained("this folder or repo")
+# A new laboratory is learned from the cells of the call: pass at least 20 at once, of all types that are usual there.
+cells = pd.DataFrame({"path": paths, "domain": "name of the laboratory"})
+classifier.predict_table(cells)"""
 # This package's estimators. They are named one by one because a file could have any trusted function called, and some
 # functions of this package delete files (`files.remove`).
 _ESTIMATORS = (
     "sam_bloodcell.alignment.autoencoder.CrossDomainAutoencoder",
+    "sam_bloodcell.classification.cell_classifier.CellClassifier",
     "sam_bloodcell.embedding.embedder.SAMLoRAEmbedder",
     "sam_bloodcell.evaluation.novelty.AbstainingClassifier",
     "sam_bloodcell.morphology.CellMorphology",
     "sam_bloodcell.segmentation.lora_training.LoRATraining",
+    "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier",
 )
 # A file may name scikit-learn's functions from these modules only: some of the others delete folders or run any code.
 _SKLEARN_FUNCTIONS = ("sklearn.feature_selection.", "sklearn.metrics.", "sklearn.preprocessing.")
@@ -70,6 +80,9 @@ def save_pretrained(
     with replacing(folder / _MODEL) as draft:
         skops.dump(pipeline, draft)
     best = getattr(pipeline, "best_estimator_", pipeline)  # a search stands for its best
+    aligned = any(hasattr(part, "add_domain") for part in best.get_params().values())
+    code = _TABLE if hasattr(best, "predict_table") else _ALIGNED if aligned else _PLAIN
+    best = getattr(best, "pipeline_", best)  # that of a CellClassifier
     parts = [step for _, step in getattr(best, "steps", [("", best)])]
     backbones = [part.backbone_ for part in parts if hasattr(part, "backbone_")]
     base, revision = backbones[0].resolved() if backbones else (None, None)
@@ -77,7 +90,7 @@ def save_pretrained(
         folder,
         title="Blood cell classifier",
         summary=f"A fitted pipeline: {' -> '.join(type(part).__name__ for part in parts)}.",
-        code=_ALIGNED if any(hasattr(part, "add_domain") for part in best.get_params().values()) else _PLAIN,
+        code=code,
         base=base,
         base_revision=revision,
         metrics=metrics,

@@ -1,0 +1,5 @@
+"""Stage 3: the whole line from images to answers as one estimator."""
+
+from .cell_classifier import CellClassifier
+
+__all__ = ["CellClassifier"]

@@ -1,0 +1,390 @@
+"""`CellClassifier`: images in, classes out; embedder, autoencoder and classifier as one scikit-learn estimator."""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import VotingClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from ..alignment.autoencoder import CrossDomainAutoencoder
+from ..alignment.settings import parts_to_keep
+from ..embedding.embedder import SAMLoRAEmbedder
+from ..embedding.embeddings import CellEmbeddings
+from ..evaluation.checks import values_of_cells
+from ..evaluation.classifiers import default_classifiers
+from ..evaluation.novelty import AbstainingClassifier
+from ..evaluation.shift import near_duplicates
+from ..images.collections import as_image_list, table_columns
+from ..weights import hub, pipelines
+
+# What belongs to the machine and not to the model: a saved model has the defaults.
+_OF_THE_MACHINE = {"cache_dir": None, "device": "auto", "batch_size": "auto", "n_jobs": None}
+
+
+class CellClassifier(ClassifierMixin, BaseEstimator):
+    """Classify images of single blood cells: embed, align the laboratories, classify.
+
+    This is the pipeline `SAMLoRAEmbedder` -> `CrossDomainAutoencoder` -> classifier, with default settings that need no
+    choice. Beside a class and its probability, `predict_table` says of each cell how unlike the training cells it is,
+    how far its mask can be trusted, and whether it is a copy of a training cell.
+
+    Parameters
+    ----------
+    backbone : str, default="vit_tiny"
+        Weights of the encoder, as in `SAMLoRAEmbedder`. The default here is the packaged one, which needs no network.
+    classifier : classifier, default=None
+        Any scikit-learn classifier of the features. None stands for logistic regression on standardised features, with
+        C=0.1 and classes of equal weight: of the settings tried, its probabilities were the best calibrated across
+        laboratories (docs/results.md). A classifier without ``predict_proba``, such as ``SVC``, gets calibrated
+        probabilities from `CalibratedClassifierCV`.
+    adapter : str or path, optional
+        Adapter of the encoder, as in `SAMLoRAEmbedder`.
+    autoencoder : "auto", CrossDomainAutoencoder or None, default="auto"
+        "auto" stands for ``CrossDomainAutoencoder(random_state=random_state)``. None classifies the embeddings.
+    coverage : float, default=0.95
+        Share of cells like the training cells that are not called unknown, as in `AbstainingClassifier`. Cells of a
+        new laboratory differ from the training cells, so that more of them are called unknown.
+    cache_dir, device, batch_size, n_jobs
+        As in `SAMLoRAEmbedder`. A saved model does not keep them: they belong to the machine.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the autoencoder and of the threshold of `coverage`.
+    verbose : int, default=1
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    pipeline_ : Pipeline
+        The fitted steps "embedder", "autoencoder" (unless it is None) and "classifier".
+    classes_ : ndarray of shape (n_classes,)
+    novelty_ : AbstainingClassifier
+        Measures how unlike the training cells the features of a cell are; ``novelty_.threshold_`` is the limit.
+    training_embeddings_ : float16 array of shape (n_samples, C)
+        Embeddings of the training cells, which copies are searched for in.
+    training_paths_ : ndarray of shape (n_samples,), str
+        Paths of the training cells, or "row 0" and so on where they were no paths.
+
+    See Also
+    --------
+    sam_bloodcell.evaluation.run_benchmark : measures how good such a classifier is in another laboratory.
+
+    Examples
+    --------
+    >>> from sam_bloodcell import CellClassifier
+    >>> from sam_bloodcell.datasets import make_blood_cells
+    >>> cells = make_blood_cells(6, classes=["eosinophil", "lymphocyte"], random_state=0)
+    >>> frame = pd.DataFrame({"path": list(cells.images), "domain": cells.domain})
+    >>> classifier = CellClassifier(random_state=0, verbose=0).fit(frame, cells.labels)
+    >>> classifier.predict_table(frame)[["domain", "predicted"]].head(2)
+      domain   predicted
+    0  lab_a  lymphocyte
+    1  lab_b  lymphocyte
+    """
+
+    _parameter_constraints = {
+        "backbone": [str, os.PathLike],
+        "classifier": [HasMethods(["fit", "predict"]), None],
+        "adapter": [str, os.PathLike, None],
+        "autoencoder": [StrOptions({"auto"}), HasMethods(["fit", "transform"]), None],
+        "coverage": [Interval(Real, 0, 1, closed="neither")],
+        "cache_dir": [str, os.PathLike, None],
+        "device": [str],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        backbone: str | os.PathLike = "vit_tiny",
+        classifier: Any = None,
+        *,
+        adapter: str | os.PathLike | None = None,
+        autoencoder: Any = "auto",
+        coverage: float = 0.95,
+        cache_dir: str | os.PathLike | None = None,
+        device: str = "auto",
+        batch_size: int | str = "auto",
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 1,
+    ) -> None:
+        self.backbone = backbone
+        self.classifier = classifier
+        self.adapter = adapter
+        self.autoencoder = autoencoder
+        self.coverage = coverage
+        self.cache_dir = cache_dir
+        self.device = device
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def make_pipeline(self) -> Pipeline:
+        """Return the unfitted pipeline that `fit` fits.
+
+        The functions of `sam_bloodcell.evaluation` use it where they get a `CellClassifier`.
+        """
+        self._validate_params()
+        autoencoder = self.autoencoder
+        if isinstance(autoencoder, str):
+            autoencoder = CrossDomainAutoencoder(
+                device=self.device, random_state=self.random_state, verbose=self.verbose
+            )
+        keep = parts_to_keep(getattr(autoencoder, "architecture", "auto"), getattr(autoencoder, "preset", None))
+        embedder = SAMLoRAEmbedder(self.backbone, self.adapter, keep=keep, **self._of_the_machine())
+        classifier = default_classifiers()["LR balanced"] if self.classifier is None else self.classifier
+        if not hasattr(classifier, "predict_proba"):
+            classifier = CalibratedClassifierCV(classifier, ensemble=False)
+        if type(getattr(classifier, "steps", [("", classifier)])[-1][1]).__module__.startswith("xgboost."):
+            classifier = VotingClassifier([("xgboost", classifier)], voting="soft")  # XGBoost itself takes no names
+        steps = [("embedder", embedder), ("autoencoder", autoencoder), ("classifier", classifier)]
+        return Pipeline([(name, clone(step)) for name, step in steps if step is not None])
+
+    def fit(self, X: Any, y: Any) -> "CellClassifier":
+        """Embed the cells, align their laboratories and fit the classifier.
+
+        Parameters
+        ----------
+        X : n images, as in `SAMLoRAEmbedder.fit`
+            A DataFrame with the columns path and domain lets the laboratories be aligned.
+        y : array-like of shape (n,)
+            Class of each cell, strings or ints; at least two classes.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter is out of range, X and y differ in length, a label is missing, or there is one class only.
+        ImageReadError, WeightsUnavailableError
+            As in `SAMLoRAEmbedder.fit`.
+        """
+        pipeline = self.make_pipeline()
+        X = list(X) if isinstance(X, Iterator) else X
+        paths = _paths_of(X)
+        labels = values_of_cells(y, "y")
+        if len(labels) != len(paths):
+            raise ValueError(f"Got {len(paths)} cells and {len(labels)} labels. Fix: pass one label per cell.")
+        check_classification_targets(labels)
+        classes = np.unique(labels)
+        if len(classes) < 2:
+            raise ValueError(
+                f"Got one class, {classes.tolist()[0]!r}, but expected two or more. Fix: add cells of another."
+            )
+        embeddings = pipeline[0].fit_transform(X)
+        features = embeddings
+        for step in pipeline[1:-1]:
+            features = step.fit(features).transform(features)
+        pipeline[-1].fit(features, labels)
+        limit = AbstainingClassifier(
+            FrozenEstimator(pipeline[-1]), coverage=self.coverage, random_state=self.random_state
+        )
+        self.novelty_ = limit.fit(features, labels)
+        self.pipeline_, self.classes_ = pipeline, classes
+        self.training_embeddings_ = np.asarray(embeddings, np.float16)
+        self.training_paths_ = np.array(paths, dtype=str)
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the class of each image, shape (n,).
+
+        The features of a laboratory that the fit did not know are scaled by the cells of this call, which should be
+        many (`CrossDomainAutoencoder.transform`), unless `adapt` has learned it.
+
+        Raises
+        ------
+        NotFittedError, ValueError, ImageReadError
+            Before `fit`; as in `SAMLoRAEmbedder.transform`.
+        """
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probability of each class of `classes_`, shape (n, n_classes); errors as in `predict`."""
+        return self._probabilities(self._features(self._embed(X)))
+
+    def predict_table(self, X: Any) -> pd.DataFrame:
+        """Return the answers with all that helps to judge them.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per cell, in the order of X and with its index if it has one. First the columns of X, if it is a
+            table, or ``path``, if it is a list of paths; columns of earlier answers are replaced. Then:
+
+            - ``predicted``, the most probable class, and ``confidence``, its probability;
+            - ``probability_<class>`` for each class;
+            - ``novelty``, the distance to the fifth nearest training cell, and ``unknown``, whether it is above the
+              limit that `coverage` sets;
+            - ``quality_<name>``, the mask's quality (`CellEmbeddings.quality`);
+            - ``copy_of``, the path of the training cell of which the image looks like a copy
+              (`evaluation.near_duplicates`), or "".
+        """
+        X = list(X) if isinstance(X, Iterator) else X
+        embeddings = self._embed(X)
+        features = self._features(embeddings)
+        probabilities = self._probabilities(features)
+        novelty = self.novelty_.novelty(features)
+        answers = {
+            "predicted": self.classes_[probabilities.argmax(1)],
+            "confidence": probabilities.max(1),
+            **{f"probability_{name}": column for name, column in zip(self.classes_, probabilities.T, strict=True)},
+            "novelty": novelty,
+            "unknown": novelty > self.novelty_.threshold_,
+            **{f"quality_{name}": embeddings.quality[name] for name in embeddings.quality.dtype.names},
+            "copy_of": self._copies(embeddings),
+        }
+        given = {name: values for name, values in _given_columns(X).items() if name not in answers}
+        table = pd.DataFrame({**given, **answers})
+        return table.set_index(X.index) if isinstance(X, pd.DataFrame | pd.Series) else table
+
+    def adapt(self, X: Any, domain: str | int) -> "CellClassifier":
+        """Learn a new laboratory from its unlabelled cells, once; from then on its cells are answered one by one.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+            At least 20 cells, of the cell types that are usual in the laboratory.
+        domain : str or int
+            The laboratory's name, which its cells will have in the column domain.
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError
+            Before `fit`; if there is no autoencoder; as in `CrossDomainAutoencoder.add_domain`.
+        """
+        check_is_fitted(self)
+        autoencoder = self.pipeline_.named_steps.get("autoencoder")
+        if not hasattr(autoencoder, "add_domain"):
+            found = f"autoencoder={self.autoencoder!r}"
+            raise ValueError(f"Got {found}, which cannot learn a laboratory. Fix: autoencoder='auto'.")
+        autoencoder.add_domain(self._embed(X), domain)
+        return self
+
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, metrics: Mapping[str, float] | None = None, data: str | None = None,
+        licence: str | None = None,
+    ) -> Path:  # fmt: skip
+        """Write the fitted classifier and a model card into a folder.
+
+        The folder holds embeddings and paths of the training cells, but no images and no base weights of the encoder.
+
+        Parameters
+        ----------
+        folder, metrics, data, licence
+            As in `sam_bloodcell.save_pretrained`, whose errors this raises, too.
+
+        Returns
+        -------
+        folder : Path
+        """
+        check_is_fitted(self)
+        saved = copy.copy(self).set_params(**_OF_THE_MACHINE)
+        steps = [(name, copy.copy(step)) for name, step in self.pipeline_.steps]
+        saved.pipeline_ = Pipeline(steps)
+        saved.pipeline_[0].set_params(**saved._of_the_machine())
+        return pipelines.save_pretrained(saved, folder, metrics=metrics, data=data, licence=licence)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repo: str | os.PathLike, **options: Any) -> "CellClassifier":
+        """Load a classifier that `save_pretrained` or `push_to_hub` stored.
+
+        Parameters
+        ----------
+        folder_or_repo, **options
+            As in `sam_bloodcell.from_pretrained`, whose errors this raises, too.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds another kind of estimator.
+        """
+        loaded = pipelines.from_pretrained(folder_or_repo, **options)
+        if not isinstance(loaded, cls):
+            kind = type(loaded).__name__
+            fix = "Fix: load it with sam_bloodcell.from_pretrained."
+            raise ValueError(f"'{os.fspath(folder_or_repo)}' holds a {kind}, but expected a {cls.__name__}. {fix}")
+        return loaded
+
+    def push_to_hub(
+        self, repo_id: str, *, revision: str | None = None, private: bool | None = None, token: str | None = None,
+        **card: Any,
+    ) -> str:  # fmt: skip
+        """Save and upload to a Hub repo, and return the commit's URL.
+
+        Parameters
+        ----------
+        repo_id, revision, private, token, **card
+            As in `sam_bloodcell.push_to_hub`, whose errors this raises, too.
+        """
+        return hub.push(self.save_pretrained, repo_id, revision=revision, private=private, token=token, **card)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def _of_the_machine(self) -> dict[str, Any]:
+        """Return the embedder's parameters that decide where and how it runs, but not what it computes."""
+        return {name: getattr(self, name) for name in (*_OF_THE_MACHINE, "verbose")}
+
+    def _embed(self, X: Any) -> CellEmbeddings:
+        check_is_fitted(self)
+        self._validate_params()
+        return self.pipeline_[0].set_params(**self._of_the_machine()).transform(X)
+
+    def _features(self, embeddings: CellEmbeddings) -> Any:
+        features: Any = embeddings
+        for step in self.pipeline_[1:-1]:
+            features = step.transform(features)
+        return features
+
+    def _probabilities(self, features: Any) -> NDArray[np.float64]:
+        """Return the probabilities in the order of `classes_`."""
+        classifier = self.pipeline_[-1]
+        order = np.asarray(classifier.classes_).tolist()
+        return np.asarray(classifier.predict_proba(features))[:, [order.index(name) for name in self.classes_.tolist()]]
+
+    def _copies(self, embeddings: CellEmbeddings) -> NDArray[np.object_]:
+        """Return the path of the training cell that each cell looks duplicated from, or ""."""
+        pairs = near_duplicates(embeddings, self.training_embeddings_).drop_duplicates("a")  # the closest comes first
+        copies = np.full(len(embeddings), "", dtype=object)
+        copies[pairs["a"]] = self.training_paths_[pairs["b"]]
+        return copies
+
+
+def _paths_of(X: Any) -> list[str]:
+    """Return the images' paths, and "row 0" and so on where they are no paths."""
+    images = as_image_list(X)
+    return [os.fsdecode(image) if _is_path(image) else f"row {row}" for row, image in enumerate(images)]
+
+
+def _given_columns(X: Any) -> dict[str, Any]:
+    """Return the columns that the table of answers begins with: those of X, or the paths."""
+    if (columns := table_columns(X)) is not None:
+        return columns
+    images = as_image_list(X)
+    return {"path": [os.fsdecode(image) for image in images]} if all(map(_is_path, images)) else {}
+
+
+def _is_path(image: Any) -> bool:
+    return isinstance(image, str | bytes | os.PathLike)
