@@ -16,7 +16,9 @@ from .doctor import doctor
 from .download import download
 from .embed import embed
 from .finetune import finetune
+from .predict import predict
 from .reproduce import reproduce
+from .train import train
 
 
 class _OneLineErrors(TyperGroup):
@@ -49,7 +51,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, benchmark, reproduce, embed, finetune, doctor, download, convert):
+for command in (demo, benchmark, train, predict, reproduce, embed, finetune, doctor, download, convert):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

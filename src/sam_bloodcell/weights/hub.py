@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..exceptions import WeightsUnavailableError
+from ..files import how_to_find
 
 
 def fetch(
@@ -66,6 +67,9 @@ def locate_folder(
     """
     folder = Path(source)
     if not folder.is_dir():
+        if "/" not in os.fspath(source):  # every repo here has an owner: without one, a folder is meant
+            found = f"Got '{source}', which is neither a folder nor a repo id with an owner, but expected a {kind}"
+            raise WeightsUnavailableError(f"{found}. Fix: check the path and the working folder.{how_to_find(folder)}")
         for name in filenames:
             path = fetch(str(source), name, revision, token=token, local_files_only=local_files_only)
             revision, folder = commit_of(path), path.parent

@@ -1,0 +1,56 @@
+"""`sam-bloodcell predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import BatchSize, CacheDir, Device, Jobs, Quiet, Root, tell_left_out
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="Folder that train or benchmark wrote, or a Hugging Face repo id.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")],
+    domain: Annotated[
+        str | None,
+        typer.Option(help="Name of the laboratory; default what the folders or the column domain of a CSV say."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")] = Path("predictions.csv"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+    root: Root = None,
+    cache_dir: CacheDir = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    n_jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Classify images with a model that 'train' or 'benchmark' saved, and write a row for each.
+
+    Pass all cells of a laboratory together: its stain is learned from them. Where the images lie in folders of their
+    classes, or a CSV has a column label, the mistakes are named and drawn.
+
+    Example: sam-bloodcell predict model lyon --domain lyon --out predictions.csv
+    """
+    from ..bulk import check_not_a_source
+    from ..classification import CellClassifier
+    from ..classification.answers import (
+        check_predictions_file,
+        describe_predictions,
+        write_predictions,
+    )
+    from ..classification.sources import list_cells
+
+    check_not_a_source(out, images)
+    out = check_predictions_file(out, overwrite=overwrite)
+    classifier = CellClassifier.from_pretrained(model)
+    classifier.set_params(
+        cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs, verbose=0 if quiet else 1
+    )
+    cells, listings = list_cells(images, domain=domain, classes=classifier.classes_.tolist(), root=root)
+    for listing in listings:
+        tell_left_out(f"{listing.root}: {len(listing.images)} images", listing.account())
+    table = classifier.predict_table(cells)
+    write_predictions(table, out)
+    for sentence in describe_predictions(table):
+        typer.echo(sentence)
+    typer.echo(out)

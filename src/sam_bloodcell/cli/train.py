@@ -1,0 +1,43 @@
+"""`sam-bloodcell train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Adapter, Backbone, BatchSize, CacheDir, Cells, Device, Jobs, Quiet, Root, Seed, tell_cells
+
+
+def train(
+    cells: Cells,
+    out: Annotated[Path, typer.Option(help="Folder for the model; made if need be.")] = Path("model"),
+    classes: Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")] = None,
+    backbone: Backbone = "vit_tiny",
+    adapter: Adapter = None,
+    seed: Seed = 0,
+    root: Root = None,
+    cache_dir: CacheDir = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    n_jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on all cells, and save it for `sam-bloodcell predict`.
+
+    How good it is in another laboratory, `sam-bloodcell benchmark` measures.
+
+    Example: sam-bloodcell train cells --out model
+    """
+    from ..classification import CellClassifier
+    from ..datasets import load_cells
+    from ..files import check_writable, make_folder
+
+    data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
+    check_writable(make_folder(out) / "pipeline.skops")
+    tell_cells(data)
+    classifier = CellClassifier(
+        backbone, adapter=adapter, cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
+        random_state=seed, verbose=0 if quiet else 1,
+    )  # fmt: skip
+    classifier.fit(data.frame, data.labels)
+    typer.echo(classifier.save_pretrained(out, data=repr(data)))
