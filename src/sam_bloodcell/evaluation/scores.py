@@ -197,12 +197,12 @@ def confidence_intervals(
     """
     options: dict[str, Any] = {"metric": metric, "n_bootstrap": n_bootstrap, "random_state": random_state}
     check_arguments("confidence_intervals", by_pair=by_pair, level=level, **options)
-    drawn = _bootstrap(predictions, by_pair=by_pair, **options)
-    chance = _bootstrap(_constant_answers(predictions), by_pair=by_pair, **{**options, "n_bootstrap": 1})
+    drawn = bootstrap_scores(predictions, by_pair=by_pair, **options)
+    chance = bootstrap_scores(_constant_answers(predictions), by_pair=by_pair, **{**options, "n_bootstrap": 1})
     keys = _pair_keys(predictions) if by_pair else _pair_keys(predictions)[:-2]
     tail = (1 - level) / 2
     rows = [
-        [*names, values[0], *_quantiles(values[1:], tail), float(chance[names][0])] for names, values in drawn.items()
+        [*names, values[0], *quantiles(values[1:], tail), float(chance[names][0])] for names, values in drawn.items()
     ]
     return pd.DataFrame(rows, columns=[*keys, "score", "low", "high", "chance"])
 
@@ -240,7 +240,7 @@ def compare_pipelines(
     """
     options: dict[str, Any] = {"metric": metric, "n_bootstrap": n_bootstrap, "random_state": random_state}
     check_arguments("compare_pipelines", **options)
-    drawn = _bootstrap(predictions, **options)
+    drawn = bootstrap_scores(predictions, **options)
     if "features" not in predictions:
         drawn = {classifier: values for (classifier,), values in drawn.items()}
     if baseline is not None and baseline not in drawn:
@@ -254,7 +254,7 @@ def compare_pipelines(
     for a, b in compared:
         difference, draws = float(drawn[a][0] - drawn[b][0]), drawn[a][1:] - drawn[b][1:]
         draws = draws[~np.isnan(draws)]
-        low, high = _quantiles(draws, 0.025)
+        low, high = quantiles(draws, 0.025)
         rarer = min((draws <= 0).sum(), (draws >= 0).sum())
         p = min(2 * (rarer + 1) / (len(draws) + 1), 1.0)
         rows.append({"a": a, "b": b, "difference": difference, "low": low, "high": high, "p": p})
@@ -296,7 +296,7 @@ def _calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]
     return float(np.abs(gaps).sum() / len(right))
 
 
-def _quantiles(draws: NDArray[np.float64], tail: float) -> tuple[float, float]:
+def quantiles(draws: NDArray[np.float64], tail: float) -> tuple[float, float]:
     """Return the limits of the interval of the draws that are not NaN; NaN where there is none."""
     draws = draws[~np.isnan(draws)]
     low, high = np.quantile(draws, [tail, 1 - tail]) if len(draws) else (np.nan, np.nan)
@@ -333,7 +333,7 @@ def _check_same_cells(predictions: pd.DataFrame) -> None:
         )
 
 
-def _bootstrap(
+def bootstrap_scores(
     predictions: pd.DataFrame, metric: str, n_bootstrap: int, random_state: Any, by_pair: bool = False
 ) -> dict[Any, NDArray[np.float64]]:
     """Score the cells as they are, then each draw, (1 + n_bootstrap,); all classifiers are scored on the same draws.

@@ -1,0 +1,208 @@
+"""What a benchmark finds, and what to do about it: the verdict, the labels to check, and advice in plain sentences.
+
+All functions take a `BenchmarkResult` and change nothing. Those that judge labels and mistakes look at the recommended
+classifier alone, which is chosen by the same scores that are shown.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from .benchmark import BenchmarkResult
+from .checks import class_names
+from .headlines import select_series
+from .label_checks import clashing_labels, mistakes, suspected_labels
+from .verdict import (
+    Comparison,
+    Interval,
+    Verdict,
+    headlined,
+    recall_by_direction,
+    recommended,
+    verdict,
+)
+
+__all__ = [
+    "Advice", "Comparison", "Interval", "Verdict", "advice", "clashing_labels", "mistakes", "recall_by_direction",
+    "recommended", "suspected_labels", "verdict",
+]  # fmt: skip
+
+# With 8 cells of a class beside 60 of each other, a third of its cells were found on average, with 32 two thirds and
+# with 60 four fifths (benchmarks/cells_per_class.py).
+_FEW_CELLS, _LOW_RECALL = 30, 0.7
+_UNSURE, _MANY = 0.9, 0.1  # mean probability of a mask that is looked at, and share of such masks in a laboratory
+_MISCALIBRATED = 0.1  # expected calibration error
+_FEW_PATIENTS = 10
+_NAMED = 4  # names in a sentence
+
+Topic = Literal["cells", "labels", "masks", "mislabelled", "copies", "calibration", "autoencoder", "patients"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was found and what to do about it, in one or two sentences, and the rows of the cells concerned."""
+
+    topic: Topic
+    text: str
+    rows: list[int] = field(default_factory=list)
+
+
+def advice(result: BenchmarkResult) -> list[Advice]:
+    """Return what to do about what the benchmark found, the most important first; empty where there is nothing to do.
+
+    In this order: classes that laboratories may mean differently, labels that look wrong, images that look duplicated,
+    classes with too few cells, classes that one laboratory alone has, laboratories whose masks are doubtful, an
+    autoencoder that makes scores worse, confidences that are no probabilities in another laboratory, and patients.
+    """
+    parts = (_clashes, _mislabelled, _copies, _cells, _lonely_classes, _masks, _autoencoder, _calibration, _patients)
+    return [one for part in parts for one in part(result)]
+
+
+def _clashes(result: BenchmarkResult) -> Iterator[Advice]:
+    found = clashing_labels(result)
+    found = found[found["other_domain"] != ""]
+    for clash in found.head(_NAMED).itertuples():
+        yield Advice("labels", str(clash.finding), _rows_of(result, {(clash.label, clash.domain)}))
+    rest = found.iloc[_NAMED:]
+    if len(rest):
+        rows = _rows_of(result, set(zip(rest["label"], rest["domain"], strict=True)))
+        found_more = f"{len(rest)} more such findings about pairs of laboratories were left out here"
+        yield Advice("labels", f"{found_more}. List them with evaluation.findings.clashing_labels(result).", rows)
+
+
+def _lonely_classes(result: BenchmarkResult) -> Iterator[Advice]:
+    found = clashing_labels(result)
+    found = found[found["other_domain"] == ""]
+    if len(found):
+        names = _listed([f"{row.label!r} ({row.domain})" for row in found.itertuples()])
+        lonely = (
+            f"One laboratory alone has cells of {names}, so nothing is known about how they are recognised elsewhere."
+        )
+        rows = _rows_of(result, set(zip(found["label"], found["domain"], strict=True)))
+        yield Advice("labels", f"{lonely} Check whether other laboratories have them under another name.", rows)
+
+
+def _mislabelled(result: BenchmarkResult) -> Iterator[Advice]:
+    found = suspected_labels(result)
+    if len(found):
+        names = [
+            f"{f'row {cell.row}' if 'path' not in found else PurePath(str(cell.path)).name} "
+            f"({cell.label!r}, called {cell.predicted!r})"
+            for cell in found.itertuples()
+        ]
+        which = "label of 1 cell looks" if len(found) == 1 else f"labels of {len(found)} cells look"
+        fix = "Look at these cells, and correct the labels that are wrong."
+        yield Advice("mislabelled", f"The {which} wrong: {_listed(names)}. {fix}", found["row"].tolist())
+
+
+def _copies(result: BenchmarkResult) -> Iterator[Advice]:
+    pairs = result.duplicates
+    if len(pairs):
+        found = "1 pair of images looks" if len(pairs) == 1 else f"{len(pairs)} pairs of images look"
+        fix = "Give copies the same group or drop one of each pair: copies in training and test make scores too good."
+        yield Advice("copies", f"{found} duplicated. {fix}", sorted({*pairs["a"].tolist(), *pairs["b"].tolist()}))
+
+
+def _cells(result: BenchmarkResult) -> Iterator[Advice]:
+    counts = Counter(zip(_labels_of(result).tolist(), np.asarray(result.cells.domain).tolist(), strict=True))
+    if len({domain for _, domain in counts}) == 1:
+        yield Advice(
+            "cells", "All cells are of one laboratory, so no score tells how another one does. Add a second one."
+        )
+    tested = result.predictions[["label", "test_domain"]].drop_duplicates()
+    scored = set(zip(tested["label"], tested["test_domain"], strict=True))
+    left_out = sorted(cell for cell in counts if cell not in scored)
+    if left_out:
+        names = _listed([f"{label!r} in {domain} ({counts[label, domain]})" for label, domain in left_out])
+        text = f"Too few cells to train or to test on: {names}. Add cells of these classes, to at least {_FEW_CELLS}."
+        yield Advice("cells", text, _rows_of(result, set(left_out)))
+    recall = _recall_after_training(result)
+    few = [cell for cell, found in recall.items() if found < _LOW_RECALL and counts[cell] < _FEW_CELLS]
+    if few:
+        few.sort(key=lambda cell: recall[cell])
+        found = [f"{recall[cell]:.0%} of {cell[0]!r} after training on {counts[cell]} of {cell[1]}" for cell in few]
+        text = f"Classifiers find only {_listed(found)}. Add cells of these classes there, to at least {_FEW_CELLS}."
+        yield Advice("cells", text, _rows_of(result, set(few)))
+
+
+def _masks(result: BenchmarkResult) -> Iterator[Advice]:
+    quality = getattr(result.embeddings, "quality", None)
+    if quality is None:
+        return
+    doubtful = np.asarray(quality["fallback"]) | ~(np.asarray(quality["confidence"]) >= _UNSURE)
+    domains = np.asarray(result.cells.domain)
+    shares = pd.Series(doubtful).groupby(domains).mean()
+    for domain, share in shares[shares >= _MANY].sort_values(ascending=False).items():
+        found = f"In {domain}, {share:.0%} of the masks are doubtful: no cell was found, or its mask is unsure."
+        rows = np.flatnonzero(doubtful & (domains == domain)).tolist()
+        yield Advice(
+            "masks", f"{found} Look at some, and fine-tune on masks of this laboratory if they are wrong.", rows
+        )
+
+
+def _autoencoder(result: BenchmarkResult) -> Iterator[Advice]:
+    compared = verdict(result).autoencoder
+    if compared is not None and compared.helps == "no":
+        found = f"The autoencoder lowers the balanced accuracy across laboratories by {-compared.difference:.2f}"
+        interval = f"(95% interval {-compared.high:.2f} to {-compared.low:.2f})"
+        yield Advice("autoencoder", f"{found} {interval}. Use the embeddings without it.")
+
+
+def _calibration(result: BenchmarkResult) -> Iterator[Advice]:
+    errors, best = verdict(result).calibration, recommended(result)
+    across = not np.isnan(errors["across"])
+    error = errors["across" if across else "within"]
+    if best is None or not error >= _MISCALIBRATED:
+        return
+    cells = headlined(select_series(result.predictions, *best))
+    cells = cells[cells["confidence"].notna()]
+    right = (np.asarray(cells["label"]).astype(object) == np.asarray(cells["predicted"]).astype(object)).mean()
+    where = "across laboratories" if across else "in held-out cells"
+    found = (
+        f"The mean confidence {where} is {cells['confidence'].mean():.0%}, while {right:.0%} of the answers are right"
+    )
+    fix = "Do not read confidences as probabilities, unless you calibrate them on labelled cells of that laboratory."
+    yield Advice("calibration", f"{found} (expected calibration error {error:.2f}). {fix}")
+
+
+def _patients(result: BenchmarkResult) -> Iterator[Advice]:
+    groups = result.cells.get("group")
+    if groups is None:
+        found = "Which cells come from one patient is not known, so scores within a laboratory may be too good and "
+        yield Advice("patients", f"{found}intervals too narrow. Add a column group, the patient or slide of each cell.")
+        return
+    counts = pd.Series(np.asarray(groups)).groupby(np.asarray(result.cells.domain)).nunique()
+    few = counts[counts < _FEW_PATIENTS]
+    if len(few):
+        names = _listed([f"{domain} ({count})" for domain, count in few.items()])
+        fix = f"Do not rely on the intervals with fewer than {_FEW_PATIENTS} in a laboratory: add patients."
+        yield Advice("patients", f"Few patients or slides: {names}. {fix}")
+
+
+def _recall_after_training(result: BenchmarkResult) -> dict[tuple[Any, Any], float]:
+    """Return the recall of each class by training laboratory, elsewhere, or at home where no other has the class."""
+    table = recall_by_direction(result)
+    table["at home"] = table["train_domain"] == table["test_domain"]
+    means = table.groupby(["label", "train_domain", "at home"])["recall"].mean()
+    first = means.groupby(level=[0, 1]).first()  # False, elsewhere, comes before True
+    return dict(zip(first.index.tolist(), first.tolist(), strict=True))
+
+
+def _rows_of(result: BenchmarkResult, chosen: set[tuple[Any, Any]]) -> list[int]:
+    """Return the rows of the cells of some pairs of label and laboratory."""
+    pairs = zip(_labels_of(result).tolist(), np.asarray(result.cells.domain).tolist(), strict=True)
+    return [row for row, pair in enumerate(pairs) if pair in chosen]
+
+
+def _labels_of(result: BenchmarkResult) -> Any:
+    return class_names(result.cells.target, result.cells.target_names, "target")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

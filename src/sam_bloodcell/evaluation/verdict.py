@@ -1,0 +1,192 @@
+"""The verdict of a benchmark: its recommended classifier, how well it does and where, and whether alignment helps."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from .benchmark import BenchmarkResult
+from .headlines import best_of_all, select_series
+from .scores import bootstrap_scores, compare_pipelines, per_class_recall, quantiles, summarise_scores
+
+# Percentile bootstrap intervals of fewer independent cells or patients are too narrow to decide anything by.
+_LEAST_GROUPS = 30
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean balanced accuracy ``value`` with its 95 % bootstrap interval from ``low`` to ``high``.
+
+    ``chance`` is the score of always answering one class, and ``n`` the number of laboratories, or of ordered pairs of
+    laboratories, that the mean is over.
+    """
+
+    value: float
+    low: float
+    high: float
+    chance: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean balanced accuracy with the autoencoder minus that without, across laboratories, on the same cells.
+
+    ``low`` to ``high`` is the 95 % interval of the paired bootstrap and ``p`` its two-sided p-value. ``helps`` is "yes"
+    or "no" where the interval excludes 0 and at least 30 independent cells (or patients) were tested, else "unclear".
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    helps: Literal["yes", "no", "unclear"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a benchmark comes to; see `verdict`."""
+
+    features: str | None
+    classifier: str | None
+    within: Interval | None = None
+    across: Interval | None = None
+    weakest_pair: tuple[Any, Any, float, int] | None = None
+    weakest_class: tuple[Any, float, int] | None = None
+    autoencoder: Comparison | None = None
+    calibration: dict[str, float] = field(default_factory=lambda: {"within": np.nan, "across": np.nan})
+
+
+def recommended(result: BenchmarkResult) -> tuple[str, str] | None:
+    """Return the feature set and the classifier with the best mean balanced accuracy, or None if nothing was scored.
+
+    The mean is over all pairs of different laboratories, and over the folds of the one laboratory where there is one.
+    The choice is made by the same scores that are shown, so the best one's score is somewhat too good.
+    """
+    return best_of_all(result.headlines)
+
+
+def verdict(result: BenchmarkResult) -> Verdict:
+    """Return what the benchmark says about the recommended classifier.
+
+    Returns
+    -------
+    Verdict
+        ``features`` and ``classifier``: the `recommended` ones, None where nothing was scored; all else is None then.
+        ``within``: `Interval` of the mean over laboratories, each tested on the folds that its training left out.
+        ``across``: `Interval` of the mean over ordered pairs of different laboratories; None with one laboratory.
+        ``weakest_pair``: the pair of different laboratories with the lowest mean balanced accuracy over folds, as
+        (train_domain, test_domain, balanced accuracy, number of cells tested).
+        ``weakest_class``: the class with the lowest recall, a mean over the pairs of different laboratories that score
+        it (over the folds of the one laboratory), as (label, recall, number of cells tested).
+        ``autoencoder``: `Comparison` of the recommended kind of classifier on "autoencoder" and on "embeddings"; None
+        without an autoencoder and with one laboratory.
+        ``calibration``: the mean expected calibration error ``"within"`` and ``"across"`` laboratories, over the same
+        laboratories and pairs; NaN where the classifier gives no probabilities.
+    """
+    best = recommended(result)
+    if best is None:
+        return Verdict(None, None)
+    found, scores = select_series(result.predictions, *best), select_series(result.scores, *best)
+    scores = scores[scores["n_classes"] > 0]
+    across = scores["train_domain"] != scores["test_domain"]
+    return Verdict(
+        *best,
+        within=_within(found, scores[~across], _seed(result)),
+        across=_across(result.headlines, *best) if across.any() else None,
+        weakest_pair=_weakest_pair(scores[across]) if across.any() else None,
+        weakest_class=_weakest_class(found),
+        autoencoder=_compare_features(result, best[1]) if across.any() else None,
+        calibration={
+            "within": _mean_over_pairs(scores[~across], "ece"),
+            "across": _mean_over_pairs(scores[across], "ece"),
+        },
+    )
+
+
+def recall_by_direction(result: BenchmarkResult) -> pd.DataFrame:
+    """Return the recommended classifier's recall of each class, by pair of laboratories.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per ``label``, ``train_domain`` and ``test_domain`` where training knew the class: its ``recall``, a mean
+        over the folds, and ``n``, the mean number of its cells that a fold tested. Empty where nothing was scored.
+    """
+    columns = ["label", "train_domain", "test_domain", "recall", "n"]
+    best = recommended(result)
+    if best is None:
+        return pd.DataFrame(columns=columns)
+    table = per_class_recall(select_series(result.predictions, *best))
+    return table.loc[table["recall"].notna(), columns].reset_index(drop=True)
+
+
+def headlined(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of known classes across laboratories, or all rows of known classes where there is one."""
+    known = found[found["known"].astype(bool)]
+    across = known["train_domain"] != known["test_domain"]
+    return known[across] if across.any() else known
+
+
+def _seed(result: BenchmarkResult) -> int:
+    return int(result.settings.get("random_state", 0))
+
+
+def _within(found: pd.DataFrame, scores: pd.DataFrame, seed: int) -> Interval | None:
+    """Draw the tested groups of each laboratory anew, as `confidence_intervals` does across laboratories."""
+    own = found[(found["train_domain"] == found["test_domain"]) & found["known"].astype(bool)]
+    if own.empty:
+        return None
+    drawn = bootstrap_scores(own, "balanced_accuracy", 1000, seed, by_pair=True)
+    draws = np.mean(list(drawn.values()), axis=0)
+    low, high = quantiles(draws[1:], 0.025)
+    return Interval(float(draws[0]), low, high, _mean_over_pairs(scores, "chance"), len(drawn))
+
+
+def _across(headlines: pd.DataFrame, features: str, classifier: str) -> Interval:
+    row = select_series(headlines, features, classifier).iloc[0]
+    value, low, high, chance = (float(row[name]) for name in ("balanced_accuracy", "low", "high", "chance"))
+    return Interval(value, low, high, chance, int(row["pairs"]))
+
+
+def _weakest_pair(scores: pd.DataFrame) -> tuple[Any, Any, float, int]:
+    means = summarise_scores(scores)
+    row = means.iloc[int(means["balanced_accuracy_mean"].argmin())]
+    train, test = row["train_domain"], row["test_domain"]
+    tested = scores.loc[(scores["train_domain"] == train) & (scores["test_domain"] == test), "n_test"]
+    return train, test, float(row["balanced_accuracy_mean"]), int(tested.max())
+
+
+def _weakest_class(found: pd.DataFrame) -> tuple[Any, float, int] | None:
+    tested = headlined(found)
+    if tested.empty:
+        return None
+    recall = per_class_recall(tested).groupby("label", sort=False, observed=True)["recall"].mean()
+    label = recall.index[int(recall.argmin())]
+    return label, float(recall.min()), int(tested.loc[tested["label"] == label, "row"].nunique())
+
+
+def _compare_features(result: BenchmarkResult, classifier: str) -> Comparison | None:
+    """Compare one kind of classifier on the autoencoder's features and on the embeddings, across laboratories."""
+    names = ("autoencoder", "embeddings")
+    table = result.predictions[result.predictions["classifier"] == classifier]
+    table = table[table["features"].isin(names)]
+    if table["features"].nunique() < len(names):
+        return None
+    with warnings.catch_warnings():  # whether cells have patients is said once, by the advice
+        warnings.filterwarnings("ignore", message="Every group is one cell", category=UserWarning)
+        row = compare_pipelines(table, (names[1], classifier), random_state=_seed(result)).iloc[0]
+    tested = table[(table["train_domain"] != table["test_domain"]) & table["known"].astype(bool)]
+    enough = len(tested[["test_domain", "group"]].drop_duplicates()) >= _LEAST_GROUPS
+    difference, low, high, p = (float(row[name]) for name in ("difference", "low", "high", "p"))
+    helps: Literal["yes", "no", "unclear"] = "unclear"
+    if enough and (low > 0 or high < 0):
+        helps = "yes" if low > 0 else "no"
+    return Comparison(difference, low, high, p, helps)
+
+
+def _mean_over_pairs(scores: pd.DataFrame, column: str) -> float:
+    """Return the mean over pairs of laboratories of the mean over folds; NaN where there is no value."""
+    return float(scores.groupby(["train_domain", "test_domain"], sort=False)[column].mean().mean())
