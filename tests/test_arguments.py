@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import Bunch
 
 from sam_bloodcell import (
+    CellClassifier,
     CellEmbeddings,
     CrossDomainAutoencoder,
     SAMLoRAEmbedder,
@@ -170,6 +171,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
             Bad("embeddings", [None, X[0], "x", X[:0]], "array|sample|float"),
             Bad("embeddings", [HOLE]),
             Bad("threshold", ["high", -1, None, np.nan]),
+            Bad("reference", [X[:, :3], HOLE, "x", X[:0]], "reference|array|sample|float"),
         ],
     ),
     evaluation.default_classifiers: ({}, [Bad("random_state", ["x", 2.5, -1])]),
@@ -503,7 +505,7 @@ def test_no_public_function_is_forgotten():
     assert left == {"AbstainingClassifier", "BenchmarkResult"}  # fit_abstaining; a result, which nobody makes
 
 
-@pytest.mark.parametrize("kind", [SAMLoRAEmbedder, CrossDomainAutoencoder])
+@pytest.mark.parametrize("kind", [CellClassifier, SAMLoRAEmbedder, CrossDomainAutoencoder])
 def test_every_parameter_of_an_estimator_is_checked_and_named(kind):
     """Of the wrong type, at `fit` and not before, so that `clone` and searches work."""
     names = list(inspect.signature(kind).parameters)
@@ -511,7 +513,7 @@ def test_every_parameter_of_an_estimator_is_checked_and_named(kind):
     for name in names:
         estimator = clone(kind().set_params(**{name: clone}))
         with pytest.raises(ValueError, match=f"The '{name}' parameter of {kind.__name__} must be"):
-            estimator.fit(X)
+            estimator.fit(X, Y)
 
 
 RANGES = {

@@ -153,6 +153,19 @@ def novelty() -> str:
     return _table(["tested", "criterion", "embeddings", "`CrossDomainAutoencoder` features"], lines)
 
 
+def default_classifier() -> str:
+    """Balanced accuracy and expected calibration error of each logistic regression, within and across laboratories."""
+    table = pd.read_csv(HERE / "default_classifier.csv")
+    lines = []
+    for name, rows in table.groupby("classifier", sort=False):
+        found = rows.set_index(["laboratories", "where"])
+        columns = [(group, where) for group in ("chosen on", "tested on") for where in ("within", "across")]
+        cells = [f"{found.loc[key, 'balanced_accuracy']:.2f} / {found.loc[key, 'ece']:.2f}" for key in columns]
+        lines.append([*str(name).split(", "), *cells])
+    heads = ["within", "across", "within, others", "across, others"]
+    return _table(["strength", "class weights", "calibration", *heads], lines)
+
+
 def _told_apart(rows: pd.DataFrame) -> str:
     auroc, known, new = rows["auroc"], rows["known answered"].mean(), rows["new answered"].mean()
     return f"{auroc.mean():.2f} ± {auroc.std():.2f} ({known:.0%}, {new:.0%})"
@@ -197,7 +210,7 @@ def _printed(file: Path) -> str:
 
 MADE = (
     leave_one_laboratory_out, transductive, inductive, token_maps, metrics, pairs, readme, backbone, masks,
-    pseudo_masks, novelty,
+    pseudo_masks, novelty, default_classifier,
 )  # fmt: skip
 TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in MADE}
 TABLES |= {file.stem: partial(_printed, file) for file in HERE.glob("*.txt")}

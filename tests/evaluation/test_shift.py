@@ -59,6 +59,16 @@ def test_copies_are_found_and_others_are_not():
     assert near_duplicates(cells[:, :4])[["a", "b"]].to_numpy().tolist() == [[5, 6]]
 
 
+def test_copies_of_other_cells_are_found_among_those_alone():
+    cells, others = np.random.default_rng(0).normal(size=(2, 50, 16))
+    cells[3] = others[7] + 1e-3
+    cells[9] = cells[8]
+    assert near_duplicates(cells, others)[["a", "b"]].to_numpy().tolist() == [[3, 7]]
+    assert near_duplicates(others[7:8], others)[["a", "b"]].to_numpy().tolist() == [[0, 7]]
+    same = near_duplicates(others, others)
+    assert same["a"].tolist() == same["b"].tolist() == list(range(50))
+
+
 def test_equal_distributions_are_at_no_distance_on_average():
     rng = np.random.default_rng(0)
     found = [domain_shift(rng.normal(size=(10, 8)), ["a"] * 5 + ["b"] * 5, random_state=0)["mmd"] for _ in range(200)]

@@ -52,7 +52,7 @@ def describe_predictions(table: pd.DataFrame) -> Iterator[str]:
     if n := int(table["quality_fallback"].sum()):
         yield f"In {n} no cell was found (column quality_fallback): the whole image was classified."
     if n := int((table["copy_of"] != "").sum()):
-        yield f"{n} look like copies of training cells (column copy_of) and do not show how good the model is on new ones."
+        yield f"{n} look like copies of training cells (column copy_of): they do not count as new cells."
     if "label" in table:
         yield from _describe_mistakes(table)
 

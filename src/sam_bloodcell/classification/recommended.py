@@ -1,0 +1,47 @@
+"""The classifier that a benchmark recommends, fitted on all its cells."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from ..evaluation import BenchmarkResult
+from ..evaluation.classifiers import default_classifiers
+from ..evaluation.findings import recommended
+from .cell_classifier import CellClassifier
+
+
+def fit_recommended(
+    result: BenchmarkResult, cells: Bunch, autoencoder: Any, *, random_state: int, **options: Any
+) -> CellClassifier | None:
+    """Fit the features and classifier that did best in a benchmark of the `default_classifiers` on all its cells.
+
+    Parameters
+    ----------
+    result : BenchmarkResult
+    cells : Cells
+        Those of the benchmark, with paths. Cells of a class that was too rare to be scored anywhere are left out.
+    autoencoder : estimator or None
+        The benchmark's, fitted or not. It is not used where the embeddings alone did better.
+    random_state : int
+        The benchmark's seed.
+    **options
+        Parameters of `CellClassifier`: backbone, adapter, cache_dir and so on.
+
+    Returns
+    -------
+    classifier : CellClassifier or None
+        None where nothing was scored.
+    """
+    best = recommended(result)
+    if best is None:
+        return None
+    features, name = best
+    classifier = CellClassifier(
+        classifier=default_classifiers(random_state)[name],
+        autoencoder=autoencoder if features == "autoencoder" else None,
+        random_state=random_state,
+        **options,
+    )
+    scored = np.isin(cells.labels, result.predictions["label"].unique())
+    return classifier.fit(cells.frame[scored], cells.labels[scored])
