@@ -17,6 +17,9 @@ def predict(
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")] = Path("predictions.csv"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+    trusted: Annotated[
+        list[str] | None, typer.Option(help="A type that the model's file may use beside the usual ones; repeatable.")
+    ] = None,
     root: Root = None,
     cache_dir: CacheDir = None,
     device: Device = "auto",
@@ -42,7 +45,7 @@ def predict(
 
     check_not_a_source(out, images)
     out = check_predictions_file(out, overwrite=overwrite)
-    classifier = CellClassifier.from_pretrained(model)
+    classifier = CellClassifier.from_pretrained(model, trusted=trusted or [])
     classifier.set_params(
         cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs, verbose=0 if quiet else 1
     )

@@ -44,8 +44,6 @@ _ESTIMATORS = (
     "sam_bloodcell.evaluation.novelty.AbstainingClassifier",
     "sam_bloodcell.morphology.CellMorphology",
     "sam_bloodcell.segmentation.lora_training.LoRATraining",
-    "xgboost.core.Booster",
-    "xgboost.sklearn.XGBClassifier",
 )
 # A file may name scikit-learn's functions from these modules only: some of the others delete folders or run any code.
 _SKLEARN_FUNCTIONS = ("sklearn.feature_selection.", "sklearn.metrics.", "sklearn.preprocessing.")
@@ -115,7 +113,8 @@ def from_pretrained(
     revision, token, local_files_only
         For the Hub, as in `SAMLoRAEmbedder.from_pretrained`.
     trusted : sequence of str
-        Full names of further classes and functions that the file may use.
+        Full names of further classes and functions that the file may use. XGBoost's are not trusted by default,
+        because a manipulated file can crash its reader.
 
     Raises
     ------
