@@ -234,6 +234,16 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
             Bad("root", [3], NO_PATH),
         ],
     ),
+    datasets.examine_cells: (
+        lambda made: {"cells": made.csv},
+        [
+            Bad("cells", [None, 3, {}, ["a.png"], Bunch()]),
+            Bad("cells", ["nowhere"], "exist"),
+            Bad("cv", [1, 2.5, "x", None]),
+            Bad("root", [3], NO_PATH),
+            Bad("verbose", ["x", None]),
+        ],
+    ),
     datasets.save_cells: (
         lambda made: {"cells": DRAWN, "folder": made.folder / "out"},
         [

@@ -10,10 +10,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.utils import Bunch
 from tests.counting import passes
 
-from sam_bloodcell import ImageReadError, SAMLoRAEmbedder, bulk, extras
+from sam_bloodcell import CellEmbeddings, ImageReadError, SAMLoRAEmbedder, bulk, extras
 from sam_bloodcell.bulk import embed_to_file, find_images
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import encoder
@@ -224,7 +225,7 @@ def test_a_list_that_failed_at_once_may_be_mended(embedder, folder, tmp_path):
 def test_what_is_in_the_way_is_named(embedder, folder, tmp_path):
     images = find_images([folder])
     out = embed_to_file(embedder, images[:2], tmp_path / "out.npz")
-    with pytest.raises(FileExistsError, match=r"out\.npz' exists. Fix: .*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"out\.npz' exists. Fix: overwrite=True, or another"):
         embed_to_file(embedder, images, out)
 
 
@@ -571,3 +572,41 @@ def test_processes_write_the_same_rows_in_order(embedder, folder, pooled, tmp_pa
         SAMLoRAEmbedder("vit_tiny", batch_size=3, n_jobs=2).fit(table["path"]), table, tmp_path / "a.npz"
     )
     np.testing.assert_allclose(np.load(out)["embeddings"], pooled, atol=1e-3)
+
+
+def test_laboratory_and_class_of_a_folder_become_columns(folder, tmp_path):
+    table, cells = find_images(folder), load_cells(folder)
+    assert list(table) == ["path", "domain", "label"]
+    assert table["path"].tolist() == cells.paths
+    assert table["domain"].tolist() == cells.domain.tolist()
+    assert table["label"].tolist() == cells.labels.tolist()
+    assert list(find_images(folder / "lab_a")) == ["path"], "it has no laboratories"
+    both = find_images([folder, folder / "lab_a"])
+    assert both["domain"].isna().sum() == len(both) - len(table)
+
+
+def test_features_have_one_name_everywhere(embedder, folder, tmp_path):
+    names = embedder.get_feature_names_out().tolist()
+    assert names[:2] == ["samloraembedder0", "samloraembedder1"]
+    table = find_images(folder)[:2]
+    embeddings = embedder.transform(table)
+    written = [
+        embed_to_file(embedder, table, tmp_path / f"cells{suffix}") for suffix in (".parquet", ".csv", ".h5ad", ".npz")
+    ]
+    found = {
+        "parquet": pd.read_parquet(written[0]).columns[-192:],
+        "csv": pd.read_csv(written[1]).columns[-192:],
+        "h5ad": anndata.read_h5ad(written[2]).var_names,
+        "npz": np.load(written[3])["features"],
+        "to_frame": embeddings.to_frame().columns[:192],
+        "to_frame of some rows": embeddings[:1].to_frame().columns[:192],
+        "to_anndata": embeddings.to_anndata().var_names,
+        "set_output": clone(embedder).set_output(transform="pandas").fit(table).transform(table).columns,
+    }
+    assert {where: list(columns) == names for where, columns in found.items()} == dict.fromkeys(found, True)
+
+
+def test_features_of_other_models_do_not_bear_the_name_of_ours():
+    embeddings = CellEmbeddings.from_arrays(np.ones((2, 2)), domain=["a", "b"])
+    assert list(embeddings.to_frame()) == ["embedding_0", "embedding_1", "domain"]
+    assert list(embeddings.to_anndata().var_names) == ["embedding_0", "embedding_1"]

@@ -84,7 +84,7 @@ def test_to_frame_and_to_anndata():
     quality = np.zeros(3, QUALITY)
     cells = CellEmbeddings(rng.random((3, 4)), *(np.zeros((3, 1)) for _ in range(3)), quality)
     frame = cells.to_frame(index=["a", "b", "c"])
-    assert list(frame)[:5] == ["embedding_0", "embedding_1", "embedding_2", "embedding_3", "quality_area"]
+    assert list(frame)[:5] == [*(f"samloraembedder{i}" for i in range(4)), "quality_area"]
     assert frame.index.tolist() == ["a", "b", "c"]
     data = cells.to_anndata(obs={"domain": ["x", "x", "y"]})
     np.testing.assert_array_equal(data.X, cells.pooled)

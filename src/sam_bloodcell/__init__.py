@@ -3,13 +3,18 @@
 `SAMLoRAEmbedder` and `CrossDomainAutoencoder` are scikit-learn transformers that chain in front of any classifier.
 """
 
-from .alignment.autoencoder import CrossDomainAutoencoder
-from .classification.cell_classifier import CellClassifier
-from .embedding.embedder import SAMLoRAEmbedder
-from .embedding.embeddings import CellEmbeddings
-from .exceptions import ImageReadError, WeightsUnavailableError
-from .segmentation.lora_training import LoRATraining
-from .weights.pipelines import from_pretrained, push_to_hub, save_pretrained
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .alignment.autoencoder import CrossDomainAutoencoder
+    from .classification.cell_classifier import CellClassifier
+    from .embedding.embedder import SAMLoRAEmbedder
+    from .embedding.embeddings import CellEmbeddings
+    from .exceptions import ImageReadError, WeightsUnavailableError
+    from .segmentation.lora_training import LoRATraining
+    from .weights.pipelines import from_pretrained, push_to_hub, save_pretrained
 
 __version__ = "0.1.0"
 
@@ -26,3 +31,33 @@ __all__ = [
     "push_to_hub",
     "save_pretrained",
 ]
+
+# Public names are imported when they are first used: `sam-bloodcell --help` and `datasets` need no torch.
+_MODULES = {
+    "CellClassifier": ".classification.cell_classifier",
+    "CellEmbeddings": ".embedding.embeddings",
+    "CrossDomainAutoencoder": ".alignment.autoencoder",
+    "ImageReadError": ".exceptions",
+    "LoRATraining": ".segmentation.lora_training",
+    "SAMLoRAEmbedder": ".embedding.embedder",
+    "WeightsUnavailableError": ".exceptions",
+    "from_pretrained": ".weights.pipelines",
+    "push_to_hub": ".weights.pipelines",
+    "save_pretrained": ".weights.pipelines",
+}
+
+if not TYPE_CHECKING:  # a type checker would take every other name, too
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            value = getattr(import_module(_MODULES[name], __name__), name)
+        elif not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+            for module in (*_MODULES.values(), f".{name}"):  # so that sam_bloodcell.embedding.store is there, too
+                value = import_module(module, __name__)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

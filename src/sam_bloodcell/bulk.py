@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from .datasets.folders import domains_and_labels
 from .datasets.tables import read_table
 from .embedding.embedder import SAMLoRAEmbedder
 from .embedding.once import embed_once
@@ -61,7 +62,8 @@ def find_images(
     Returns
     -------
     table : DataFrame
-        Column "path" and those of the tables; folders in the order of their names.
+        Column "path" and those of the tables; folders in the order of their names. Where all images of a folder lie as
+        laboratory/class/image, as `datasets.load_cells` reads them, also "domain" and "label".
 
     Raises
     ------
@@ -81,6 +83,15 @@ def list_sources(
     """List images as `find_images`, without its warnings, and return what each of the folders holds too."""
     found = [_list(source, root) for source in _as_paths(sources)]
     return pd.concat([table for table, _ in found], ignore_index=True), [held for _, held in found if held is not None]
+
+
+def describe_source(listing: Listing) -> str:
+    """Say how many images a folder holds, and whether their laboratories and classes were read from their folders."""
+    found, columns = f"{listing.root}: {len(listing.images)} images", domains_and_labels(listing)
+    if columns is None:
+        return f"{found}, not all in folders of laboratory/class: no columns domain and label"
+    domains, labels = columns.nunique()
+    return f"{found} in laboratory/class: columns domain ({domains}) and label ({labels})"
 
 
 def check_not_a_source(out: str | os.PathLike, sources: Iterable[str | os.PathLike]) -> None:
@@ -112,7 +123,8 @@ def _list(source: Path, root: str | os.PathLike | None) -> tuple[pd.DataFrame, L
             found = f" There is: {describe(listing.account())}." if listing.account() else ""
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             raise ValueError(f"'{source}' holds no image ({suffixes}). Fix: check the folder.{found}")
-        return pd.DataFrame({"path": [str(path) for path in listing.images]}), listing
+        paths = pd.DataFrame({"path": [str(path) for path in listing.images]})
+        return pd.concat([paths, domains_and_labels(listing)], axis=1), listing
     suffix = source.suffix.casefold()
     if suffix in _OTHER_TABLES:
         raise ValueError(
@@ -171,7 +183,7 @@ def embed_to_file(
     if out.is_dir():
         raise IsADirectoryError(f"'{out}' is a folder. Fix: name a file in it, or another.")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"'{out}' exists. Fix: overwrite=True (--overwrite), or another name.")
+        raise FileExistsError(f"'{out}' exists. Fix: overwrite=True, or another name.")
     table = _as_table(images)
     if on_error == "raise":
         _check_there(table["path"])

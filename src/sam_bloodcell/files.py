@@ -140,7 +140,7 @@ def paths_beside(csv: Path, paths: Iterable[Any], root: str | os.PathLike | None
         except (TypeError, ValueError) as exc:
             raise ValueError(
                 f"'{csv}' row {row}: {exc} Fix: paths are relative to the CSV's folder and stay in it; for a larger "
-                "one that holds them all, root=... (--root)."
+                "one that holds them all, root=... ."
             ) from exc
     return found
 

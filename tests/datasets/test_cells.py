@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sam_bloodcell.cells import label_column, warn_of_similar
+from sam_bloodcell.cells import Cells, label_column, warn_of_similar
 from sam_bloodcell.datasets import drop_unreadable, join_cells, keep_masked, load_cells, make_blood_cells, save_cells
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.images.reading import load_rgb
@@ -178,10 +178,6 @@ class TestFolder:
         assert cells.target_names == ["basophil", "monocyte", "smudge"]
         assert len(cells.paths) == 4
         assert sum(cells.left_out.values()) == 8  # with 1_mask.png and notes.txt
-
-    def test_where_no_image_can_be_taken_what_there_is_is_told(self, tmp_path):
-        _touch(tmp_path / "lym/1.png")
-        _rejects(ValueError, tmp_path, "holds no images. Fix:", "There is: images without a folder of a class: 1")
 
     def test_a_folder_name_that_is_not_utf8_is_refused_and_a_file_name_is_read(self, tmp_path):
         _touch(tmp_path / "a/lym" / os.fsdecode(b"1\xe9.png"))
@@ -421,3 +417,18 @@ def test_masks_of_other_spellings_are_found_and_those_of_no_image_told(tmp_path)
     with pytest.warns(UserWarning, match="masks that belong to no image: 1 "):
         cells = load_cells(tmp_path)
     assert [Path(mask).name for mask in cells.masks] == ["1_masks.tif", "2-mask.png", "3_MASK.PNG"]
+
+
+def test_many_laboratories_and_classes_are_shown_short():
+    names = [f"a rather long name of class {code}" for code in range(13)]
+    domains = np.repeat([f"laboratory_{number:02d}" for number in range(30)], 13)
+    cells = Cells(target=np.tile(np.arange(13), 30), target_names=names, domain=domains)
+    shown = repr(cells)
+    assert len(shown) < 400
+    assert shown == str(cells)
+    assert "domains=['laboratory_00', 'laboratory_01', " in shown
+    assert "... 30 in all], classes=[" in shown
+    assert "... 13 in all])" in shown
+    # A notebook asks for these two.
+    assert not hasattr(cells, "_repr_html_")
+    assert "__repr__" in vars(Cells)

@@ -270,7 +270,7 @@ def test_cells_have_a_quality(embeddings):
 def test_images_of_one_colour_are_flagged(embedder, cells):
     blank = np.full((60, 80, 3), 230, np.uint8)
     blank[5, 5] = 0  # dust
-    said = "2 of 3 images are of one colour (rows 1, 2) and show no cell; they are flagged in .quality['flat']."
+    said = "2 of 3 images are of one colour (rows 1, 2) and show no cell; they are flagged as 'flat' in their quality."
     # pytest issues again what does not match.
     with pytest.warns(UserWarning, match=re.escape(said)), pytest.warns(UserWarning, match="No plausible cell"):
         embeddings = embedder.transform([cells.images[0], blank, np.zeros((8, 8), np.uint8)])

@@ -39,6 +39,21 @@ def test_leftovers_and_masks_are_left_out(tmp_path):
     assert listed(folder) == ["a/1.png", "a/masked.png"]
 
 
+def test_masks_are_known_by_the_image_beside_them(tmp_path):
+    put(tmp_path, "a/1.png", "a/mask_1.png", "a/2.tif", "a/2_seg.png", "a/3.png", "a/3-label.png", "a/3 labels.tif")
+    put(tmp_path, "a/4.png", "a/4_segmentation.png", "a/Masks_4.png", "a/neutrophil_seg.png", "a/mask_9.png")
+    put(tmp_path, "b/1_seg.png", "b/seg.png")  # no image of theirs is in this folder
+    listing = Listing(tmp_path)
+    kept = ["1.png", "2.tif", "3.png", "4.png", "mask_9.png", "neutrophil_seg.png", "1_seg.png", "seg.png"]
+    assert [path.name for path in listing.images] == kept
+    assert listing.account() == {("a", "masks"): 6}
+    found = {listing.below(mask): listing.below(listing.image_of(mask)) for mask in listing.masks}
+    assert found["a/mask_1.png"] == "a/1"
+    assert found["a/2_seg.png"] == "a/2"
+    assert found["a/3-label.png"] == found["a/3 labels.tif"] == "a/3"
+    assert found["a/4_segmentation.png"] == found["a/Masks_4.png"] == "a/4"
+
+
 def test_what_systems_leave_behind_and_folders_of_masks_are_counted_not_taken(tmp_path):
     for name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information", ".Trash-1000"):
         put(tmp_path, f"{name}/lym/1.png")

@@ -48,8 +48,8 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
     preset = parameters["preset"]
     settings = replace(PRESETS[preset] if preset else DEFAULTS[given.get("architecture", "vector")], **given)
     if settings.architecture == "vector" and settings.embedding_weight == 0:
-        got = "Got embedding_weight=0 but a vector autoencoder reconstructs nothing but the embedding."
-        raise ValueError(f"{got} Fix: embedding_weight=1.0.")
+        got = "Got a weight of 0 for the embedding, but a vector autoencoder reconstructs nothing else."
+        raise ValueError(f"{got} Fix: choose another architecture, or a weight above 0.")
     return settings
 
 

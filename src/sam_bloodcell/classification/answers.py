@@ -58,7 +58,7 @@ def describe_predictions(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _describe_mistakes(table: pd.DataFrame) -> Iterator[str]:
-    classes = [name.removeprefix("probability_") for name in table if str(name).startswith("probability_")]
+    classes = [str(name).removeprefix("probability_") for name in table if str(name).startswith("probability_")]
     labels = table["label"].astype(str)
     known = labels.isin(classes)
     if known.any():

@@ -3,13 +3,15 @@
 import io
 import sys
 import warnings
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from .benchmark import benchmark
 from .cache import cache
+from .check import check
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
@@ -19,6 +21,7 @@ from .finetune import finetune
 from .predict import predict
 from .reproduce import reproduce
 from .train import train
+from .wording import in_options, option_names
 
 
 class _OneLineErrors(TyperGroup):
@@ -37,28 +40,45 @@ class _OneLineErrors(TyperGroup):
         except BrokenPipeError:  # a reader such as `head` has closed the pipe
             raise
         except (ValueError, TypeError, OSError, ImportError) as exc:
-            typer.secho(f"Error: {exc}", err=True, fg=typer.colors.RED)
+            typer.secho(f"Error: {in_options(str(exc), _options_of(ctx))}", err=True, fg=typer.colors.RED)
             raise typer.Exit(1) from exc
+
+
+def _options_of(ctx: Any) -> dict[str, str]:
+    command = ctx.command.commands.get(ctx.invoked_subcommand)
+    return option_names(command.params) if command else {}
 
 
 app = typer.Typer(
     cls=_OneLineErrors,
     help="Classify single blood cell images across laboratories. For research only, not for diagnosis.",
-    epilog="Exit codes: 0 done; 1 an error, told in one line that starts with 'Error:'; 2 no such command or option; "
-    "130 stopped by Ctrl-C.",
+    epilog="Exit codes: 0 done; 1 an error, told in one line that starts with 'Error:', or cells that 'check' finds "
+    "not ready; 2 no such command, option or choice; 130 stopped by Ctrl-C.",
     rich_markup_mode="markdown" if sys.stdout.isatty() else None,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, benchmark, train, predict, reproduce, embed, finetune, doctor, download, convert):
+for command in (demo, check, benchmark, train, predict, reproduce, embed, finetune, doctor, download, convert):
     app.command()(command)
 app.add_typer(cache, name="cache")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sam-bloodcell {version('sam-bloodcell')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _show_warnings_in_one_line() -> None:
+def _prepare(
+    ctx: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    options = _options_of(ctx)
+
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        typer.secho(f"Warning: {message}", err=True, fg=typer.colors.YELLOW)
+        typer.secho(f"Warning: {in_options(str(message), options)}", err=True, fg=typer.colors.YELLOW)
 
     warnings.showwarning = show

@@ -17,12 +17,12 @@ from .options import (
     Epochs,
     Folds,
     Jobs,
+    OnError,
     Out,
     Preset,
     Quiet,
     Root,
     Seed,
-    check_choice,
     tell_cells,
 )
 
@@ -44,7 +44,7 @@ def benchmark(
     cv: Folds = 5,
     seed: Seed = 0,
     root: Root = None,
-    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip with a warning.")] = "raise",
+    on_error: OnError = "raise",
     cache_dir: CacheDir = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -63,7 +63,6 @@ def benchmark(
     from ..report.page import write_report
 
     verbose = 0 if quiet else 1
-    check_choice(on_error, "raise", "skip")
     data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
     if cells.is_dir() and out.resolve().is_relative_to(cells.resolve()):
         raise ValueError(

@@ -8,9 +8,9 @@ import typer
 if TYPE_CHECKING:
     from ..embedding.store import EmbeddingStore
 
-Folder = Annotated[Path, typer.Argument(help="The folder that was given as cache_dir.", exists=True, file_okay=False)]
+Folder = Annotated[Path, typer.Argument(help="The folder that was given as --cache-dir.", exists=True, file_okay=False)]
 
-cache = typer.Typer(help="Look after a folder that was given as cache_dir.", no_args_is_help=True)
+cache = typer.Typer(help="Look after a folder that was given as --cache-dir.", no_args_is_help=True)
 
 
 @cache.command()
@@ -40,5 +40,5 @@ def _open(folder: Path) -> "EmbeddingStore":
     from ..embedding.store import EmbeddingStore
 
     if not EmbeddingStore.is_in(folder):
-        raise ValueError(f"'{folder}' holds no cache. Fix: name the folder that was given as cache_dir.")
+        raise ValueError(f"'{folder}' holds no cache. Fix: name the folder that was given as --cache-dir.")
     return EmbeddingStore(folder)

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from .options import Backbone
+from .options import PapersBackbone
 
 
 def convert(
     published: Annotated[Path, typer.Argument(help="The .pth that the papers' published code saved.")],
     folder: Annotated[Path, typer.Argument(help="Adapter folder to write; made if need be.")],
-    backbone: Backbone = "vit_b",
+    backbone: PapersBackbone = "vit_b",
     image_size: Annotated[int, typer.Option(help="Side in pixels that it was trained at.")] = 224,
     mean: Annotated[str | None, typer.Option(help="R,G,B of its training pixels; default the published run's.")] = None,
     std: Annotated[str | None, typer.Option(help="R,G,B of its training pixels; default the published run's.")] = None,

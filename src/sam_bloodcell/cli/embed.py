@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, BatchSize, Device, ImageSize, Jobs, Quiet, Root, tell_left_out
+from .options import Adapter, Backbone, BatchSize, Device, ImageSize, Jobs, OnError, Quiet, Root, tell_left_out
 
 
 def embed(
@@ -17,7 +17,7 @@ def embed(
     device: Device = "auto",
     batch_size: BatchSize = None,
     n_jobs: Jobs = None,
-    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip and list them in a CSV.")] = "raise",
+    on_error: OnError = "raise",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
     root: Root = None,
     quiet: Quiet = False,
@@ -26,13 +26,13 @@ def embed(
 
     Example: sam-bloodcell embed slides/ --out cells.parquet --on-error skip
     """
-    from ..bulk import check_not_a_source, embed_to_file, list_sources
+    from ..bulk import check_not_a_source, describe_source, embed_to_file, list_sources
     from ..embedding.embedder import SAMLoRAEmbedder
 
     check_not_a_source(out, images)
     table, listings = list_sources(images, root=root)
     for listing in listings:
-        tell_left_out(f"{listing.root}: {len(listing.images)} images", listing.account())
+        tell_left_out(describe_source(listing), listing.account())
     embedder = SAMLoRAEmbedder(
         backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
         verbose=0 if quiet else 1,

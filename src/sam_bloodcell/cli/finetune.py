@@ -1,17 +1,19 @@
 """`sam-bloodcell finetune`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, Seed, check_choice, tell_cells
+from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, Seed, tell_cells
 
 
 def finetune(
     cells: Cells,
     out: Annotated[Path, typer.Option(help="Adapter folder to write; made if need be.")] = Path("adapter"),
-    masks: Annotated[str, typer.Option(help="given: the cells' own; auto: made from the stain.")] = "given",
+    masks: Annotated[
+        Literal["given", "auto"], typer.Option(help="given: the cells' own; auto: made from the stain.")
+    ] = "given",
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
     lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA factors.")] = 4,
@@ -31,7 +33,6 @@ def finetune(
     from ..files import make_folder, remove, write_text
     from ..segmentation import LoRATraining
 
-    check_choice(masks, "given", "auto")
     data = load_cells(cells, root=root)
     if masks == "given":
         data = keep_masked(data)

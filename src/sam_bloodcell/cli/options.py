@@ -3,18 +3,31 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+# The choices of an option are types, so that the help lists them and any other value is a usage error.
+Architectures = Literal["auto", "vector", "conv", "masked"]
+Presets = Literal["bc-sam", "dorl"]
+OnErrors = Literal["raise", "skip"]
+
 Cells = Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or folder of domain/label/image.")]
 Out = Annotated[Path, typer.Option(help="Folder for scores.csv and report.html; made if need be.")]
-Backbone = Annotated[str, typer.Option(help="vit_tiny (packaged), vit_b, vit_l, vit_h, a Hub repo id or a file.")]
+Backbone = Annotated[
+    str,
+    typer.Option(help="vit_tiny (packaged, the default here), vit_b, vit_l, vit_h, a Hugging Face repo id or a file."),
+]
+PapersBackbone = Annotated[
+    str,
+    typer.Option(help="vit_b (the papers', from the Hugging Face Hub, the default here), vit_l, vit_h or vit_tiny."),
+]
 Adapter = Annotated[str | None, typer.Option(help="Adapter folder, Hub repo id, or published .pth.")]
 ImageSize = Annotated[int, typer.Option(help="Side in pixels at which the encoder sees an image.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the autoencoder; default by its architecture.")]
-Architecture = Annotated[str, typer.Option(help="Of the autoencoder: auto, vector, conv or masked.")]
-Preset = Annotated[str | None, typer.Option(help="A paper's settings of the autoencoder: bc-sam or dorl.")]
+Architecture = Annotated[Architectures, typer.Option(help="Architecture of the autoencoder.")]
+Preset = Annotated[Presets | None, typer.Option(help="A paper's settings of the autoencoder.")]
+OnError = Annotated[OnErrors, typer.Option(help="Unreadable images: stop with an error, or skip them with a warning.")]
 Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that a CSV's paths may not leave; default the CSV's own.")]
@@ -23,12 +36,6 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Images in a forward 
 Jobs = Annotated[int | None, typer.Option("--n-jobs", help="Processes; default one that uses all cores.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder for embeddings; a killed run reuses them.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-
-
-def check_choice(value: str, *choices: str) -> None:
-    """Raise a ValueError if a value is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"Got {value!r} but expected one of {', '.join(choices)}.")
 
 
 def tell_cells(cells: Any) -> None:

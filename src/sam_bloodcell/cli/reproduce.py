@@ -6,15 +6,28 @@ from typing import Annotated
 import typer
 
 from .benchmark import prepare_folder
-from .options import Adapter, Backbone, BatchSize, CacheDir, Device, Epochs, Folds, Jobs, Out, Quiet, Seed
+from .options import (
+    Adapter,
+    BatchSize,
+    CacheDir,
+    Device,
+    Epochs,
+    Folds,
+    Jobs,
+    Out,
+    PapersBackbone,
+    Presets,
+    Quiet,
+    Seed,
+)
 
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="bc-sam or dorl.")],
+    paper: Annotated[Presets, typer.Argument(help="The paper whose table is run.")],
     matek: Annotated[Path, typer.Option(help="Folder of Matek-19 (AML-Cytomorphology_LMU).")],
     acevedo: Annotated[Path, typer.Option(help="Folder of Acevedo-20 (PBC_dataset_normal_DIB).")],
     out: Out = Path("out"),
-    backbone: Backbone = "vit_b",
+    backbone: PapersBackbone = "vit_b",
     adapter: Adapter = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Cells of a class and laboratory, for a trial.")] = None,
     epochs: Epochs = None,
@@ -34,7 +47,6 @@ def reproduce(
     from ..files import write_text
     from ..report.page import write_report
 
-    papers.published_results(paper)  # raises where the paper is unknown, before its name is one of a file
     prepare_folder(out, f"{paper}.csv")
     table, result = papers.reproduce(
         paper, matek, acevedo, backbone=backbone, adapter=adapter, limit=limit, epochs=epochs, cv=cv,

@@ -5,6 +5,7 @@ from ..synthetic.optics import LABORATORIES, Laboratory
 from ..synthetic.smears import COMMON_CLASSES, draw_cell, make_blood_cells
 from .cells import drop_unreadable, join_cells, keep_masked, load_cells, save_cells
 from .download import data_home, fetch_file
+from .examination import CellsExamination, CellsFinding, examine_cells
 from .labels import HARMONISED_CLASSES, harmonise_labels, read_label_maps
 from .public import (
     fetch_bloodmnist,
@@ -25,10 +26,13 @@ __all__ = [
     "HARMONISED_CLASSES",
     "LABORATORIES",
     "Cells",
+    "CellsExamination",
+    "CellsFinding",
     "Laboratory",
     "data_home",
     "draw_cell",
     "drop_unreadable",
+    "examine_cells",
     "fetch_bloodmnist",
     "fetch_file",
     "fetch_zheng18",

@@ -16,8 +16,9 @@ from ..cells import Cells, warn_of_similar
 from ..exceptions import ImageReadError
 from ..files import as_path, how_to_find, is_utf8, make_folder, replacing, write_text
 from ..images.collections import name_rows
-from ..images.listing import Listing, describe
+from ..images.listing import Listing
 from ..images.reading import load_rgb
+from .folders import read_folder
 from .tables import read_table, similar_columns
 
 _REQUIRED = ("path", "domain", "label")
@@ -37,9 +38,10 @@ def load_cells(
     csv_or_folder : path
         A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
         slide; a cell without one is its own), or a folder of ``domain/label/image`` files (also in folders below a
-        label) with masks named ``image_mask.png``, ``image_masks.tif`` or the like. Hidden and system files and folders
-        of masks are skipped; a warning says what else that looks like data was not taken, such as images of other
-        formats or without a class.
+        label) with masks named ``image_mask.png``, ``image_masks.tif`` or the like; beside the image that they name,
+        also ``mask_image.png``, ``image_seg.png`` and ``image_label.png``. Hidden and system files and folders of masks
+        are skipped; a warning says what else that looks like data was not taken, such as images of other formats or
+        without a class.
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``; default all, sorted.
     domains : sequence of str, optional
@@ -66,7 +68,8 @@ def load_cells(
     Warns
     -----
     UserWarning
-        If names of classes, laboratories or groups differ only in case, spaces or a plural s.
+        If names of classes, laboratories or groups differ only in case, spaces or a plural s, if a folder's images seem
+        to lie a level too deep (``domain/patient/label/image``), or if each class has one image.
 
     Examples
     --------
@@ -83,7 +86,7 @@ def load_cells(
         fix = f"Fix: pass a CSV file or a folder of domain/label/image.{how_to_find(source)}"
         raise FileNotFoundError(f"'{os.fsdecode(csv_or_folder)}' does not exist. {fix}")
     listing = Listing(source) if source.is_dir() else None
-    table = _read_csv(source, root) if listing is None else _read_folder(listing)
+    table = _read_csv(source, root) if listing is None else read_folder(listing)
     if domains is not None:
         domains = _check_known(domains, table["domain"], "domain", source)
         table = table[table["domain"].isin(domains)]
@@ -150,7 +153,7 @@ def keep_masked(cells: Bunch) -> Cells:
     n = len(cells.paths)
     error = (
         f"None of the {n} cells has a mask. Fix: name them in a column 'mask' of the CSV, or as number_mask.png beside "
-        'number.png; or let them be made from the stain (masks="auto", --masks auto).'
+        'number.png; or let them be made from the stain: masks="auto".'
     )
     return _leave_out(cells, bare, error, f"{len(bare)} of {n} cells have no mask and are left out.")
 
@@ -343,47 +346,6 @@ def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
                 fix = f"Fix: paths are relative to the CSV's folder.{how_to_find(path)}"
                 raise FileNotFoundError(f"'{csv}' row {row}: the {kind} '{path}' does not exist. {fix}")
     return table
-
-
-def _read_folder(listing: Listing) -> pd.DataFrame:
-    """List the images of domain/label/image; a warning names what else looks like data."""
-    rows = []
-    masks = {listing.image_of(mask): mask for mask in listing.masks}
-    for file in listing.images:
-        parts = file.relative_to(listing.root).parts
-        if len(parts) > 2:
-            rows.append((str(file), *parts[:2], str(masks.pop(file.with_suffix(""), ""))))
-        else:
-            lacking = "a class" if len(parts) == 2 else "a laboratory and a class"
-            listing.lost[listing.below(file.parent), f"images without a folder of {lacking}"] += 1
-    if not rows:
-        found = f" There is: {describe(listing.account())}." if listing.account() else ""
-        fix = "Fix: arrange them as domain/label/image, or pass a CSV."
-        raise ValueError(f"'{listing.root}' holds no images. {fix}{found}")
-    for mask in masks.values():
-        listing.lost[listing.below(mask.parent), "masks that belong to no image"] += 1
-    table = pd.DataFrame(rows, columns=[*_REQUIRED, "mask"])
-    _check_folders(listing, table)
-    listing.warn(stacklevel=3)
-    return table
-
-
-def _check_folders(listing: Listing, table: pd.DataFrame) -> None:
-    """Count classes that hold no image, or lie a level too deep; raise if a class or domain is not UTF-8."""
-    taken = set(zip(table["domain"], table["label"], strict=True))
-    labels = set(table["label"])
-    for folder in listing.folders:
-        parts = folder.relative_to(listing.root).parts
-        if len(parts) == 1 and parts[0] not in set(table["domain"]):
-            listing.lost[listing.below(folder), "laboratories without an image in a class"] += 1
-        elif len(parts) == 2 and parts not in taken and parts[0] in set(table["domain"]):
-            listing.lost[listing.below(folder), "classes without an image"] += 1
-        elif len(parts) > 2 and parts[-1] in labels:
-            listing.lost[listing.below(folder.parent), "folders named like a class, but taken as part of this one"] += 1
-    for domain, label in taken:
-        if not is_utf8(domain + label):
-            name = os.fsencode(f"{domain}/{label}")
-            raise ValueError(f"The folder {name!r} in '{listing.root}' has a name that is not UTF-8. Fix: rename it.")
 
 
 def _check_known(wanted: Iterable[str], column: pd.Series, kind: str, source: Path) -> list[str]:

@@ -275,14 +275,14 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         if len(fallbacks):
             warnings.warn(
                 f"No plausible cell was found in {len(fallbacks)} of {len(images)} images ({name_rows(fallbacks)}); "
-                "they are embedded as whole images and flagged in .quality['fallback'].",
+                "they are embedded as whole images and flagged as 'fallback' in their quality.",
                 stacklevel=2,
             )
         flat = np.flatnonzero(embedded.quality["flat"])
         if len(flat):
             warnings.warn(
                 f"{len(flat)} of {len(images)} images are of one colour ({name_rows(flat)}) and show no cell; "
-                "they are flagged in .quality['flat'].",
+                "they are flagged as 'flat' in their quality.",
                 stacklevel=2,
             )
         return as_container(embedded, _get_output_config("transform", self)["dense"], X)

@@ -165,9 +165,11 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         return (len(self.pooled), self.pooled.shape[1])
 
     def to_frame(self, index: Any = None) -> Any:
-        """Return a DataFrame with the columns ``embedding_0`` to ``embedding_{C-1}``, ``quality_area`` and so on.
+        """Return a DataFrame with a column for each feature, ``quality_area`` and so on.
 
-        Where the domain is known, it is the last column, ``domain``.
+        The features of `SAMLoRAEmbedder` have the names of its ``get_feature_names_out``, ``samloraembedder0`` and so
+        on, as in the files of ``sam-bloodcell embed``; those of other models are ``embedding_0`` and so on. Where the
+        domain is known, it is the last column, ``domain``.
 
         Parameters
         ----------
@@ -176,11 +178,13 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         """
         import pandas as pd
 
-        names = [f"embedding_{i}" for i in range(self.shape[1])]
-        return pd.concat([pd.DataFrame(self.pooled, columns=names, index=index), self._cell_table(index)], axis=1)
+        features = pd.DataFrame(self.pooled, columns=self._feature_names(), index=index)
+        return pd.concat([features, self._cell_table(index)], axis=1)
 
     def to_anndata(self, obs: Any = None) -> Any:
         """Return an AnnData object, for scanpy: ``X`` are the pooled embeddings, ``obs`` also holds quality and domain.
+
+        The features in ``var`` are named as in `to_frame`.
 
         Parameters
         ----------
@@ -197,10 +201,15 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
         rows = pd.RangeIndex(len(self)).astype(str)
         known = pd.DataFrame(index=rows) if obs is None else pd.DataFrame(obs).set_axis(rows)
-        features = pd.DataFrame(index=[f"embedding_{i}" for i in range(self.shape[1])])
+        features = pd.DataFrame(index=self._feature_names())
         own = self._cell_table(rows)
         obs = pd.concat([known, own.drop(columns=own.columns.intersection(known.columns))], axis=1)
         return anndata.AnnData(self.pooled, obs=obs, var=features)
+
+    def _feature_names(self) -> list[str]:
+        # Only those of `SAMLoRAEmbedder` have the quality of a mask.
+        prefix = "embedding_" if self.quality is None else "samloraembedder"
+        return [f"{prefix}{i}" for i in range(self.shape[1])]
 
     def _cell_table(self, index: Any) -> Any:
         import pandas as pd

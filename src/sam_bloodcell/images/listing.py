@@ -25,6 +25,9 @@ _SYSTEM_NAMES = frozenset(
      "icon\r"}
 )  # fmt: skip
 _MASK = re.compile(r"(^|[-_. ])masks?$")
+# Other names of masks, which name the image too. They count only beside that image: "seg" and "label" are also parts of
+# names that cells have.
+_NAMED_AFTER = re.compile(r"(?i)masks?[-_. ](?P<behind>.+)|(?P<before>.+)[-_. ](segmentation|seg|labels?|masks?)")
 
 Account = Mapping[tuple[str, str], int]  # the number by folder, below the one that was listed, and by kind
 
@@ -37,8 +40,9 @@ class Listing:
     leftovers (hidden files and folders, and those that systems make), files that are no images. `lost` counts what
     looks like data but was not taken, or was taken twice.
 
-    Masks are files and folders whose names are "mask" or "masks", or end so behind "_", "-", "." or a space. Links are
-    followed, except a link to a folder that contains it: following it would never end.
+    Masks are files and folders whose names are "mask" or "masks", or end so behind "_", "-", "." or a space; beside an
+    image "1.png" also files such as "mask_1.png", "1_seg.png" and "1_label.png". Links are followed, except a link to a
+    folder that contains it: following it would never end.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -51,6 +55,7 @@ class Listing:
         self._links = False
         if self.root.is_dir():
             self._search(self.root)
+        self._part_masks()
         self.images.sort()
         if self._links:  # without links no image has two paths, and resolving a path takes time
             self._count_twice()
@@ -110,10 +115,21 @@ class Listing:
         else:
             self.left_out[here, f"files that are no images ({suffix or 'without a suffix'})"] += 1
 
+    def _part_masks(self) -> None:
+        """Take from the images those that are named as the mask of another one beside them."""
+        named = [image for image in self.images if _NAMED_AFTER.fullmatch(image.stem)]
+        stems = {image.with_suffix("") for image in self.images} if named else set()
+        masks = {image for image in named if self.image_of(image) in stems}
+        for mask in masks:
+            self.left_out[self.below(mask.parent), "masks"] += 1
+        self.masks += sorted(masks)
+        self.images = [image for image in self.images if image not in masks]
+
     @staticmethod
     def image_of(mask: Path) -> Path:
         """Return the path, without a suffix, of the image that a mask's name says it belongs to."""
-        return mask.with_name(re.sub(r"(?i)[-_. ]masks?$", "", mask.stem) or mask.stem)
+        named = _NAMED_AFTER.fullmatch(mask.stem)
+        return mask.with_name((named["behind"] or named["before"]) if named else mask.stem)
 
     def _leads_back(self, folder: Path) -> bool:
         """Whether a folder below the root is the same folder as one that contains it."""

@@ -141,7 +141,7 @@ def from_pretrained(
     if unknown:
         raise ValueError(
             f"'{folder_or_repo}' builds objects of types that are not trusted: {', '.join(unknown)}. Fix: if you trust "
-            f"its author, pass trusted={unknown}."
+            "its author, name these types as trusted."
         )
     return skops.load(path, trusted=allowed)
 
