@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sam_bloodcell.classification.sources import list_cells
+from sam_bloodcell.classification.sources import keep_readable, list_cells
 
 CLASSES = ["lymphocyte", "monocyte"]
 
@@ -69,3 +69,15 @@ def test_sources_are_joined_in_their_order(tmp_path):
 def test_what_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         list_cells([tmp_path / "none"])
+
+
+def test_unreadable_images_are_left_out_with_a_warning(tmp_path):
+    folder = make_images(tmp_path, "1.png", "3.png")
+    (folder / "2.png").write_bytes(b"no image")
+    table, _ = list_cells([folder], domain="lyon")
+    with pytest.warns(UserWarning, match=r"1 of 3 images cannot be read and are left out \(rows 1\).*2\.png"):
+        kept = keep_readable(table)
+    assert kept["path"].tolist() == [str(folder / "1.png"), str(folder / "3.png")]
+    assert kept.index.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="1 of 1 images cannot be read"):
+        keep_readable(table.iloc[[1]].reset_index(drop=True))

@@ -1,11 +1,13 @@
 """The cells that a trained classifier is to predict: files, folders and tables as one table of cells."""
 
 import os
+import warnings
 from collections.abc import Collection, Iterable
 
 import pandas as pd
 
 from ..bulk import list_sources
+from ..datasets.cells import told_unreadable, unreadable_images
 from ..images.listing import Listing
 
 
@@ -44,6 +46,18 @@ def list_cells(
         listings += found
     cells = pd.concat(tables, ignore_index=True)
     return (cells if domain is None else cells.assign(domain=domain)), listings
+
+
+def keep_readable(cells: pd.DataFrame) -> pd.DataFrame:
+    """Open every image and leave out the rows of those that cannot be read, with a warning; raise if none is left."""
+    reasons = unreadable_images(cells["path"])
+    if not reasons:
+        return cells
+    told = told_unreadable(reasons, len(cells))
+    if len(reasons) == len(cells):
+        raise ValueError(f"{told}. Fix: check the folder.")
+    warnings.warn(told, stacklevel=2)
+    return cells.drop(index=list(reasons)).reset_index(drop=True)
 
 
 def _labels_below(listing: Listing, classes: Collection[str]) -> list[str] | None:

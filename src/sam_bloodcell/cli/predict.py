@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, CacheDir, Device, Jobs, Quiet, Root, tell_left_out
+from .options import BatchSize, CacheDir, Device, Jobs, OnError, Quiet, Root, tell_left_out
 
 
 def predict(
@@ -17,6 +17,7 @@ def predict(
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")] = Path("predictions.csv"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+    on_error: OnError = "raise",
     trusted: Annotated[
         list[str] | None, typer.Option(help="A type that the model's file may use beside the usual ones; repeatable.")
     ] = None,
@@ -41,7 +42,7 @@ def predict(
         describe_predictions,
         write_predictions,
     )
-    from ..classification.sources import list_cells
+    from ..classification.sources import keep_readable, list_cells
 
     check_not_a_source(out, images)
     out = check_predictions_file(out, overwrite=overwrite)
@@ -52,6 +53,8 @@ def predict(
     cells, listings = list_cells(images, domain=domain, classes=classifier.classes_.tolist(), root=root)
     for listing in listings:
         tell_left_out(f"{listing.root}: {len(listing.images)} images", listing.account())
+    if on_error == "skip":
+        cells = keep_readable(cells)
     table = classifier.predict_table(cells)
     write_predictions(table, out)
     for sentence in describe_predictions(table):

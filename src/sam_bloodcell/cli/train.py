@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, BatchSize, CacheDir, Cells, Device, Jobs, Quiet, Root, Seed, tell_cells
+from .options import (
+    Adapter,
+    Backbone,
+    BatchSize,
+    CacheDir,
+    Cells,
+    Device,
+    Jobs,
+    OnError,
+    Quiet,
+    Root,
+    Seed,
+    tell_cells,
+)
 
 
 def train(
@@ -16,6 +29,7 @@ def train(
     adapter: Adapter = None,
     seed: Seed = 0,
     root: Root = None,
+    on_error: OnError = "raise",
     cache_dir: CacheDir = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -29,11 +43,13 @@ def train(
     Example: sam-bloodcell train cells --out model
     """
     from ..classification import CellClassifier
-    from ..datasets import load_cells
+    from ..datasets import drop_unreadable, load_cells
     from ..files import check_writable, make_folder
 
     data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
     check_writable(make_folder(out) / "pipeline.skops")
+    if on_error == "skip":
+        data = drop_unreadable(data)
     tell_cells(data)
     classifier = CellClassifier(
         backbone, adapter=adapter, cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +116,29 @@ def drop_unreadable(cells: Bunch) -> Cells:
         If no image can be read.
     """
     check_cells(cells, "paths", "target", "target_names", "domain")
-    reasons = {}
-    for row, path in enumerate(cells.paths):
-        try:
-            load_rgb(path)
-        except ImageReadError as exc:
-            reasons[row] = str(exc)
-    bad, first, n = list(reasons), next(iter(reasons.values()), ""), len(cells.paths)
+    reasons = unreadable_images(cells.paths)
+    first, n = next(iter(reasons.values()), ""), len(cells.paths)
     error = f"None of the {n} images can be read; the first: {first}"
-    warning = f"{len(bad)} of {n} images cannot be read and are left out ({name_rows(bad)}); the first: {first}"
-    kept = _leave_out(cells, bad, error, warning)
+    kept = _leave_out(cells, list(reasons), error, told_unreadable(reasons, n))
     kept.unreadable = {str(cells.paths[row]): reason for row, reason in reasons.items()}
     return kept
+
+
+def unreadable_images(images: Iterable[Any]) -> dict[int, str]:
+    """Open every image, and return the rows of those that cannot be read, with the reasons."""
+    reasons = {}
+    for row, image in enumerate(images):
+        try:
+            load_rgb(image)
+        except ImageReadError as exc:
+            reasons[row] = str(exc)
+    return reasons
+
+
+def told_unreadable(reasons: Mapping[int, str], n: int) -> str:
+    """Return a sentence about the images among n that cannot be read, which are left out."""
+    rows, first = list(reasons), next(iter(reasons.values()), "")
+    return f"{len(rows)} of {n} images cannot be read and are left out ({name_rows(rows)}); the first: {first}"
 
 
 def keep_masked(cells: Bunch) -> Cells:
