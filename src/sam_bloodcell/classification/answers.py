@@ -43,6 +43,13 @@ def wrong_answers(table: pd.DataFrame) -> pd.DataFrame:
     return table[wrong].sort_values("confidence", ascending=False, kind="stable")
 
 
+def as_benchmark(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the wrong answers with the columns of a benchmark's predictions, for `plotting.plot_mistakes`."""
+    wrong = wrong_answers(table.reset_index(drop=True))
+    domain = wrong["domain"].fillna("unknown") if "domain" in wrong else "unknown"
+    return wrong.assign(row=wrong.index, train_domain="training", test_domain=domain, known=True)
+
+
 def describe_predictions(table: pd.DataFrame) -> Iterator[str]:
     """Yield sentences about the table of `CellClassifier.predict_table`: counts, doubts and, with labels, mistakes."""
     counts = ", ".join(f"{n} {name}" for name, n in table["predicted"].value_counts().items())

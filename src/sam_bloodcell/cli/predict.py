@@ -1,11 +1,14 @@
 """`sam-bloodcell predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import BatchSize, CacheDir, Device, Jobs, OnError, Quiet, Root, tell_left_out
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def predict(
@@ -38,6 +41,7 @@ def predict(
     from ..bulk import check_not_a_source
     from ..classification import CellClassifier
     from ..classification.answers import (
+        as_benchmark,
         check_predictions_file,
         describe_predictions,
         write_predictions,
@@ -60,3 +64,18 @@ def predict(
     for sentence in describe_predictions(table):
         typer.echo(sentence)
     typer.echo(out)
+    draw_mistakes(as_benchmark(table), table["path"].tolist(), out.with_name(f"{out.stem}_mistakes.png"))
+
+
+def draw_mistakes(mistakes: "pd.DataFrame", images: list[str], path: Path) -> None:
+    """Draw the mistakes into a file, if there are any, and print its path; remove that of an earlier run."""
+    from ..files import remove, replacing
+    from ..plotting import plot_mistakes
+
+    figure = plot_mistakes(mistakes, images) if len(mistakes) else None
+    if figure is None:
+        remove(path)
+    else:
+        with replacing(path) as draft:
+            figure.savefig(draft, dpi=150)
+        typer.echo(path)
