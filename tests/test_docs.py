@@ -3,17 +3,23 @@
 import ast
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 import torch
 from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
 
 import sam_bloodcell
 from sam_bloodcell import datasets, evaluation
+from sam_bloodcell.cli import app
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+from sam_bloodcell.evaluation import benchmark
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SIZES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -31,6 +37,10 @@ SPECIAL = ("method.md", "own_laboratories.md", "weights.md", "scale.md")
 
 def python_blocks(page):
     return re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def sh_blocks(page):
+    return re.findall(r"^```sh\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -66,9 +76,32 @@ def test_the_readme_runs(run):
     Path("lyon").mkdir()
     for path in cells.paths:
         Path(path).rename(Path("lyon", Path(path).name))
-    names = run("\n".join([*python_blocks(README), "answers = pipe.predict(new)"]))
-    assert names["answers"].shape == (20,)
-    assert set(names["answers"]) <= set(classes)
+    names = run("\n".join(python_blocks(README)))
+    assert len(names["answers"]) == 20
+    assert set(names["answers"]["predicted"]) == set(classes)
+
+
+def test_the_four_commands_of_the_readme_run(tmp_path, monkeypatch):
+    """As they stand: train on two laboratories, predict a third, and see the wrong answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmark, "default_classifiers", lambda seed: {"LR": LogisticRegression(max_iter=2000)})
+    made = make_blood_cells(6, classes=["lymphocyte", "monocyte"], domains=["lab_a", "lab_b", "lab_c"], random_state=0)
+    save_cells(made, "cells")
+    Path("cells/cells.csv").unlink()
+    Path("cells/lab_c").rename("lyon")
+    wrong = sorted(Path("lyon/lymphocyte").glob("*[0-9].png"))[0]
+    wrong = wrong.rename(f"lyon/monocyte/{wrong.name}")  # a cell in the folder of another class
+    for command in sh_blocks(README)[2].splitlines():
+        program, *arguments = shlex.split(command)
+        assert program == "sam-bloodcell"
+        result = CliRunner().invoke(app, [*arguments, *(["--quiet"] if "check" not in arguments else [])])
+        assert result.exit_code == 0, result.output
+    for name in ("out/report.html", "out/predictions.csv", "out/model/pipeline.skops", "model/pipeline.skops"):
+        assert Path(name).stat().st_size > 0, name
+    table = pd.read_csv("predictions.csv")
+    mistakes = table[table["label"] != table["predicted"]]
+    assert str(wrong) in mistakes["path"].tolist()
+    assert Path("predictions_mistakes.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
