@@ -326,7 +326,12 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
     plotting.plot_confusions: ({"predictions": PREDICTIONS}, [*PREDICTED, Bad("predictions", [TWO])]),
     plotting.plot_mistakes: (
         {"predictions": PREDICTIONS, "images": DRAWN.images[np.zeros(40, int)]},
-        [*PREDICTED, Bad("images", [None, 3, [], DRAWN.images[:1]]), Bad("n", [0, -1, 2.5, "x", None])],
+        [
+            *PREDICTED,
+            Bad("images", [None, 3, [], DRAWN.images[:1]]),
+            Bad("n", [0, -1, 2.5, "x", None]),
+            Bad("pair", [3, "ab", ["a"], ("no", "where")]),
+        ],
     ),
     plotting.plot_mask_quality: (
         lambda made: {"quality": made.embeddings.quality, "domain": made.cells.domain},

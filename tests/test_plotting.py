@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from sam_bloodcell.plotting import (
     canvas,
@@ -112,11 +113,42 @@ def test_confusions_show_shares_of_each_true_class(predictions):
         plot_confusions(pd.concat([predictions, predictions.assign(classifier="RF")]))
 
 
+def titles_of(figure):
+    return [ax.get_title(loc="left").split("\n") for ax in figure.axes]
+
+
 def test_mistakes_are_the_confident_ones_abroad(predictions):
     images = np.zeros((4, 8, 8, 3), np.uint8)
-    figure = plot_mistakes(predictions, images)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["x → y"]
+    assert titles_of(plot_mistakes(predictions, images)) == [["row 2", "a → b", "x → y 0.70"]]
     assert plot_mistakes(predictions[:2], images) is None
+    assert titles_of(plot_mistakes(predictions.assign(confidence=np.nan), images))[0][2] == "x → y"
+
+
+def test_mistakes_name_the_file_and_shorten_names_in_the_middle(predictions, tmp_path):
+    names = ["0.png", "1.png", "scan of the 2nd of March, cell 00017.png", "3.png"]
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    for images in (paths, list(map(str, paths))):
+        ((file, *_),) = titles_of(plot_mistakes(predictions, images))
+        assert file == "scan of the 2…cell 00017.png"
+    long = predictions.replace({"x": "a class with quite a long name", "y": "another class with a long name"})
+    figure = plot_mistakes(
+        long.replace({"a": "the laboratory of this hospital", "b": "and that of the other one"}), paths
+    )
+    draw(figure, tmp_path)
+    assert len(titles_of(figure)[0]) == 5  # the pair and the answer take two lines each
+
+
+def test_mistakes_of_one_pair_alone(predictions):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    back = predictions.assign(train_domain="b", test_domain="a", predicted="x")
+    both = pd.concat([predictions, back[:2], predictions[:1].assign(predicted="y")], ignore_index=True)
+    assert [lines[1] for lines in titles_of(plot_mistakes(both, images))] == ["b → a", "a → b"]
+    assert [lines[1] for lines in titles_of(plot_mistakes(both, images, pair=("a", "b")))] == ["a → b"]
+    assert [lines[1] for lines in titles_of(plot_mistakes(both, images, pair=("a", "a")))] == ["a → a"]
+    with pytest.raises(ValueError, match=r"Got pair=\('b', 'b'\) but expected a pair of the predictions, such as"):
+        plot_mistakes(both, images, pair=("b", "b"))
 
 
 def test_mask_quality_and_stain_have_a_box_a_laboratory():

@@ -16,6 +16,7 @@ from sam_bloodcell.evaluation.findings import (
     suspected_labels,
     verdict,
 )
+from sam_bloodcell.evaluation.verdict import recommended_predictions, verdict_lines
 from sam_bloodcell.segmentation.cell import QUALITY
 
 FOLDS = 2
@@ -103,6 +104,44 @@ def test_the_interval_across_is_that_of_the_tables():
     row = result.intervals.iloc[0]
     across = verdict(result).across
     assert (across.value, across.low, across.high, across.chance) == tuple(row[["score", "low", "high", "chance"]])
+
+
+def test_predictions_are_those_of_the_recommended_classifier():
+    cells = two_laboratories(2)
+
+    def rf_is_wrong(label, classifier, **_):
+        return "x" if classifier == "RF" else label
+
+    columns = ["path", "domain", "label", "train_domain", "fold", "predicted", "confidence", "known"]
+    rows = recommended_predictions(make_result(*cells, rf_is_wrong, classifiers=("RF", "LR")))
+    assert list(rows.columns) == columns
+    assert len(rows) == 8 + 2 * 8  # each cell once at home, and in two folds elsewhere
+    assert (rows["label"] == rows["predicted"]).all()
+    assert rows["path"].value_counts().to_dict() == dict.fromkeys(range(8), 3)
+    assert rows.loc[rows["path"] < 4, "domain"].eq("a").all()
+    named = recommended_predictions(make_result(*cells, rf_is_wrong, paths=True, groups=np.arange(8) // 2))
+    assert list(named.columns) == [*columns[:3], "group", *columns[3:]]
+    assert set(named["path"]) == {f"cells/{row}.png" for row in range(8)}
+    assert (named["group"] == named["path"].str.extract(r"(\d)")[0].astype(int) // 2).all()
+
+
+def test_the_lines_say_what_the_verdict_holds():
+    answer = by_features("yes")
+    text = "\n".join(verdict_lines(make_result(*two_laboratories(10), answer, features=("embeddings", "autoencoder"))))
+    for part in (
+        "Recommended: LR on the features 'autoencoder', the best of 2",
+        "Within laboratories: balanced accuracy 1.000",
+        "Across laboratories: balanced accuracy 1.000 (95% interval 1.000 to 1.000; chance 0.500), mean over 2 pairs.",
+        "Weakest direction: trained in a, tested in b: 1.000 on 20 cells.",
+        "Weakest class: x, with a recall of 1.000 across laboratories (20 cells).",
+        "Autoencoder: it helps LR across laboratories: +0.125",
+    ):
+        assert part in text
+    one = [column[:16] for column in two_laboratories()]
+    assert "mean over 1 laboratory." in "\n".join(verdict_lines(make_result(*one)))
+    assert verdict_lines(make_result(list("xxyyvvww"), list("aaaabbbb"))) == [
+        "No pair of laboratories has a class in common, so nothing was scored."
+    ]
 
 
 def test_the_interval_within_draws_patients_where_there_are_some():
@@ -376,7 +415,7 @@ def test_advice_names_classes_with_few_cells():
     first, second = [one for one in advice(make_result(labels, domains, no_y_after_b)) if one.topic == "cells"]
     assert first.text.startswith("Too few cells to train or to test on: 'z' in a (1).")
     assert first.rows == [6]
-    assert second.text.startswith("Classifiers find only 0% of 'y' after training on 3 of b.")
+    assert second.text.startswith("Few cells, and low recall: 'y' after training on 3 cells of b (0%).")
     assert second.rows == [10, 11, 12]
 
 

@@ -1,6 +1,8 @@
 """`sam-bloodcell benchmark`."""
 
 import json
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,9 +29,19 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..evaluation import BenchmarkResult
 
-TABLES = ("scores.csv", "provenance.json", "recall_by_class.csv", "intervals.csv")
+# What is written beside the report, and what it holds.
+TABLES = {
+    "predictions.csv": "every answer of the recommended classifier",
+    "recall_by_class.csv": "recall of each class by classifier and pair of laboratories",
+    "scores.csv": "scores by classifier, pair of laboratories and fold",
+    "intervals.csv": "mean scores across laboratories with 95% intervals",
+    "provenance.json": "settings, versions and digests",
+}
+_MOST_ROWS = 6  # of a table on the terminal
 
 
 def benchmark(
@@ -51,7 +63,7 @@ def benchmark(
     n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train in each laboratory, test in every one, and write the table and a report.
+    """Train in each laboratory, test in every one, and write tables, a report and what to do about it.
 
     Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
     """
@@ -86,9 +98,10 @@ def benchmark(
     resolve_settings(autoencoder.get_params())  # raises where the architecture does not fit the preset
     result = run_benchmark(data, embedder, autoencoder, cv=cv, random_state=seed, n_jobs=n_jobs, verbose=verbose)
     write_tables(result, out)
-    report = write_report(result, out / "report.html", figures=out / "figures")
+    write_report(result, out / "report.html", figures=out / "figures")
     print_headlines(result)
-    typer.echo(f"\n{out / 'scores.csv'}\n{report}")
+    print_findings(result)
+    print_files(out)
 
 
 def prepare_folder(out: Path, *names: str) -> None:
@@ -104,11 +117,17 @@ def prepare_folder(out: Path, *names: str) -> None:
 def write_tables(result: "BenchmarkResult", out: Path) -> None:
     """Write a benchmark's tables: before its pictures, whatever becomes of those."""
     from ..evaluation import per_class_recall
+    from ..evaluation.verdict import recommended_predictions
     from ..files import remove, write_text
     from ..report.page import printable
 
-    tables = {"scores.csv": result.scores, "intervals.csv": result.intervals}
-    for name, table in (tables | {"recall_by_class.csv": per_class_recall(result.predictions)}).items():
+    tables = {
+        "scores.csv": result.scores,
+        "intervals.csv": result.intervals,
+        "recall_by_class.csv": per_class_recall(result.predictions),
+        "predictions.csv": recommended_predictions(result),
+    }
+    for name, table in tables.items():
         if table is not None:
             write_text(out / name, printable(table.to_csv(index=False)))
         else:
@@ -117,14 +136,46 @@ def write_tables(result: "BenchmarkResult", out: Path) -> None:
 
 
 def print_headlines(result: "BenchmarkResult") -> None:
-    """Print a benchmark's mean scores beside chance, the recall of each class, and the laboratories' distance."""
+    """Print the best mean scores beside chance, the lowest recalls of classes, and the laboratories' distance."""
     pairs = result.scores[["train_domain", "test_domain"]].nunique()
     where = "all pairs of different laboratories" if pairs.max() > 1 else "the folds of the one laboratory"
     typer.echo(f"\nMean scores over {where}, balanced accuracy with a 95% interval from low to high.")
     typer.echo("Chance (balanced accuracy) and majority (accuracy) are the scores of always answering one class:")
-    typer.echo(result.headlines.round(3).to_string(index=False))
-    typer.echo("\nRecall of each class by the best classifier on each feature set, as a mean over the same:")
-    typer.echo(result.recall.round(3).to_string(index=False))
+    best = result.headlines.sort_values("balanced_accuracy", ascending=False, kind="stable")
+    _print_rows(best, "intervals.csv" if result.intervals is not None else "scores.csv")
+    typer.echo("\nRecall of each class by the best classifier, as a mean over the same:")
+    recall = result.recall[result.recall["features"].isin(best["features"].head(1))]
+    _print_rows(recall.sort_values("recall", kind="stable"), "recall_by_class.csv")
     if len(result.shift):
         typer.echo("\nHow far the laboratories lie apart (an mmd near 0 and an accuracy near chance: not at all):")
         typer.echo(result.shift.round(3).to_string())
+
+
+def print_findings(result: "BenchmarkResult") -> None:
+    """Print in words how good the recommended classifier is, and what to do about what was found."""
+    from ..evaluation.findings import advice
+    from ..evaluation.verdict import verdict_lines
+
+    told = [("\nVerdict", verdict_lines(result)), ("\nWhat to do", [one.text for one in advice(result)])]
+    width = min(shutil.get_terminal_size().columns, 100)
+    for title, texts in told:
+        if texts:
+            typer.echo(title)
+        for text in texts:
+            typer.echo(textwrap.fill(text, width, initial_indent="- ", subsequent_indent="  ", break_long_words=False))
+
+
+def print_files(out: Path) -> None:
+    """Print what was written, and what each file holds."""
+    files = {"report.html": "all of it with pictures, to open in a browser", "figures": "its pictures", **TABLES}
+    written = {str(out / name): what for name, what in files.items() if (out / name).exists()}
+    typer.echo("\nFiles")
+    for path, what in written.items():
+        typer.echo(f"{path:<{max(map(len, written))}}  {what}")
+
+
+def _print_rows(table: "pd.DataFrame", file: str) -> None:
+    """Print the first rows of a table, and where the others are."""
+    typer.echo(table.head(_MOST_ROWS).round(3).to_string(index=False))
+    if len(table) > _MOST_ROWS:
+        typer.echo(f"({len(table) - _MOST_ROWS} more in {file})")

@@ -71,8 +71,8 @@ def _clashes(result: BenchmarkResult) -> Iterator[Advice]:
     rest = found.iloc[_NAMED:]
     if len(rest):
         rows = _rows_of(result, set(zip(rest["label"], rest["domain"], strict=True)))
-        found_more = f"{len(rest)} more such findings about pairs of laboratories were left out here"
-        yield Advice("labels", f"{found_more}. List them with evaluation.findings.clashing_labels(result).", rows)
+        more = f"{len(rest)} more such finding{'s' if len(rest) > 1 else ''} about pairs of laboratories"
+        yield Advice("labels", f"{more}: evaluation.findings.clashing_labels lists all of them.", rows)
 
 
 def _lonely_classes(result: BenchmarkResult) -> Iterator[Advice]:
@@ -125,8 +125,13 @@ def _cells(result: BenchmarkResult) -> Iterator[Advice]:
     few = [cell for cell, found in recall.items() if found < _LOW_RECALL and counts[cell] < _FEW_CELLS]
     if few:
         few.sort(key=lambda cell: recall[cell])
-        found = [f"{recall[cell]:.0%} of {cell[0]!r} after training on {counts[cell]} of {cell[1]}" for cell in few]
-        text = f"Classifiers find only {_listed(found)}. Add cells of these classes there, to at least {_FEW_CELLS}."
+        found = [
+            f"{label!r} after training on {counts[label, domain]} cells of {domain} ({recall[label, domain]:.0%})"
+            for label, domain in few
+        ]
+        text = (
+            f"Few cells, and low recall: {_listed(found)}. Add cells of these classes there, to at least {_FEW_CELLS}."
+        )
         yield Advice("cells", text, _rows_of(result, set(few)))
 
 

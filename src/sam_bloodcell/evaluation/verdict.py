@@ -123,6 +123,61 @@ def recall_by_direction(result: BenchmarkResult) -> pd.DataFrame:
     return table.loc[table["recall"].notna(), columns].reset_index(drop=True)
 
 
+def recommended_predictions(result: BenchmarkResult) -> pd.DataFrame | None:
+    """Return all answers of the recommended classifier, or None where nothing was scored.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per training laboratory, fold and tested cell: ``path`` of the cell (its row number where cells have no
+        paths), ``domain`` and ``label`` as given, ``group`` where cells have groups, ``train_domain`` and ``fold`` of
+        the training, ``predicted`` and ``confidence``, and ``known``, whether the label was in training.
+    """
+    best = recommended(result)
+    if best is None:
+        return None
+    found = select_series(result.predictions, *best).rename(columns={"test_domain": "domain", "row": "path"})
+    paths = result.cells.get("paths")
+    if paths is not None:
+        names = list(map(str, paths))
+        found = found.assign(path=[names[row] for row in found["path"]])
+    group = [] if result.cells.get("group") is None else ["group"]
+    columns = ["path", "domain", "label", *group, "train_domain", "fold", "predicted", "confidence", "known"]
+    return found[columns].reset_index(drop=True)
+
+
+def verdict_lines(result: BenchmarkResult) -> list[str]:
+    """Return the verdict as short lines of text, for a terminal."""
+    told = verdict(result)
+    if told.classifier is None:
+        return ["No pair of laboratories has a class in common, so nothing was scored."]
+    n = len(result.headlines)
+    chosen = f", the best of {n} by these same scores, so its own are somewhat too good" if n > 1 else ""
+    lines = [f"Recommended: {told.classifier} on the features {told.features!r}{chosen}."]
+    for where, units, found in (
+        ("Within laboratories", "laborator", told.within), ("Across laboratories", "pair", told.across)
+    ):  # fmt: skip
+        if found is not None:
+            plural = {"laborator": ("y", "ies"), "pair": ("", "s")}[units][found.n > 1]
+            interval = f"95% interval {found.low:.3f} to {found.high:.3f}; chance {found.chance:.3f}"
+            lines.append(
+                f"{where}: balanced accuracy {found.value:.3f} ({interval}), mean over {found.n} {units}{plural}."
+            )
+    if told.weakest_pair is not None:
+        train, test, lowest, cells = told.weakest_pair
+        lines.append(f"Weakest direction: trained in {train}, tested in {test}: {lowest:.3f} on {cells} cells.")
+    if told.weakest_class is not None:
+        label, recall, cells = told.weakest_class
+        where = "" if told.across is None else " across laboratories"
+        lines.append(f"Weakest class: {label}, with a recall of {recall:.3f}{where} ({cells} cells).")
+    if told.autoencoder is not None:
+        gain = told.autoencoder
+        helps = {"yes": "it helps", "no": "it harms", "unclear": "it is unclear whether it helps"}
+        change = f"{gain.difference:+.3f} (95% interval {gain.low:+.3f} to {gain.high:+.3f})"
+        lines.append(f"Autoencoder: {helps[gain.helps]} {told.classifier} across laboratories: {change}.")
+    return lines
+
+
 def headlined(found: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of known classes across laboratories, or all rows of known classes where there is one."""
     known = found[found["known"].astype(bool)]

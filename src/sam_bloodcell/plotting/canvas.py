@@ -61,6 +61,14 @@ def shorten(text: str, longest: int = 24) -> str:
     return f"{text[: longest - 6]}…#{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:4]}"
 
 
+def shorten_middle(text: str, longest: int = 24) -> str:
+    """Cut the middle of a text that is longer than `longest`: names of files differ at their ends."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (longest - 1 - head) :]}"
+
+
 def title_of_two(first: Any, mark: str, second: Any, width: int) -> str:
     """Join two names by a mark, on two lines if `width` characters are too few, or if a name is read from the right.
 

@@ -1,6 +1,8 @@
 """Pictures of cells: with outline, crop and reconstruction, and the most confident mistakes."""
 
+import os
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +13,14 @@ from ..evaluation.scores import check_predictions
 from ..images.collections import as_image_list
 from ..images.frames import pad_to_square
 from ..images.reading import load_rgb
-from .canvas import font_family, new_figure, plain, title_of_two
+from .canvas import escaped, font_family, new_figure, plain, shorten_middle, title_of_two
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _LONGEST_TITLE = 100  # characters
+_MISTAKE_WIDTH = 28  # characters above a picture at 5.5 points
 
 
 def plot_cells(
@@ -60,7 +63,7 @@ def plot_cells(
     columns = min(columns, len(images))
     lines = 0 if titles is None else max(str(title).count("\n") + 1 for title in titles)
     # In inches: square panels of 1, close within a cell, apart between cells, lines above for the title.
-    wide, tall = (1 + len(strips)) * 1.03 + 0.2, 1.08 + 0.17 * lines
+    wide, tall = (1 + len(strips)) * 1.03 + 0.2, 1.08 + 0.17 * lines * title_size / 7
     width, height = columns * wide, -(-len(images) // columns) * tall
     figure = new_figure((width, height), layout=None)
     for i, image in enumerate(images):
@@ -80,8 +83,13 @@ def plot_cells(
     return figure
 
 
-def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray, *, n: int = 24) -> "Figure | None":
-    """Draw the most confident mistakes across laboratories as a contact sheet, or return None where there are none.
+def plot_mistakes(
+    predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray, *, n: int = 24, pair: tuple[Any, Any] | None = None
+) -> "Figure | None":  # fmt: skip
+    r"""Draw the most confident mistakes across laboratories as a contact sheet, or return None where there are none.
+
+    Above each cell are the name of its file (or its row), the laboratories of training and test, and its true class,
+    the answer and the confidence.
 
     Parameters
     ----------
@@ -91,11 +99,25 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
         All images that X was embedded from; the column ``row`` holds indices into them.
     n : int, default=24
         Number of cells to draw.
+    pair : (train_domain, test_domain) or None, default=None
+        Draw the mistakes of this pair of laboratories alone, which may be one laboratory twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from sam_bloodcell.plotting import plot_mistakes
+    >>> found = pd.DataFrame({"train_domain": "a", "test_domain": "b", "row": [0, 1], "label": ["x", "y"],
+    ...                       "predicted": ["x", "x"], "confidence": [0.9, 0.8], "known": True})
+    >>> figure = plot_mistakes(found, np.zeros((2, 8, 8, 3), dtype=np.uint8), pair=("a", "b"))
+    >>> figure.axes[0].get_title(loc="left").split("\n")
+    ['row 1', 'a → b', 'y → x 0.80']
     """
     check_predictions(predictions, "train_domain", "test_domain", "row", "label", "predicted", "confidence", "known")
     check_arguments("plot_mistakes", n=n)
-    across = predictions[(predictions["train_domain"] != predictions["test_domain"]) & predictions["known"]]
-    wrong = across[across["label"] != across["predicted"]].sort_values("confidence", ascending=False, kind="stable")
+    chosen = predictions["train_domain"] != predictions["test_domain"] if pair is None else _of_pair(predictions, pair)
+    known = predictions[chosen & predictions["known"]]
+    wrong = known[known["label"] != known["predicted"]].sort_values("confidence", ascending=False, kind="stable")
     wrong = wrong.drop_duplicates("row").head(n)
     if wrong.empty:
         return None
@@ -103,8 +125,30 @@ def plot_mistakes(predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray,
     if last >= len(images):
         fix = "Fix: pass all images that X was embedded from."
         raise ValueError(f"Got {len(images)} images but expected more than {last}, a predicted row. {fix}")
-    titles = [title_of_two(cell.label, " →", cell.predicted, width=26) for cell in wrong.itertuples()]
-    return plot_cells([images[row] for row in wrong["row"]], titles=titles, columns=6, title_size=5.5)
+    shown = [images[row] for row in wrong["row"]]
+    titles = [_mistake_title(cell, image) for cell, image in zip(wrong.itertuples(), shown, strict=True)]
+    return plot_cells(shown, titles=titles, columns=6, title_size=5.5)
+
+
+def _of_pair(predictions: pd.DataFrame, pair: Any) -> pd.Series:
+    """Tell which predictions are of a pair of laboratories; raise if none is."""
+    if isinstance(pair, str) or np.shape(pair) != (2,):
+        raise ValueError(f"Got pair={pair!r} but expected (train_domain, test_domain). Fix: pass two laboratories.")
+    chosen = (predictions["train_domain"] == pair[0]) & (predictions["test_domain"] == pair[1])
+    if not chosen.any():
+        names = predictions[["train_domain", "test_domain"]].drop_duplicates().itertuples(index=False, name=None)
+        some = ", ".join(map(str, list(names)[:5]))
+        raise ValueError(f"Got pair={tuple(pair)!r} but expected a pair of the predictions, such as {some}.")
+    return chosen
+
+
+def _mistake_title(cell: Any, image: Any) -> str:
+    """Name a cell's file, the pair of laboratories, and the true class, the answer and the confidence in lines."""
+    name = PurePath(os.fsdecode(image)).name if isinstance(image, str | os.PathLike) else f"row {cell.row}"
+    pair = title_of_two(cell.train_domain, " →", cell.test_domain, width=_MISTAKE_WIDTH)
+    confidence = "" if pd.isna(cell.confidence) else f" {cell.confidence:.2f}"
+    answer = title_of_two(cell.label, " →", cell.predicted, width=_MISTAKE_WIDTH - len(confidence))
+    return f"{shorten_middle(escaped(name), _MISTAKE_WIDTH)}\n{pair}\n{answer}{confidence}"
 
 
 def _draw_outlined(ax: "Axes", image: Any, mask: np.ndarray | None) -> None:
