@@ -75,7 +75,8 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any]) ->
             raise ValueError(f"Got the domain {name!r} but the fit knew {texts[str(name)]!r}, of another type. {fix}")
         if name not in known and count < FEW_CELLS:
             warnings.warn(
-                f"The domain {name!r} is new, and the statistics of {count} of its cells are poor. Fix: call "
-                f"add_domain(X, {name!r}) once, with at least {FEW_CELLS} unlabelled cells of that laboratory.",
+                f"The domain {name!r} is new, and the statistics of {count} of its cells are poor. Fix: pass at least "
+                f"{FEW_CELLS} of its cells at once, or learn it once from as many unlabelled ones with "
+                f"add_domain(X, {name!r}), or adapt of a CellClassifier.",
                 stacklevel=4,
             )

@@ -3,8 +3,9 @@
 import json
 import shutil
 import textwrap
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -80,16 +81,17 @@ def benchmark(
         raise ValueError(
             f"Got --out '{out}' inside the folder of the cells: its pictures would be cells. Fix: move it."
         )
-    prepare_folder(out, *TABLES)
+    prepare_folder(out, *TABLES, "model/pipeline.skops")
     if on_error == "skip":
         data = drop_unreadable(data)
     tell_cells(data)
     for label, count in data.dropped.items():
         typer.echo(f"left out: {count} cells of class {label}")
-    embedder = SAMLoRAEmbedder(
-        backbone, adapter, keep=parts_to_keep(architecture, preset), cache_dir=cache_dir, device=device,
-        batch_size=batch_size or "auto", n_jobs=n_jobs, verbose=verbose,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "backbone": backbone, "adapter": adapter, "cache_dir": cache_dir, "device": device,
+        "batch_size": batch_size or "auto", "n_jobs": n_jobs, "verbose": verbose,
+    }  # fmt: skip
+    embedder = SAMLoRAEmbedder(keep=parts_to_keep(architecture, preset), **options)
     autoencoder = CrossDomainAutoencoder(
         architecture=architecture, preset=preset, epochs=epochs or "auto", device=device, random_state=seed,
         verbose=verbose,
@@ -101,16 +103,18 @@ def benchmark(
     write_report(result, out / "report.html", figures=out / "figures")
     print_headlines(result)
     print_findings(result)
+    write_model(result, data, autoencoder, out / "model", random_state=seed, **options)
     print_files(out)
 
 
 def prepare_folder(out: Path, *names: str) -> None:
     """Make the output folder, and raise before hours of work if these files or the report could not be written."""
-    from ..files import check_writable
+    from ..files import check_writable, make_folder
     from ..report.page import prepare_report
 
     prepare_report(out / "report.html", out / "figures")
     for name in names:
+        make_folder((out / name).parent)
         check_writable(out / name)
 
 
@@ -133,6 +137,21 @@ def write_tables(result: "BenchmarkResult", out: Path) -> None:
         else:
             remove(out / name)  # that of an earlier run
     write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
+
+
+def write_model(result: "BenchmarkResult", cells: Any, autoencoder: Any, folder: Path, **options: Any) -> None:
+    """Fit the recommended classifier on all cells and save it; where there is none, remove that of an earlier run."""
+    from ..classification.recommended import fit_recommended
+    from ..files import remove
+
+    model = fit_recommended(result, cells, autoencoder, **options)
+    if model is not None:
+        model.save_pretrained(folder, data=repr(cells))
+        return
+    for name in ("pipeline.skops", "README.md"):
+        remove(folder / name)
+    with suppress(OSError):  # not empty: it holds something else
+        folder.rmdir()
 
 
 def print_headlines(result: "BenchmarkResult") -> None:
@@ -167,7 +186,12 @@ def print_findings(result: "BenchmarkResult") -> None:
 
 def print_files(out: Path) -> None:
     """Print what was written, and what each file holds."""
-    files = {"report.html": "all of it with pictures, to open in a browser", "figures": "its pictures", **TABLES}
+    files = {
+        "report.html": "all of it with pictures, to open in a browser",
+        "figures": "its pictures",
+        "model": "the recommended classifier, trained on all cells, for 'sam-bloodcell predict'",
+        **TABLES,
+    }
     written = {str(out / name): what for name, what in files.items() if (out / name).exists()}
     typer.echo("\nFiles")
     for path, what in written.items():
