@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell import CellClassifier, CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.evaluation import BenchmarkResult, cross_domain_scores, run_benchmark
 from sam_bloodcell.report import write_report
@@ -20,3 +20,6 @@ assert_type(embedder.save_pretrained("adapter"), Path)
 assert_type(cross_domain_scores({}, embeddings, cells.target, domain=cells.domain), pd.DataFrame)
 result = assert_type(run_benchmark(cells, embedder, CrossDomainAutoencoder()), BenchmarkResult)
 assert_type(write_report(result, "report.html"), Path)
+classifier = assert_type(CellClassifier().fit(cells.images, cells.labels), CellClassifier)
+assert_type(classifier.predict_table(cells.images), pd.DataFrame)
+assert_type(CellClassifier.from_pretrained("model"), CellClassifier)
