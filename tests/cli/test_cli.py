@@ -208,6 +208,25 @@ def test_help_shows_an_example_and_describes_every_option(command):
     assert [parameter.name for parameter in target.params if not parameter.help] == []
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_on_the_command_line_has_every_command_with_its_options(command):
+    page = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text("utf-8")
+    section = page.partition(f"\n## `{command}`\n")[2].partition("\n## ")[0]
+    target = typer.main.get_command(app)
+    for name in command.split():
+        target = target.commands[name]
+    example = re.search(r"Example: (.*)", " ".join(target.help.split()))[1]
+    assert f"```sh\n{example}\n```" in section
+    options = {max(each.opts, key=len) for each in target.params if each.opts[0].startswith("--")} - {"--help"}
+    assert set(re.findall(r"`(--[\w-]+)`", section.partition("\nOptions: ")[2])) == options
+
+
+def test_the_page_on_the_command_line_has_the_options_of_all_and_the_exit_codes():
+    page = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text("utf-8")
+    for text in ("`--version`", "`--install-completion`", "`--show-completion`", "| 0 |", "| 1 |", "| 2 |", "| 130 |"):
+        assert text in page
+
+
 def test_exit_codes_are_told_and_true():
     told = " ".join(run("--help").output.split())
     assert "Exit codes: 0 done; 1 an error, told in one line that starts with 'Error:', or cells that 'check'" in told

@@ -19,8 +19,8 @@ _SHOWN = 10  # files of a kind that are named
 def check(ctx: typer.Context, cells: Cells, cv: Folds = 5, root: Root = None, quiet: Quiet = False) -> None:
     """Examine cells before a benchmark, in seconds.
 
-    Counts by laboratory and class, unreadable files, copies, sizes, colours, patients, and what is too few for what.
-    Nothing is embedded. Exit code 0: a benchmark can run. Exit code 1: it cannot, and the problems are listed.
+    It shows counts by laboratory and class, unreadable files, copies, sizes, colours, patients, and what is too few for
+    what. Nothing is embedded. Exit code 0: a benchmark can run. Exit code 1: it cannot, and the problems are listed.
 
     Example: sam-bloodcell check cells
     """
@@ -48,11 +48,10 @@ def print_tables(found: "CellsExamination") -> None:
         counts = found.counts.assign(all=found.counts.sum(axis=1))
         typer.echo("Cells by laboratory and class:")
         _print(counts.T if counts.shape[1] > len(counts) else counts)
-    typer.echo("\nImages by laboratory (sizes in pixels, mean colours from 0 to 255; alpha: with an alpha channel;")
-    typer.echo("deep: with more than 8 bits a number):")
+    typer.echo("\nImages by laboratory (sizes in pixels, mean colours from 0 to 255):")
     _print(_shortened(found.images))
     if found.patients is not None:
-        typer.echo("\nPatients by laboratory (cells: of one patient; shared: also in another laboratory):")
+        typer.echo("\nPatients by laboratory (shared: also in another one):")
         _print(found.patients)
     if len(found.unreadable):
         typer.echo(f"\nImages that cannot be read: {len(found.unreadable)}")
@@ -70,7 +69,8 @@ def _shortened(images: "pd.DataFrame") -> "pd.DataFrame":
         low, high = images[f"{side}_min"].astype(str), images[f"{side}_max"].astype(str)
         short[side] = low.where(low == high, low + "-" + high)
     colours = images[["red", "green", "blue"]].round().astype("Int64").astype(str)
-    return short.assign(**images[["grey", "alpha", "deep"]], colour=colours.agg("/".join, axis=1))
+    names = {"grey": "grey", "alpha": "alpha", "deep": ">8 bits"}
+    return short.join(images[list(names)].rename(columns=names)).assign(colour=colours.agg("/".join, axis=1))
 
 
 def _as_item(text: str) -> str:

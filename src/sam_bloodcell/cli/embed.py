@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, BatchSize, Device, ImageSize, Jobs, OnError, Quiet, Root, tell_left_out
+from .options import Adapter, Backbone, BatchSize, Device, ImageSize, Jobs, OnErrors, Quiet, Root, tell_left_out
 
 
 def embed(
@@ -17,7 +17,9 @@ def embed(
     device: Device = "auto",
     batch_size: BatchSize = None,
     n_jobs: Jobs = None,
-    on_error: OnError = "raise",
+    on_error: Annotated[
+        OnErrors, typer.Option(help="Unreadable images: stop with an error, or skip them and list them in a CSV.")
+    ] = "raise",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
     root: Root = None,
     quiet: Quiet = False,

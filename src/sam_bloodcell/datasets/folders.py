@@ -67,17 +67,16 @@ def _why_none(listing: Listing) -> str:
     depths = Counter(len(file.relative_to(root).parts) for file in listing.images)
     depth = depths.most_common(1)[0][0]
     example = next(file for file in listing.images if len(file.relative_to(root).parts) == depth)
-    found = f"Found {n} image{'s' * (n > 1)} in '{root}', but"
-    shown = f"'{listing.below(example)}' has"
+    images, shown, above = f"{n} image{'s' * (n > 1)}", listing.below(example), example.parent.name
     if depth == 1:
         return (
-            f"{found} two levels too high: {shown} neither laboratory nor class; expected {_EXPECTED}. "
-            f"Fix: sort the images into such folders, or {_CSV}."
+            f"Found {images} in '{root}', but two levels too high: '{shown}' has neither laboratory nor class; "
+            f"expected {_EXPECTED}. Fix: sort the images into such folders, or {_CSV}."
         )
     return (
-        f"{found} one level too high: {shown} no laboratory; expected {_EXPECTED}. Fix: if all are of one laboratory, "
-        f"move '{example.parent.name}' and the other classes into a folder with the laboratory's name; if "
-        f"'{example.parent.name}' is a laboratory, sort its images into a folder for each class; or {_CSV}."
+        f"Found {images} in '{root}', but one level too high: '{shown}' has no laboratory; expected {_EXPECTED}. Fix: "
+        f"if all are of one laboratory, move '{above}' and the other classes into a folder with the laboratory's name; "
+        f"if '{above}' is a laboratory, sort its images into a folder for each class; or {_CSV}."
     )
 
 
