@@ -1,4 +1,4 @@
-"""Matrices of a report that are tables instead of pictures: too many names for a picture, or none that a font has."""
+"""Matrices of a report that are tables instead of pictures."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +12,9 @@ from ..plotting.canvas import is_plain
 
 _MAX_DOMAINS = 10  # in a picture of transfer: a panel for each classifier has a field for each pair
 _MAX_PANELS, _MAX_CLASSES = 16, 30  # in a picture of confusions: a panel for each pair of laboratories
+_MAX_DIRECTED = 4  # laboratories whose directions are all columns; with 5 they would be 25
+_SHADES = 10
+MANY = 9  # columns of a table with small type
 
 
 def draws_transfer(result: BenchmarkResult) -> bool:
@@ -26,12 +29,52 @@ def draws_confusions(result: BenchmarkResult) -> bool:
     return n_pairs <= _MAX_PANELS and n_classes <= _MAX_CLASSES and all(map(is_plain, names))
 
 
+def recall_matrix(recall: pd.DataFrame, counts: pd.DataFrame) -> dict[str, Any]:
+    """Return recall by class (rows) and direction (columns); beyond 4 laboratories, by tested laboratory.
+
+    Parameters
+    ----------
+    recall : pandas.DataFrame
+        ``label``, ``train_domain``, ``test_domain`` and ``recall``, a row per class and direction.
+    counts : pandas.DataFrame
+        The number of cells of each class (rows) in each laboratory (columns).
+
+    Returns
+    -------
+    dict
+        ``groups``, the training laboratories and how many columns each has (none beyond 4 laboratories); ``columns``,
+        the tested laboratories; ``rows``, each class with a field per column: its recall and the number of its cells,
+        or None where it was not scored.
+    """
+    pooled = recall["train_domain"].nunique() > _MAX_DIRECTED
+    if pooled:
+        recall = recall[recall["train_domain"] != recall["test_domain"]]
+    keys = ["test_domain"] if pooled else ["train_domain", "test_domain"]
+    means = recall.groupby(["label", *keys], sort=False)["recall"].mean().dropna().to_dict()
+    columns: list[Any] = sorted(recall[keys].drop_duplicates().itertuples(index=False, name=None), key=str)
+    scored = counts.index[counts.index.isin(recall["label"])]
+    rows = []
+    for name in scored:
+        found = [means.get((name, *column)) for column in columns]
+        numbers = [counts[column[-1]][name] for column in columns]
+        fields = [None if share is None else (share, n) for share, n in zip(found, numbers, strict=True)]
+        rows.append((name, fields))
+    trained = [] if pooled else [column[0] for column in columns]
+    groups = [(name, trained.count(name)) for name in dict.fromkeys(trained)]
+    return {"groups": groups, "columns": [column[-1] for column in columns], "rows": rows}
+
+
+def transfer_matrix(result: BenchmarkResult, features: Any, classifier: Any) -> dict[str, Any]:
+    """Return the mean balanced accuracy of one classifier for each pair of laboratories."""
+    summary = summarise_scores(select_series(result.scores, features, classifier))
+    means = summary.pivot_table("balanced_accuracy_mean", "train_domain", "test_domain", dropna=False)
+    return _matrix(means, f"{classifier} on {features}", "trained on", "tested on")
+
+
 def transfer_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
     """Yield, for the best classifier of each feature set, the mean balanced accuracy of each pair of laboratories."""
     for best in best_headlines(result.headlines).itertuples():
-        summary = summarise_scores(select_series(result.scores, best.features, best.classifier))
-        means = summary.pivot_table("balanced_accuracy_mean", "train_domain", "test_domain", dropna=False)
-        yield _matrix(means, f"{best.classifier} on {best.features}", "trained on", "tested on")
+        yield transfer_matrix(result, best.features, best.classifier)
 
 
 def confusion_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
@@ -45,6 +88,11 @@ def confusion_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
         if rows.any():
             name = f"{best[1]} on {best[0]}, {where}, all pairs together"
             yield _matrix(confusion_counts(found[rows]), name, "true class", "answer")
+
+
+def shade(value: float) -> int:
+    """Return the shade of a value from 0 to 1, a whole number from 0 (lowest) to 10 (highest)."""
+    return int(np.clip(round(value * _SHADES), 0, _SHADES))
 
 
 def _matrix(values: pd.DataFrame, caption: str, down: str, along: str) -> dict[str, Any]:

@@ -2,32 +2,49 @@
 
 import os
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.utils import Bunch
 
-from ..evaluation import METRICS, BenchmarkResult, summarise_scores
+from ..evaluation import METRICS, BenchmarkResult, findings, summarise_scores
 from ..evaluation.checks import class_names, warn_caller
 from ..evaluation.headlines import best_headlines
 from ..files import check_writable, make_folder, write_text
 from ..plotting.canvas import is_plain, plain, spread_text
-from .matrices import confusion_tables, draws_confusions, draws_transfer, transfer_tables
+from .matrices import (
+    MANY,
+    confusion_tables,
+    draws_confusions,
+    draws_transfer,
+    recall_matrix,
+    shade,
+    transfer_matrix,
+    transfer_tables,
+)
+from .mistakes import MAX_DIRECTIONS, MAX_GROUPS, MAX_NAMES, MAX_OPEN, MAX_PICTURES, CellNames, group_mistakes
 from .pictures import render_pictures
+from .words import GOOD, POOR, WEAK, judge, used_terms
 
-_MAX_LISTED = 20  # duplicates, and pairs of laboratories whose classes differ
+_MAX_LISTED = 20  # duplicates, cells of an advice, and pairs of laboratories whose classes differ
+_MAX_KEPT = 20  # rows of a table that stays on one sheet of paper
+_MAX_REASONS = 3  # of pictures that cannot be drawn, in the warning
 
 
 def write_report(
     result: BenchmarkResult, path: str | os.PathLike[str], *, title: str = "Blood cells across laboratories",
     settings: Mapping[str, Any] | None = None, figures: str | os.PathLike[str] | None = None,
 ) -> Path:  # fmt: skip
-    """Write a benchmark's tables, pictures and settings as one HTML file, and return its path.
+    """Write a benchmark's verdict, tables, pictures and settings as one HTML file, and return its path.
 
-    Pictures are embedded and nothing is loaded from elsewhere, so the file can be mailed, archived and
-    printed. It is written to a temporary file and then moved, so an interrupted run leaves the old report whole.
+    The page begins with whether the classifier can be trusted in another laboratory, and what to do. Pictures are
+    embedded and nothing is loaded from elsewhere, so the file can be mailed, archived and printed. It is written to a
+    temporary file and then moved, so an interrupted run leaves the old report whole.
 
     Parameters
     ----------
@@ -57,6 +74,7 @@ def write_report(
     -----
     Beyond 10 laboratories, or where no installed font has the characters of a name, tables take the place of the
     pictures of transfer and confusions. Other pictures escape such characters, and the report lists what they mean.
+    The 1,000 most confident mistakes are shown as pictures, and the next 4,000 by name.
 
     Examples
     --------
@@ -76,16 +94,16 @@ def write_report(
     if not isinstance(result, BenchmarkResult):
         kind = type(result).__name__
         raise TypeError(f"Got result of type {kind} but expected a BenchmarkResult. Fix: call run_benchmark.")
-    path, engine = prepare_report(path, figures), _engine()
-    template = engine.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+    path, engine, result = prepare_report(path, figures), _engine(), _with_printable_names(result)
     settings = {**result.settings, **(settings or {})}
     pictures = render_pictures(result, None if figures is None else Path(figures))
-    page = template.render(**_tables(result), title=title, settings=settings, figures=pictures)
+    names = CellNames(result)
+    found = {**_findings(result, names), **_tables(result, names)}
+    body = engine.get_template("body.html.j2").render(**found, title=title, settings=settings, figures=pictures)
+    page = engine.get_template("report.html.j2").render(title=title, body=body, glossary=used_terms(body))
     write_text(path, printable(page))
     failures = [item["failure"] for section in pictures.values() for item in section if "failure" in item]
-    if failures:
-        found = f"Left {len(failures)} picture(s) out of the report that cannot be drawn: {'; '.join(failures)}."
-        warn_caller(f"{found} Fix: see to the cause and write the report again; no score depends on a picture.")
+    _warn_of(failures + found["unreadable"])
     return path
 
 
@@ -107,13 +125,82 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def _with_printable_names(result: BenchmarkResult) -> BenchmarkResult:
+    """Return the result with classes and laboratories named as UTF-8 can hold them.
+
+    Pandas takes all names that UTF-8 cannot hold for the same one when it groups.
+    """
+    cells, domain = result.cells, np.asarray(result.cells.domain)
+    if all(str(name) == printable(str(name)) for name in [*cells.target_names, *np.unique(domain)]):
+        return result
+    columns = ["train_domain", "test_domain", "label", "predicted"]
+    tables = [
+        table.assign(**{name: [printable(str(value)) for value in table[name]] for name in columns if name in table})
+        for table in (result.predictions, result.scores)
+    ]
+    named = {"target_names": list(map(printable, cells.target_names)), "domain": np.array(list(map(printable, domain)))}
+    return replace(result, predictions=tables[0], scores=tables[1], cells=Bunch(**cells | named))
+
+
 def _engine() -> Any:
     import jinja2
 
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    def load(name: str) -> str:
+        return files(__package__).joinpath(name).read_text("utf-8")
+
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(load), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
 
 
-def _tables(result: BenchmarkResult) -> dict[str, Any]:
+def _warn_of(failures: list[str]) -> None:
+    if failures:
+        more = f"; and {len(failures) - _MAX_REASONS} more" if len(failures) > _MAX_REASONS else ""
+        found = f"Left {len(failures)} picture(s) out of the report that cannot be drawn: "
+        found += f"{'; '.join(failures[:_MAX_REASONS])}{more}."
+        warn_caller(f"{found} Fix: see to the cause and write the report again; no score depends on a picture.")
+
+
+def _findings(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
+    """Return what the analysis found out, by its names in the template."""
+    best = findings.recommended(result)
+    verdict = None if best is None else findings.verdict(result)
+    mistakes = pd.DataFrame() if best is None else findings.mistakes(result)
+    groups, unreadable = ([], []) if mistakes.empty else group_mistakes(result, mistakes, names)
+    level, answer = judge(verdict)
+    return {
+        "verdict": verdict,
+        "level": level,
+        "answer": answer,
+        "limits": {"good": GOOD, "poor": POOR, "weak": WEAK},
+        "advice": [_with_cells(advice, names) for advice in findings.advice(result)],
+        "recall": None if best is None else recall_matrix(findings.recall_by_direction(result), _counts(result)),
+        "transfer": None if best is None else transfer_matrix(result, *best),
+        "mistakes": groups,
+        "n_mistakes": len(mistakes),
+        "max_pictures": MAX_PICTURES,
+        "max_names": MAX_NAMES,
+        "max_open": MAX_OPEN,
+        "max_directions": MAX_DIRECTIONS,
+        "max_groups": MAX_GROUPS,
+        "unreadable": unreadable,
+        "suspected": [] if best is None else _suspected(result, names),
+        "clashing": findings.clashing_labels(result).to_dict("records"),
+    }
+
+
+def _with_cells(advice: Any, names: CellNames) -> dict[str, Any]:
+    rows = [int(row) for row in advice.rows]
+    return {"text": advice.text, "n": len(rows), "cells": [names(row) for row in rows[:_MAX_LISTED]]}
+
+
+def _suspected(result: BenchmarkResult, names: CellNames) -> list[dict[Hashable, Any]]:
+    table = findings.suspected_labels(result).head(_MAX_LISTED)
+    return [{**cell, "names": names(int(cell["row"]))} for cell in table.to_dict("records")]
+
+
+def _tables(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
     """Return the numbers of the page, by their names in the template."""
     scores, cells, headlines = result.scores, result.cells, result.headlines
     pairs = scores[scores["train_domain"] != scores["test_domain"]].drop_duplicates(["train_domain", "test_domain"])
@@ -122,25 +209,40 @@ def _tables(result: BenchmarkResult) -> dict[str, Any]:
         "headlines": best_headlines(headlines).to_dict("records"),
         "all_headlines": headlines.to_dict("records"),
         "across": len(pairs) > 0,
-        "recall": _recall_by_class(result),
+        "class_recall": _recall_by_class(result),
         "n_classifiers": scores["classifier"].nunique(),
         "n_folds": scores["fold"].nunique(),
         "transductive": "autoencoder" in result.features,
-        "counts": pd.crosstab(class_names(cells.target, cells.target_names, "target"), np.asarray(cells.domain)),
+        "counts": _counts(result),
         "left_out": pairs[pairs["n_left_out"] > 0].to_dict("records"),
         "transfer_tables": [] if draws_transfer(result) else list(transfer_tables(result)),
         "confusion_tables": [] if draws_confusions(result) else list(confusion_tables(result)),
         "score_tables": [(name, table.to_dict("records")) for name, table in summary],
         "metrics": METRICS,
         "spread": spread_text,
+        "shade": shade,
+        "many": MANY,
+        "max_kept": _MAX_KEPT,
         "shift": _shift_rows(result.shift_by_class),
-        "duplicates": result.duplicates[["a", "b"]].head(_MAX_LISTED).to_numpy().tolist(),
+        "duplicates": [
+            [(names(row), np.asarray(cells.domain)[row]) for row in pair]
+            for pair in result.duplicates[["a", "b"]].head(_MAX_LISTED).to_numpy().tolist()
+        ],
         "n_duplicates": len(result.duplicates),
         "max_listed": _MAX_LISTED,
-        "domain": np.asarray(cells.domain),
-        "paths": cells.get("paths"),
+        "n_cells": len(cells.target),
+        "domains": np.unique(np.asarray(cells.domain)).tolist(),
+        "data": names.folder or next(iter(str(cells.get("DESCR") or "").strip().splitlines()), ""),
+        "versions": ("python", "sam-bloodcell", "torch", "scikit-learn", "numpy"),
+        "written": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         "escaped": _escaped_names(result),
     }
+
+
+def _counts(result: BenchmarkResult) -> pd.DataFrame:
+    """Return the number of cells of each class (rows) in each laboratory (columns)."""
+    cells = result.cells
+    return pd.crosstab(class_names(cells.target, cells.target_names, "target"), np.asarray(cells.domain))
 
 
 def _recall_by_class(result: BenchmarkResult) -> list[dict[str, Any]]:
