@@ -59,12 +59,16 @@ def advice(result: BenchmarkResult) -> list[Advice]:
     classes with too few cells, classes that one laboratory alone has, laboratories whose masks are doubtful, an
     autoencoder that makes scores worse, confidences that are no probabilities in another laboratory, and patients.
     """
-    parts = (_clashes, _mislabelled, _copies, _cells, _lonely_classes, _masks, _autoencoder, _calibration, _patients)
-    return [one for part in parts for one in part(result)]
+    told, clashes = verdict(result), clashing_labels(result)
+    parts = (
+        _clashes(result, clashes), _mislabelled(result), _copies(result), _cells(result),
+        _lonely_classes(result, clashes), _masks(result), _autoencoder(told), _calibration(result, told),
+        _patients(result),
+    )  # fmt: skip
+    return [one for part in parts for one in part]
 
 
-def _clashes(result: BenchmarkResult) -> Iterator[Advice]:
-    found = clashing_labels(result)
+def _clashes(result: BenchmarkResult, found: pd.DataFrame) -> Iterator[Advice]:
     found = found[found["other_domain"] != ""]
     for clash in found.head(_NAMED).itertuples():
         yield Advice("labels", str(clash.finding), _rows_of(result, {(clash.label, clash.domain)}))
@@ -75,8 +79,7 @@ def _clashes(result: BenchmarkResult) -> Iterator[Advice]:
         yield Advice("labels", f"{more}: evaluation.findings.clashing_labels lists all of them.", rows)
 
 
-def _lonely_classes(result: BenchmarkResult) -> Iterator[Advice]:
-    found = clashing_labels(result)
+def _lonely_classes(result: BenchmarkResult, found: pd.DataFrame) -> Iterator[Advice]:
     found = found[found["other_domain"] == ""]
     if len(found):
         names = _listed([f"{row.label!r} ({row.domain})" for row in found.itertuples()])
@@ -150,16 +153,16 @@ def _masks(result: BenchmarkResult) -> Iterator[Advice]:
         )
 
 
-def _autoencoder(result: BenchmarkResult) -> Iterator[Advice]:
-    compared = verdict(result).autoencoder
+def _autoencoder(told: Verdict) -> Iterator[Advice]:
+    compared = told.autoencoder
     if compared is not None and compared.helps == "no":
         found = f"The autoencoder lowers the balanced accuracy across laboratories by {-compared.difference:.2f}"
         interval = f"(95% interval {-compared.high:.2f} to {-compared.low:.2f})"
         yield Advice("autoencoder", f"{found} {interval}. Use the embeddings without it.")
 
 
-def _calibration(result: BenchmarkResult) -> Iterator[Advice]:
-    errors, best = verdict(result).calibration, recommended(result)
+def _calibration(result: BenchmarkResult, told: Verdict) -> Iterator[Advice]:
+    errors, best = told.calibration, recommended(result)
     across = not np.isnan(errors["across"])
     error = errors["across" if across else "within"]
     if best is None or not error >= _MISCALIBRATED:

@@ -71,8 +71,9 @@ def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
     calls this class must have the label, and its confidence must be at least its mean confidence where it is right
     about the class; without probabilities, at least three classifiers must agree.
 
-    On real cells with 5 % wrong labels, 60 to 90 % of the cells named were wrong, and 5 to 50 % of the wrong ones were
-    named: the better the classifiers carry over, the more. Look at every cell before you change its label.
+    On real cells of which 5 % had been given a wrong label, at least two in three of the cells named were among these,
+    and 3 to 50 % of these were named: the better the classifiers carry over, the more. Look at every cell before you
+    change its label.
 
     Returns
     -------
