@@ -95,3 +95,22 @@ def test_commands_that_pages_show_exist(page):
 def test_the_readme_shows_commands_at_all():
     shown = re.findall(r"sam-bloodcell ([a-z]+)", (ROOT / "README.md").read_text("utf-8"))
     assert {"demo", "doctor", "embed", "benchmark", "finetune", "reproduce"} <= set(shown)
+
+
+LAZY = """
+import sys
+import sam_bloodcell
+from sam_bloodcell.datasets import load_cells
+assert "torch" not in sys.modules
+assert set(sam_bloodcell.__all__) <= set(dir(sam_bloodcell))
+sam_bloodcell.embedding.store.MEMORY.clear()
+assert sam_bloodcell.SAMLoRAEmbedder is sam_bloodcell.embedding.embedder.SAMLoRAEmbedder
+try:
+    sam_bloodcell.no_such_name
+except AttributeError as exc:
+    print(exc)
+"""
+
+
+def test_the_package_imports_torch_only_when_it_is_used(in_subprocess):
+    assert in_subprocess(LAZY).strip() == "module 'sam_bloodcell' has no attribute 'no_such_name'"
