@@ -26,7 +26,7 @@ from sam_bloodcell.evaluation import benchmark
 from sam_bloodcell.reproduce import PAPERS
 
 COMMANDS = [
-    "demo", "check", "benchmark", "finetune", "embed", "reproduce", "cache info", "cache prune", "doctor", "download",
+    "demo", "check", "benchmark", "train", "predict", "finetune", "embed", "reproduce", "cache info", "cache prune", "doctor", "download",
     "convert",
 ]  # fmt: skip
 
