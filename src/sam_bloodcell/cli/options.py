@@ -13,7 +13,7 @@ Presets = Literal["bc-sam", "dorl"]
 OnErrors = Literal["raise", "skip"]
 
 Cells = Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or folder of domain/label/image.")]
-Out = Annotated[Path, typer.Option(help="Folder for scores.csv and report.html; made if need be.")]
+Out = Annotated[Path, typer.Option(help="Folder for the report and the tables; made if need be.")]
 Backbone = Annotated[
     str,
     typer.Option(help="vit_tiny (packaged, the default here), vit_b, vit_l, vit_h, a Hugging Face repo id or a file."),
