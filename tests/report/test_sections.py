@@ -32,6 +32,24 @@ def test_the_first_screen_says_what_the_verdict_says(three, tmp_path):
     assert f"finds {verdict.across.value:.0%} of a class's cells in another laboratory" in first.text
 
 
+def test_features_that_have_seen_the_tested_images_are_called_so(three, tmp_path):
+    features, _ = findings.recommended(three)
+    other = {"autoencoder": "embeddings", "embeddings": "autoencoder"}
+    swapped = [table.assign(features=table["features"].map(other)) for table in (three.predictions, three.scores)]
+    renamed = replace(three, predictions=swapped[0], scores=swapped[1], intervals=None)
+    for result, name in ((three, features), (renamed, other[features])):
+        tree = parse(write_report(result, tmp_path).read_text("utf-8"))
+        found = "fitted on the images of these laboratories" in tree.one("section", id="verdict").text
+        assert found == (name == "autoencoder")
+
+
+def test_a_star_is_explained_only_where_there_is_one(three, page, tmp_path):
+    counts = [
+        parse(text).one("section", id="counts").text for text in (page, write_report(three, tmp_path).read_text())
+    ]
+    assert ["fewer than 5 cells" in text for text in counts] == [True, False]
+
+
 def test_what_to_do_is_the_advice_in_its_order(three, tmp_path, monkeypatch):
     advice = [
         findings.Advice("mislabelled", "Look at <these>.", list(range(30))),

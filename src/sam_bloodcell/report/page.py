@@ -156,9 +156,9 @@ def _engine() -> Any:
 
 def _warn_of(failures: list[str]) -> None:
     if failures:
-        more = f"; and {len(failures) - _MAX_REASONS} more" if len(failures) > _MAX_REASONS else ""
-        found = f"Left {len(failures)} picture(s) out of the report that cannot be drawn: "
-        found += f"{'; '.join(failures[:_MAX_REASONS])}{more}."
+        more = [f"and {len(failures) - _MAX_REASONS} more"] if len(failures) > _MAX_REASONS else []
+        reasons = "; ".join([*failures[:_MAX_REASONS], *more])
+        found = f"Left {len(failures)} picture(s) out of the report that cannot be drawn: {reasons}."
         warn_caller(f"{found} Fix: see to the cause and write the report again; no score depends on a picture.")
 
 
@@ -205,15 +205,17 @@ def _tables(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
     scores, cells, headlines = result.scores, result.cells, result.headlines
     pairs = scores[scores["train_domain"] != scores["test_domain"]].drop_duplicates(["train_domain", "test_domain"])
     summary = summarise_scores(scores).groupby("features", sort=False)
+    counts, n_folds = _counts(result), scores["fold"].nunique()
     return {
         "headlines": best_headlines(headlines).to_dict("records"),
         "all_headlines": headlines.to_dict("records"),
         "across": len(pairs) > 0,
         "class_recall": _recall_by_class(result),
         "n_classifiers": scores["classifier"].nunique(),
-        "n_folds": scores["fold"].nunique(),
+        "n_folds": n_folds,
         "transductive": "autoencoder" in result.features,
-        "counts": _counts(result),
+        "counts": counts,
+        "few": bool(((counts > 0) & (counts < n_folds)).any(axis=None)),
         "left_out": pairs[pairs["n_left_out"] > 0].to_dict("records"),
         "transfer_tables": [] if draws_transfer(result) else list(transfer_tables(result)),
         "confusion_tables": [] if draws_confusions(result) else list(confusion_tables(result)),
