@@ -52,7 +52,7 @@ class DoRLAutoencoder(nn.Module):
         super().__init__()
         if crop_size not in CROP_SIZES:
             raise ValueError(f"Got crop_size={crop_size} but expected one of {CROP_SIZES}.")
-        self.n_features, self.crop_size, self.depth = token_width, crop_size, depth
+        self.n_features, self.crop_size, self.depth = token_width, int(crop_size), depth
         self.encoder = _Encoder(token_width, depth[0])
         self.decoder = _Decoder(token_width, depth[1], n_components)
 
