@@ -18,7 +18,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.fixes import parse_version
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder
-from sam_bloodcell.alignment.settings import resolve_settings
 from sam_bloodcell.models import devices
 from sam_bloodcell.segmentation.cell import QUALITY
 
@@ -237,21 +236,6 @@ def test_partial_fit_goes_on(cells, architecture):
     assert distance(fitted.transform(X, domain=domains), domains) < 0.2
     with pytest.raises(ValueError, match=r"expecting 12 features|but expected 12\."):
         fitted.partial_fit(X[:, :4] if architecture == "vector" else _narrow(X), domain=domains)
-
-
-def test_presets_are_the_papers(cells):
-    X, domains = cells
-    sam = small(preset="bc-sam", epochs=1, batch_size="auto", learning_rate="auto").fit(X[20:28], domain=domains[20:28])
-    assert sam.reconstruct(X[:1]).shape == (1, 128, 128, 3)
-    settings = sam.settings_
-    assert (settings.architecture, settings.alignment, settings.alignment_weight) == ("conv", "mean", 5)
-    assert (settings.learning_rate, settings.weight_decay, settings.batch_size) == (5e-4, 0.05, 128)
-    assert (settings.warmup_steps, settings.embedding_weight, settings.normalization) == (500, 0, None)
-    settings = resolve_settings(CrossDomainAutoencoder(preset="dorl").get_params())
-    assert (settings.architecture, settings.alignment, settings.alignment_weight) == ("masked", "mean", 2)
-    assert (settings.learning_rate, settings.batch_size, settings.epochs) == (1e-4, 64, 300)
-    assert settings.embedding_weight * 1.0 == 2 * 0.5
-    assert resolve_settings(CrossDomainAutoencoder(preset="dorl", crop_size=32).get_params()).crop_size == 32
 
 
 def test_tokens_may_lie_on_disk(cells, tmp_path):

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
 import joblib
 import numpy as np
@@ -19,9 +20,11 @@ from sklearn.exceptions import NotFittedError
 from sam_bloodcell import CellEmbeddings, ImageReadError, SAMLoRAEmbedder, WeightsUnavailableError
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import network
+from sam_bloodcell.images.frames import load_square
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, EncoderSize
 from sam_bloodcell.segmentation import LoRATraining
+from sam_bloodcell.segmentation.cell import published_crop
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,29 @@ def test_only_what_is_asked_for_is_kept(embeddings, cells, tmp_path):
         SAMLoRAEmbedder("vit_tiny", keep="tokens").fit(paths)
     with pytest.raises(ValueError, match=r"Got keep=\['masks'\] but expected a collection of 'tokens', 'crops'"):
         SAMLoRAEmbedder("vit_tiny", keep=["masks"]).fit(paths)
+
+
+def test_the_papers_crops_are_kept_beside_ours(cells, tmp_path, embeddings):
+    images = [*cells.images[:3], np.full((64, 64, 3), 200, np.uint8)]  # the last one shows no cell
+    kept = {}
+    for name in ("published_crops", "crops"):
+        embedder = SAMLoRAEmbedder("vit_tiny", keep=("tokens", name), cache_dir=tmp_path).fit(images)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the image without a cell
+            kept[name] = embedder.transform(images)
+    published, ours = kept["published_crops"], kept["crops"]
+    np.testing.assert_array_equal(published.pooled, ours.pooled)
+    np.testing.assert_array_equal(ours.crops[:3], embeddings.crops[:3])
+    pixels = np.stack([load_square(image, 224) for image in images])
+    _, probability = embedder.encoder_.forward(pixels)
+    expected = [
+        published_crop(*pair, whole=bool(found))
+        for *pair, found in zip(pixels, probability, published.quality["fallback"], strict=True)
+    ]
+    assert (published.crops != np.stack(expected)).mean() < 0.01  # batches of other sizes round otherwise
+    assert (published.crops[:3] != ours.crops[:3]).any(axis=(1, 2, 3)).all()
+    with pytest.raises(ValueError, match=r"Got keep=\('crops', 'published_crops'\) but expected one kind of crops\."):
+        SAMLoRAEmbedder("vit_tiny", keep=("crops", "published_crops")).fit(images)
 
 
 def test_the_network_can_be_freed(embedder, cells):
@@ -208,6 +234,7 @@ import numpy as np, torch
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.models import training
 from sam_bloodcell.segmentation import LoRATraining
+from sam_bloodcell.segmentation.cell import published_crop
 
 torch.set_num_threads(int(sys.argv[4]))  # as many as here: their number decides the last bits
 save, saved = training._Run.save, []

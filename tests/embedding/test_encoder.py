@@ -1,5 +1,6 @@
 """The forward pass: batches that shrink, processes that share, weights that travel by reference."""
 
+import hashlib
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,14 @@ def test_batches_are_sized_to_the_memory(monkeypatch, name, expected):
         == Encoder(recipe, batch_size=np.int64(3)).images_per_pass()
         == 3
     )
+
+
+def test_the_papers_crops_have_a_recipe_of_their_own_and_the_others_keep_theirs():
+    spec = NetworkSpec(Backbone("vit_tiny"), "adapter", 224, "float32")
+    ours = Recipe(spec, ((0.0,) * 3, (1.0,) * 3), "none")
+    parts = (2, spec.backbone.digest, "adapter", 224, "float32", ours.pixel_stats, "none")
+    assert ours.digest == hashlib.sha256(repr(parts).encode()).hexdigest()
+    assert replace(ours, published_crops=True).digest != ours.digest
 
 
 @pytest.mark.fault

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sam_bloodcell.models.alignment import ALIGNMENTS, mean_discrepancy, mmd
+from sam_bloodcell.models.alignment import ALIGNMENTS, first_discrepancy, mean_discrepancy, mmd
 
 every = pytest.mark.parametrize("distance", ALIGNMENTS.values(), ids=ALIGNMENTS.keys())
 
@@ -52,7 +52,7 @@ def test_unknown_domains_take_no_part(distance):
     assert (strangers.grad[-5:] == 0).all()
 
 
-@every
+@pytest.mark.parametrize("distance", [mean_discrepancy, mmd])
 def test_is_the_mean_over_pairs_whatever_the_codes(distance):
     features, domain = torch.randn(30, 3), torch.arange(3).repeat_interleave(10)
     pairs = [distance(features[domain != left_out], domain[domain != left_out]) for left_out in range(3)]
@@ -82,6 +82,20 @@ def test_means_by_hand():
     features = torch.tensor([[0.0, 0.0], [2.0, 4.0], [3.0, 5.0]])
     # means (1, 2) and (3, 5): (4 + 9) / 2
     assert mean_discrepancy(features, torch.tensor([0, 0, 1])).item() == pytest.approx(6.5)
+
+
+def test_the_papers_term_by_hand():
+    features = torch.tensor([[0.0, 0.0], [2.0, 4.0], [3.0, 5.0], [1.0, 5.0]])
+    # means (1, 2), (3, 5), (1, 5): the second and the third are compared with the first, not with each other
+    assert first_discrepancy(features, torch.tensor([0, 0, 1, 2])).item() == pytest.approx((4 + 9) / 2 + 9 / 2)
+    # of an absent domain nothing is added; nothing can be compared with an absent first one
+    assert first_discrepancy(features, torch.tensor([0, 0, 2, -1])).item() == pytest.approx((4 + 9) / 2)
+    assert first_discrepancy(features, torch.tensor([1, 1, 2, 2])).item() == 0
+
+
+def test_the_papers_term_is_the_mean_discrepancy_of_two_domains():
+    features, domain = two(1.0)
+    torch.testing.assert_close(first_discrepancy(features, domain), mean_discrepancy(features, domain))
 
 
 def test_mmd_by_hand():

@@ -68,3 +68,11 @@ def test_ssim_needs_room_for_its_window():
     image = torch.rand(1, 3, 10, 32)
     with pytest.raises(ValueError, match=r"Got images of \(10, 32\) px but expected at least window=11"):
         ssim(image, image)
+
+
+def test_padded_windows_see_zeros_outside_the_image():
+    a, b = torch.rand(2, 1, 3, 20, 24)
+    padded = [F.pad(image, (5, 5, 5, 5)) for image in (a, b)]
+    torch.testing.assert_close(ssim(a, b, padded=True), ssim(*padded))
+    assert ssim(a, b, padded=True) != ssim(a, b)
+    assert ssim(a[..., :8], a[..., :8], padded=True).item() == pytest.approx(1, abs=1e-5)  # smaller than the window

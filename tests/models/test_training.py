@@ -153,6 +153,29 @@ def test_a_long_warm_up_is_cut_to_a_tenth():
     assert plan.rate_at(9) == plan.rate_at(10) == 1
 
 
+def test_the_papers_warm_up_is_never_cut_and_their_cosine_ends_above_zero():
+    plan = TrainingPlan(epochs=10, steps_per_epoch=10, learning_rate=1, warmup_steps=40, published_schedule=True)
+    assert plan.rate_at(0) == pytest.approx(1 / 40)
+    assert plan.rate_at(39) == plan.rate_at(40) == 1
+    # a cosine over all 100 steps, begun at the end of the warm-up
+    assert plan.rate_at(99) == pytest.approx(0.5 * (1 + math.cos(math.pi * 59 / 100)))
+    long = TrainingPlan(epochs=1, steps_per_epoch=10, learning_rate=1, warmup_steps=500, published_schedule=True)
+    assert long.rate_at(9) == pytest.approx(10 / 500)
+
+
+@pytest.mark.parametrize(("clip_norm", "moved"), [(1.0, 1.0), (None, 100.0)])
+def test_gradients_are_clipped_unless_told_not_to(clip_norm, moved, monkeypatch):
+    network = nn.Linear(1, 1, bias=False)
+    norms = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a: (norms.append(network.weight.grad.norm().item()), step(self, *a))
+    )
+    plan = TrainingPlan(epochs=1, steps_per_epoch=1, learning_rate=0.1, clip_norm=clip_norm)
+    train(network, lambda module, _: {"loss": 100 * module.weight.sum()}, lambda _: [0], plan)
+    assert norms == pytest.approx([moved], rel=1e-4)
+
+
 def test_frozen_parameters_stay_and_the_others_move():
     network = _network()
     network[0].requires_grad_(False)
@@ -173,6 +196,16 @@ def test_weight_decay_spares_biases():
     train(network, lambda module, _: {"loss": 0 * sum(p.sum() for p in module.parameters())}, lambda _: [0], plan)
     assert network.weight.flatten().tolist() == pytest.approx([0.95] * 4)
     assert network.bias.tolist() == [1, 1]
+
+
+def test_weight_decay_of_everything_spares_nothing_but_what_is_frozen():
+    network = nn.Linear(2, 2)
+    nn.init.ones_(network.weight).requires_grad_(False)
+    nn.init.ones_(network.bias)
+    plan = TrainingPlan(epochs=1, steps_per_epoch=1, learning_rate=0.1, weight_decay=0.5, decay_everything=True)
+    train(network, lambda module, _: {"loss": 0 * module.bias.sum()}, lambda _: [0], plan)
+    assert network.bias.tolist() == pytest.approx([0.95] * 2)
+    assert network.weight.flatten().tolist() == [1] * 4
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

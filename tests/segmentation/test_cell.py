@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from sam_bloodcell.images.frames import pad_to_square, resize
 from sam_bloodcell.segmentation.cell import (
@@ -10,6 +11,7 @@ from sam_bloodcell.segmentation.cell import (
     cell_crop,
     cell_mask,
     find_cell,
+    published_crop,
     token_weights,
     unframe,
 )
@@ -115,6 +117,57 @@ class TestCellCrop:
         cell_crop(image, mask)
         assert not image.any()
         np.testing.assert_array_equal(mask, np.eye(9, dtype=bool))
+
+
+class TestPublishedCrop:
+    def crop_of(self, image, cell, **settings):
+        return published_crop(image, np.where(cell, 0.9, 0.1), **settings)
+
+    def test_exact_where_nothing_is_stretched(self):
+        side = CROP_SIZE - 2 * CROP_BORDER
+        image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        cell = np.zeros((200, 200), bool)
+        cell[30 : 31 + side, 50 : 51 + side] = True  # the box loses its last row and column
+        cell[60:70, 80:90] = False  # a hole
+        cell[62:64, 82:84] = True  # another component, in the hole
+        cell[0:5, 0:5] = True
+        inner = image[30 : 30 + side, 50 : 50 + side].copy()
+        inner[30:40, 30:40] = GREY
+        expected = np.full((CROP_SIZE, CROP_SIZE, 3), GREY, np.uint8)
+        expected[CROP_BORDER:-CROP_BORDER, CROP_BORDER:-CROP_BORDER] = inner
+        crop = self.crop_of(image, cell)
+        assert crop.dtype == np.uint8
+        np.testing.assert_array_equal(crop, expected)
+
+    @pytest.mark.parametrize(("height", "width"), [(20, 60), (60, 20)])
+    def test_the_cell_is_stretched_to_a_square(self, height, width):
+        image = np.zeros((100, 120, 3), np.uint8)
+        cell = np.zeros((100, 120), bool)
+        cell[10 : 11 + height, 5 : 6 + width] = True
+        inside = self.crop_of(image, cell)[:, :, 0] < GREY // 2
+        assert inside.any(axis=1).sum() == pytest.approx(CROP_SIZE * height / (height + 2 * CROP_BORDER), abs=4)
+        assert inside.any(axis=0).sum() == pytest.approx(CROP_SIZE * width / (width + 2 * CROP_BORDER), abs=4)
+
+    def test_the_spline_stays_within_the_colours(self):
+        image = np.random.default_rng(0).choice([0, 255], (40, 40, 3)).astype(np.uint8)
+        framed = np.full((49, 49, 3), float(GREY))
+        framed[10:39, 10:39] = image[5:34, 5:34]
+        cell = np.zeros((40, 40), bool)
+        cell[5:35, 5:35] = True
+        expected = [ndimage.zoom(framed[..., channel], CROP_SIZE / 49, order=3) for channel in range(3)]
+        assert np.max(expected) > 300  # past the colours, where it is cut and does not wrap
+        expected = np.stack(expected, axis=-1).clip(0, 255)
+        np.testing.assert_allclose(self.crop_of(image, cell), expected, atol=0.51)
+
+    def test_one_pixel_and_the_whole_image(self):
+        image = np.random.default_rng(0).integers(0, 100, (109, 109, 3), dtype=np.uint8)
+        cell = np.zeros((109, 109), bool)
+        cell[7, 9] = True
+        crop = self.crop_of(image, cell)
+        assert crop.shape == (CROP_SIZE, CROP_SIZE, 3)
+        assert crop.min() < GREY
+        whole = self.crop_of(image, np.zeros((109, 109), bool), whole=True)
+        np.testing.assert_array_equal(whole[10:-10, 10:-10], image[:-1, :-1])
 
 
 class TestTokenWeights:

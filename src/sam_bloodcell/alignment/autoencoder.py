@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -23,7 +22,7 @@ from ..models.isolation import own_settings
 from .domains import name_to_add, read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
 from .inputs import NetworkInputs, refuse_not_finite, token_maps
 from .normalization import ClusterShifts, DomainScaler, known_domains
-from .reconstruction import train_network
+from .reconstruction import run_network, train_network
 from .saving import PretrainedAutoencoder
 from .settings import DEFAULTS, PRESETS, Settings, resolve_settings
 
@@ -41,33 +40,35 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     Parameters
     ----------
     n_components : int, default=50
-        Number of features.
+        Number of features. With ``preset="dorl"`` there are as many features as the embedding is wide (768 for vit_b);
+        `n_components` is then the size of the layer on which alone the alignment works.
     architecture : {"auto", "vector", "conv", "masked"}, default="auto"
         "vector" is an MLP on any 2-D array, as on pooled embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the
         token maps of ``SAMLoRAEmbedder(..., keep=("tokens", "crops"))`` and also reconstruct the cells' crops. "auto"
-        is the preset's, else "vector", which measured best on real cells.
+        is the preset's network, else "vector", which measured best on real cells.
     preset : {"bc-sam", "dorl"} or None, default=None
-        The papers' settings for every parameter that is "auto". None takes our own.
-    alignment : {"auto", "mean", "mmd"} or None, default="auto"
+        A paper's network and training, layer by layer, with its settings for every parameter that is "auto" (what
+        still differs: docs/method.md). None takes our own.
+    alignment : {"auto", "mean", "first", "mmd"} or None, default="auto"
         Distance between the domains' features that training lowers (``sam_bloodcell.models.alignment``); None, and
-        "auto" without a preset, train without one.
+        "auto" without a preset, train without one. "first", the presets', compares all domains with the first alone.
     alignment_weight, embedding_weight : float or "auto", default="auto"
         Weights in the loss of the alignment and of the embedding's squared error; the crops' 1 - SSIM weighs 1.
-    normalization : {"auto", "cluster", "domain"} or None, default="auto"
+    normalization : {"auto", "cluster", "domain", "raw"} or None, default="auto"
         "domain" standardises each domain's inputs by that domain's own statistics. "cluster" also moves the features
-        of each domain, cluster by cluster, onto those of the others. None standardises all domains alike, as the
-        presets do. "auto" without a preset is "cluster".
+        of each domain, cluster by cluster, onto those of the others. None standardises all domains alike. "raw" takes
+        the inputs as they are, as the presets do. "auto" without a preset is "cluster".
     crop_size : {32, 64, 128} or "auto", default="auto"
         Side in pixels of the reconstructed crops. The papers' 128 costs about nine times as much per step as our 32
         (``benchmarks/autoencoder_step.py``).
     epochs : int or "auto", default="auto"
         "auto" without a preset: as many as make 600 steps ("vector") or 300 steps ("conv", "masked").
     learning_rate, weight_decay : float or "auto", default="auto"
-        Of AdamW, with a cosine decay.
+        Of AdamW, with a cosine decay. In presets the weight decay also applies to biases and norms.
     batch_size : int or "auto", default="auto"
-        Cells in a training step, the same number of every domain.
+        Cells in a training step, the same number of every domain; in presets, drawn from all cells alike.
     warmup_steps : int or "auto", default="auto"
-        Steps of linear warm-up, at most a tenth of the training.
+        Steps of linear warm-up, at most a tenth of the training; in presets as many as asked for, 500.
     patience : int or None, default=None
         Training stops after this many epochs without an improvement in the reconstruction of held-out cells, and the
         best epoch's weights are kept. None trains to the end on all cells.
@@ -81,9 +82,10 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     Attributes
     ----------
-    network_ : VectorAutoencoder, ConvAutoencoder or MaskedAutoencoder, on CPU
+    network_ : torch.nn.Module, on CPU
+        A network of ``sam_bloodcell.models.autoencoders``, or with a preset of ``sam_bloodcell.models.published``.
     settings_ : Settings
-        The values that were used for the parameters that are "auto".
+        The values that were used for the parameters that are "auto", and how training was done.
     domains_ : ndarray
         Names of the domains in `fit` and of those that `add_domain` added, sorted; empty without `domain`.
     scaler_ : DomainScaler
@@ -121,7 +123,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "preset": [StrOptions(set(PRESETS)), None],
         "alignment": [StrOptions({"auto", *ALIGNMENTS}), None],
         "alignment_weight": [Interval(Real, 0, None, closed="left"), _AUTO],
-        "normalization": [StrOptions({"auto", "cluster", "domain"}), None],
+        "normalization": [StrOptions({"auto", "cluster", "domain", "raw"}), None],
         "embedding_weight": [Interval(Real, 0, None, closed="left"), _AUTO],
         "crop_size": [Options(Integral, set(CROP_SIZES)), _AUTO],
         "epochs": [Interval(Integral, 1, None, closed="left"), _AUTO],
@@ -247,7 +249,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Returns
         -------
-        features : float32 array of shape (n, n_components)
+        features : float32 array of shape (n, n_components), or with ``preset="dorl"`` (n, C)
 
         Raises
         ------
@@ -273,7 +275,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Returns
         -------
-        features : float32 array of shape (n, n_components)
+        features : float32 array
+            As `transform`.
         """
         self.fit(X, y, domain=domain)
         later = get_config()["enable_metadata_routing"] or read_domain(carried_embeddings(X), None, 0) is not None
@@ -281,7 +284,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @own_settings()
     def reconstruct(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray:
-        """Compute the features, and from them the crops or the embeddings.
+        """Reconstruct the cells' crops or embeddings.
 
         Parameters
         ----------
@@ -291,13 +294,13 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         reconstruction : array
-            "conv" and "masked": crops, uint8 (n, crop_size, crop_size, 3). "vector": embeddings, float32 (n, C).
+            From token maps: crops, uint8 (n, crop_size, crop_size, 3). "vector": embeddings, float32 (n, C).
         """
         inputs = self._prepare_inference(X, domain)
-        decoded = self._run_network(inputs, decode=True)
+        made = self._run_network(inputs, reconstruct=True)
         if self.settings_.architecture == "vector":
-            return inputs.scaler.scale(decoded, inputs.domain, undo=True)
-        return (np.moveaxis(decoded, 1, -1) * 255).round().astype(np.uint8)
+            return inputs.unscaled_again(made)
+        return (np.moveaxis(made, 1, -1).clip(0, 1) * 255).round().astype(np.uint8)
 
     def add_domain(self, X: Any, name: str | int) -> "CrossDomainAutoencoder":
         """Learn a new laboratory from its unlabelled cells, once; from then on each of its cells is transformed alike.
@@ -346,7 +349,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @property
     def _n_features_out(self) -> int:
-        return self.settings_.n_components
+        return self.network_.n_features
 
     @property
     def _known_domains(self) -> list[Any]:
@@ -372,19 +375,18 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             scaler.update(inputs.read(rows), inputs.domain_of(rows))
         self.settings_, self.scaler_ = settings, scaler
         self.domains_ = np.unique([name for name in self.scaler_.statistics if name is not None])
-        if len(self.domains_) < 2 and (settings.alignment or settings.normalization):
+        if len(self.domains_) < 2 and (settings.alignment or settings.by_domain):
             warn_of_nothing_to_align(self.domains_.tolist())
-        inputs.scale_by(self.scaler_, by_domain=settings.normalization is not None)
+        inputs.scale_by(self.scaler_, settings)
         return inputs
 
     def _prepare_inference(self, X: Any, domain: ArrayLike | None) -> NetworkInputs:
         """Check X and domain for the fitted network."""
         check_is_fitted(self)
         inputs = self._check_inputs(X, domain, self.settings_, reset=False, needs_crops=False)
-        by_domain = self.settings_.normalization is not None
-        if by_domain and len(self.domains_):
+        if self.settings_.by_domain and len(self.domains_):
             warn_of_poor_statistics(inputs.domain, len(inputs), self._known_domains)
-        inputs.scale_by(self.scaler_, by_domain=by_domain)
+        inputs.scale_by(self.scaler_, self.settings_)
         return inputs
 
     def _check_inputs(
@@ -435,15 +437,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             self.shifts_ = ClusterShifts.fit(self._run_network(inputs)[known], inputs.domain[known], seed)
         return self
 
-    def _run_network(self, inputs: NetworkInputs, decode: bool = False) -> NDArray[np.float32]:
-        """Return the features of all rows, or what is decoded from them, computed a few rows at a time."""
+    def _run_network(self, inputs: NetworkInputs, reconstruct: bool = False) -> NDArray[np.float32]:
+        """Return the features of all rows, or what the network reconstructs of them."""
         device = devices.choose("cpu" if self.settings_.architecture == "vector" else str(self.device))
-        # `network_` itself stays on CPU, as it is documented.
-        network = self.network_ if device.type == "cpu" else copy.deepcopy(self.network_).to(device)
-        dtype = next(network.parameters()).dtype
-        parts = []
-        with torch.inference_mode():
-            for rows in inputs.chunks():
-                features = network.encode(torch.from_numpy(inputs.scaled(rows)).to(device, dtype))
-                parts.append((network.decode(features) if decode else features).float().cpu().numpy())
-        return np.concatenate(parts)
+        return run_network(self.network_, inputs, device, reconstruct=reconstruct)

@@ -24,8 +24,9 @@ def name_to_add(X: Any, name: Any, known: list[Any], normalization: str | None) 
     """Return the name of a laboratory that is to be learned from the cells X, or raise if it cannot be learned."""
     if isinstance(name, bool) or not isinstance(name, str | Integral) or name == "":
         raise TypeError(f"Got name={name!r} but expected a text or an integer. Fix: pass the laboratory's name.")
-    if normalization is None:
-        raise ValueError("Got normalization=None, which has no statistics of domains. Fix: normalization='cluster'.")
+    if normalization in (None, "raw"):
+        got = f"Got normalization={normalization!r}, which has no statistics of domains."
+        raise ValueError(f"{got} Fix: normalization='cluster'.")
     if not known:
         raise ValueError("The fit knew no domain, so that nothing is aligned with a new one. Fix: fit with domains.")
     if isinstance(name, str) != isinstance(known[0], str):

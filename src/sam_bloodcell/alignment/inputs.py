@@ -12,7 +12,9 @@ from sklearn.utils import gen_batches
 from torch import Tensor
 
 from ..images.collections import name_rows
+from ..models.published import GRID
 from .normalization import DomainScaler, known_domains
+from .settings import PRESETS, Settings
 
 CHUNK = 256  # rows that are read and encoded at a time
 
@@ -39,6 +41,7 @@ class NetworkInputs:
     def __post_init__(self) -> None:
         self.codes = np.full(len(self), -1) if self.domain is None else pd.factorize(self.domain, sort=True)[0]
         self.scaler = DomainScaler()
+        self.raw = False
 
     def __len__(self) -> int:
         return len(self.unscaled)
@@ -47,13 +50,14 @@ class NetworkInputs:
         """Rows in order, a few at a time: the inputs may lie on disk."""
         return gen_batches(len(self), CHUNK)
 
-    def scale_by(self, scaler: DomainScaler, *, by_domain: bool) -> None:
+    def scale_by(self, scaler: DomainScaler, settings: Settings) -> None:
         """Set the statistics to scale by; domains that `scaler` does not know get those of their rows here.
 
-        With `by_domain=False` all rows are scaled alike, and `domain` is forgotten; the codes stay.
+        Where the settings do not tell domains apart, all rows are scaled alike, or not at all, and `domain` is
+        forgotten; the codes stay.
         """
-        self.scaler = scaler
-        if not by_domain:
+        self.scaler, self.raw = scaler, settings.normalization == "raw"
+        if not settings.by_domain:
             self.domain = None
         elif self.domain is not None and not set(known_domains(self.domain).tolist()) <= scaler.statistics.keys():
             self.scaler = scaler.including((self.read(rows), self.domain[rows]) for rows in self.chunks())
@@ -66,7 +70,11 @@ class NetworkInputs:
 
     def scaled(self, rows: Any) -> NDArray[np.float32]:
         """Return what the network encodes of these rows."""
-        return self.scaler.scale(self.read(rows), self.domain_of(rows))
+        return self._scale(self.read(rows), rows)
+
+    def unscaled_again(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (n, C) values that the network made of all rows in the units of the inputs."""
+        return values if self.raw else self.scaler.scale(values, self.domain, undo=True)
 
     def batch(self, rows: NDArray, device: torch.device) -> ReconstructionBatch:
         """Return all that a training step needs of these rows."""
@@ -74,7 +82,7 @@ class NetworkInputs:
         if self.unscaled is self.pooled:
             pooled = inputs
         else:
-            pooled = torch.from_numpy(self.scaler.scale(self.pooled[rows], self.domain_of(rows))).to(device)
+            pooled = torch.from_numpy(self._scale(self.pooled[rows], rows)).to(device)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         crops = None
         if self.crops is not None:
@@ -89,6 +97,9 @@ class NetworkInputs:
         """Return the domain of these rows, where it is known."""
         return None if self.domain is None else self.domain[rows]
 
+    def _scale(self, values: NDArray, rows: Any) -> NDArray[np.float32]:
+        return values.astype(np.float32) if self.raw else self.scaler.scale(values, self.domain_of(rows))
+
 
 def refuse_not_finite(values: NDArray, rows: NDArray[np.intp]) -> None:
     """Raise a ValueError where values (k, ...) hold NaN or infinity; `rows` (k,) are their numbers in X."""
@@ -102,12 +113,25 @@ def refuse_not_finite(values: NDArray, rows: NDArray[np.intp]) -> None:
 
 
 def token_maps(X: Any, architecture: str, *, needs_crops: bool) -> tuple[Any, Any]:
-    """Return the token maps of embeddings and, if asked for, their crops; a TypeError says how to get them."""
+    """Return the token maps of embeddings and, if asked for, their crops; an error says how to get them."""
     tokens, crops = getattr(X, "tokens", None), getattr(X, "crops", None) if needs_crops else None
     if tokens is None or (needs_crops and crops is None):
+        asked, instead = f"architecture={architecture!r}", "architecture='vector'"
+        if architecture in PRESETS:  # the papers' networks bear the presets' names
+            asked, instead = f"preset={architecture!r}", "preset=None"
         raise TypeError(
-            f"Got X of type {type(X).__name__} but architecture={architecture!r} expected embeddings with token maps "
-            'and crops. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops")) before this step, with no step in between, '
-            "or architecture='vector'."
+            f"Got X of type {type(X).__name__} but {asked} expected embeddings with token maps and crops. Fix: "
+            f'SAMLoRAEmbedder(..., keep=("tokens", "crops")) before this step, with no step in between, or {instead}.'
+        )
+    height, width = tokens.shape[2:]
+    if architecture == "dorl" and (height, width) != (GRID, GRID):
+        raise ValueError(
+            f"Got token maps of {height} x {width} tokens but preset='dorl' expected {GRID} x {GRID}: it learns a "
+            "position for each. Fix: SAMLoRAEmbedder(..., image_size=224)."
+        )
+    if architecture == "bc-sam" and min(height, width) < 3:
+        raise ValueError(
+            f"Got token maps of {height} x {width} tokens but preset='bc-sam' expected at least 3 x 3. "
+            "Fix: SAMLoRAEmbedder(..., image_size=224)."
         )
     return tokens, crops

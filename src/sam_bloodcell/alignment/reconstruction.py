@@ -1,7 +1,9 @@
 """Training a network to reconstruct cells from a few features: its inputs, the network, its loss, its batches."""
 
+import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import ConvAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
 from ..models.isolation import own_settings
 from ..models.losses import ssim
+from ..models.published import BCSAMAutoencoder, DoRLAutoencoder
 from ..models.training import TrainingPlan, Validation, train
 from .inputs import CHUNK, NetworkInputs, ReconstructionBatch
 from .settings import Settings
@@ -26,7 +29,10 @@ def build_network(settings: Settings, width: int) -> nn.Module:
         return VectorAutoencoder(width, settings.n_components)
     if settings.architecture == "masked":
         return MaskedAutoencoder(width, settings.n_components, settings.crop_size)
-    network = ConvAutoencoder(width, settings.n_components, settings.crop_size, settings.embedding_weight > 0)
+    if settings.architecture == "dorl":
+        return DoRLAutoencoder(width, settings.n_components, settings.crop_size)
+    kind = BCSAMAutoencoder if settings.architecture == "bc-sam" else ConvAutoencoder
+    network = kind(width, settings.n_components, settings.crop_size, settings.embedding_weight > 0)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
 
 
@@ -41,7 +47,7 @@ def loss_terms(network: nn.Module, batch: ReconstructionBatch, settings: Setting
     made: Reconstruction = network(batch.inputs)
     parts = {}
     if made.crops is not None and batch.crops is not None:
-        parts["crops"] = 1 - ssim(made.crops, batch.crops)
+        parts["crops"] = 1 - ssim(made.crops, batch.crops, padded=settings.padded_ssim)
     if made.embedding is not None:
         target = batch.pooled if made.embedding.ndim == 2 else batch.inputs
         error = (made.embedding.float() - target).square().mean(1)
@@ -70,12 +76,16 @@ def train_network(
     plan = TrainingPlan(
         settings.epochs or math.ceil(settings.steps / steps), steps, settings.learning_rate,
         warmup_steps=settings.warmup_steps if decay else 0, weight_decay=settings.weight_decay, decay=decay,
+        clip_norm=settings.clip_norm, published_schedule=settings.published_schedule,
+        decay_everything=settings.decay_everything,
         amp_dtype=None if settings.architecture == "vector" else devices.half_dtype(device),
     )  # fmt: skip
+    # Without balance all cells are drawn alike, as if they came from one domain.
+    groups = inputs.codes[rows] if settings.balanced_batches else np.zeros(len(rows), int)
 
     def batches(epoch: int) -> Iterator[ReconstructionBatch]:
         rng = np.random.default_rng([seed, epoch])
-        for batch in balanced_batches(inputs.codes[rows], settings.batch_size, steps, rng):
+        for batch in balanced_batches(groups, settings.batch_size, steps, rng):
             yield inputs.batch(np.sort(rows[batch]), device)
 
     @torch.inference_mode()
@@ -96,6 +106,26 @@ def train_network(
             verbose=verbose, description="CrossDomainAutoencoder",
         )  # fmt: skip
     return for_inference(network.cpu()), pd.DataFrame(history)
+
+
+def run_network(
+    network: Any, inputs: NetworkInputs, device: torch.device, *, reconstruct: bool = False
+) -> NDArray[np.float32]:
+    """Return the features of all rows, or with `reconstruct` their crops or embeddings, a few rows at a time."""
+    # The network that is given stays on CPU, as it is documented.
+    network = network if device.type == "cpu" else copy.deepcopy(network).to(device)
+    dtype = next(network.parameters()).dtype
+    parts = []
+    with torch.inference_mode():
+        for rows in inputs.chunks():
+            batch = torch.from_numpy(inputs.scaled(rows)).to(device, dtype)
+            if reconstruct:
+                made = network(batch)
+                part = made.embedding if made.crops is None else made.crops
+            else:
+                part = network.encode(batch)
+            parts.append(part.float().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def balanced_batches(

@@ -99,7 +99,7 @@ class PretrainedAutoencoder(Pretrained):
     def _card(self) -> dict[str, Any]:
         return {
             "title": "Cross-domain autoencoder for blood cell embeddings",
-            "summary": f"Turns embeddings {self.n_features_in_} wide into {self.settings_.n_components} features. "
+            "summary": f"Turns embeddings {self.n_features_in_} wide into {self.network_.n_features} features. "
             f"Laboratories seen in training: {', '.join(map(str, self.domains_)) or 'not named'}.",
             "code": "from sam_bloodcell import CrossDomainAutoencoder\n\n"
             'autoencoder = CrossDomainAutoencoder.from_pretrained("this folder or repo")\n'

@@ -9,7 +9,8 @@ from typing import Any
 class Settings:
     """Parameters of `CrossDomainAutoencoder` in which every "auto" has been replaced by a value.
 
-    The exception is `epochs`: None stands for as many epochs as make `steps` optimiser steps.
+    The exception is `epochs`: None stands for as many epochs as make `steps` optimiser steps. The fields from
+    `clip_norm` on are no parameters: they are what else differs between our training (the defaults) and the papers'.
     """
 
     architecture: str
@@ -25,6 +26,16 @@ class Settings:
     weight_decay: float = 0.05
     warmup_steps: int = 500
     n_components: int = 50
+    clip_norm: float | None = 1.0
+    published_schedule: bool = False
+    decay_everything: bool = False
+    balanced_batches: bool = True
+    padded_ssim: bool = False
+
+    @property
+    def by_domain(self) -> bool:
+        """Whether each domain is standardised by its own statistics."""
+        return self.normalization in ("cluster", "domain")
 
 
 DEFAULTS = {
@@ -32,12 +43,16 @@ DEFAULTS = {
     "conv": Settings("conv", learning_rate=1e-3, batch_size=128, embedding_weight=5.0),
     "masked": Settings("masked", learning_rate=5e-4, batch_size=64),
 }
-_PAPERS: dict[str, Any] = {"alignment": "mean", "normalization": None, "crop_size": 128}
+_PAPERS: dict[str, Any] = {
+    "alignment": "first", "normalization": "raw", "crop_size": 128, "clip_norm": None, "published_schedule": True,
+    "decay_everything": True, "balanced_batches": False, "padded_ssim": True,
+}  # fmt: skip
+# Their networks, "bc-sam" and "dorl", come with the presets alone.
 PRESETS = {
     "bc-sam": Settings(
-        "conv", learning_rate=5e-4, batch_size=128, epochs=10, embedding_weight=0.0, alignment_weight=5.0, **_PAPERS
+        "bc-sam", learning_rate=5e-4, batch_size=128, epochs=10, embedding_weight=0.0, alignment_weight=5.0, **_PAPERS
     ),
-    "dorl": Settings("masked", learning_rate=1e-4, batch_size=64, epochs=300, alignment_weight=2.0, **_PAPERS),
+    "dorl": Settings("dorl", learning_rate=1e-4, batch_size=64, epochs=300, alignment_weight=2.0, **_PAPERS),
 }
 
 

@@ -35,7 +35,7 @@ from .network import DTYPES, free_network, load_network
 from .once import embed_once
 from .recipe import NetworkSpec, Recipe
 from .saving import PretrainedEmbedder
-from .session import KEPT_ON_REQUEST
+from .session import KEPT_ON_REQUEST, PUBLISHED_CROPS
 from .store import MEMORY, EmbeddingStore
 
 
@@ -68,9 +68,10 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         masks the training images', else SAM's.
     training : LoRATraining, optional
         How `fit` with masks fine-tunes; default ``LoRATraining()``.
-    keep : collection of {"tokens", "crops"}, default=()
+    keep : collection of {"tokens", "crops", "published_crops"}, default=()
         What to keep beside the pooled embeddings: the token maps and crops that a `CrossDomainAutoencoder` with the
-        architecture "conv" or "masked" reads. They take a hundred times as much space.
+        architecture "conv" or "masked" reads. They take a hundred times as much space. "published_crops", for presets,
+        are crops as the papers' code cuts them: holes stay, and the cell is stretched to a square.
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
@@ -327,7 +328,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
     def encoder_(self) -> Encoder:
         """The forward pass that `transform` runs."""
         check_is_fitted(self)
-        recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_)
+        recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_, PUBLISHED_CROPS in self.keep)
         return Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self._cache_folder(), self._checked_keep())
 
     @property
@@ -392,13 +393,16 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         self.adapter_, self.history_, self.best_epoch_ = trained
 
     def _checked_keep(self) -> tuple[str, ...]:
-        unknown = [part for part in self.keep if part not in KEPT_ON_REQUEST]
-        if unknown or isinstance(self.keep, str):
+        """Return which parts of the records are kept, under the names of these."""
+        allowed = (*KEPT_ON_REQUEST, PUBLISHED_CROPS)
+        if isinstance(self.keep, str) or any(part not in allowed for part in self.keep):
             raise ValueError(
-                f"Got keep={self.keep!r} but expected a collection of {', '.join(map(repr, KEPT_ON_REQUEST))}. "
+                f"Got keep={self.keep!r} but expected a collection of {', '.join(map(repr, allowed))}. "
                 'Fix: keep=("tokens", "crops").'
             )
-        return tuple(str(part) for part in self.keep)
+        if "crops" in self.keep and PUBLISHED_CROPS in self.keep:
+            raise ValueError(f"Got keep={self.keep!r} but expected one kind of crops. Fix: leave one of the two out.")
+        return tuple("crops" if part == PUBLISHED_CROPS else str(part) for part in self.keep)
 
     def _known_pixel_stats(self) -> PixelStats | None:
         """Return the statistics that are given or come with the adapter, if any."""

@@ -24,7 +24,7 @@ from ..images.frames import frame, is_flat
 from ..images.reading import RGB, ImageContent
 from ..models.isolation import own_settings
 from ..models.sam import PATCH, SAM
-from ..segmentation.cell import cell_crop, find_cell, token_weights
+from ..segmentation.cell import cell_crop, find_cell, published_crop, token_weights
 from ..weights.adapters import packaged_adapter, write_adapter_file
 from .columns import pack_mask
 from .network import AnyAdapter, load_network, run_network
@@ -188,10 +188,15 @@ class Encoder:
                 quality,
                 pack_mask(mask),
                 tokens[row].astype(np.float16) if "tokens" in self.keep else None,
-                cell_crop(pixels[row], mask) if "crops" in self.keep else None,
+                self._crop(pixels[row], probability[row], *cells[row]) if "crops" in self.keep else None,
             )
             for row, (mask, quality) in enumerate(cells)
         ]
+
+    def _crop(self, pixels: RGB, probability: NDArray, mask: NDArray[np.bool_], quality: np.void) -> RGB:
+        if self.recipe.published_crops:
+            return published_crop(pixels, probability, whole=bool(quality["fallback"]))
+        return cell_crop(pixels, mask)
 
 
 def _embed_chunk(encoder: Encoder, chunk: Chunk, skip_unreadable: bool) -> Embedded:

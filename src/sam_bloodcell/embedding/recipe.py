@@ -29,17 +29,20 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network, the statistics that normalise its pixels, and the prompt of its decoder."""
+    """A network, the statistics that normalise its pixels, the prompt of its decoder, and whose crops are cut."""
 
     network: NetworkSpec
     pixel_stats: PixelStats
     prompt: str
+    published_crops: bool = False
 
     @property
     def digest(self) -> str:
         """SHA-256; the device is left out, since it changes rounding alone."""
         n = self.network
-        parts = (_VERSION, n.backbone.digest, n.adapter, n.image_size, n.dtype, self.pixel_stats, self.prompt)
+        # Named only where they are wanted: what is stored without them stays valid.
+        crops = ("published crops",) if self.published_crops else ()
+        parts = (_VERSION, n.backbone.digest, n.adapter, n.image_size, n.dtype, self.pixel_stats, self.prompt, *crops)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:

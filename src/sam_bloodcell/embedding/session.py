@@ -22,6 +22,8 @@ from .table import RecordTable
 Key = bytes  # SHA-256 of an image
 # Parts of a record that are kept only on request, since they are a hundred times as large as the rest.
 KEPT_ON_REQUEST = ("tokens", "crops")
+# Asks for crops, too, but for those of the papers' code: they are stored as crops, under a recipe of their own.
+PUBLISHED_CROPS = "published_crops"
 _DTYPES: dict[str, np.dtype] = {"tokens": np.dtype(np.float16), "crops": np.dtype(np.uint8)}
 # Keys in one SQL statement: older SQLite takes 999 variables.
 _KEYS_AT_ONCE = 900

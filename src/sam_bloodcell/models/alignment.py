@@ -1,7 +1,7 @@
 """Distances between the features of domains, which training lowers: pure functions of features and domain codes.
 
-Each is the mean over all pairs of domains in the batch. A domain that is absent from the batch, or has a negative
-code ("unknown"), takes no part; with fewer than two domains the distance is 0 and so is its gradient.
+Each but the papers' own is the mean over all pairs of domains in the batch. A domain that is absent from the batch, or
+has a negative code ("unknown"), takes no part; with fewer than two domains the distance is 0 and so is its gradient.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,16 @@ from torch import Tensor
 _MMD_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
-def _over_pairs(distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, domain: Tensor) -> Tensor:
+def _check_shapes(features: Tensor, domain: Tensor) -> None:
     if features.ndim != 2 or domain.shape != features.shape[:1]:
         raise ValueError(
             f"Got features of shape {tuple(features.shape)} and domain of shape {tuple(domain.shape)} but expected "
             "(B, F) and (B,)."
         )
+
+
+def _over_pairs(distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, domain: Tensor) -> Tensor:
+    _check_shapes(features, domain)
     groups = [features[domain == code] for code in domain[domain >= 0].unique()]
     pairs = [distance(a, b) for i, a in enumerate(groups) for b in groups[i + 1 :]]
     return torch.stack(pairs).mean() if pairs else features.sum() * 0.0
@@ -26,8 +30,8 @@ def _over_pairs(distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, 
 def mean_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
     """Squared distance between domain means, averaged over features.
 
-    The papers' term (Li et al., BC-SAM, ISBI 2024), but for two errors of the published code: it compares every domain
-    with the first alone, and divides by zero when one is missing from a batch.
+    For two domains, both present in the batch, this is the papers' term, which `first_discrepancy` is for more domains,
+    too.
 
     Parameters
     ----------
@@ -35,6 +39,24 @@ def mean_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
     domain : int Tensor of shape (B,)
     """
     return _over_pairs(lambda a, b: (a.mean(0) - b.mean(0)).square().mean(), features, domain)
+
+
+def first_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
+    """Squared distance between the mean of domain 0 and that of every other domain, summed over these.
+
+    The papers' term (Li et al., DoRL, 2024; for two domains also BC-SAM, ISBI 2024). The others are not compared with
+    one another, and a batch without cells of domain 0 gives 0.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, F)
+    domain : int Tensor of shape (B,)
+    """
+    _check_shapes(features, domain)
+    means = [features[domain == code].mean(0) for code in domain[domain >= 0].unique()]
+    if not (domain == 0).any() or len(means) < 2:
+        return features.sum() * 0.0
+    return torch.stack([(means[0] - mean).square().mean() for mean in means[1:]]).sum()
 
 
 def mmd(features: Tensor, domain: Tensor) -> Tensor:
@@ -76,4 +98,4 @@ def _squared_distances(x: Tensor) -> Tensor:
         return (square[:, None] + square[None] - 2 * x @ x.T).clamp_min(0)
 
 
-ALIGNMENTS = {"mean": mean_discrepancy, "mmd": mmd}
+ALIGNMENTS = {"mean": mean_discrepancy, "first": first_discrepancy, "mmd": mmd}

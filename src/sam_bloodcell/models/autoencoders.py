@@ -1,6 +1,7 @@
-"""The cross-domain autoencoder's networks: embeddings -> a few features -> the embeddings and the cell's crop.
+"""The cross-domain autoencoder's own networks: embeddings -> a few features -> the embeddings and the cell's crop.
 
-All share one interface: `encode` gives features of whole inputs, the call gives a `Reconstruction` to train on.
+All share one interface with the papers' networks in `published`: `encode` gives `n_features` features of whole inputs,
+the call gives a `Reconstruction` to train on.
 """
 
 from itertools import pairwise
@@ -19,7 +20,7 @@ CROP_SIZES = tuple(_STEPS)
 class Reconstruction(NamedTuple):
     """What a network makes of a batch of B inputs."""
 
-    features: Tensor  # (B, F)
+    features: Tensor  # (B, F): what is compared between domains
     crops: Tensor | None = None  # (B, 3, S, S) in [0, 1]
     embedding: Tensor | None = None  # (B, C): the pooled embedding; (B, C, h, w): the token map
     hidden: Tensor | None = None  # bool (B, h, w), the tokens that the encoder did not see; None when it saw all
@@ -42,17 +43,21 @@ def crop_decoder(n_components: int, crop_size: int) -> nn.Sequential:
 
 
 class ConvAutoencoder(nn.Module):
-    """BC-SAM's autoencoder (Li et al., ISBI 2024): token maps BxCxhxw, of any width C = `token_width` and any grid.
+    """Our version of BC-SAM's autoencoder (Li et al., ISBI 2024): token maps BxCxhxw, of any width C and any grid.
 
     It gives F = `n_components` features and crops with a side of `crop_size` pixels: 32, 64 or the paper's 128.
-    With `embedding`, a linear layer also reconstructs the pooled embedding, which the paper does not.
+    With `embedding`, a linear layer also reconstructs the pooled embedding, which the paper does not. `padding` is that
+    of the strided convolution: 1 sees the map's border, too; the paper has 0 (`published.BCSAMAutoencoder`).
     """
 
-    def __init__(self, token_width: int, n_components: int = 50, crop_size: int = 128, embedding: bool = False) -> None:
+    def __init__(
+        self, token_width: int, n_components: int = 50, crop_size: int = 128, embedding: bool = False, padding: int = 1
+    ) -> None:
         super().__init__()
+        self.n_features = n_components
         self.encoder = nn.Sequential(
             _unit(nn.Conv2d(token_width, 256, 1), 256),
-            _unit(nn.Conv2d(256, 256, 3, stride=2, padding=1), 256),
+            _unit(nn.Conv2d(256, 256, 3, stride=2, padding=padding), 256),
             _unit(nn.Conv2d(256, n_components, 1), n_components),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -76,7 +81,7 @@ class ConvAutoencoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """DoRL's masked-token autoencoder (Li et al., DoRL, 2024; He et al., CVPR 2022) of token maps BxCxhxw.
+    """Our version of DoRL's masked-token autoencoder (Li et al., 2024; He et al., CVPR 2022) of token maps BxCxhxw.
 
     In training a share `hidden_share` of the tokens is hidden from the encoder, and a decoder fills it in. Features are
     a linear map of the mean decoded token. Depth and width follow the token width C: 768 gives the paper's 12 + 4
@@ -88,6 +93,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         heads = max(1, round(token_width / 64))
+        self.n_features = n_components
         self.width, self.hidden_share = 64 * heads, hidden_share
         self.embed = nn.Linear(token_width, self.width)
         self.encoder_blocks = _blocks(self.width, heads, heads)
@@ -134,6 +140,7 @@ class VectorAutoencoder(nn.Module):
 
     def __init__(self, token_width: int, n_components: int = 50, hidden_width: int = 256) -> None:
         super().__init__()
+        self.n_features = n_components
         self.encoder = _mlp(token_width, hidden_width, n_components)
         self.decoder = _mlp(n_components, hidden_width, token_width)
 

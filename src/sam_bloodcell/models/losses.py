@@ -26,12 +26,13 @@ def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float = 0.8) 
     return {"loss": loss, "dice_loss": dice, "cross_entropy": cross_entropy}
 
 
-def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5, *, padded: bool = False) -> Tensor:
     """Mean structural similarity (Wang et al., IEEE TIP 2004), in [-1, 1], of images (B, C, H, W) in [0, 1].
 
-    The Gaussian window has a side of `window` pixels, which H and W must reach.
+    The Gaussian window has a side of `window` pixels, which H and W must reach. With `padded`, as in the papers' code,
+    windows are also centred on the pixels near the border, where zeros stand for what lies outside the image.
     """
-    if min(a.shape[-2:]) < window:
+    if min(a.shape[-2:]) < window and not padded:
         raise ValueError(f"Got images of {tuple(a.shape[-2:])} px but expected at least window={window} px a side.")
     offsets = torch.arange(window, device=a.device, dtype=torch.float32) - (window - 1) / 2
     bell = torch.exp(-offsets.square() / (2 * sigma**2))
@@ -40,8 +41,11 @@ def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     rows = bell.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     columns = bell.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
 
+    margin = window // 2 if padded else 0
+
     def blur(x: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(x, rows, groups=channels), columns, groups=channels)
+        x = F.conv2d(x, rows, groups=channels, padding=(margin, 0))
+        return F.conv2d(x, columns, groups=channels, padding=(0, margin))
 
     # The variances are small differences of large numbers: half precision would make them negative.
     with torch.autocast(a.device.type, enabled=False):

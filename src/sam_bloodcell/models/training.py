@@ -34,19 +34,23 @@ class TrainingPlan:
     warmup_steps: int = 0  # shortened to a tenth of the training where that is less
     weight_decay: float = 0.0  # on weight matrices and kernels; biases and norms are spared
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float = 1.0  # largest gradient norm
+    clip_norm: float | None = 1.0  # largest gradient norm; None takes gradients as they are
+    published_schedule: bool = False  # the papers': a warm-up of any length, and a cosine that ends above 0
+    decay_everything: bool = False  # weight decay on biases and norms, too
     decay: bool = True  # False stays at the peak rate, for training that has no known end
     amp_dtype: torch.dtype | None = None  # autocast type; None trains in float32
 
     def rate_at(self, step: int) -> float:
         """Fraction of the peak learning rate at an optimiser step."""
         total = max(1, self.epochs * self.steps_per_epoch)
-        warmup = min(self.warmup_steps, total // 10)
+        warmup = self.warmup_steps if self.published_schedule else min(self.warmup_steps, total // 10)
         if step < warmup:
             return (step + 1) / warmup
         if not self.decay:
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        # The papers' code lets the cosine of the whole training begin only where the warm-up ends.
+        length = total if self.published_schedule else max(1, total - warmup)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / length))
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,8 @@ class _Run:
             raise FloatingPointError(f"The loss is not finite: {values}. Fix: lower the learning rate.")
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        nn.utils.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], self.plan.clip_norm)
+        if self.plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], self.plan.clip_norm)
         self.optimizer.step()
         return {name: value.item() for name, value in terms.items()}
 
@@ -234,6 +239,8 @@ def best_epoch(scores: Iterable[float]) -> int:
 
 def _parameter_groups(module: nn.Module, plan: TrainingPlan) -> list[dict[str, Any]]:
     trainable = [p for p in module.parameters() if p.requires_grad]
+    if plan.decay_everything:
+        return [{"params": trainable, "weight_decay": plan.weight_decay}]
     return [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},

@@ -74,6 +74,25 @@ def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
     return resize(np.pad(cell, border, constant_values=GREY), CROP_SIZE)
 
 
+def published_crop(image: RGB, probability: NDArray[np.floating], *, whole: bool = False) -> RGB:
+    """Cut the cell out of an image as the code of BC-SAM (ISBI 2024) and DoRL does: (128, 128, 3).
+
+    The cell is the largest component of (H, W) probabilities above 0.5; its holes are not filled and are painted grey,
+    as is everything outside. Its bounding box, without the last row and column, gets a grey border of 10 px and is
+    stretched to a square by a cubic spline. With `whole`, the whole image is taken for the cell.
+    """
+    mask = np.ones(image.shape[:2], bool) if whole else largest_component(probability > _THRESHOLD)[0]
+    found = ndimage.find_objects(mask.astype(np.uint8))[0]
+    # A box of a single row or column keeps it.
+    box = tuple(slice(side.start, max(side.start + 1, side.stop - 1)) for side in found)
+    cell = np.where(mask[box][..., None], image[box], np.uint8(GREY))
+    border = ((CROP_BORDER, CROP_BORDER), (CROP_BORDER, CROP_BORDER), (0, 0))
+    framed = np.pad(cell, border, constant_values=GREY).astype(np.float32)
+    factors = [CROP_SIZE / side for side in framed.shape[:2]]
+    stretched = [ndimage.zoom(channel, factors, order=3) for channel in np.moveaxis(framed, -1, 0)]
+    return np.stack(stretched, axis=-1).clip(0, 255).round().astype(np.uint8)
+
+
 def token_weights(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:
     """Share of the cell under every token of an (h, w) grid, summing to 1; the mask's sides are multiples of it."""
     height, width = grid
