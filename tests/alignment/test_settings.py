@@ -10,7 +10,9 @@ from sam_bloodcell.alignment.settings import parts_to_keep
     [
         ("auto", None, ()),
         ("vector", "bc-sam", ()),
-        ("auto", "dorl", ("tokens", "crops")),
+        ("auto", "dorl", ("tokens", "published_crops")),
+        ("auto", "bc-sam", ("tokens", "published_crops")),
+        ("conv", "bc-sam", ("tokens", "crops")),
         ("conv", None, ("tokens", "crops")),
         ("masked", None, ("tokens", "crops")),
     ],

@@ -75,4 +75,6 @@ def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:
     """
     preset_architecture = PRESETS[preset].architecture if preset in PRESETS else "vector"
     read = preset_architecture if architecture == "auto" else architecture
-    return () if read == "vector" else ("tokens", "crops")
+    if read == "vector":
+        return ()
+    return ("tokens", "published_crops" if read in PRESETS else "crops")
