@@ -84,7 +84,10 @@ def test_recall_and_transfer_are_tables_with_numbers(three, tmp_path):
     ]
 
 
-def test_every_mistake_is_shown_with_its_file_and_confidence(three, tmp_path):
+@pytest.mark.parametrize("n_open", [1000, 1])
+def test_every_mistake_is_shown_with_its_file_and_confidence(three, n_open, tmp_path, monkeypatch):
+    for what in ("MAX_OPEN", "MAX_DIRECTIONS", "MAX_GROUPS"):
+        monkeypatch.setattr(f"sam_bloodcell.report.page.{what}", n_open)
     tree = parse(write_report(three, tmp_path).read_text("utf-8"))
     section = tree.one("section", id="mistakes")
     shown = {cell.one("span", class_="file").text: cell for cell in section.all("details", class_="cell")}
@@ -99,7 +102,8 @@ def test_every_mistake_is_shown_with_its_file_and_confidence(three, tmp_path):
         )
     pairs = table.groupby(["label", "predicted"]).size()
     headings = {f"{a} → {b} : {n} {'cell' if n == 1 else 'cells'}" for (a, b), n in pairs.items()}
-    assert {heading.text for heading in section.all("h3")} == headings
+    shown = {heading.text for heading in section.all("h3")}
+    assert shown - {f"{len(pairs) - 1} more pairs of class and answer"} == headings
 
 
 def test_labels_to_check_are_listed(three, tmp_path, monkeypatch):
