@@ -14,6 +14,7 @@ PACKAGED = {
     "datasets/label_maps.csv",
     "datasets/sources.csv",
     "report/report.html.j2",
+    "report/style.css",
     "weights/model_card.md",
     "weights/vit_tiny/encoder.safetensors",
     "weights/vit_tiny/adapter/adapter_config.json",
