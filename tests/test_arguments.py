@@ -35,7 +35,7 @@ from sam_bloodcell import (
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.models import alignment
 from sam_bloodcell.morphology import CellMorphology, measure_cell
-from sam_bloodcell.published import read_published_adapter
+from sam_bloodcell.published import read_published_adapter, read_published_autoencoder
 from sam_bloodcell.report import write_report
 from sam_bloodcell.reproduce import limit_cells, published_results, reproduce
 from sam_bloodcell.segmentation import LoRATraining
@@ -413,6 +413,10 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
     read_published_adapter: (
         NotCalled(),
         [Bad("path", [None, 3], NO_PATH), Bad("path", ["nowhere", lambda made: made.csv], "nowhere|no readable")],
+    ),
+    read_published_autoencoder: (
+        NotCalled(),
+        [Bad("file", [None, 3], NO_PATH), Bad("file", ["nowhere", lambda made: made.csv], "nowhere|cells.csv")],
     ),
     **{
         function: (

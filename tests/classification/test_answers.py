@@ -2,6 +2,8 @@ import pandas as pd
 import pytest
 
 from sam_bloodcell.classification.answers import (
+    check_model_folder,
+    check_names,
     check_predictions_file,
     describe_predictions,
     write_predictions,
@@ -27,16 +29,35 @@ def table():
 def test_the_answers_are_summed_up(table):
     told = list(describe_predictions(table))
     assert told[0] == "4 cells: 3 lymphocyte, 1 monocyte."
-    assert told[1].startswith("1 of them are unlike the training cells")
-    assert told[2].startswith("In 1 no cell was found")
-    assert told[3].startswith("1 look like copies of training cells")
-    assert told[4].endswith("of the 3 cells whose class the model knows, the balanced accuracy is 0.75.")
-    assert told[5] == "The model knows no class platelet: all 1 answers for these are wrong."
-    assert told[6] == "2 answers differ from the label; the most confident ones are:"
+    assert told[1].startswith("Unlike the training cells (column unknown): 1.")
+    assert told[2].startswith("Without a cell that was found (column quality_fallback): 1.")
+    assert told[3].startswith("Copies of training cells, by their looks (column copy_of): 1.")
+    assert told[4] == (
+        "Labels were given: the balanced accuracy is 0.75 on 3 cells whose class the model knows "
+        "(recall: lymphocyte 1.00, monocyte 0.50)."
+    )
+    assert told[5] == "The model does not know the class platelet: the 1 answer for its cells cannot be right."
+    assert told[6] == "Answers that differ from the label: 2. The most confident ones are:"
     assert told[7:] == [
         "  4.png: platelet, answered lymphocyte (0.70)",
         "  2.png: monocyte, answered lymphocyte (0.60)",
     ]
+
+
+def test_cells_without_a_label_are_no_mistakes_of_a_class_that_is_not_known(table):
+    some = table.assign(label=["lymphocyte", None, "", "platelet"])
+    told = "\n".join(describe_predictions(some))
+    assert "the balanced accuracy is 1.00 on 1 cell whose class the model knows" in told
+    assert "the class platelet: the 1 answer" in told
+    assert "differ from the label: 1." in told
+
+
+def test_classes_that_are_numbers_are_compared_with_labels_of_a_csv(table):
+    numbers = table.assign(label=["0", "1", "1", "0"], predicted=[0, 0, 1, 0], probability_0=0.5, probability_1=0.5)
+    numbers = numbers.drop(columns=["probability_lymphocyte", "probability_monocyte"])
+    told = "\n".join(describe_predictions(numbers))
+    assert "the balanced accuracy is 0.75" in told
+    assert "differ from the label: 1." in told
 
 
 def test_without_labels_and_doubts_there_is_one_sentence(table):
@@ -51,20 +72,49 @@ def test_missing_labels_are_no_mistakes(table):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_the_file_comes_back(table, tmp_path, suffix):
-    path = check_predictions_file(tmp_path / "new" / f"answers{suffix}", overwrite=False)
+    path, picture = check_predictions_file(tmp_path / "new" / f"answers{suffix}", overwrite=False)
+    assert picture == tmp_path / "new" / "answers_mistakes.png"
     write_predictions(table, path)
     back = pd.read_csv(path, keep_default_na=False) if suffix == ".csv" else pd.read_parquet(path)
     pd.testing.assert_frame_equal(back, table)
 
 
-def test_a_file_is_not_overwritten_unasked(tmp_path):
-    (tmp_path / "a.csv").write_text("precious")
-    with pytest.raises(FileExistsError, match=r"a\.csv' exists. Fix: overwrite=True"):
+@pytest.mark.parametrize("name", ["a.csv", "a_mistakes.png"])
+def test_files_are_not_overwritten_unasked(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(FileExistsError, match=rf"{name}' exists. Fix: overwrite=True"):
         check_predictions_file(tmp_path / "a.csv", overwrite=False)
-    assert check_predictions_file(tmp_path / "a.csv", overwrite=True) == tmp_path / "a.csv"
-    assert (tmp_path / "a.csv").read_text() == "precious"
+    check_predictions_file(tmp_path / "a.csv", overwrite=True)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_no_file_is_written_among_the_images(tmp_path):
+    (tmp_path / "lyon").mkdir()
+    with pytest.raises(ValueError, match=r"inside the folder .* its picture of mistakes would be taken for a cell"):
+        check_predictions_file(tmp_path / "lyon" / "a.csv", [tmp_path / "lyon"], overwrite=False)
 
 
 def test_other_formats_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected a name that ends in \.csv or \.parquet"):
         check_predictions_file(tmp_path / "a.xlsx", overwrite=False)
+
+
+def test_names_that_no_format_can_hold_are_refused(table):
+    check_names(table)
+    with pytest.raises(ValueError, match=r"Row 1: the path b'\\xff.png' is not UTF-8"):
+        check_names(table.assign(path=["1.png", "\udcff.png", "3.png", "4.png"]))
+
+
+def test_a_model_replaces_nothing_unasked(tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "model").mkdir()
+    check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=False)
+    (tmp_path / "model" / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"README\.md' exists, where the model card is to be written"):
+        check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=True)
+    (tmp_path / "model" / "pipeline.skops").write_text("")
+    with pytest.raises(FileExistsError, match=r"pipeline\.skops' exists. Fix: overwrite=True"):
+        check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=False)
+    check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=True)
+    with pytest.raises(ValueError, match="inside the folder of the cells"):
+        check_model_folder(tmp_path / "cells" / "model", tmp_path / "cells", overwrite=True)

@@ -1,18 +1,23 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.validation import check_is_fitted
 from xgboost import XGBClassifier
 
-from sam_bloodcell import CellClassifier, from_pretrained, save_pretrained
+from sam_bloodcell import CellClassifier, CrossDomainAutoencoder, from_pretrained, save_pretrained
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.evaluation import leave_one_domain_out_predictions
 
@@ -66,10 +71,10 @@ def test_the_table_says_what_there_is_to_judge_an_answer(fitted, frame, known):
     assert table["copy_of"].tolist() == np.where(known, frame["path"], "").tolist()
 
 
+@pytest.mark.filterwarnings("ignore:No plausible cell", "ignore:20 of 20 images are of one colour")
 def test_a_cell_of_no_known_type_is_unknown(fitted, frame):
     flat = pd.DataFrame({"path": [np.full((80, 80, 3), 250, np.uint8)] * 20, "domain": "lab_a"})
-    with pytest.warns(UserWarning, match=r"quality\['(fallback|flat)'\]"):
-        table = fitted.predict_table(flat)
+    table = fitted.predict_table(flat)
     assert table["unknown"].all()
     assert table["quality_flat"].all()
     assert not fitted.predict_table(frame[frame["domain"] == "lab_a"])["unknown"].all()
@@ -184,6 +189,73 @@ def test_it_is_searched_and_scored_like_any_classifier(frame):
     model = CellClassifier(classifier=LogisticRegression(max_iter=2000), random_state=0, verbose=0)
     assert cross_val_score(model, frame, frame["label"], cv=2, scoring="balanced_accuracy").min() > 0.9
     assert model.set_params(classifier__C=0.5).classifier.C == 0.5
+
+
+def test_a_class_may_be_called_unknown(frame, known):
+    labels = frame["label"].replace("neutrophil", "unknown")
+    model = CellClassifier(random_state=0, verbose=0).fit(frame[known], labels[known])
+    assert "unknown" in set(model.predict(frame))
+
+
+def test_tables_of_pandas_as_output_of_all_transformers_change_nothing(fitted, frame):
+    with config_context(transform_output="pandas"):
+        table = fitted.predict_table(frame)
+    pd.testing.assert_frame_equal(table, fitted.predict_table(frame))
+
+
+def test_a_model_that_was_made_on_a_gpu_is_read_without_one(frame, known, tmp_path):
+    autoencoder = CrossDomainAutoencoder(architecture="conv", epochs=1, random_state=0)
+    model = CellClassifier(autoencoder=autoencoder, random_state=0, verbose=0).fit(frame[known], frame["label"][known])
+    for part in (model.autoencoder, model.pipeline_[1]):
+        part.device = "cuda"  # as it would be there
+    model.save_pretrained(tmp_path)
+    back = CellClassifier.from_pretrained(tmp_path)
+    assert back.autoencoder.device == back.pipeline_[1].device == "auto"
+    assert back.set_params(device="cpu").predict(frame).shape == (24,)
+    assert back.pipeline_[1].device == "cpu"
+    assert model.pipeline_[1].device == "cuda"
+
+
+def test_weights_may_be_named_by_a_path(frame, known, tmp_path):
+    model = CellClassifier(Path("vit_tiny"), random_state=0, verbose=0).fit(frame[known], frame["label"][known])
+    model.save_pretrained(tmp_path)
+    assert CellClassifier.from_pretrained(tmp_path).backbone == "vit_tiny"
+    assert model.backbone == Path("vit_tiny")
+
+
+def test_a_calibration_has_as_many_folds_as_the_rarest_class_has_cells(frame, known):
+    few = frame[known].groupby("label").head(3)
+    with pytest.warns(UserWarning, match=r"Classes of fewer than 5 cells: 'eosinophil' \(3\), 'lymphocyte' \(3\)"):
+        model = CellClassifier(classifier=SVC(), autoencoder=None, verbose=0).fit(few, few["label"])
+    assert model.pipeline_[-1].cv == 3
+    with (
+        pytest.warns(UserWarning, match="Classes of fewer than 5 cells"),
+        pytest.raises(ValueError, match="Got one cell of class 'eosinophil' and a classifier without predict_proba"),
+    ):
+        CellClassifier(classifier=SVC(), verbose=0).fit(few.iloc[[0, 1, 2]], ["lymphocyte", "lymphocyte", "eosinophil"])
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        StackingClassifier([("tree", DecisionTreeClassifier())], cv=2),
+        GridSearchCV(XGBClassifier(n_estimators=2, n_jobs=1), {"max_depth": [2]}, cv=2),
+        CalibratedClassifierCV(XGBClassifier(n_estimators=2, n_jobs=1), cv=2),
+        VotingClassifier([("tree", DecisionTreeClassifier())]),
+    ],
+    ids=["stacking", "search", "calibrated", "voting"],
+)
+def test_classifiers_that_hold_others_are_taken(frame, known, classifier):
+    model = CellClassifier(classifier=classifier, autoencoder=None, random_state=0, verbose=0)
+    model.fit(frame[known], frame["label"][known])
+    assert set(model.predict(frame)) <= set(CLASSES)
+    assert model.predict_proba(frame).shape == (24, 3)
+
+
+@pytest.mark.parametrize("classifier", [LinearRegression(), SVC], ids=["regressor", "class"])
+def test_what_is_no_classifier_is_refused_before_any_image_is_read(classifier):
+    with pytest.raises(ValueError, match=r"Got classifier=.* but expected a classifier of scikit-learn"):
+        CellClassifier(classifier=classifier, verbose=0).fit(["no.png", "other.png"], ["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,15 @@ def test_laboratories_in_folders_are_read(tmp_path):
     assert listed(folder, domain="here", classes=CLASSES)["domain"] == ["here"] * 2
 
 
-def test_one_image_without_a_class_leaves_all_unlabelled(tmp_path):
-    folder = make_images(tmp_path / "lyon", "lymphocyte/1.png", "other/2.png")
-    assert "label" not in listed(folder, domain="lyon", classes=CLASSES)
+def test_folders_beside_known_classes_are_labels_too(tmp_path):
+    folder = make_images(tmp_path / "lyon", "lymphocyte/1.png", "blast/2.png", "blast/patient/3.png")
+    assert listed(folder, domain="lyon", classes=CLASSES)["label"] == ["blast", "blast", "lymphocyte"]
+
+
+def test_images_without_a_class_are_counted(tmp_path):
+    folder = make_images(tmp_path / "lyon", "lymphocyte/1.png", "2.png")
+    with pytest.warns(UserWarning, match=r"1 of 2 images of '.*lyon' lie in no folder of a class, such as '2\.png'"):
+        assert listed(folder, domain="lyon", classes=CLASSES)["label"] == ["", "lymphocyte"]
 
 
 def test_tables_keep_their_columns(tmp_path):

@@ -47,8 +47,8 @@ def test_a_third_laboratory_is_predicted_and_the_wrong_ones_are_named_and_drawn(
     wrong = table[table["label"] != table["predicted"]]
     assert {"wrong0.png", "wrong1.png"} <= {path.rsplit("/")[-1] for path in wrong["path"]}
     assert (table["label"] == table["predicted"]).mean() > 0.8
-    assert f"{len(wrong)} answers differ from the label" in result.stdout
-    assert "wrong0.png: lymphocyte, answered eosinophil" in result.stdout
+    assert f"Answers that differ from the label: {len(wrong)}." in result.stdout
+    assert "wrong0.png: labelled lymphocyte, answered eosinophil" in result.stdout
     with Image.open(tmp_path / "predictions_mistakes.png") as picture:
         assert picture.width > 300
 
@@ -71,7 +71,7 @@ def test_laboratories_of_the_folders_are_those_of_the_training(folder, tmp_path)
     table = pd.read_csv(tmp_path / "p.csv")
     assert table["domain"].unique().tolist() == ["lab_a", "lab_b"]
     assert (table["copy_of"] == table["path"]).all()
-    assert "48 look like copies of training cells" in result.stdout
+    assert "Copies of training cells, by their looks (column copy_of): 48." in result.stdout
 
 
 def test_the_model_and_python_agree(folder, tmp_path):

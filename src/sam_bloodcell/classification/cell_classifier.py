@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn import config_context
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
 from sklearn.frozen import FrozenEstimator
@@ -31,6 +33,7 @@ from ..evaluation.shift import near_duplicates
 from ..images.collections import as_image_list, table_columns
 from ..weights import hub, pipelines
 
+_FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
 # What belongs to the machine and not to the model: a saved model has the defaults.
 _OF_THE_MACHINE = {"cache_dir": None, "device": "auto", "batch_size": "auto", "n_jobs": None}
 
@@ -83,6 +86,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
 
     Examples
     --------
+    >>> import pandas as pd
     >>> from sam_bloodcell import CellClassifier
     >>> from sam_bloodcell.datasets import make_blood_cells
     >>> cells = make_blood_cells(6, classes=["eosinophil", "lymphocyte"], random_state=0)
@@ -96,7 +100,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
 
     _parameter_constraints = {
         "backbone": [str, os.PathLike],
-        "classifier": [HasMethods(["fit", "predict"]), None],
+        "classifier": [HasMethods(["fit"]), None],
         "adapter": [str, os.PathLike, None],
         "autoencoder": [StrOptions({"auto"}), HasMethods(["fit", "transform"]), None],
         "coverage": [Interval(Real, 0, 1, closed="neither")],
@@ -148,13 +152,53 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             )
         keep = parts_to_keep(getattr(autoencoder, "architecture", "auto"), getattr(autoencoder, "preset", None))
         embedder = SAMLoRAEmbedder(self.backbone, self.adapter, keep=keep, **self._of_the_machine())
-        classifier = default_classifiers()["LR balanced"] if self.classifier is None else self.classifier
-        if not hasattr(classifier, "predict_proba"):
-            classifier = CalibratedClassifierCV(classifier, ensemble=False)
-        if type(getattr(classifier, "steps", [("", classifier)])[-1][1]).__module__.startswith("xgboost."):
-            classifier = VotingClassifier([("xgboost", classifier)], voting="soft")  # XGBoost itself takes no names
-        steps = [("embedder", embedder), ("autoencoder", autoencoder), ("classifier", classifier)]
+        steps = [("embedder", embedder), ("autoencoder", autoencoder), ("classifier", self._checked_classifier())]
         return Pipeline([(name, clone(step)) for name, step in steps if step is not None])
+
+    def _checked_classifier(self) -> Any:
+        """Return the classifier, wrapped where it gives no probabilities or takes no names of classes."""
+        if self.classifier is None:
+            return default_classifiers()["LR balanced"]
+        if isinstance(self.classifier, type) or not is_classifier(self.classifier):
+            fix = "Fix: pass one, such as LogisticRegression()."
+            raise ValueError(f"Got classifier={self.classifier!r} but expected a classifier of scikit-learn. {fix}")
+        classifier = self.classifier
+        parts = [classifier, *classifier.get_params().values()]
+        if any(type(part).__module__.startswith("xgboost.") for part in parts):  # it takes classes as 0, 1, ... alone
+            classifier = VotingClassifier([("classifier", classifier)], voting="soft")
+        elif not hasattr(classifier, "predict_proba"):
+            classifier = CalibratedClassifierCV(classifier, ensemble=False)
+        return classifier
+
+    def _checked_labels(self, y: Any, n: int, classifier: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the labels of n cells and the classes; the folds of a calibration are as many as the rarest allows."""
+        labels = values_of_cells(y, "y")
+        if len(labels) != n:
+            raise ValueError(f"Got {n} cells and {len(labels)} labels. Fix: pass one label per cell.")
+        check_classification_targets(labels)
+        classes, counts = np.unique(labels, return_counts=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"Got one class, {classes.tolist()[0]!r}, but expected two or more. Fix: add cells of another."
+            )
+        if (few := counts < _FEW).any():
+            named = ", ".join(
+                f"{name!r} ({n})" for name, n in zip(classes[few].tolist(), counts[few].tolist(), strict=True)
+            )
+            warnings.warn(
+                f"Classes of fewer than {_FEW} cells: {named}. Answers of such a class are rarely right. "
+                "Fix: add cells, or leave the class out.",
+                stacklevel=3,
+            )
+        if isinstance(classifier, CalibratedClassifierCV) and not isinstance(self.classifier, CalibratedClassifierCV):
+            if counts.min() < 2:
+                rare = (
+                    f"Got one cell of class {classes[counts.argmin()].item()!r} and a classifier without predict_proba"
+                )
+                fix = "Fix: add cells of this class, leave it out, or pass a classifier with probabilities."
+                raise ValueError(f"{rare}, but calibrating its answers takes two cells of each class. {fix}")
+            classifier.set_params(cv=int(min(5, counts.min())))
+        return labels, classes
 
     def fit(self, X: Any, y: Any) -> "CellClassifier":
         """Embed the cells, align their laboratories and fit the classifier.
@@ -172,24 +216,22 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             If a parameter is out of range, X and y differ in length, a label is missing, or there is one class only.
         ImageReadError, WeightsUnavailableError
             As in `SAMLoRAEmbedder.fit`.
+
+        Warns
+        -----
+        UserWarning
+            If a class has fewer than 5 cells.
         """
         pipeline = self.make_pipeline()
         X = list(X) if isinstance(X, Iterator) else X
         paths = _paths_of(X)
-        labels = values_of_cells(y, "y")
-        if len(labels) != len(paths):
-            raise ValueError(f"Got {len(paths)} cells and {len(labels)} labels. Fix: pass one label per cell.")
-        check_classification_targets(labels)
-        classes = np.unique(labels)
-        if len(classes) < 2:
-            raise ValueError(
-                f"Got one class, {classes.tolist()[0]!r}, but expected two or more. Fix: add cells of another."
-            )
-        embeddings = pipeline[0].fit_transform(X)
-        features = embeddings
-        for step in pipeline[1:-1]:
-            features = step.fit(features).transform(features)
-        pipeline[-1].fit(features, labels)
+        labels, classes = self._checked_labels(y, len(paths), pipeline[-1])
+        with config_context(transform_output="default"):  # a table of pandas has no masks
+            embeddings = pipeline[0].fit_transform(X)
+            features = embeddings
+            for step in pipeline[1:-1]:
+                features = step.fit(features).transform(features)
+            pipeline[-1].fit(features, labels)
         limit = AbstainingClassifier(
             FrozenEstimator(pipeline[-1]), coverage=self.coverage, random_state=self.random_state
         )
@@ -252,7 +294,11 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             **{f"quality_{name}": embeddings.quality[name] for name in embeddings.quality.dtype.names},
             "copy_of": self._copies(embeddings),
         }
-        given = {name: values for name, values in _given_columns(X).items() if name not in answers}
+        given = {
+            name: values
+            for name, values in _given_columns(X).items()
+            if name not in answers and not str(name).startswith("probability_")
+        }
         table = pd.DataFrame({**given, **answers})
         return table.set_index(X.index) if isinstance(X, pd.DataFrame | pd.Series) else table
 
@@ -298,9 +344,15 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         saved = copy.copy(self).set_params(**_OF_THE_MACHINE)
-        steps = [(name, copy.copy(step)) for name, step in self.pipeline_.steps]
-        saved.pipeline_ = Pipeline(steps)
+        for name in ("backbone", "adapter"):
+            value = getattr(self, name)
+            setattr(saved, name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+        saved.pipeline_ = Pipeline([(name, copy.copy(step)) for name, step in self.pipeline_.steps])
         saved.pipeline_[0].set_params(**saved._of_the_machine())
+        if hasattr(self.autoencoder, "device"):
+            saved.autoencoder = clone(self.autoencoder).set_params(device="auto")
+        if hasattr(saved.pipeline_.named_steps.get("autoencoder"), "device"):
+            saved.pipeline_.named_steps["autoencoder"].set_params(device="auto")
         return pipelines.save_pretrained(saved, folder, metrics=metrics, data=data, licence=licence)
 
     @classmethod
@@ -350,12 +402,16 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
     def _embed(self, X: Any) -> CellEmbeddings:
         check_is_fitted(self)
         self._validate_params()
-        return self.pipeline_[0].set_params(**self._of_the_machine()).transform(X)
+        with config_context(transform_output="default"):
+            return self.pipeline_[0].set_params(**self._of_the_machine()).transform(X)
 
     def _features(self, embeddings: CellEmbeddings) -> Any:
         features: Any = embeddings
         for step in self.pipeline_[1:-1]:
-            features = step.transform(features)
+            if self.device != "auto" and "device" in step.get_params(deep=False):
+                step.set_params(device=self.device)
+            with config_context(transform_output="default"):
+                features = step.transform(features)
         return features
 
     def _probabilities(self, features: Any) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 import pandas as pd
@@ -24,7 +25,8 @@ def list_cells(
     domain : str, optional
         The laboratory of all cells; default what a table's column domain or the folders laboratory/class/image say.
     classes : collection of str
-        Names of known classes. Where every image of a folder lies below a folder of such a name, that is its label.
+        Names of known classes. Where images of a folder lie below folders of such names, the folders of this level are
+        the labels. A warning counts the images that have none.
 
     Returns
     -------
@@ -40,6 +42,13 @@ def list_cells(
             labels = _labels_below(listing, classes)
             read = table["label"].tolist() if "label" in table else None
             # The folders class/patient/image look like laboratory/class/image, unless one knows the classes.
+            if labels is not None and "" in labels:
+                some = listing.below(listing.images[labels.index("")])
+                warnings.warn(
+                    f"{labels.count('')} of {len(labels)} images of '{listing.root}' lie in no folder of a class, such "
+                    f"as '{some}': they have no label. Fix: move them, if they have one.",
+                    stacklevel=2,
+                )
             if domain is not None or (labels is not None and labels != read):
                 table = table[["path"]] if labels is None else table[["path"]].assign(label=labels)
         tables.append(table)
@@ -61,12 +70,14 @@ def keep_readable(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels_below(listing: Listing, classes: Collection[str]) -> list[str] | None:
-    """Return the class of each image of a folder: its nearest folder that has the name of one; None if any has none."""
-    labels = []
-    for image in listing.images:
-        folders = [*listing.root.parts[-1:], *image.relative_to(listing.root).parts[:-1]]
-        named = [name for name in reversed(folders) if name in classes]
-        if not named:
-            return None
-        labels.append(named[0])
-    return labels
+    """Return the class of each image of a folder, "" where it has none; None where no image has one.
+
+    The classes are the folders of the level at which most images have a folder with the name of a known class: those
+    that the model does not know are there, too.
+    """
+    folders = [(listing.root.resolve().name, *image.relative_to(listing.root).parts[:-1]) for image in listing.images]
+    levels = Counter(level for names in folders for level, name in enumerate(names) if name in classes)
+    if not levels:
+        return None
+    (level, _), *_ = levels.most_common(1)
+    return [names[level] if level < len(names) else "" for names in folders]

@@ -42,6 +42,7 @@ def predict(
     from ..classification import CellClassifier
     from ..classification.answers import (
         as_benchmark,
+        check_names,
         check_predictions_file,
         describe_predictions,
         write_predictions,
@@ -49,7 +50,7 @@ def predict(
     from ..classification.sources import keep_readable, list_cells
 
     check_not_a_source(out, images)
-    out = check_predictions_file(out, overwrite=overwrite)
+    out, picture = check_predictions_file(out, images, overwrite=overwrite)
     classifier = CellClassifier.from_pretrained(model, trusted=trusted or [])
     classifier.set_params(
         cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs, verbose=0 if quiet else 1
@@ -59,12 +60,13 @@ def predict(
         tell_left_out(f"{listing.root}: {len(listing.images)} images", listing.account())
     if on_error == "skip":
         cells = keep_readable(cells)
+    check_names(cells)
     table = classifier.predict_table(cells)
     write_predictions(table, out)
     for sentence in describe_predictions(table):
         typer.echo(sentence)
     typer.echo(out)
-    draw_mistakes(as_benchmark(table), table["path"].tolist(), out.with_name(f"{out.stem}_mistakes.png"))
+    draw_mistakes(as_benchmark(table), table["path"].tolist(), picture)
 
 
 def draw_mistakes(mistakes: "pd.DataFrame", images: list[str], path: Path) -> None:

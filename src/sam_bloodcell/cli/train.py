@@ -25,6 +25,7 @@ def train(
     cells: Cells,
     out: Annotated[Path, typer.Option(help="Folder for the model; made if need be.")] = Path("model"),
     classes: Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the folder.")] = False,
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
     seed: Seed = 0,
@@ -43,11 +44,11 @@ def train(
     Example: sam-bloodcell train cells --out model
     """
     from ..classification import CellClassifier
+    from ..classification.answers import check_model_folder
     from ..datasets import drop_unreadable, load_cells
-    from ..files import check_writable, make_folder
 
     data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
-    check_writable(make_folder(out) / "pipeline.skops")
+    check_model_folder(out, cells, overwrite=overwrite)
     if on_error == "skip":
         data = drop_unreadable(data)
     tell_cells(data)
@@ -57,3 +58,4 @@ def train(
     )  # fmt: skip
     classifier.fit(data.frame, data.labels)
     typer.echo(classifier.save_pretrained(out, data=repr(data)))
+    typer.echo(f"Next: sam-bloodcell predict {out} FOLDER --domain NAME", err=True)

@@ -38,7 +38,7 @@ def as_image_list(X: Any, name: str = "X") -> Sequence[Any]:
         X = X["path" if "path" in columns else columns[0]]
     X = _as_array_or_list(X)
     if isinstance(X, np.ndarray):
-        if X.dtype.kind in "OUST":
+        if X.dtype.kind in "OUST" or X.shape == (0,):  # an empty list is one of numbers to pandas
             X = _one_column(X, name)
         elif X.ndim not in (3, 4) or (X.ndim == 3 and X.shape[-1] in (3, 4)):
             raise ValueError(

@@ -141,7 +141,7 @@ def from_pretrained(
     if unknown:
         raise ValueError(
             f"'{folder_or_repo}' builds objects of types that are not trusted: {', '.join(unknown)}. Fix: if you trust "
-            "its author, name these types as trusted."
+            "its author, name these types as trusted: trusted=[...], or --trusted NAME for each on the command line."
         )
     return skops.load(path, trusted=allowed)
 
