@@ -58,13 +58,12 @@ def test_the_whole_table_on_stand_ins(paper, n, folders, tmp_path):
     }  # fmt: skip
 
 
-def test_the_run_is_the_preset_with_the_papers_crops(folders):
+def test_the_run_is_the_preset_with_the_papers_crops(folders, quick):
     _, result = reproduce("dorl", *folders, **SMALL)
     assert "preset='dorl'" in result.settings["autoencoder"]
     assert "published_crops" in result.settings["embedder"]
     assert "max_iter=1000" in result.settings["classifier MLP"]
     assert isinstance(result.autoencoder, CrossDomainAutoencoder)
-    assert result.features["autoencoder"].shape == (48, 192)  # the CLS token
 
 
 def test_cells_of_a_class_that_training_lacks_count_as_wrong_as_in_the_papers(folders, tmp_path, quick):
@@ -156,10 +155,10 @@ def test_plain_sam_without_masks_is_warned_of(folders, tmp_path, randomise, monk
         reproduce("dorl", *folders, **SMALL | {"backbone": str(file)})
 
 
-def test_time_and_disk_space_are_told_before_the_start(folders, tmp_path, monkeypatch, capsys):
+def test_time_and_disk_space_are_told_before_the_start(folders, tmp_path, monkeypatch, capsys, quick):
     monkeypatch.setattr(CrossDomainAutoencoder, "transform", lambda *_, **__: pytest.fail("Too late."))
     with pytest.raises(pytest.fail.Exception, match="Too late"):
-        reproduce("bc-sam", *folders, **SMALL, work_dir=tmp_path, verbose=1)
+        reproduce("dorl", *folders, **SMALL, work_dir=tmp_path, verbose=1)
     told = capsys.readouterr().err
     assert "GB for token maps and crops. Time on this device: embedding about" in told
     assert "stage 1" not in told
