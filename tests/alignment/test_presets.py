@@ -231,6 +231,13 @@ def test_a_grid_that_the_network_cannot_read_is_refused(cells, preset, side, mes
         tiny(preset).fit(other, domain=domains)
 
 
+@both
+def test_token_maps_that_were_not_kept_are_asked_for(cells, preset):
+    message = rf"Got X of type ndarray but preset='{preset}' expected embeddings with token maps .* or preset=None\."
+    with pytest.raises(TypeError, match=message):
+        tiny(preset).fit(np.asarray(cells[0]), domain=cells[1])
+
+
 def test_bcsam_reads_other_grids(cells):
     X, domains = cells
     other = CellEmbeddings(X.pooled, X.tokens[:, :, :6, :6], X.masks, X.crops, X.quality)

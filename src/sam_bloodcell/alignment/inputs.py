@@ -14,7 +14,7 @@ from torch import Tensor
 from ..images.collections import name_rows
 from ..models.published import GRID
 from .normalization import DomainScaler, known_domains
-from .settings import Settings
+from .settings import PRESETS, Settings
 
 CHUNK = 256  # rows that are read and encoded at a time
 
@@ -116,10 +116,12 @@ def token_maps(X: Any, architecture: str, *, needs_crops: bool) -> tuple[Any, An
     """Return the token maps of embeddings and, if asked for, their crops; an error says how to get them."""
     tokens, crops = getattr(X, "tokens", None), getattr(X, "crops", None) if needs_crops else None
     if tokens is None or (needs_crops and crops is None):
+        asked, instead = f"architecture={architecture!r}", "architecture='vector'"
+        if architecture in PRESETS:  # the papers' networks bear the presets' names
+            asked, instead = f"preset={architecture!r}", "preset=None"
         raise TypeError(
-            f"Got X of type {type(X).__name__} but architecture={architecture!r} expected embeddings with token maps "
-            'and crops. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops")) before this step, with no step in between, '
-            "or architecture='vector'."
+            f"Got X of type {type(X).__name__} but {asked} expected embeddings with token maps and crops. Fix: "
+            f'SAMLoRAEmbedder(..., keep=("tokens", "crops")) before this step, with no step in between, or {instead}.'
         )
     height, width = tokens.shape[2:]
     if architecture == "dorl" and (height, width) != (GRID, GRID):
