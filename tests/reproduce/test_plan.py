@@ -42,6 +42,7 @@ def test_token_maps_that_do_not_fit_into_the_memory_are_refused(free):
 def test_times_are_told_in_a_unit_that_fits_and_stage_1_where_there_is_one():
     told = str(Cost(stage1=0, embedding=90, stage2=3 * 86400, disk=12 * GB))
     assert "up to 12.0 GB for token maps and crops" in told
-    assert "embedding about 90 seconds, stage 2 about 3 days" in told
+    assert "embedding less than 2 minutes, stage 2 about 3 days" in told
     assert "stage 1" not in told
     assert "stage 1 about 5 hours" in str(Cost(stage1=18000, embedding=600, stage2=10, disk=0))
+    assert "up to 6 MB" in str(Cost(stage1=0, embedding=1, stage2=1, disk=6_400_000))

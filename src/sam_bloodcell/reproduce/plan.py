@@ -32,9 +32,10 @@ class Cost(NamedTuple):
 
     def __str__(self) -> str:
         parts = {"stage 1": self.stage1, "embedding": self.embedding, "stage 2": self.stage2}
-        times = ", ".join(f"{name} about {_duration(seconds)}" for name, seconds in parts.items() if seconds)
+        size = f"{self.disk / 1e9:.1f} GB" if self.disk >= 1e9 else f"{self.disk / 1e6:.0f} MB"
+        times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items() if seconds)
         return (
-            f"This run needs up to {self.disk / 1e9:.1f} GB for token maps and crops. Time on this device: {times}; "
+            f"This run needs up to {size} for token maps and crops. Time on this device: {times}; "
             "then the classifiers of stage 3, which was not measured. What earlier runs finished is not repeated."
         )
 
@@ -113,5 +114,5 @@ def _warm_seconds(work: Any) -> float:
 def _duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+            return f"about {seconds / length:.0f} {unit}"
+    return "less than 2 minutes"
