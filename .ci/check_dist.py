@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 PACKAGED = {
     "py.typed",
-    "published_results.csv",
+    "reproduce/published_results.csv",
     "datasets/label_maps.csv",
     "datasets/sources.csv",
     "report/report.html.j2",

@@ -29,6 +29,10 @@ def reproduce(
     out: Out = Path("out"),
     backbone: PapersBackbone = "vit_b",
     adapter: Adapter = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Train an adapter first: the authors' Bloodcell_train.dat.gz, or auto.")
+    ] = None,
+    adapter_epochs: Annotated[int, typer.Option(min=1, help="Epochs of that training, at most.")] = 150,
     limit: Annotated[int | None, typer.Option(min=1, help="Cells of a class and laboratory, for a trial.")] = None,
     epochs: Epochs = None,
     cv: Folds = 5,
@@ -41,6 +45,8 @@ def reproduce(
 ) -> None:
     """Run a paper's table from folders of its two datasets, and print our numbers beside the published ones.
 
+    After a kill, the same command goes on: what its stages have made is in the folder of the output, in "stages".
+
     Example: sam-bloodcell reproduce bc-sam --matek AML --acevedo PBC --adapter published.pth
     """
     from .. import reproduce as papers
@@ -49,14 +55,15 @@ def reproduce(
 
     prepare_folder(out, f"{paper}.csv")
     table, result = papers.reproduce(
-        paper, matek, acevedo, backbone=backbone, adapter=adapter, limit=limit, epochs=epochs, cv=cv,
-        random_state=seed, cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
-        verbose=0 if quiet else 1,
+        paper, matek, acevedo, backbone=backbone, adapter=adapter, masks=masks, adapter_epochs=adapter_epochs,
+        limit=limit, epochs=epochs, cv=cv, random_state=seed, work_dir=out / "stages", cache_dir=cache_dir,
+        device=device, batch_size=batch_size or "auto", n_jobs=n_jobs, verbose=0 if quiet else 1,
     )  # fmt: skip
     table = table.round(2)
     write_text(out / f"{paper}.csv", table.to_csv(index=False))
     report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
     typer.echo("Accuracy in percent, mean and standard deviation over folds, beside the published one:")
     typer.echo(table.to_string(index=False))
-    means = table.groupby("classifier", sort=False)[["ours", "published"]].mean().round(2)
+    numbers = [name for name in ("ours", "published", "notebook") if name in table]
+    means = table.groupby("classifier", sort=False)[numbers].mean().round(2)
     typer.echo(f"\nAverages over the four:\n{means.to_string()}\n\n{out / f'{paper}.csv'}\n{report}")

@@ -17,6 +17,7 @@ from .. import plotting
 from ..evaluation import BenchmarkResult
 from ..evaluation.benchmark import images_of
 from ..evaluation.checks import class_names
+from ..evaluation.findings import mistakes
 from ..evaluation.headlines import best_of_all, select_series
 from ..files import replacing
 from ..plotting.canvas import title_of_two
@@ -122,7 +123,13 @@ def _answers(result: BenchmarkResult, images: Any) -> Iterator[Picture]:
         yield Picture("confusions", lambda: plotting.plot_confusions(table), alt, name)
     if images is not None:
         alt = "The most confident mistakes across laboratories, true class and answer."
-        yield Picture("mistakes", lambda: plotting.plot_mistakes(table, images), alt)
+        yield Picture("mistakes", lambda: _plot_mistakes(result, images), alt)
+
+
+def _plot_mistakes(result: BenchmarkResult, images: Any) -> "Figure | None":
+    """Draw the mistakes that the page lists."""
+    listed = mistakes(result)
+    return plotting.plot_mistakes(listed.assign(known=True), images) if len(listed) else None
 
 
 def _masks_and_stain(result: BenchmarkResult) -> Iterator[Picture]:

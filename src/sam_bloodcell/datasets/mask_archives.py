@@ -1,0 +1,140 @@
+"""The papers' ``*.dat.gz`` files of cells with masks: pickles, of which nothing but arrays and containers is read."""
+
+import codecs
+import gzip
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import ImageReadError
+
+_FIX = "Fix: pass the Bloodcell_train.dat.gz of BC-SAM's authors, or train with sam-bloodcell finetune on image files."
+
+
+def read_mask_archive(path: str | os.PathLike) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.bool_]]]:
+    """Read the cells and masks on which the papers' authors fine-tuned SAM, from their ``Bloodcell_train.dat.gz``.
+
+    The format is the one that their published training code reads: a gzip-compressed pickle of a dict, in which the
+    name of each cell stands for a dict with its ``image`` (H, W, 3), from 0 to 255, and its ``label`` (H, W), which is
+    0 outside the cell. Other entries of a cell are left aside. A pickle can run any code when it is loaded, so that
+    this one is read without: numpy arrays, numbers, text and plain containers are taken, and anything else is refused.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    images : list of uint8 arrays (H, W, 3)
+    masks : list of bool arrays (H, W)
+        True inside the cell.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImageReadError
+        If the file is damaged, holds other objects, or is laid out otherwise; the message says what was found.
+    """
+    content = _unpickle(Path(path))
+    if not isinstance(content, Mapping) or not content:
+        raise ImageReadError(
+            f"'{path}' holds {_described(content)} but expected a dict of cells, each with an image and a label. {_FIX}"
+        )
+    pairs = [_cell(f"'{path}' cell {name!r}", cell) for name, cell in content.items()]
+    return [image for image, _ in pairs], [mask for _, mask in pairs]
+
+
+def _cell(where: str, cell: Any) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Check one cell, and return its image and mask."""
+    image, label = (cell.get("image"), cell.get("label")) if isinstance(cell, Mapping) else (None, None)
+    are_arrays = isinstance(image, np.ndarray) and isinstance(label, np.ndarray)
+    image, label = np.asarray(image), np.asarray(label)
+    if not are_arrays or label.ndim != 2 or image.shape != (*label.shape, 3):
+        expected = "a dict with image, an array (H, W, 3), and label, an array (H, W)"
+        raise ImageReadError(f"{where} is {_described(cell)} but expected {expected}. {_FIX}")
+    is_numeric = {image.dtype.kind, label.dtype.kind} <= set("biuf")
+    if not is_numeric or not np.isfinite(image).all() or not np.isfinite(label).all():
+        raise ImageReadError(f"{where} holds {image.dtype} and {label.dtype} but expected finite numbers. {_FIX}")
+    if not image.size or image.min() < 0 or not 1 < image.max() <= 255:
+        found = f"{image.min():g} to {image.max():g}" if image.size else "no pixel"
+        raise ImageReadError(f"{where} has an image of {found} but expected colours from 0 to 255. {_FIX}")
+    if not label.any():
+        raise ImageReadError(f"{where} has an empty mask. Fix: leave the cell out of the file.")
+    return np.rint(image).astype(np.uint8), label.astype(bool)
+
+
+def _described(value: Any) -> str:
+    """Say what a value is, and what is directly in it."""
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape} of {value.dtype}"
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{name!r}: {_kind(part)}" for name, part in list(value.items())[:5])
+    elif isinstance(value, list | tuple):
+        inside = ", ".join(_kind(part) for part in value[:5])
+    else:
+        return f"a value of type {type(value).__name__}"
+    more = ", ..." if len(value) > 5 else ""
+    return f"a {type(value).__name__} of {len(value)} ({inside}{more})"
+
+
+def _kind(value: Any) -> str:
+    return _described(value) if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _unpickle(path: Path) -> Any:
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder but expected a .dat.gz file. {_FIX}")
+    if not path.exists():
+        raise FileNotFoundError(f"'{path}' does not exist. {_FIX}")
+    try:
+        with gzip.open(path, "rb") as file:
+            return _ArraysOnly(file, encoding="latin1").load()  # as numpy needs it for pickles of Python 2
+    except _RefusedError as exc:
+        raise ImageReadError(f"'{path}' holds {exc}, which can run any code and is not read. {_FIX}") from exc
+    except Exception as exc:  # a damaged pickle raises nearly anything
+        raise ImageReadError(f"'{path}' cannot be read: {exc!s:.200}. Fix: fetch it again.") from exc
+
+
+class _RefusedError(Exception):
+    """Says which object a pickle asks for that is neither an array nor a plain container."""
+
+
+def _encoded(text: str, encoding: str = "latin1") -> bytes:
+    """Do what ``_codecs.encode`` does for bytes in old pickles, and for them alone."""
+    if encoding != "latin1":
+        raise _RefusedError(f"a text to be encoded as {encoding!r}")
+    return codecs.encode(text, "latin1")
+
+
+def _array_maker(array: Any, protocol: int) -> Callable:
+    """Return the function that pickles of arrays name; each numpy has it in another module."""
+    return array.__reduce_ex__(protocol)[0]
+
+
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _encoded,
+    ("collections", "OrderedDict"): OrderedDict,
+    **{(module, "_reconstruct"): _array_maker(np.empty(1), 2) for module in _MULTIARRAY},
+    **{(module, "scalar"): _array_maker(np.float64(0), 2) for module in _MULTIARRAY},
+    **{(module, "_frombuffer"): _array_maker(np.empty(1), 5) for module in _NUMERIC},
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Loads what `_ALLOWED` names, and plain containers, numbers and text, which name nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise _RefusedError(f"an object {module}.{name}")
+        return _ALLOWED[module, name]

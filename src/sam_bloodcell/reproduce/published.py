@@ -1,0 +1,50 @@
+"""The papers' published accuracies, and ours beside them."""
+
+from pathlib import Path
+
+import pandas as pd
+
+PAPERS = ("bc-sam", "dorl")
+_KEYS = ["classifier", "train_domain", "test_domain"]
+
+
+def published_results(paper: str) -> pd.DataFrame:
+    """Return a paper's published accuracies in percent, a row per classifier and pair of laboratories.
+
+    The column ``published`` is the paper's table. The column ``notebook`` is what the authors' own notebook prints,
+    NaN where that is not known: DoRL's differs from its paper.
+
+    Parameters
+    ----------
+    paper : {"bc-sam", "dorl"}
+
+    Raises
+    ------
+    ValueError
+        If the paper is unknown.
+    """
+    if paper not in PAPERS:
+        raise ValueError(f"Got paper={paper!r} but expected one of {', '.join(PAPERS)}.")
+    table = pd.read_csv(Path(__file__).with_name("published_results.csv"), comment="#")
+    return table[table["paper"] == paper].reset_index(drop=True)
+
+
+def compare_with_published(published: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Put our accuracies beside the published ones, in percent.
+
+    `scores` are those of the features of one autoencoder, a row per fold. ``ours`` and ``spread`` are the mean and the
+    standard deviation (ddof 0, as in the authors' notebooks) over folds of the accuracy over every cell; ``difference``
+    is ours less the published one, ``in_spreads`` the same in units of the spread, NaN where the folds do not differ.
+    A paper whose notebook is known has the same of that.
+    """
+    folds = scores.groupby(_KEYS, sort=False)["accuracy_all"]
+    ours = pd.DataFrame({"ours": 100 * folds.mean(), "spread": 100 * folds.std(ddof=0)}).reset_index()
+    table = published.drop(columns="paper").merge(ours, on=_KEYS, how="left")
+    table = table[[*_KEYS, "ours", "spread", "published", "notebook"]]
+    spread = table["spread"].where(table["spread"] > 0)
+    table.insert(6, "difference", table["ours"] - table["published"])
+    table.insert(7, "in_spreads", table["difference"] / spread)
+    if table["notebook"].isna().all():
+        return table.drop(columns="notebook")
+    beside = table["ours"] - table["notebook"]
+    return table.assign(notebook_difference=beside, notebook_in_spreads=beside / spread)

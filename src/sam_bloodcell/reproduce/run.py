@@ -1,0 +1,189 @@
+"""A paper's table, run from the folders of its two datasets."""
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Bunch
+
+from ..alignment.autoencoder import CrossDomainAutoencoder
+from ..alignment.settings import PRESETS
+from ..datasets import join_cells, load_acevedo20, load_matek19
+from ..datasets.cells import check_cells, take_cells
+from ..embedding.embedder import SAMLoRAEmbedder
+from ..embedding.session import PUBLISHED_CROPS
+from ..evaluation import BenchmarkResult, run_benchmark
+from ..evaluation.checks import check_arguments, class_names
+from ..evaluation.protocol import check_plan
+from ..extras import tqdm
+from ..files import make_folder
+from .plan import check_space, estimate_cost, stored_bytes
+from .published import compare_with_published, published_results
+from .stages import MaskedCells, RememberedClassifier, adapt, align, paper_classifiers
+
+
+def reproduce(
+    paper: str, matek: str | os.PathLike, acevedo: str | os.PathLike, *, backbone: str = "vit_b", adapter: Any = None,
+    masks: str | os.PathLike | None = None, adapter_epochs: int = 150, limit: int | None = None,
+    epochs: int | None = None, cv: int = 5, random_state: int = 0, work_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None, device: str = "auto", batch_size: int | str = "auto",
+    n_jobs: int | None = None, verbose: int = 0,
+) -> tuple[pd.DataFrame, BenchmarkResult]:  # fmt: skip
+    """Run a paper's table: its adapter (stage 1), its autoencoder by the preset (stage 2), its classifiers (stage 3).
+
+    A call that was interrupted goes on where it was when it is made again with the same `work_dir` and `cache_dir`:
+    stage 1 from its last whole epoch, the embedding from its last batch, stage 2 from its start unless it was finished,
+    and stage 3 from its last answer.
+
+    Parameters
+    ----------
+    paper : {"bc-sam", "dorl"}
+    matek, acevedo : path
+        Folders of Matek-19 and Acevedo-20 (`sam_bloodcell.datasets`).
+    backbone : str, default="vit_b"
+        The papers' one.
+    adapter : optional
+        As in `SAMLoRAEmbedder`: the papers' own encoder is fine-tuned, so their published adapter or your own. With
+        neither an adapter nor masks, plain SAM is used, with a point in the middle as prompt, and a warning says so.
+    masks : path or "auto", optional
+        Trains an adapter first: on the cells and masks of the authors' ``Bloodcell_train.dat.gz``, or with "auto" on up
+        to 1000 cells of each laboratory, with masks found by their stain. It starts from `adapter`, if there is one.
+    adapter_epochs : int, default=150
+        Largest number of epochs of that training.
+    limit : int, optional
+        Cells of a class and laboratory at most, drawn at random, for a trial.
+    epochs : int, optional
+        Of the autoencoder; default the paper's, which take hours on a CPU.
+    cv, random_state : int
+        As in `run_benchmark`, with defaults 5 and 0.
+    work_dir : path, optional
+        Folder that keeps what each stage has made. Without it, only the embeddings in `cache_dir` are kept.
+    cache_dir : path, optional
+        Folder that keeps the embeddings, as in `SAMLoRAEmbedder`; default ``cache`` in `work_dir`. Token maps and crops
+        of the two datasets take about 12 GB with vit_b. Without either folder they are all in memory.
+    device : str, default="auto"
+        Of the embedder and the autoencoder: "auto", "cpu", "cuda" or a torch device name.
+    batch_size : int or "auto", default="auto"
+        Images in a forward pass of the embedder.
+    n_jobs : int, optional
+        Processes that embed, and fits of classifiers that run in parallel.
+    verbose : int, default=0
+        1 first tells the time and disk space that the run needs, which takes a few training steps to measure, and shows
+        progress bars.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        A row per classifier and pair of laboratories: ``ours`` and ``spread`` (mean and standard deviation over folds,
+        ddof=0), ``published``, and the ``difference`` of ours, also ``in_spreads``. Accuracy is in percent over every
+        cell: those of a class that training lacks count as wrong. For DoRL, the same beside what its authors' notebook
+        prints: ``notebook``, ``notebook_difference`` and ``notebook_in_spreads``.
+    result : BenchmarkResult
+        All of it, for `report.write_report`.
+
+    Raises
+    ------
+    ValueError
+        If the paper is unknown, or as the loaders, `limit_cells` and `run_benchmark`.
+    OSError
+        If the disk is too small, or as `datasets.mask_archives.read_mask_archive`.
+
+    References
+    ----------
+    Li et al., "Towards Cross-Domain Single Blood Cell Image Classification via Large-Scale LoRA-based Segment Anything
+    Model", ISBI 2024; Li et al., DoRL, 2024.
+    """
+    published = published_results(paper)
+    classifiers = paper_classifiers(published["classifier"].unique().tolist(), random_state)
+    cells = join_cells(load_matek19(matek, scheme="harmonised"), load_acevedo20(acevedo, scheme="harmonised"))
+    if limit is not None:
+        cells = limit_cells(cells, limit, random_state)
+    check_arguments("reproduce", cv=cv, random_state=random_state, n_jobs=n_jobs, verbose=verbose)
+    labels = class_names(cells.target, cells.target_names, "target")
+    check_plan(classifiers, labels, cells.domain, None, cv, random_state)
+    cache_dir = Path(work_dir, "cache") if cache_dir is None and work_dir is not None else cache_dir
+    embedder = SAMLoRAEmbedder(
+        backbone, adapter, keep=("tokens", PUBLISHED_CROPS), device=device, batch_size=batch_size, n_jobs=n_jobs,
+        cache_dir=cache_dir, verbose=verbose,
+    )  # fmt: skip
+    autoencoder = CrossDomainAutoencoder(
+        preset=paper, epochs=epochs or "auto", device=device, random_state=random_state, verbose=verbose
+    )
+    autoencoder._validate_params()
+    masked = None if masks is None else MaskedCells(masks, cells.paths, cells.domain, random_state)
+    _prepare(embedder, autoencoder, cells, masked, adapter_epochs)
+    with _work_folder(work_dir) as folder:
+        if masked is not None:
+            embedder = adapt(embedder, masked, folder, epochs=adapter_epochs, random_state=random_state)
+        embeddings = embedder.fit_transform(cells.paths)
+        fitted = align(autoencoder, embeddings, cells.domain, embedder.encoder_.recipe.digest, folder)
+        answers = str(make_folder(folder / "answers"))
+        result = run_benchmark(
+            cells, embedder, _Fitted(fitted),
+            {name: RememberedClassifier(estimator, answers) for name, estimator in classifiers.items()},
+            cv=cv, random_state=random_state, n_jobs=n_jobs, verbose=verbose,
+        )  # fmt: skip
+    named = {f"classifier {name}": repr(estimator) for name, estimator in classifiers.items()}
+    settings = result.settings | named | {"autoencoder": repr(fitted)}
+    result = replace(result, autoencoder=fitted, settings=settings)
+    return compare_with_published(published, result.scores[result.scores["features"] == "autoencoder"]), result
+
+
+class _Fitted(FrozenEstimator):
+    """An autoencoder that stays as it is when a benchmark fits it."""
+
+    def fit(self, X: Any, y: Any = None, **_: Any) -> "_Fitted":
+        """Do nothing; unlike the original, without y."""
+        return self
+
+
+def _prepare(
+    embedder: SAMLoRAEmbedder, autoencoder: CrossDomainAutoencoder, cells: Bunch, masked: MaskedCells | None,
+    adapter_epochs: int,
+) -> None:  # fmt: skip
+    """Load the weights, check the space, and say what is missing and, if it is verbose, what the run will take."""
+    loaded = clone(embedder).fit(cells.paths[:1])
+    if masked is None and loaded.adapter_ is None:
+        warnings.warn(
+            "Got neither an adapter nor masks: plain SAM finds the cells by a point in the middle, and the papers' "
+            "numbers cannot be expected. Fix: adapter=... (--adapter), or masks=... (--masks) to train one.",
+            stacklevel=3,
+        )
+    check_space(stored_bytes(len(cells.paths), loaded.n_features_out_, loaded.image_size), embedder.cache_dir)
+    if embedder.verbose:
+        given = PRESETS[str(autoencoder.preset)].epochs if autoencoder.epochs == "auto" else autoencoder.epochs
+        cost = estimate_cost(
+            loaded, autoencoder, n_cells=len(cells.paths), training_cells=0 if masked is None else len(masked),
+            adapter_epochs=adapter_epochs, autoencoder_epochs=int(given or 0),
+        )  # fmt: skip
+        tqdm.write(str(cost), file=sys.stderr)
+
+
+@contextmanager
+def _work_folder(work_dir: str | os.PathLike | None) -> Iterator[Path]:
+    """Yield the folder of the stages, which is a passing one where none is named."""
+    if work_dir is not None:
+        yield make_folder(work_dir)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def limit_cells(cells: Bunch, n: int, random_state: int) -> Bunch:
+    """Draw at most `n` (>= 1) of the cells of each class and laboratory; the cells have paths."""
+    check_arguments("limit_cells", n=n, random_state=random_state)
+    check_cells(cells, "paths", "target", "domain")
+    order = np.random.default_rng(random_state).permutation(len(cells.target))
+    table = pd.DataFrame({"target": cells.target, "domain": cells.domain}).iloc[order]
+    rows = np.sort(table.groupby(["domain", "target"]).head(n).index.to_numpy())
+    return take_cells(cells, rows)
