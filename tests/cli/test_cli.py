@@ -23,7 +23,7 @@ from sam_bloodcell.cli import app, options
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import encoder
 from sam_bloodcell.evaluation import benchmark
-from sam_bloodcell.reproduce import PAPERS
+from sam_bloodcell.reproduce.published import PAPERS
 
 COMMANDS = [
     "demo", "check", "benchmark", "train", "predict", "finetune", "embed", "reproduce", "cache info", "cache prune",
