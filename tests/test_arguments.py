@@ -416,7 +416,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
     ),
     read_published_autoencoder: (
         NotCalled(),
-        [Bad("file", [None, 3], NO_PATH), Bad("file", ["nowhere", lambda made: made.csv], "nowhere|cells.csv")],
+        [Bad("path", [None, 3], NO_PATH), Bad("path", ["nowhere", lambda made: made.csv], "nowhere|cells.csv")],
     ),
     **{
         function: (

@@ -1,5 +1,6 @@
 """The classifier that a benchmark recommends, fitted on all its cells."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -44,4 +45,6 @@ def fit_recommended(
         **options,
     )
     scored = np.isin(cells.labels, result.predictions["label"].unique())
-    return classifier.fit(cells.frame[scored], cells.labels[scored])
+    with warnings.catch_warnings():  # the benchmark has told which classes have too few cells
+        warnings.filterwarnings("ignore", message="Classes of fewer than", category=UserWarning)
+        return classifier.fit(cells.frame[scored], cells.labels[scored])

@@ -146,7 +146,8 @@ def write_model(result: "BenchmarkResult", cells: Any, autoencoder: Any, folder:
 
     model = fit_recommended(result, cells, autoencoder, **options)
     if model is not None:
-        model.save_pretrained(folder, data=repr(cells))
+        classes = ", ".join(map(str, model.classes_))
+        model.save_pretrained(folder, data=f"{len(model.training_paths_)} cells of the classes {classes}")
         return
     for name in ("pipeline.skops", "README.md"):
         remove(folder / name)

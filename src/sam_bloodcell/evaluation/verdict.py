@@ -63,9 +63,12 @@ def recommended(result: BenchmarkResult) -> tuple[str, str] | None:
     """Return the feature set and the classifier with the best mean balanced accuracy, or None if nothing was scored.
 
     The mean is over all pairs of different laboratories, and over the folds of the one laboratory where there is one.
-    The choice is made by the same scores that are shown, so the best one's score is somewhat too good.
+    The choice is made by the same scores that are shown, so the best one's score is somewhat too good. Classifiers
+    without probabilities are recommended only where there is no other: nobody would know how sure an answer is.
     """
-    return best_of_all(result.headlines)
+    sure = result.predictions.groupby(["features", "classifier"], sort=False)["confidence"].count()
+    kept = pd.MultiIndex.from_frame(result.headlines[["features", "classifier"]]).isin(sure.index[sure > 0])
+    return best_of_all(result.headlines[kept] if kept.any() else result.headlines)
 
 
 def verdict(result: BenchmarkResult) -> Verdict:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import BenchmarkResult, confusion_counts, summarise_scores
-from ..evaluation.headlines import best_headlines, best_of_all, select_series
+from ..evaluation.findings import recommended
+from ..evaluation.headlines import best_headlines, select_series
 from ..plotting.canvas import is_plain
 
 _MAX_DOMAINS = 10  # in a picture of transfer: a panel for each classifier has a field for each pair
@@ -79,7 +80,7 @@ def transfer_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
 
 def confusion_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
     """Yield the confusions of the best classifier within laboratories and across them, all pairs together."""
-    best = best_of_all(result.headlines)
+    best = recommended(result)
     if best is None:
         return
     found = select_series(result.predictions, *best)

@@ -17,8 +17,8 @@ from .. import plotting
 from ..evaluation import BenchmarkResult
 from ..evaluation.benchmark import images_of
 from ..evaluation.checks import class_names
-from ..evaluation.findings import mistakes
-from ..evaluation.headlines import best_of_all, select_series
+from ..evaluation.findings import mistakes, recommended
+from ..evaluation.headlines import select_series
 from ..files import replacing
 from ..plotting.canvas import title_of_two
 from .matrices import draws_confusions, draws_transfer
@@ -113,7 +113,7 @@ def _pictures(result: BenchmarkResult) -> Iterator[Picture]:
 
 def _answers(result: BenchmarkResult, images: Any) -> Iterator[Picture]:
     """Yield the pictures of what the classifier that transfers best answered."""
-    best = best_of_all(result.headlines)
+    best = recommended(result)
     if best is None:
         return
     table = select_series(result.predictions, *best)
