@@ -62,7 +62,7 @@ def test_without_options_nothing_changes():
 
 @pytest.mark.parametrize(
     ("option", "value", "told"),
-    [("--seed", "-1", "-1 is not in the range 0<=x"), ("--n-jobs", "0", "0 processes can do nothing")],
+    [("--seed", "-1", "'--seed'"), ("--n-jobs", "0", "0 processes can do nothing")],
 )
 @pytest.mark.parametrize("command", ["benchmark", "train"])
 def test_a_number_that_cannot_be_is_a_usage_error(command, option, value, told):
