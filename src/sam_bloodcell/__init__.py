@@ -5,6 +5,7 @@
 
 from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ if not TYPE_CHECKING:  # a type checker would take every other name, too
         if name in _MODULES:
             value = getattr(import_module(_MODULES[name], __name__), name)
         elif not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
-            for module in (*_MODULES.values(), f".{name}"):  # so that sam_bloodcell.embedding.store is there, too
-                value = import_module(module, __name__)
+            value = import_module(f".{name}", __name__)
+            for part in iter_modules(getattr(value, "__path__", ())):  # so that sam_bloodcell.embedding.store is there
+                import_module(f"{value.__name__}.{part.name}")
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

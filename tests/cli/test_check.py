@@ -80,3 +80,28 @@ def test_many_classes_and_laboratories_stay_within_the_width(tmp_path, monkeypat
     assert result.exit_code == 1
     named = [line for line in result.stdout.splitlines() if str(tmp_path) not in line]
     assert max(map(len, named)) <= 100
+
+
+def test_what_is_too_little_for_the_default_network_is_no_surprise_of_the_benchmark(tmp_path):
+    cells = make_blood_cells(3, classes=["lymphocyte", "monocyte"], image_size=32, random_state=0)
+    result = check(save_cells(cells, tmp_path), "--cv", 2, "--quiet")
+    assert result.exit_code == 1
+    told = " ".join(result.stdout.split())
+    assert "the default classifier 'MLP' needs more to stop early" in told
+    assert "leave rare classes out, or raise --cv." in told
+
+
+def test_of_a_large_set_of_copies_the_first_are_named(table):
+    paths = load_cells(table).paths[:30]
+    for path in paths[1:]:
+        Path(path).write_bytes(Path(paths[0]).read_bytes())
+    told = check(table, "--quiet").stdout
+    assert f"{paths[0]} = {paths[1]} = {paths[2]} and 27 more" in told
+    assert paths[20] not in told
+
+
+def test_a_path_that_is_listed_twice_is_named_with_its_rows(table):
+    rows = pd.read_csv(table)
+    pd.concat([rows, rows.head(1)]).to_csv(table, index=False)
+    told = " ".join(check(table, "--quiet").stdout.split())
+    assert f"such as '{load_cells(table).paths[0]}' in the rows 0 and 60." in told

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from sklearn.utils import Bunch
 
-from sam_bloodcell.datasets import Cells, examine_cells, load_cells, make_blood_cells, save_cells
+from sam_bloodcell.datasets import COMMON_CLASSES, Cells, examine_cells, load_cells, make_blood_cells, save_cells
+from sam_bloodcell.evaluation import default_classifiers
 from sam_bloodcell.evaluation.protocol import check_plan
 
 
@@ -65,7 +66,7 @@ def test_unreadable_files_are_named_with_the_reason_and_stop_a_benchmark(table):
     assert found.unreadable["path"].tolist() == [cells.paths[3]]
     assert "is no image that can be read here (8 bytes)" in found.unreadable["reason"][0]
     assert found.images["readable"].sum() == 79
-    assert found.problems[0].startswith(f"1 image cannot be read, such as {cells.paths[3]}. Fix: ")
+    assert found.problems[0].startswith(f"1 image cannot be read, such as '{cells.paths[3]}'. Fix: ")
 
 
 def test_copies_are_found_by_their_pixels_within_and_across_laboratories_and_classes(table):
@@ -222,3 +223,24 @@ def test_real_cells_are_examined(cells_root):
     assert found.counts.loc["tecom", "basophil"] == 1
     assert len(found.unreadable) == 0
     assert "'basophil' of 'tecom' (1)" in texts(found)
+
+
+@pytest.mark.parametrize("cv", [2, 3, 5])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_cells_are_ready_where_the_benchmark_takes_them(cv, grouped, n_classes):
+    seen = set()
+    for n in range(2, 9):
+        cells = make_blood_cells(n, classes=COMMON_CLASSES[:n_classes], image_size=16, random_state=0)
+        if grouped:
+            cells.group = np.array([f"{name} {row // 2}" for row, name in enumerate(cells.domain)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                check_plan(default_classifiers(0), cells.labels, cells.domain, cells.get("group"), cv, 0)
+                takes = True
+            except ValueError:
+                takes = False
+        assert examine_cells(cells, cv=cv).ready == takes, n
+        seen.add(takes)
+    assert seen == {True, False}

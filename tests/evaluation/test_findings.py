@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.utils import Bunch
 
-from sam_bloodcell.evaluation import BenchmarkResult, confidence_intervals, score_predictions
+from sam_bloodcell.evaluation import BenchmarkResult, compare_pipelines, confidence_intervals, score_predictions
+from sam_bloodcell.evaluation import verdict as verdict_module
 from sam_bloodcell.evaluation.findings import (
     Verdict,
     advice,
@@ -133,7 +134,7 @@ def test_the_lines_say_what_the_verdict_holds():
         "Within laboratories: balanced accuracy 1.000",
         "Across laboratories: balanced accuracy 1.000 (95% interval 1.000 to 1.000; chance 0.500), mean over 2 pairs.",
         "Weakest direction: trained in a, tested in b: 1.000 on 20 cells.",
-        "Weakest class: x, with a recall of 1.000 across laboratories (20 cells).",
+        "No class is weak: each has a recall of 1.000 across laboratories.",
         "Autoencoder: it helps LR across laboratories: +0.125",
     ):
         assert part in text
@@ -440,7 +441,9 @@ def test_advice_names_copies_suspects_and_doubtful_masks():
 def test_advice_on_calibration_says_how_often_answers_are_right():
     told = advice(make_result(*two_laboratories(), from_a_one_y_in_two_is_found, confidence=1.0))
     (text,) = [one.text for one in told if one.topic == "calibration"]
-    assert text.startswith("The mean confidence across laboratories is 100%, while 88% of the answers are right (")
+    assert text.startswith(
+        "Confidences across laboratories are too high: their mean is 100%, while 88% of the answers are right ("
+    )
 
 
 def test_advice_on_patients_is_for_cells_without_and_laboratories_with_few():
@@ -468,3 +471,46 @@ def test_many_clashes_are_cut_short():
     told = [one for one in advice(make_result(labels, domains, exchanged)) if one.topic == "labels"]
     assert len(told) == 5
     assert told[-1].text.startswith("2 more such findings about pairs of laboratories")
+
+
+def test_a_gain_that_depends_on_the_training_cells_is_unclear():
+    def better_in_one_fold_alone(features, fold, label, row, **_):
+        missed = features == "embeddings" and fold == 0 and label == "y" and row % 4 < 2
+        return "x" if missed else label
+
+    labels, domains = two_laboratories(30)
+    patients = [row // 2 for row in range(len(labels))]
+    features = ("embeddings", "autoencoder")
+    result = make_result(labels, domains, better_in_one_fold_alone, features=features, groups=np.array(patients))
+    test_cells_alone = compare_pipelines(result.predictions, ("embeddings", "LR"), random_state=0).iloc[0]
+    found = verdict(result).autoencoder
+    assert test_cells_alone["low"] > 0
+    assert found.helps == "unclear"
+    assert found.low < 0 < found.high
+    assert found.p > 0.05
+
+
+def test_the_bootstraps_of_a_verdict_are_drawn_once(monkeypatch):
+    result = make_result(*two_laboratories(10), by_features("no"), features=("embeddings", "autoencoder"))
+    verdict_lines(result)
+    monkeypatch.setattr(verdict_module, "bootstrap_scores", lambda *args, **_: pytest.fail("drawn again"))
+    assert advice(result)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "told"),
+    [
+        (0.99, "too high: their mean is 99%, while 75% of the answers are right"),
+        (0.5, "too low: their mean is 50%, while 75% of the answers are right"),
+    ],
+)
+def test_the_advice_says_whether_confidences_are_too_high_or_too_low(confidence, told):
+    def half_of_y(label, row, **_):
+        return "x" if label == "y" and row % 4 < 2 else label
+
+    labels = ["x"] * 20 + ["y"] * 20
+    result = make_result(labels, ["a"] * 40, half_of_y, confidence=confidence)
+    (found,) = [one.text for one in advice(result) if one.topic == "calibration"]
+    assert told in found
+    assert found.startswith("Confidences in held-out cells are")
+    assert "that laboratory" not in found

@@ -48,8 +48,8 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
         )
     else:
         message = (
-            "Got no domain: nothing is aligned between laboratories. Fix: pass a table with the columns path and "
-            "domain to the pipeline, or domain=... to fit."
+            "Got no domain: nothing is aligned between laboratories. Fix: name the laboratory of each cell in a "
+            "column domain of the table, or pass domain=... ."
         )
     warnings.warn(message, stacklevel=4)
 
@@ -63,7 +63,7 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any]) ->
     if unknown:
         warnings.warn(
             f"The domain of {unknown} of {n} cells is unknown, though the fit knew domains: their features are worse. "
-            "Fix: pass a table with the columns path and domain to the pipeline, or domain=... to transform.",
+            "Fix: name the laboratory of each cell in a column domain of the table, or pass domain=... .",
             stacklevel=4,
         )
     if domain is None:
@@ -77,7 +77,7 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any]) ->
         if name not in known and count < FEW_CELLS:
             warnings.warn(
                 f"The domain {name!r} is new, and the statistics of {count} of its cells are poor. Fix: pass at least "
-                f"{FEW_CELLS} of its cells at once, or learn it once from as many unlabelled ones with "
-                f"add_domain(X, {name!r}), or adapt of a CellClassifier.",
+                f"{FEW_CELLS} of its cells at once, or learn it once from as many unlabelled ones (in Python: "
+                f"classifier.adapt(X, {name!r}), or autoencoder.add_domain(X, {name!r})).",
                 stacklevel=4,
             )

@@ -26,6 +26,7 @@ from .options import (
     Quiet,
     Root,
     Seed,
+    split_names,
     tell_cells,
 )
 
@@ -76,7 +77,7 @@ def benchmark(
     from ..report.page import write_report
 
     verbose = 0 if quiet else 1
-    data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
+    data = load_cells(cells, classes=split_names(classes), root=root)
     if cells.is_dir() and out.resolve().is_relative_to(cells.resolve()):
         raise ValueError(
             f"Got --out '{out}' inside the folder of the cells: its pictures would be cells. Fix: move it."

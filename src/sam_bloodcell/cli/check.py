@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..datasets import CellsExamination
 
-_SHOWN = 10  # files of a kind that are named
+_SHOWN, _SHOWN_COPIES = 10, 3  # files of a kind, and copies of one image, that are named
 
 
 def check(ctx: typer.Context, cells: Cells, cv: Folds = 5, root: Root = None, quiet: Quiet = False) -> None:
@@ -57,7 +57,7 @@ def print_tables(found: "CellsExamination") -> None:
         typer.echo(f"\nImages that cannot be read: {len(found.unreadable)}")
         _print_some(found.unreadable["reason"].tolist())
     if len(found.copies):
-        sets = found.copies.groupby("copy")["path"].agg(" = ".join)
+        sets = found.copies.groupby("copy")["path"].agg(_as_equation)
         typer.echo(f"\nImages with the same pixels: {len(found.copies)} in {len(sets)} set{'s' * (len(sets) > 1)}")
         _print_some(sets.tolist())
 
@@ -71,6 +71,12 @@ def _shortened(images: "pd.DataFrame") -> "pd.DataFrame":
     colours = images[["red", "green", "blue"]].round().astype("Int64").astype(str)
     names = {"grey": "grey", "alpha": "alpha", "deep": ">8 bits"}
     return short.join(images[list(names)].rename(columns=names)).assign(colour=colours.agg("/".join, axis=1))
+
+
+def _as_equation(paths: "pd.Series") -> str:
+    """Write the paths of one set of copies, of a large set the first ones and the number of the others."""
+    more = f" and {len(paths) - _SHOWN_COPIES} more" if len(paths) > _SHOWN_COPIES else ""
+    return " = ".join(paths[:_SHOWN_COPIES]) + more
 
 
 def _as_item(text: str) -> str:

@@ -12,6 +12,13 @@ Architectures = Literal["auto", "vector", "conv", "masked"]
 Presets = Literal["bc-sam", "dorl"]
 OnErrors = Literal["raise", "skip"]
 
+
+def _not_zero(number: int | None) -> int | None:
+    if number == 0:
+        raise typer.BadParameter("0 processes can do nothing: give 1 or more, or -1 for one on each core.")
+    return number
+
+
 Cells = Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or folder of domain/label/image.")]
 Out = Annotated[Path, typer.Option(help="Folder for the report and the tables; made if need be.")]
 Backbone = Annotated[
@@ -29,13 +36,21 @@ Architecture = Annotated[Architectures, typer.Option(help="Architecture of the a
 Preset = Annotated[Presets | None, typer.Option(help="A paper's settings of the autoencoder.")]
 OnError = Annotated[OnErrors, typer.Option(help="Unreadable images: stop with an error, or skip them with a warning.")]
 Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that a CSV's paths may not leave; default the CSV's own.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or a torch device name.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images in a forward pass; default by memory.")]
-Jobs = Annotated[int | None, typer.Option("--n-jobs", help="Processes; default one that uses all cores.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--n-jobs", callback=_not_zero, help="Processes, -1 for all cores; default one that uses all cores."),
+]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder for embeddings; a killed run reuses them.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """Return the names in a list that is separated by commas, without the spaces around them; None for no list."""
+    return [name for part in text.split(",") if (name := part.strip())] if text else None
 
 
 def tell_cells(cells: Any) -> None:

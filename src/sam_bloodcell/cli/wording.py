@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Paths and names stand in quotation marks, and are left as they are; an apostrophe in a word opens none.
-_QUOTED = r"(?<!\w)'[^']*'(?!\w)"
+# Paths and names stand in quotation marks, and are left as they are. An apostrophe in or behind a word is no such mark.
+_QUOTED = r"""(?<![\w=])'.*?'(?!\w)|(?<![\w=])".*?"(?!\w)"""
 _VALUE = r"""'[^']*'|"[^"]*"|\.\.\.|\w+(?:\.\w+)*"""
+_UNSAID = ("None", "False")  # no option says these
 
 
 def option_names(parameters: Iterable[Any]) -> dict[str, str]:
@@ -15,27 +16,28 @@ def option_names(parameters: Iterable[Any]) -> dict[str, str]:
 
 
 def in_options(message: str, options: dict[str, str]) -> str:
-    """Write the arguments in a message as options: `batch_size=8` as `8 (--batch-size)`, `cv` as `--cv`.
+    """Write the arguments in a message as options: `batch_size=8` as `8 (--batch-size)`, in a fix as `--batch-size 8`.
 
-    Arguments that are no option of the command, and English words, stay as they are.
+    A name without a value is replaced in the fix alone, and only where no English word is written so, as in "lower cv".
+    Arguments that are no option of the command, and all that stands in quotation marks, stay as they are.
     """
     if not options:
         return message
-    # A name without a value is a name for sure where no English word is written so.
+    fix = message.find("Fix:") if "Fix:" in message else len(message)
     odd = [name for name in options if "_" in name or name == "cv"]
-    names = "|".join(map(re.escape, options))
-    pattern = rf"{_QUOTED}|(?<![\w/.\-])(?P<name>{names})=(?P<value>{_VALUE})"
-    if odd:
-        pattern += rf"|(?<![\w/.\-])(?P<bare>{'|'.join(map(re.escape, odd))})(?![\w/.=\-(])"
+    named = rf"(?P<name>{'|'.join(map(re.escape, options))})=(?P<value>{_VALUE})"
+    bare = rf"(?P<bare>{'|'.join(map(re.escape, odd)) or '(?!)'})(?!\w|[/=(\-]|\.\w)"
 
     def written(found: re.Match[str]) -> str:
-        if bare := found["bare"] if odd else None:
-            return options[bare]
-        if not found["name"]:
+        in_fix = found.start() > fix
+        if name := found["bare"]:
+            return options[name] if in_fix else name
+        if not found["name"] or found["value"] in _UNSAID:
             return found[0]
         option, value = options[found["name"]], found["value"].strip("'\"")
         if value == "True":
             return option
-        return f"{value} ({option})" if value[0].isdigit() else f"{option} {value}"
+        in_words = value[0].isdigit() and not in_fix and not message[: found.start()].endswith("(")
+        return f"{value} ({option})" if in_words else f"{option} {value}"
 
-    return re.sub(pattern, written, message)
+    return re.sub(rf"{_QUOTED}|(?<![\w/.\-])(?:{named}|{bare})", written, message)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils import Bunch
 
-from ..cells import FEW_CELLS, Cells, similar_values
+from ..cells import FEW_CELLS, NETWORK_HELD_OUT, Cells, can_hold_out, similar_values
 from ..exceptions import ImageReadError
 from ..extras import tqdm
 from ..images.layout import stored_bits
@@ -137,7 +138,7 @@ def examine_cells(
     copies = _copies(table, seen)
     findings += _on_files(unreadable, copies)
     if labelled:
-        findings += [*_on_classes(table), *_on_numbers(table, cv), *_on_patients(table, cv)]
+        findings += [*_on_classes(table), *_on_numbers(table, cv), *_on_patients(table, cv), *_on_training(table, cv)]
     images = _by_domain(table, seen)
     findings += _on_images(images)
     return CellsExamination(
@@ -254,8 +255,8 @@ def _shared_groups(table: pd.DataFrame) -> list[str]:
 def _on_files(unreadable: pd.DataFrame, copies: pd.DataFrame) -> Iterator[CellsFinding]:
     if len(unreadable):
         yield CellsFinding(
-            f"{_images(len(unreadable))} cannot be read, such as {unreadable['path'][0]}. Fix: remove or replace them, "
-            "or leave them out of the benchmark with on_error='skip'.",
+            f"{_images(len(unreadable))} cannot be read, such as '{unreadable['path'][0]}'. Fix: remove or replace "
+            "them, or leave them out of the benchmark with on_error='skip'.",
             stops=True,
         )
     sets = copies.groupby("copy")
@@ -268,10 +269,11 @@ def _on_files(unreadable: pd.DataFrame, copies: pd.DataFrame) -> Iterator[CellsF
         (unlike, "are copies of one another with different classes", "One of the classes is wrong"),
     ):
         if len(found):
-            first = found[found["copy"] == found["copy"].iloc[0]]["path"].tolist()
-            yield CellsFinding(
-                f"{_images(len(found))} {where}, such as {first[0]} and {first[1]}. {effect}. Fix: keep one of each."
-            )
+            first = found[found["copy"] == found["copy"].iloc[0]]
+            a, b = first["path"].tolist()[:2]
+            rows = first["row"].tolist()
+            such = f"'{a}' in the rows {rows[0]} and {rows[1]}" if a == b else f"'{a}' and '{b}'"
+            yield CellsFinding(f"{_images(len(found))} {where}, such as {such}. {effect}. Fix: keep one of each.")
 
 
 def _on_classes(table: pd.DataFrame) -> Iterator[CellsFinding]:
@@ -355,7 +357,7 @@ def _on_patients(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
                 "split a patient. Fix: add patients, lower cv, or leave the laboratory out.",
                 stops=True,
             )
-        elif len(kept["label"].unique()) > 1 and _lacks_a_class(kept, cv):
+        elif len(kept["label"].unique()) > 1 and any(len(np.unique(labels)) < 2 for labels in _trained_on(kept, cv)):
             yield CellsFinding(
                 f"A fold of the laboratory {domain!r} has fewer than two classes left in training, because few "
                 "patients hold the others. Fix: add patients, change cv, or leave the laboratory out.",
@@ -368,11 +370,33 @@ def _on_patients(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
         )
 
 
-def _lacks_a_class(cells: pd.DataFrame, cv: int) -> bool:
-    """Whether a fold of the benchmark, with its usual seed, leaves fewer than two classes in training."""
+def _on_training(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
+    """Yield laboratories whose folds train on too few cells for the default network; other findings tell of less."""
+    for domain, members in table.groupby("domain"):
+        kept = members[members.groupby("label")["label"].transform("size") >= cv]
+        if kept["label"].nunique() < 2 or ("group" in kept and kept["group"].nunique() < cv):
+            continue
+        trained_on = _trained_on(kept, cv)
+        if min(len(np.unique(labels)) for labels in trained_on) < 2:
+            continue
+        for labels in trained_on:
+            classes, counts = np.unique(labels, return_counts=True)
+            if not can_hold_out(labels, NETWORK_HELD_OUT, of_each_class=len(classes) == 2):
+                yield CellsFinding(
+                    f"A fold of the laboratory {domain!r} has {len(labels)} training cells of {len(classes)} classes, "
+                    f"the rarest with {counts.min()}, and the default classifier 'MLP' needs more to stop early. Fix: "
+                    "add cells, leave rare classes out, or raise cv.",
+                    stops=True,
+                )
+                break
+
+
+def _trained_on(cells: pd.DataFrame, cv: int) -> list[NDArray[Any]]:
+    """Return the labels of the training cells of each fold of the benchmark in one laboratory, with its usual seed."""
     labels = cells["label"].to_numpy()
-    folds = StratifiedGroupKFold(cv, shuffle=True, random_state=0).split(labels, labels, cells["group"])
-    return any(len(np.unique(labels[train])) < 2 for train, _ in folds)
+    splitter = StratifiedGroupKFold if "group" in cells else StratifiedKFold
+    folds = splitter(cv, shuffle=True, random_state=0).split(labels, labels, cells.get("group"))
+    return [labels[train] for train, _ in folds]
 
 
 def _on_images(images: pd.DataFrame) -> Iterator[CellsFinding]:

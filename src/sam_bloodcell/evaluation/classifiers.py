@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from ..cells import NETWORK_HELD_OUT, can_hold_out
 from .checks import check_arguments
 
 
@@ -37,8 +38,9 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
     ['RF', 'SVM poly', 'SVM rbf', 'SVM linear']
     """
     check_arguments("default_classifiers", random_state=random_state)
-    # Five folds leave four cells of the rarest class for training, so a quarter for validation has one of each class.
-    network = MLPClassifier(early_stopping=True, validation_fraction=0.25, max_iter=500, random_state=random_state)
+    network = MLPClassifier(
+        early_stopping=True, validation_fraction=NETWORK_HELD_OUT, max_iter=500, random_state=random_state
+    )
     classifiers: dict[str, Any] = {
         "RF": RandomForestClassifier(n_estimators=200, max_depth=16, random_state=random_state),
         **{f"SVM {name}": make_pipeline(StandardScaler(), SVC(kernel=name)) for name in ("poly", "rbf", "linear")},
@@ -82,10 +84,9 @@ def check_early_stopping(name: str, estimator: Any, labels: NDArray, where: str)
         if stem == key or parts[key] is not True or not isinstance(share, float):
             continue
         counts = np.unique(labels, return_counts=True)[1]
-        held_out = int(np.ceil(share * len(labels)))
         # scikit-learn's network holds out some of each class where there are two classes, else any two cells or more
         each = len(counts) == 2 or f"{stem}hidden_layer_sizes" not in parts
-        if held_out < 2 or (each and (counts.min() < 2 or min(held_out, len(labels) - held_out) < len(counts))):
+        if not can_hold_out(labels, share, of_each_class=each):
             found = f"{len(labels)} training cells of {len(counts)} classes, the rarest with {counts.min()}, in {where}"
-            fix = "Fix: add cells, leave rare classes out, or pass classifiers= without early stopping."
+            fix = "Fix: add cells, leave rare classes out, or raise cv (in Python: classifiers without early stopping)."
             raise ValueError(f"Got {found} but {name!r} needs more to stop early. {fix}")

@@ -171,10 +171,12 @@ def _calibration(result: BenchmarkResult, told: Verdict) -> Iterator[Advice]:
     cells = cells[cells["confidence"].notna()]
     right = (np.asarray(cells["label"]).astype(object) == np.asarray(cells["predicted"]).astype(object)).mean()
     where = "across laboratories" if across else "in held-out cells"
-    found = (
-        f"The mean confidence {where} is {cells['confidence'].mean():.0%}, while {right:.0%} of the answers are right"
-    )
-    fix = "Do not read confidences as probabilities, unless you calibrate them on labelled cells of that laboratory."
+    mean = cells["confidence"].mean()
+    wrong = "too high for some and too low for others"
+    if abs(mean - right) >= _MISCALIBRATED / 2:
+        wrong = "too high" if mean > right else "too low"
+    found = f"Confidences {where} are {wrong}: their mean is {mean:.0%}, while {right:.0%} of the answers are right"
+    fix = "Do not read them as probabilities, unless you calibrate them on labelled cells of the laboratory."
     yield Advice("calibration", f"{found} (expected calibration error {error:.2f}). {fix}")
 
 

@@ -72,8 +72,8 @@ def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
     about the class; without probabilities, at least three classifiers must agree.
 
     On real cells of which 5 % had been given a wrong label, at least two in three of the cells named were among these,
-    and 3 to 50 % of these were named: the better the classifiers carry over, the more. Look at every cell before you
-    change its label.
+    and 3 to 50 % of these were named: the better the classifiers carry over, the more. Where fewer labels are wrong, a
+    smaller share of the cells named is. Look at every cell before you change its label.
 
     Returns
     -------

@@ -272,7 +272,7 @@ def check_shared_class(labels: NDArray, rows: Mapping[Any, NDArray[np.intp]]) ->
     names = [name for found in classes.values() for name in found]
     if len(set(names)) == len(names):
         each = "; ".join(f"{domain!r} has {_some(found)}" for domain, found in classes.items())
-        fix = "Fix: give the same classes the same names in each laboratory (datasets.harmonise_labels)."
+        fix = "Fix: give the same classes the same names in each laboratory (in Python: datasets.harmonise_labels)."
         raise ValueError(f"Got {len(rows)} domains without a common class: {each}. Expected a class of two. {fix}")
 
 
