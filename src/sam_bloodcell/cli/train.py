@@ -17,6 +17,7 @@ from .options import (
     Quiet,
     Root,
     Seed,
+    split_names,
     tell_cells,
 )
 
@@ -47,7 +48,7 @@ def train(
     from ..classification.answers import check_model_folder
     from ..datasets import drop_unreadable, load_cells
 
-    data = load_cells(cells, classes=classes.split(",") if classes else None, root=root)
+    data = load_cells(cells, classes=split_names(classes), root=root)
     check_model_folder(out, cells, overwrite=overwrite)
     if on_error == "skip":
         data = drop_unreadable(data)
