@@ -18,7 +18,7 @@ from ..cells import FEW_CELLS, NETWORK_HELD_OUT, Cells, can_hold_out, similar_va
 from ..exceptions import ImageReadError
 from ..extras import tqdm
 from ..images.layout import stored_bits
-from ..images.listing import Listing
+from ..images.listing import Listing, describe
 from ..images.reading import ImageContent, decode, from_pil, has_alpha, read_content
 from .cells import check_cells, load_cells
 from .folders import LevelsError
@@ -141,6 +141,9 @@ def examine_cells(
         findings += [*_on_classes(table), *_on_numbers(table, cv), *_on_patients(table, cv), *_on_training(table, cv)]
     images = _by_domain(table, seen)
     findings += _on_images(images)
+    passed_over = {key: number for key, number in (cells.get("left_out") or {}).items() if "mask" not in key[1]}
+    if passed_over:
+        findings.append(CellsFinding(f"Not taken of the folder: {describe(passed_over)}.", stops=False))
     return CellsExamination(
         counts=_counts(table) if labelled else pd.DataFrame(),
         images=images,
