@@ -43,8 +43,7 @@ class Comparison:
     another training of the autoencoder would change is not in them.
 
     ``helps`` is "yes" or "no" where the interval excludes 0, at least 30 independent cells (or patients) were tested,
-    and there are two folds or more; else "unclear". With random features that differ by noise alone, it was not
-    "unclear" in 1 of 40 simulations of 3 laboratories with 100 cells each, and in 1 of 40 of 2 laboratories with 60.
+    and there are two folds or more; else "unclear". With few cells, a true gain is often called unclear.
     """
 
     difference: float
