@@ -115,8 +115,12 @@ def test_an_unreadable_image_stops_or_is_skipped(folder, tmp_path):
         (("predict", "model", "lyon", "--out", "p.xlsx"), "expected a name that ends in .csv or .parquet"),
         (("predict", "model", "lyon", "--out", "model/README.md"), "expected a name that ends in .csv or .parquet"),
         (("train", "nowhere"), "'nowhere' does not exist"),
-        (("train", "cells", "--classes", "lymphocyte"), "Got one class, 'lymphocyte', but expected two or more"),
+        (
+            ("train", "cells", "--classes", "lymphocyte", "--out", "other"),
+            "Got one class, 'lymphocyte', but expected two or more",
+        ),
         (("train", "cells", "--out", "model/README.md"), "README.md"),
+        (("train", "cells", "--out", "model"), "pipeline.skops' exists. Fix: --overwrite"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(folder, monkeypatch, args, message):

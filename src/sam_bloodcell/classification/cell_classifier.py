@@ -30,10 +30,12 @@ from ..evaluation.checks import values_of_cells
 from ..evaluation.classifiers import default_classifiers
 from ..evaluation.novelty import AbstainingClassifier
 from ..evaluation.shift import near_duplicates
-from ..images.collections import as_image_list, table_columns
 from ..weights import hub, pipelines
+from .sources import given_columns, paths_of
 
 _FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
+# The steps hand on more than a table of pandas or polars holds, which a user may have asked all transformers for.
+_PLAIN_OUTPUT = config_context(transform_output="default")
 # What belongs to the machine and not to the model: a saved model has the defaults.
 _OF_THE_MACHINE = {"cache_dir": None, "device": "auto", "batch_size": "auto", "n_jobs": None}
 
@@ -95,7 +97,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
     >>> classifier.predict_table(frame)[["domain", "predicted"]].head(2)
       domain   predicted
     0  lab_a  lymphocyte
-    1  lab_b  lymphocyte
+    1  lab_a  lymphocyte
     """
 
     _parameter_constraints = {
@@ -166,7 +168,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         parts = [classifier, *classifier.get_params().values()]
         if any(type(part).__module__.startswith("xgboost.") for part in parts):  # it takes classes as 0, 1, ... alone
             classifier = VotingClassifier([("classifier", classifier)], voting="soft")
-        elif not hasattr(classifier, "predict_proba"):
+        elif not hasattr(classifier, "predict_proba") and hasattr(classifier, "decision_function"):
             classifier = CalibratedClassifierCV(classifier, ensemble=False)
         return classifier
 
@@ -200,6 +202,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             classifier.set_params(cv=int(min(5, counts.min())))
         return labels, classes
 
+    @_PLAIN_OUTPUT
     def fit(self, X: Any, y: Any) -> "CellClassifier":
         """Embed the cells, align their laboratories and fit the classifier.
 
@@ -224,16 +227,22 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         """
         pipeline = self.make_pipeline()
         X = list(X) if isinstance(X, Iterator) else X
-        paths = _paths_of(X)
+        paths = paths_of(X)
         labels, classes = self._checked_labels(y, len(paths), pipeline[-1])
-        with config_context(transform_output="default"):  # a table of pandas has no masks
-            embeddings = pipeline[0].fit_transform(X)
-            features = embeddings
-            for step in pipeline[1:-1]:
-                features = step.fit(features).transform(features)
-            pipeline[-1].fit(features, labels)
+        embeddings = pipeline[0].fit_transform(X)
+        features = embeddings
+        for step in pipeline[1:-1]:
+            features = step.fit(features).transform(features)
+        pipeline[-1].fit(features, labels)
+        if not hasattr(pipeline[-1], "predict_proba"):
+            fix = "Fix: VotingClassifier(voting='soft'), or another classifier."
+            raise ValueError(f"Got classifier={self.classifier!r}, which gives no probabilities. {fix}")
         limit = AbstainingClassifier(
-            FrozenEstimator(pipeline[-1]), coverage=self.coverage, random_state=self.random_state
+            # Its answers are not used; None is no class, whatever the classes are called.
+            FrozenEstimator(pipeline[-1]),
+            coverage=self.coverage,
+            unknown=None,
+            random_state=self.random_state,
         )
         self.novelty_ = limit.fit(features, labels)
         self.pipeline_, self.classes_ = pipeline, classes
@@ -255,10 +264,12 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
+    @_PLAIN_OUTPUT
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each class of `classes_`, shape (n, n_classes); errors as in `predict`."""
         return self._probabilities(self._features(self._embed(X)))
 
+    @_PLAIN_OUTPUT
     def predict_table(self, X: Any) -> pd.DataFrame:
         """Return the answers with all that helps to judge them.
 
@@ -296,12 +307,13 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         }
         given = {
             name: values
-            for name, values in _given_columns(X).items()
+            for name, values in given_columns(X).items()
             if name not in answers and not str(name).startswith("probability_")
         }
         table = pd.DataFrame({**given, **answers})
         return table.set_index(X.index) if isinstance(X, pd.DataFrame | pd.Series) else table
 
+    @_PLAIN_OUTPUT
     def adapt(self, X: Any, domain: str | int) -> "CellClassifier":
         """Learn a new laboratory from its unlabelled cells, once; from then on its cells are answered one by one.
 
@@ -402,23 +414,22 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
     def _embed(self, X: Any) -> CellEmbeddings:
         check_is_fitted(self)
         self._validate_params()
-        with config_context(transform_output="default"):
-            return self.pipeline_[0].set_params(**self._of_the_machine()).transform(X)
+        return self.pipeline_[0].set_params(**self._of_the_machine()).transform(X)
 
     def _features(self, embeddings: CellEmbeddings) -> Any:
         features: Any = embeddings
         for step in self.pipeline_[1:-1]:
             if self.device != "auto" and "device" in step.get_params(deep=False):
                 step.set_params(device=self.device)
-            with config_context(transform_output="default"):
-                features = step.transform(features)
+            features = step.transform(features)
         return features
 
     def _probabilities(self, features: Any) -> NDArray[np.float64]:
         """Return the probabilities in the order of `classes_`."""
         classifier = self.pipeline_[-1]
         order = np.asarray(classifier.classes_).tolist()
-        return np.asarray(classifier.predict_proba(features))[:, [order.index(name) for name in self.classes_.tolist()]]
+        found = np.asarray(classifier.predict_proba(features))
+        return found[:, [order.index(name) for name in self.classes_.tolist()]]
 
     def _copies(self, embeddings: CellEmbeddings) -> NDArray[np.object_]:
         """Return the path of the training cell that each cell looks duplicated from, or ""."""
@@ -426,21 +437,3 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         copies = np.full(len(embeddings), "", dtype=object)
         copies[pairs["a"]] = self.training_paths_[pairs["b"]]
         return copies
-
-
-def _paths_of(X: Any) -> list[str]:
-    """Return the images' paths, and "row 0" and so on where they are no paths."""
-    images = as_image_list(X)
-    return [os.fsdecode(image) if _is_path(image) else f"row {row}" for row, image in enumerate(images)]
-
-
-def _given_columns(X: Any) -> dict[str, Any]:
-    """Return the columns that the table of answers begins with: those of X, or the paths."""
-    if (columns := table_columns(X)) is not None:
-        return columns
-    images = as_image_list(X)
-    return {"path": [os.fsdecode(image) for image in images]} if all(map(_is_path, images)) else {}
-
-
-def _is_path(image: Any) -> bool:
-    return isinstance(image, str | bytes | os.PathLike)

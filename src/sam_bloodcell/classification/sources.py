@@ -4,11 +4,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import pandas as pd
 
 from ..bulk import list_sources
 from ..datasets.cells import told_unreadable, unreadable_images
+from ..images.collections import as_image_list, table_columns
 from ..images.listing import Listing
 
 
@@ -81,3 +83,21 @@ def _labels_below(listing: Listing, classes: Collection[str]) -> list[str] | Non
         return None
     (level, _), *_ = levels.most_common(1)
     return [names[level] if level < len(names) else "" for names in folders]
+
+
+def paths_of(X: Any) -> list[str]:
+    """Return the images' paths, and "row 0" and so on where they are no paths."""
+    images = as_image_list(X)
+    return [os.fsdecode(image) if _is_path(image) else f"row {row}" for row, image in enumerate(images)]
+
+
+def given_columns(X: Any) -> dict[str, Any]:
+    """Return the columns that the table of answers begins with: those of X, or the paths."""
+    if (columns := table_columns(X)) is not None:
+        return columns
+    images = as_image_list(X)
+    return {"path": [os.fsdecode(image) for image in images]} if all(map(_is_path, images)) else {}
+
+
+def _is_path(image: Any) -> bool:
+    return isinstance(image, str | bytes | os.PathLike)
