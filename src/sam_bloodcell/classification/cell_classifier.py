@@ -3,10 +3,10 @@
 import copy
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -34,10 +34,15 @@ from ..weights import hub, pipelines
 from .sources import given_columns, paths_of
 
 _FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
-# The steps hand on more than a table of pandas or polars holds, which a user may have asked all transformers for.
-_PLAIN_OUTPUT = config_context(transform_output="default")
 # What belongs to the machine and not to the model: a saved model has the defaults.
 _OF_THE_MACHINE = {"cache_dir": None, "device": "auto", "batch_size": "auto", "n_jobs": None}
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _with_plain_output(method: _Method) -> _Method:
+    """Let a method's steps hand on what they made: a table, which a user may have set as output, has no masks."""
+    return config_context(transform_output="default")(method)
 
 
 class CellClassifier(ClassifierMixin, BaseEstimator):
@@ -202,7 +207,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             classifier.set_params(cv=int(min(5, counts.min())))
         return labels, classes
 
-    @_PLAIN_OUTPUT
+    @_with_plain_output
     def fit(self, X: Any, y: Any) -> "CellClassifier":
         """Embed the cells, align their laboratories and fit the classifier.
 
@@ -264,12 +269,12 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
-    @_PLAIN_OUTPUT
+    @_with_plain_output
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each class of `classes_`, shape (n, n_classes); errors as in `predict`."""
         return self._probabilities(self._features(self._embed(X)))
 
-    @_PLAIN_OUTPUT
+    @_with_plain_output
     def predict_table(self, X: Any) -> pd.DataFrame:
         """Return the answers with all that helps to judge them.
 
@@ -313,7 +318,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         table = pd.DataFrame({**given, **answers})
         return table.set_index(X.index) if isinstance(X, pd.DataFrame | pd.Series) else table
 
-    @_PLAIN_OUTPUT
+    @_with_plain_output
     def adapt(self, X: Any, domain: str | int) -> "CellClassifier":
         """Learn a new laboratory from its unlabelled cells, once; from then on its cells are answered one by one.
 
