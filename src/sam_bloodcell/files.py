@@ -108,6 +108,14 @@ def check_writable(path: str | os.PathLike) -> None:
     remove(draft)
 
 
+def check_outside(path: str | os.PathLike, *folders: str | os.PathLike) -> None:
+    """Raise if what is to be written lies in a folder of images: it would be taken for cells the next time."""
+    for folder in map(Path, folders):
+        if folder.is_dir() and Path(path).resolve().is_relative_to(folder.resolve()):
+            found = f"'{path}' inside the folder '{folder}' of the images"
+            raise ValueError(f"Got {found}: what is written there would be taken for cells. Fix: name another place.")
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -1,14 +1,7 @@
 import pandas as pd
 import pytest
 
-from sam_bloodcell.classification.answers import (
-    check_model_folder,
-    check_names,
-    check_predictions_file,
-    describe_predictions,
-    write_predictions,
-    wrong_answers,
-)
+from sam_bloodcell.classification.answers import describe_predictions, wrong_answers
 
 
 @pytest.fixture
@@ -66,53 +59,3 @@ def test_without_labels_and_doubts_there_is_one_sentence(table):
 
 def test_missing_labels_are_no_mistakes(table):
     assert wrong_answers(table.assign(label=[None, "", "monocyte", float("nan")])).empty
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_the_file_comes_back(table, tmp_path, suffix):
-    path, picture = check_predictions_file(tmp_path / "new" / f"answers{suffix}", overwrite=False)
-    assert picture == tmp_path / "new" / "answers_mistakes.png"
-    write_predictions(table, path)
-    back = pd.read_csv(path, keep_default_na=False) if suffix == ".csv" else pd.read_parquet(path)
-    pd.testing.assert_frame_equal(back, table)
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a_mistakes.png"])
-def test_files_are_not_overwritten_unasked(tmp_path, name):
-    (tmp_path / name).write_text("precious")
-    with pytest.raises(FileExistsError, match=rf"{name}' exists. Fix: overwrite=True"):
-        check_predictions_file(tmp_path / "a.csv", overwrite=False)
-    check_predictions_file(tmp_path / "a.csv", overwrite=True)
-    assert (tmp_path / name).read_text() == "precious"
-
-
-def test_no_file_is_written_among_the_images(tmp_path):
-    (tmp_path / "lyon").mkdir()
-    with pytest.raises(ValueError, match=r"inside the folder .* its picture of mistakes would be taken for a cell"):
-        check_predictions_file(tmp_path / "lyon" / "a.csv", [tmp_path / "lyon"], overwrite=False)
-
-
-def test_other_formats_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"expected a name that ends in \.csv or \.parquet"):
-        check_predictions_file(tmp_path / "a.xlsx", overwrite=False)
-
-
-def test_names_that_no_format_can_hold_are_refused(table):
-    check_names(table)
-    with pytest.raises(ValueError, match=r"Row 1: the path b'\\xff.png' is not UTF-8"):
-        check_names(table.assign(path=["1.png", "\udcff.png", "3.png", "4.png"]))
-
-
-def test_a_model_replaces_nothing_unasked(tmp_path):
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "model").mkdir()
-    check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=False)
-    (tmp_path / "model" / "README.md").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"README\.md' exists, where the model card is to be written"):
-        check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=True)
-    (tmp_path / "model" / "pipeline.skops").write_text("")
-    with pytest.raises(FileExistsError, match=r"pipeline\.skops' exists. Fix: overwrite=True"):
-        check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=False)
-    check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=True)
-    with pytest.raises(ValueError, match="inside the folder of the cells"):
-        check_model_folder(tmp_path / "cells" / "model", tmp_path / "cells", overwrite=True)

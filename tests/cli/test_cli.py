@@ -484,4 +484,4 @@ def test_pictures_do_not_become_cells(tmp_path):
     save_cells(make_blood_cells(1, image_size=32, random_state=0), tmp_path / "cells")
     result = run("benchmark", tmp_path / "cells", "--out", tmp_path / "cells" / "out")
     assert result.exit_code == 1
-    assert "inside the folder of the cells" in result.output
+    assert "would be taken for cells" in result.output

@@ -1,70 +1,10 @@
-"""What a table of predictions says in a few lines, and the files of predictions and models."""
+"""What a table of predictions says: its wrong answers, and a few sentences."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 
-from ..files import as_path, check_writable, is_utf8, make_folder, replacing
-
-_WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
-    ".csv": lambda table, path: table.to_csv(path, index=False, encoding="utf-8", errors="backslashreplace"),
-    ".parquet": lambda table, path: table.to_parquet(path, index=False),
-}
 _MOST_LISTED = 10  # wrong answers
-
-
-def check_predictions_file(
-    out: str | os.PathLike, sources: Iterable[str | os.PathLike] = (), *, overwrite: bool
-) -> tuple[Path, Path]:  # fmt: skip
-    """Return the paths of a file for predictions and of its picture of mistakes; raise now if they cannot be written.
-
-    A picture in one of the source folders would be taken for a cell in the next run.
-    """
-    path = as_path(out, "out")
-    if path.suffix not in _WRITERS:
-        raise ValueError(f"Got '{path}' but expected a name that ends in {' or '.join(_WRITERS)}.")
-    picture = path.with_name(f"{path.stem}_mistakes.png")
-    for source in map(Path, sources):
-        if source.is_dir() and path.resolve().is_relative_to(source.resolve()):
-            fix = "its picture of mistakes would be taken for a cell. Fix: name another folder."
-            raise ValueError(f"Got '{path}' inside the folder '{source}' of the images: {fix}")
-    for made in (path, picture):
-        if made.exists() and not overwrite:
-            raise FileExistsError(f"'{made}' exists. Fix: overwrite=True, or another name.")
-    make_folder(path.parent)
-    for made in (path, picture):
-        check_writable(made)
-    return path, picture
-
-
-def check_model_folder(folder: Path, cells: Path, *, overwrite: bool) -> None:
-    """Raise now if a model cannot be saved into a folder, or would replace another one or a README of its own."""
-    if cells.is_dir() and folder.resolve().is_relative_to(cells.resolve()):
-        raise ValueError(f"Got '{folder}' inside the folder of the cells. Fix: name another folder.")
-    model, card = folder / "pipeline.skops", folder / "README.md"
-    if model.exists() and not overwrite:
-        raise FileExistsError(f"'{model}' exists. Fix: overwrite=True, or another folder.")
-    if card.exists() and not model.exists():
-        raise FileExistsError(f"'{card}' exists, where the model card is to be written. Fix: name another folder.")
-    make_folder(folder)
-    check_writable(model)
-
-
-def check_names(table: pd.DataFrame) -> None:
-    """Raise for a path that is not UTF-8, which no format can hold."""
-    for row, image in enumerate(table["path"]):
-        if not is_utf8(str(image)):
-            name = os.fsencode(str(image))
-            raise ValueError(f"Row {row}: the path {name!r} is not UTF-8. Fix: rename the file or its folder.")
-
-
-def write_predictions(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of predictions, whole or not at all, in the format that the file's suffix names."""
-    with replacing(path) as draft:
-        _WRITERS[path.suffix](table, draft)
 
 
 def has_label(table: pd.DataFrame) -> pd.Series:

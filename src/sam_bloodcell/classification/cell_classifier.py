@@ -177,8 +177,8 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             classifier = CalibratedClassifierCV(classifier, ensemble=False)
         return classifier
 
-    def _checked_labels(self, y: Any, n: int, classifier: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the labels of n cells and the classes; the folds of a calibration are as many as the rarest allows."""
+    def _checked_labels(self, y: Any, n: int, classifier: Any) -> NDArray[Any]:
+        """Return the labels of n cells, and give a calibration as many folds as the rarest class allows."""
         labels = values_of_cells(y, "y")
         if len(labels) != n:
             raise ValueError(f"Got {n} cells and {len(labels)} labels. Fix: pass one label per cell.")
@@ -189,9 +189,8 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
                 f"Got one class, {classes.tolist()[0]!r}, but expected two or more. Fix: add cells of another."
             )
         if (few := counts < _FEW).any():
-            named = ", ".join(
-                f"{name!r} ({n})" for name, n in zip(classes[few].tolist(), counts[few].tolist(), strict=True)
-            )
+            pairs = zip(classes[few].tolist(), counts[few].tolist(), strict=True)
+            named = ", ".join(f"{name!r} ({count})" for name, count in pairs)
             warnings.warn(
                 f"Classes of fewer than {_FEW} cells: {named}. Answers of such a class are rarely right. "
                 "Fix: add cells, or leave the class out.",
@@ -199,13 +198,13 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             )
         if isinstance(classifier, CalibratedClassifierCV) and not isinstance(self.classifier, CalibratedClassifierCV):
             if counts.min() < 2:
-                rare = (
-                    f"Got one cell of class {classes[counts.argmin()].item()!r} and a classifier without predict_proba"
+                found = (
+                    f"one cell of class {classes.tolist()[counts.argmin()]!r} and a classifier without predict_proba"
                 )
                 fix = "Fix: add cells of this class, leave it out, or pass a classifier with probabilities."
-                raise ValueError(f"{rare}, but calibrating its answers takes two cells of each class. {fix}")
+                raise ValueError(f"Got {found}, but a calibration takes two cells of each class. {fix}")
             classifier.set_params(cv=int(min(5, counts.min())))
-        return labels, classes
+        return labels
 
     @_with_plain_output
     def fit(self, X: Any, y: Any) -> "CellClassifier":
@@ -221,7 +220,8 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            If a parameter is out of range, X and y differ in length, a label is missing, or there is one class only.
+            If a parameter is out of range, X and y differ in length, a label is missing, there is one class only, or
+            the classifier gives no probabilities.
         ImageReadError, WeightsUnavailableError
             As in `SAMLoRAEmbedder.fit`.
 
@@ -233,7 +233,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         pipeline = self.make_pipeline()
         X = list(X) if isinstance(X, Iterator) else X
         paths = paths_of(X)
-        labels, classes = self._checked_labels(y, len(paths), pipeline[-1])
+        labels = self._checked_labels(y, len(paths), pipeline[-1])
         embeddings = pipeline[0].fit_transform(X)
         features = embeddings
         for step in pipeline[1:-1]:
@@ -250,7 +250,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             random_state=self.random_state,
         )
         self.novelty_ = limit.fit(features, labels)
-        self.pipeline_, self.classes_ = pipeline, classes
+        self.pipeline_, self.classes_ = pipeline, pipeline[-1].classes_
         self.training_embeddings_ = np.asarray(embeddings, np.float16)
         self.training_paths_ = np.array(paths, dtype=str)
         return self
@@ -272,7 +272,8 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
     @_with_plain_output
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each class of `classes_`, shape (n, n_classes); errors as in `predict`."""
-        return self._probabilities(self._features(self._embed(X)))
+        features = self._features(self._embed(X))
+        return self.pipeline_[-1].predict_proba(features)
 
     @_with_plain_output
     def predict_table(self, X: Any) -> pd.DataFrame:
@@ -299,7 +300,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         X = list(X) if isinstance(X, Iterator) else X
         embeddings = self._embed(X)
         features = self._features(embeddings)
-        probabilities = self._probabilities(features)
+        probabilities = self.pipeline_[-1].predict_proba(features)
         novelty = self.novelty_.novelty(features)
         answers = {
             "predicted": self.classes_[probabilities.argmax(1)],
@@ -428,13 +429,6 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
                 step.set_params(device=self.device)
             features = step.transform(features)
         return features
-
-    def _probabilities(self, features: Any) -> NDArray[np.float64]:
-        """Return the probabilities in the order of `classes_`."""
-        classifier = self.pipeline_[-1]
-        order = np.asarray(classifier.classes_).tolist()
-        found = np.asarray(classifier.predict_proba(features))
-        return found[:, [order.index(name) for name in self.classes_.tolist()]]
 
     def _copies(self, embeddings: CellEmbeddings) -> NDArray[np.object_]:
         """Return the path of the training cell that each cell looks duplicated from, or ""."""

@@ -5,7 +5,7 @@ import shutil
 import textwrap
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from .options import (
     BatchSize,
     CacheDir,
     Cells,
+    Classes,
     Device,
     Epochs,
     Folds,
@@ -49,7 +50,7 @@ _MOST_ROWS = 6  # of a table on the terminal
 def benchmark(
     cells: Cells,
     out: Out = Path("out"),
-    classes: Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")] = None,
+    classes: Classes = None,
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
     architecture: Architecture = "auto",
@@ -74,14 +75,12 @@ def benchmark(
     from ..datasets import drop_unreadable, load_cells
     from ..embedding.embedder import SAMLoRAEmbedder
     from ..evaluation import run_benchmark
+    from ..files import check_outside
     from ..report.page import write_report
 
     verbose = 0 if quiet else 1
     data = load_cells(cells, classes=split_names(classes), root=root)
-    if cells.is_dir() and out.resolve().is_relative_to(cells.resolve()):
-        raise ValueError(
-            f"Got --out '{out}' inside the folder of the cells: its pictures would be cells. Fix: move it."
-        )
+    check_outside(out, cells)
     prepare_folder(out, *TABLES, "model/pipeline.skops")
     if on_error == "skip":
         data = drop_unreadable(data)

@@ -5,11 +5,24 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Backbone, BatchSize, Device, ImageSize, Jobs, OnErrors, Quiet, Root, tell_left_out
+from .options import (
+    Adapter,
+    Backbone,
+    BatchSize,
+    Device,
+    Images,
+    ImageSize,
+    Jobs,
+    OnErrors,
+    Overwrite,
+    Quiet,
+    Root,
+    tell_left_out,
+)
 
 
 def embed(
-    images: Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")],
+    images: Images,
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv, .h5ad or .npz.")] = Path("cells.parquet"),
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
@@ -20,7 +33,7 @@ def embed(
     on_error: Annotated[
         OnErrors, typer.Option(help="Unreadable images: stop with an error, or skip them and list them in a CSV.")
     ] = "raise",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+    overwrite: Overwrite = False,
     root: Root = None,
     quiet: Quiet = False,
 ) -> None:

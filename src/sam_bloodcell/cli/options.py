@@ -45,6 +45,9 @@ Jobs = Annotated[
     typer.Option("--n-jobs", callback=_not_zero, help="Processes, -1 for all cores; default one that uses all cores."),
 ]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder for embeddings; a killed run reuses them.")]
+Classes = Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")]
+Images = Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 

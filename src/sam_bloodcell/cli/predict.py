@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import BatchSize, CacheDir, Device, Jobs, OnError, Quiet, Root, tell_left_out
+from .options import BatchSize, CacheDir, Device, Images, Jobs, OnError, Overwrite, Quiet, Root, tell_left_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 def predict(
     model: Annotated[str, typer.Argument(help="Folder that train or benchmark wrote, or a Hugging Face repo id.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")],
+    images: Images,
     domain: Annotated[
         str | None,
         typer.Option(help="Name of the laboratory; default what the folders or the column domain of a CSV say."),
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")] = Path("predictions.csv"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")] = False,
+    overwrite: Overwrite = False,
     on_error: OnError = "raise",
     trusted: Annotated[
         list[str] | None, typer.Option(help="A type that the model's file may use beside the usual ones; repeatable.")
@@ -40,13 +40,8 @@ def predict(
     """
     from ..bulk import check_not_a_source
     from ..classification import CellClassifier
-    from ..classification.answers import (
-        as_benchmark,
-        check_names,
-        check_predictions_file,
-        describe_predictions,
-        write_predictions,
-    )
+    from ..classification.answers import as_benchmark, describe_predictions
+    from ..classification.outputs import check_names, check_predictions_file, write_predictions
     from ..classification.sources import keep_readable, list_cells
 
     check_not_a_source(out, images)

@@ -11,9 +11,11 @@ from .options import (
     BatchSize,
     CacheDir,
     Cells,
+    Classes,
     Device,
     Jobs,
     OnError,
+    Overwrite,
     Quiet,
     Root,
     Seed,
@@ -25,8 +27,8 @@ from .options import (
 def train(
     cells: Cells,
     out: Annotated[Path, typer.Option(help="Folder for the model; made if need be.")] = Path("model"),
-    classes: Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the folder.")] = False,
+    classes: Classes = None,
+    overwrite: Overwrite = False,
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
     seed: Seed = 0,
@@ -45,7 +47,7 @@ def train(
     Example: sam-bloodcell train cells --out model
     """
     from ..classification import CellClassifier
-    from ..classification.answers import check_model_folder
+    from ..classification.outputs import check_model_folder
     from ..datasets import drop_unreadable, load_cells
 
     data = load_cells(cells, classes=split_names(classes), root=root)

@@ -21,6 +21,7 @@ from .verdict import (
     Comparison,
     Interval,
     Verdict,
+    candidates,
     headlined,
     recall_by_direction,
     recommended,
@@ -28,8 +29,8 @@ from .verdict import (
 )
 
 __all__ = [
-    "Advice", "Comparison", "Interval", "Verdict", "advice", "clashing_labels", "mistakes", "recall_by_direction",
-    "recommended", "suspected_labels", "verdict",
+    "Advice", "Comparison", "Interval", "Verdict", "advice", "candidates", "clashing_labels", "mistakes",
+    "recall_by_direction", "recommended", "suspected_labels", "verdict",
 ]  # fmt: skip
 
 # With 8 cells of a class beside 60 of each other, a third of its cells were found on average, with 32 two thirds and

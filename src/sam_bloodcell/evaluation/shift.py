@@ -171,7 +171,7 @@ def near_duplicates(
     greatest = (0.08 if scaled.shape[1] >= 16 else 0.0) if threshold == "auto" else threshold
     sample = others[np.random.default_rng(0).permutation(len(others))[:_MAX_COMPARED]]
     median = float(np.median(pdist(sample))) if len(sample) > 1 else 0.0
-    n_neighbors = min(6, len(others))
+    n_neighbors = min(5 + (reference is None), len(others))  # each cell of one set is a neighbour of its own
     neighbour = NearestNeighbors(n_neighbors=n_neighbors).fit(others).kneighbors(scaled, return_distance=False)
     # measured again, because the search's matrix products give equal rows a small distance
     distance = np.stack([np.linalg.norm(scaled - others[near], axis=1) for near in neighbour.T], axis=1)

@@ -77,9 +77,14 @@ def recommended(result: BenchmarkResult) -> tuple[str, str] | None:
     The choice is made by the same scores that are shown, so the best one's score is somewhat too good. Classifiers
     without probabilities are recommended only where there is no other: nobody would know how sure an answer is.
     """
+    return best_of_all(candidates(result))
+
+
+def candidates(result: BenchmarkResult) -> pd.DataFrame:
+    """Return the rows of the headlines that the `recommended` one was chosen from."""
     sure = result.predictions.groupby(["features", "classifier"], sort=False)["confidence"].count()
     kept = pd.MultiIndex.from_frame(result.headlines[["features", "classifier"]]).isin(sure.index[sure > 0])
-    return best_of_all(result.headlines[kept] if kept.any() else result.headlines)
+    return result.headlines[kept] if kept.any() else result.headlines
 
 
 def verdict(result: BenchmarkResult) -> Verdict:
@@ -171,8 +176,8 @@ def verdict_lines(result: BenchmarkResult) -> list[str]:
     told = verdict(result)
     if told.classifier is None:
         return ["No pair of laboratories has a class in common, so nothing was scored."]
-    n = len(result.headlines)
-    chosen = f", the best of {n} by these same scores, so its own are somewhat too good" if n > 1 else ""
+    n, sure = len(candidates(result)), "" if len(candidates(result)) == len(result.headlines) else " with probabilities"
+    chosen = f", the best of {n}{sure} by these same scores, so its own are somewhat too good" if n > 1 else ""
     lines = [f"Recommended: {told.classifier} on the features {told.features!r}{chosen}."]
     for where, units, found in (
         ("Within laboratories", "laborator", told.within), ("Across laboratories", "pair", told.across)

@@ -174,6 +174,7 @@ def _findings(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
         "level": level,
         "answer": answer,
         "limits": {"good": GOOD, "poor": POOR, "weak": WEAK},
+        "n_candidates": len(findings.candidates(result)),
         "advice": [_with_cells(advice, names) for advice in findings.advice(result)],
         "recall": None if best is None else recall_matrix(findings.recall_by_direction(result), _counts(result)),
         "transfer": None if best is None else transfer_matrix(result, *best),
