@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.fixes import parse_version
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder
+from sam_bloodcell.alignment import reconstruction
 from sam_bloodcell.models import devices
 from sam_bloodcell.segmentation.cell import QUALITY
 
@@ -178,6 +179,50 @@ def test_one_laboratory_or_none_trains_plain_with_a_warning(cells, architecture,
 
 def test_no_warning_where_nothing_is_to_be_aligned(cells):
     small(epochs=1, normalization=None, alignment=None).fit(cells[0])
+
+
+@every
+def test_an_interrupted_fit_resumes_to_the_same_bits(cells, architecture, tmp_path, monkeypatch):
+    X, domains = cells
+    unbroken = small(architecture).fit(X, domain=domains)
+    resumed = small(architecture, checkpoint=tmp_path / "run.ckpt")
+    loss_terms, steps = reconstruction.loss_terms, []
+
+    def fail_in_the_third_epoch(*args):
+        steps.append(1)
+        if len(steps) > 7:  # three steps in each epoch
+            raise RuntimeError("no power")
+        return loss_terms(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reconstruction, "loss_terms", fail_in_the_third_epoch)
+        with pytest.raises(RuntimeError, match="no power"):
+            resumed.fit(X, domain=domains)
+    resumed.fit(X, domain=domains)
+    pd.testing.assert_frame_equal(resumed.history_, unbroken.history_)
+    np.testing.assert_array_equal(resumed.transform(X, domain=domains), unbroken.transform(X, domain=domains))
+
+
+def test_a_checkpoint_of_other_cells_or_settings_is_refused(cells, tmp_path):
+    X, domains = cells
+    masked = small("masked", epochs=1, checkpoint=tmp_path / "run.ckpt")
+    masked.fit(X, domain=domains)
+    other_crops = CellEmbeddings(np.asarray(X), X.tokens, X.masks, 255 - X.crops, X.quality)
+    other_tokens = CellEmbeddings(np.asarray(X), X.tokens + np.float16(1), X.masks, X.crops, X.quality)
+    for changed, cells_, domain in (
+        (masked, X[::-1], domains), (masked, X, domains[::-1]), (masked, other_crops, domains),
+        (masked, other_tokens, domains), (clone(masked).set_params(epochs=2), X, domains),
+        (clone(masked).set_params(random_state=1), X, domains), (clone(masked).set_params(patience=1), X, domains),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"belongs to a training with other data or settings.* Fix: delete it"):
+            changed.fit(cells_, domain=domain)
+    masked.partial_fit(X, domain=domains)  # which goes on from the fit, and not from the file
+
+
+def test_a_checkpoint_needs_an_int_random_state(cells, tmp_path):
+    X, domains = cells
+    with pytest.raises(ValueError, match=r"Got random_state=None with a checkpoint but expected an int.* Fix: random"):
+        small(checkpoint=tmp_path / "run.ckpt", random_state=None).fit(X, domain=domains)
 
 
 @every

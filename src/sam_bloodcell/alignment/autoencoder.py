@@ -1,6 +1,7 @@
 """`CrossDomainAutoencoder`: a few features per cell that survive a change of laboratory."""
 
 import copy
+import os
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -19,6 +20,7 @@ from ..models import devices
 from ..models.alignment import ALIGNMENTS
 from ..models.autoencoders import CROP_SIZES
 from ..models.isolation import own_settings
+from ..models.training import check_resumable
 from .domains import name_to_add, read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
 from .inputs import NetworkInputs, refuse_not_finite, token_maps
 from .normalization import ClusterShifts, DomainScaler, known_domains
@@ -59,8 +61,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         of each domain, cluster by cluster, onto those of the others. None standardises all domains alike. "raw" takes
         the inputs as they are, as the presets do. "auto" without a preset is "cluster".
     crop_size : {32, 64, 128} or "auto", default="auto"
-        Side in pixels of the reconstructed crops. The papers' 128 costs about nine times as much per step as our 32
-        (``benchmarks/autoencoder_step.py``).
+        Side in pixels of the reconstructed crops; a step with the papers' 128 takes far longer than with our 32.
     epochs : int or "auto", default="auto"
         "auto" without a preset: as many as make 600 steps ("vector") or 300 steps ("conv", "masked").
     learning_rate, weight_decay : float or "auto", default="auto"
@@ -74,8 +75,10 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         best epoch's weights are kept. None trains to the end on all cells.
     validation_fraction : float, default=0.1
         Share of the cells that is held out where `patience` is set.
+    checkpoint : str or path, optional
+        File, written after every epoch of `fit`, from which an interrupted fit resumes; needs an int `random_state`.
     device : str, default="auto"
-        "auto", "cpu", "cuda" or a torch device name. "vector" is trained there, and always computes features on CPU.
+        "auto", "cpu", "cuda" or a torch device name. "vector" trains there, and always computes features on CPU.
     random_state : int, RandomState or None, default=None
     verbose : int, default=0
         1 shows a progress bar.
@@ -133,6 +136,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "warmup_steps": [Interval(Integral, 0, None, closed="left"), _AUTO],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "checkpoint": [str, os.PathLike, None],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -156,6 +160,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         warmup_steps: int | str = "auto",
         patience: int | None = None,
         validation_fraction: float = 0.1,
+        checkpoint: str | os.PathLike | None = None,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -175,6 +180,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.warmup_steps = warmup_steps
         self.patience = patience
         self.validation_fraction = validation_fraction
+        self.checkpoint = checkpoint
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -201,6 +207,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             If a parameter or X is out of range, `domain` and X differ in length, or X lacks the token maps and crops
             that the architecture needs.
         """
+        check_resumable(self.checkpoint, self.random_state)
         inputs = self._prepare_training(X, domain)
         seed = int(check_random_state(self.random_state).randint(2**31))
         n_held_out = 0
@@ -215,9 +222,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def partial_fit(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
         """Train one epoch on one part of the data, at a constant learning rate.
 
-        The statistics of the domains are gathered over all parts. The clusters of like cells are found anew in each
-        part: shuffle the parts, and let the last one hold cells of all domains, for one that it lacks is new again. The
-        first call starts a new training; a call after `fit` continues that one.
+        The statistics of the domains are gathered over all parts, but the clusters are those of the last part: it should
+        hold cells of all domains. The first call starts a new training; a call after `fit` continues that one.
 
         Parameters
         ----------
@@ -426,6 +432,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.network_, history = train_network(
             self.network_ if continues else None, inputs, settings, held_out=held_out, patience=self.patience,
             decay=not part, device=devices.choose(str(self.device)), seed=seed, verbose=self.verbose,
+            checkpoint=None if part else self.checkpoint,
         )  # fmt: skip
         if continues:
             history["epoch"] += len(self.history_)

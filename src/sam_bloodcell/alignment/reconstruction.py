@@ -2,9 +2,11 @@
 
 import copy
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -64,12 +66,14 @@ def loss_terms(network: nn.Module, batch: ReconstructionBatch, settings: Setting
 def train_network(
     network: nn.Module | None, inputs: NetworkInputs, settings: Settings, *, held_out: NDArray[np.intp],
     patience: int | None, decay: bool, device: torch.device, seed: int, verbose: int,
+    checkpoint: str | os.PathLike | None = None,
 ) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
     """Train a network, and return it on CPU and ready for inference, with one row of history for each epoch.
 
     A given network is trained further; with None, a new one is. With `decay` the learning rate warms up and decays to
     0, else it is constant. The `held_out` rows are not trained on: training stops when `patience` epochs have not
-    improved their reconstruction. `seed` decides the initial weights and the batches.
+    improved their reconstruction. `seed` decides the initial weights and the batches. A training of the same cells and
+    settings goes on from a `checkpoint`.
     """
     rows = np.setdiff1d(np.arange(len(inputs)), held_out)
     steps = max(1, len(rows) // settings.batch_size)
@@ -103,9 +107,16 @@ def train_network(
         history = train(
             network, lambda network, batch: loss_terms(network, batch, settings), batches, plan,
             validation=Validation(score, "validation_score", patience) if len(held_out) else None,
-            verbose=verbose, description="CrossDomainAutoencoder",
+            checkpoint=checkpoint,
+            fingerprint="" if checkpoint is None else _fingerprint(inputs, settings, seed, held_out), verbose=verbose,
+            description="CrossDomainAutoencoder",
         )  # fmt: skip
     return for_inference(network.cpu()), pd.DataFrame(history)
+
+
+def _fingerprint(inputs: NetworkInputs, *run: Any) -> str:
+    """Tell a training on other cells or settings; token maps, which may be huge, by their statistics."""
+    return joblib.hash((inputs.pooled, inputs.crops, inputs.codes, inputs.scaler.to_plain(), run), coerce_mmap=True)
 
 
 def run_network(

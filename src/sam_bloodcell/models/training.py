@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,15 @@ def train(
     module.load_state_dict(run.best if validation else run.last, strict=False)
     module.eval()
     return run.history
+
+
+def check_resumable(checkpoint: str | os.PathLike | None, random_state: Any) -> None:
+    """Raise a ValueError where a training with this random state could not go on from its checkpoint."""
+    if checkpoint is not None and not isinstance(random_state, Integral):
+        raise ValueError(
+            f"Got random_state={random_state!r} with a checkpoint but expected an int: a training can only go on "
+            "with the random numbers that it began with. Fix: random_state=0."
+        )
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:

@@ -42,8 +42,7 @@ def reproduce(
     """Run a paper's table: its adapter (stage 1), its autoencoder by the preset (stage 2), its classifiers (stage 3).
 
     A call that was interrupted goes on where it was when it is made again with the same `work_dir` and `cache_dir`:
-    stage 1 from its last whole epoch, the embedding from its last batch, stage 2 from its start unless it was finished,
-    and stage 3 from its last answer.
+    stages 1 and 2 from their last whole epoch, the embedding from its last batch, and stage 3 from its last answer.
 
     Parameters
     ----------

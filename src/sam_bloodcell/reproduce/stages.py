@@ -98,14 +98,19 @@ def adapt(
 def align(
     autoencoder: CrossDomainAutoencoder, embeddings: Any, domain: NDArray, recipe: str, folder: Path
 ) -> CrossDomainAutoencoder:
-    """Stage 2: return the autoencoder, fitted on the embeddings that a recipe made, or read if it was fitted before."""
+    """Stage 2: return the autoencoder, fitted on the embeddings that a recipe made, or read if it was fitted before.
+
+    The training goes on after a kill from its last whole epoch.
+    """
     settings = {name: value for name, value in autoencoder.get_params().items() if name not in ("device", "verbose")}
     digest = joblib.hash((settings, recipe, np.asarray(embeddings), domain.tolist()))
     target = folder / f"autoencoder-{digest[:16]}"
     if not target.is_dir():
-        fitted = clone(autoencoder).fit(embeddings, domain=domain)
+        checkpoint = folder / f"{target.name}.unfinished.pt"
+        fitted = clone(autoencoder).set_params(checkpoint=checkpoint).fit(embeddings, domain=domain)
         with replacing(target) as draft:
-            fitted.save_pretrained(draft)
+            fitted.set_params(checkpoint=None).save_pretrained(draft)
+        remove(checkpoint)
     here = {"device": autoencoder.device, "verbose": autoencoder.verbose}
     return CrossDomainAutoencoder.from_pretrained(target).set_params(**here)
 

@@ -18,7 +18,7 @@ from ..images.collections import as_image_list
 from ..models import devices
 from ..models.lora import Adapter, add_lora, extract_adapter, resume_adapter
 from ..models.sam import PixelStats
-from ..models.training import TrainingPlan, best_epoch
+from ..models.training import TrainingPlan, best_epoch, check_resumable
 from ..weights.backbones import Backbone, load_sam
 from .finetuning import mean_dice, split, train_segmentation
 from .pairs import channel_stats, read_pairs, read_with_stain_masks
@@ -152,11 +152,7 @@ class LoRATraining(BaseEstimator):
         measured on the training images.
         """
         self._validate_params()
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                f"Got random_state={self.random_state!r} with a checkpoint but expected an int: a training can "
-                "only go on with the random numbers that it began with. Fix: random_state=0."
-            )
+        check_resumable(self.checkpoint, self.random_state)
         if isinstance(masks, str) and masks == "auto":
             pixels, inside = read_with_stain_masks(images, image_size, verbose)
         else:
