@@ -3,10 +3,10 @@
     python benchmarks/papers_designs.py --work-dir out/papers [--out docs/tables/papers_designs.csv]
 
 The cells, pairs and classifiers are those of `autoencoder_quality.py`: five classes, six ordered pairs of laboratories,
-packaged vit_tiny. The presets are fitted as in the papers, on the unlabelled cells of all laboratories together, with
-128 px crops: BC-SAM for its own 10 epochs, DoRL for `--dorl-epochs` of its 300. An interrupted training resumes from
-the work folder; Ctrl-C goes on with the epochs that are done. Every kind of features is scored as it is and
-standardised by laboratory.
+packaged vit_tiny. The presets are fitted as in the papers, on the unlabelled cells of all laboratories together: BC-SAM
+for its own 10 epochs, with crops of `--crop-size` px (128 in the paper, which takes 1.4 hours on two cores), DoRL with
+128 px for `--dorl-epochs` of its 300. An interrupted training resumes from the work folder; Ctrl-C goes on with the
+epochs that are done. Every kind of features is scored as it is and standardised by laboratory.
 """
 
 import argparse
@@ -28,16 +28,22 @@ DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "sh
 PAPERS = {"bc-sam": ("BC-SAM's preset", 10), "dorl": ("DoRL's preset", 300)}  # with the papers' epochs
 
 
-def preset_features(preset: str, cells: CellEmbeddings, epochs: int, folder: Path) -> tuple[str, np.ndarray]:
-    """Return a preset's name, with the number of epochs it was trained for, and its features of all cells."""
+def preset_features(
+    preset: str, cells: CellEmbeddings, crop_size: int, epochs: int, folder: Path
+) -> tuple[str, np.ndarray]:
+    """Return a preset's name, with the epochs and crops it was trained on, and its features of all cells."""
     name, asked = PAPERS[preset]
     autoencoder = CrossDomainAutoencoder(
-        preset=preset, epochs=epochs, random_state=0, verbose=1, checkpoint=folder / f"{preset}.pt"
-    ).fit(cells)
-    return f"{name}, {len(autoencoder.history_)} of {asked} epochs", autoencoder.transform(cells)
+        preset=preset, crop_size=crop_size, epochs=epochs, random_state=0, verbose=1,
+        checkpoint=folder / f"{preset}-{crop_size}.pt",
+    ).fit(cells)  # fmt: skip
+    features = autoencoder.transform(cells)
+    return f"{name}, {crop_size} px, {len(autoencoder.history_)} of {asked} epochs", features
 
 
-def all_features(cells: CellEmbeddings, dorl_epochs: int, folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def all_features(
+    cells: CellEmbeddings, crop_size: int, dorl_epochs: int, folder: Path
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each kind of features, by name."""
     plain = {
         "mean of all tokens (BC-SAM's input)": np.concatenate(
@@ -48,8 +54,8 @@ def all_features(cells: CellEmbeddings, dorl_epochs: int, folder: Path) -> Itera
     for name, values in plain.items():
         yield name, values
         yield f"{name}, PCA to 50", PCA(50, random_state=0).fit_transform(values)
-    yield preset_features("bc-sam", cells, 10, folder)
-    yield preset_features("dorl", cells, dorl_epochs, folder)
+    yield preset_features("bc-sam", cells, crop_size, 10, folder)
+    yield preset_features("dorl", cells, 128, dorl_epochs, folder)
     yield "our default autoencoder", CrossDomainAutoencoder(random_state=0).fit(cells).transform(cells)
 
 
@@ -64,6 +70,7 @@ def standardised(values: np.ndarray, domain: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--crop-size", type=int, default=128, choices=(32, 64, 128))
     parser.add_argument("--dorl-epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3, help="of the training cells and the classifiers")
     parser.add_argument("--out", type=Path)
@@ -76,7 +83,7 @@ def main() -> None:
     )
     cells = embedder.fit_transform(frame)
     rows = []
-    for name, values in all_features(cells, args.dorl_epochs, args.work_dir):
+    for name, values in all_features(cells, args.crop_size, args.dorl_epochs, args.work_dir):
         for scaled in (False, True):
             for seed in tqdm(range(args.seeds), desc=name):
                 features = standardised(values, domain) if scaled else values
