@@ -169,6 +169,15 @@ class TestRun:
             run(LoRATraining(**QUICK), masks=masks)
 
 
+@pytest.mark.cuda
+def test_a_gpu_learns_what_the_cpu_learns(run, gpu):
+    training = LoRATraining(**QUICK | {"epochs": 1})
+    on_cpu, on_gpu = run(training), run(training, device=torch.device(gpu))
+    np.testing.assert_allclose(on_gpu.history, on_cpu.history, rtol=0.1, atol=0.02)
+    held = [*on_gpu.adapter.lora.values(), *on_gpu.adapter.decoder.values()]
+    assert {tensor.device.type for tensor in held} == {"cpu"}
+
+
 class TestCheckpoint:
     def test_an_interrupted_training_resumes_to_the_same_bits(self, run, tmp_path, monkeypatch):
         settings = QUICK | {"epochs": 4, "dropout": 0.1, "validation_fraction": 0.3}
