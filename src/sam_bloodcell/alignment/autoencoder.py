@@ -222,8 +222,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def partial_fit(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
         """Train one epoch on one part of the data, at a constant learning rate.
 
-        The statistics of the domains are gathered over all parts, but the clusters are those of the last part: it should
-        hold cells of all domains. The first call starts a new training; a call after `fit` continues that one.
+        The statistics of the domains are gathered over all parts, but the clusters are those of the last part, which
+        should hold cells of all domains. The first call starts a new training; a call after `fit` continues that one.
 
         Parameters
         ----------
