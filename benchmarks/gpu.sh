@@ -4,7 +4,7 @@
 #   bash benchmarks/gpu.sh [--device cuda] [--out DIR] [--cells FILE] [--seconds 530] [--tiny]
 #
 # Beforehand, where the shared cells are: python benchmarks/gpu_presets.py pack, which writes out/gpu_cells.npz (at most
-# 45 MB). Where this file is missing, the presets are trained on drawn cells.
+# 36 MB; the checkout has 23 MB). Where this file is missing, the presets are trained on drawn cells.
 #
 # The machine needs this checkout, with src/ and tests/ (sam_bloodcell need not be installed), that file, and a python3,
 # or $PYTHON, with a torch that is built for its GPU and the packages listed in gpu_check.py. That is what
@@ -41,17 +41,19 @@ echo "# bash benchmarks/gpu.sh, $(git log -1 --format=%h 2> /dev/null || echo "c
 
 # part TITLE SECONDS COMMAND...: the command's output goes into the page, its complaints into the log.
 part() {
-    local title=$1 limit=$2 start=$SECONDS status
+    local title=$1 limit=$2 start=$SECONDS said=$out/part.log status why
     shift 2
     printf '\n## %s\n\n' "$title" | tee -a "$page"
-    echo "== $title" >> "$log"
-    timeout -k 10 "$limit" "$@" 2>> "$log" | tee -a "$page"
+    timeout -k 10 "$limit" "$@" 2> "$said" | tee -a "$page"
     status=${PIPESTATUS[0]}
+    { echo "== $title"; cat "$said"; } >> "$log"
     if [ "$status" -ne 0 ]; then
-        failed=1
-        printf '\n**Failed** with exit status %s (124: longer than %s s). The end of its log:\n\n~~~text\n%s\n~~~\n' \
-            "$status" "$limit" "$(tail -n 12 "$log")" | tee -a "$page"
+        failed=1 why="with exit status $status"
+        [ "$status" -ne 124 ] || why="at its limit of $limit s"
+        printf '\n**Failed** %s. It said at the end:\n\n~~~text\n%s\n~~~\n' "$why" "$(tail -n 12 "$said")" |
+            tee -a "$page"
     fi
+    rm -f "$said"
     printf '\n(%s s)\n' $((SECONDS - start)) | tee -a "$page"
     return "$status"
 }

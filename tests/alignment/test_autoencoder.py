@@ -443,7 +443,7 @@ def test_a_gpu_gives_the_features_of_the_cpu(cells, architecture, gpu):
 @every
 def test_a_gpu_learns_what_the_cpu_learns(cells, architecture, gpu):
     X, domains = cells
-    on_cpu, on_gpu = (small(architecture, device=device).fit(X, domain=domains) for device in ("cpu", gpu))
+    on_cpu, on_gpu = (small(architecture, epochs=3, device=device).fit(X, domain=domains) for device in ("cpu", gpu))
     losses = on_gpu.history_["reconstruction"]
     assert losses.iloc[-1] < losses.iloc[0]
     if architecture == "masked":  # the GPU's generator hides other tokens
@@ -460,8 +460,8 @@ def test_an_interrupted_fit_resumes_on_a_gpu_and_leaves_its_random_numbers_alone
     torch.manual_seed(7)
     expected = torch.rand(3, device=gpu)
     torch.manual_seed(7)
-    unbroken = small("conv", device=gpu).fit(X, domain=domains)
-    resumed = small("conv", device=gpu, checkpoint=tmp_path / "run.ckpt")
+    unbroken = small("conv", epochs=3, device=gpu).fit(X, domain=domains)
+    resumed = small("conv", epochs=3, device=gpu, checkpoint=tmp_path / "run.ckpt")
     _interrupt_in_the_third_epoch(resumed, cells, monkeypatch)
     resumed.fit(X, domain=domains)
     pd.testing.assert_frame_equal(resumed.history_, unbroken.history_, rtol=0.05)
