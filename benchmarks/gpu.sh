@@ -17,7 +17,7 @@
 #
 # DIR (default: $OUT, or else out/gpu) holds at the end: gpu.md, tables to paste into docs/scale.md and docs/results.md;
 # gpu.log; features.npz (for gpu_presets.py score) and histories.csv; bc-sam.ckpt and dorl.ckpt (about 45 and 150 MB),
-# from which the same command goes on with the presets.
+# from which the same command with the same DIR goes on with the presets.
 #
 # --device cpu --tiny tries every part on a machine without a GPU, in less than 3 minutes.
 set -uo pipefail
