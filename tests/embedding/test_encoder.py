@@ -206,7 +206,7 @@ def test_a_gpu_gives_the_tokens_of_the_cpu(cells, dtype, gpu):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(("dtype", "atol", "dice"), [("float32", 1e-2, 0.999), ("bfloat16", 0.3, 0.98)])
+@pytest.mark.parametrize(("dtype", "atol", "dice"), [("float32", 0.05, 0.999), ("bfloat16", 0.5, 0.98)])
 def test_a_gpu_gives_the_embeddings_and_masks_of_the_cpu(cells, dtype, atol, dice, gpu):
     on_cpu, on_gpu = (
         SAMLoRAEmbedder("vit_tiny", device=device, dtype=kind).fit(cells.images).transform(cells.images)
