@@ -198,7 +198,8 @@ def score(file: Path) -> None:
         features = dict(stored)
     names = [name for name in features if name not in ("label", "domain")]
     scores = pd.concat([_scores(features, name).assign(features=name) for name in names])
-    print(scores.pivot_table("balanced_accuracy", "features", "classifier", sort=False, margins=True).round(3))
+    table = scores.pivot_table("balanced_accuracy", "features", "classifier", sort=False)
+    print(table.assign(mean=table.mean(axis=1)).round(3).to_string())
 
 
 def _scores(features: dict[str, np.ndarray], name: str, classifiers: dict[str, Any] | None = None) -> pd.DataFrame:
