@@ -19,7 +19,7 @@ import argparse
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +96,21 @@ def features_of(
 
 
 def scores_of(
-    features: np.ndarray, label: np.ndarray, domain: np.ndarray, source: str, seed: int
+    features: np.ndarray,
+    label: np.ndarray,
+    domain: np.ndarray,
+    source: str,
+    seed: int,
+    classifiers: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Scores of every classifier trained in one laboratory, in each of the others."""
+    """Scores of every classifier (default: `default_classifiers`) trained in one laboratory, in each of the others."""
     rng = np.random.default_rng(seed)
     names, counts = np.unique(label[domain == source], return_counts=True)
     names = names[(counts >= 5) & np.isin(names, FIVE)]
     groups = [rng.permutation(np.flatnonzero((domain == source) & (label == name)))[:PER_CLASS] for name in names]
     rows = np.concatenate(groups)
     codes = np.searchsorted(names, label[rows])
-    for classifier, estimator in default_classifiers(seed).items():
+    for classifier, estimator in (classifiers or default_classifiers(seed)).items():
         estimator.fit(features[rows], codes)
         for target in np.unique(domain[domain != source]):
             present, counts = np.unique(label[domain == target], return_counts=True)

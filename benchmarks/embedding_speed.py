@@ -146,9 +146,9 @@ def transformers_way(backbone, images, device):
     return run
 
 
-def linear_layers(size, weight, n):
-    """Return the seconds that the encoder's linear layers alone take, as torch has them."""
-    rows, width = 8 * (SIZE // 16) ** 2, size.width
+def linear_layers(size, weight, n, batch=8):
+    """Return the seconds that the encoder's linear layers alone take for n images in batches, as torch has them."""
+    rows, width = batch * (SIZE // 16) ** 2, size.width
     shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
     kind = {"dtype": weight.dtype, "device": weight.device}
     layers = [(torch.randn(rows, i, **kind), torch.randn(o, i, **kind), torch.randn(o, **kind)) for i, o in shapes]
@@ -159,20 +159,26 @@ def linear_layers(size, weight, n):
             for layer in layers:
                 F.linear(*layer)
 
-    return best(run, 3) / 8 * n
+    return best(run, 3) / batch * n
 
 
 def best(run, repeats):
     """Return the shortest of several times, after one to warm up."""
     run()
+    synchronise()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        synchronise()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def synchronise():
+    """Wait for the GPU, where there is one: it computes behind the program's back."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,21 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 def pytest_addoption(parser):
     parser.addoption("--image-cases", type=int, default=6000, help="damaged image files to try")
+    parser.addoption("--gpu", default="cuda", help="device for the tests marked cuda; 'cpu' tries the tests themselves")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "cuda: computes on a CUDA device; left out where there is none")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that need a CUDA device where there is none."""
+    if config.getoption("--gpu") == "cpu" or torch.cuda.is_available():
+        return
+    left_out = [item for item in items if "cuda" in item.keywords]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if "cuda" not in item.keywords]
 
 
 COUNTED = {"fault": "faults survived", "bad_argument": "bad arguments refused by their names"}
@@ -77,6 +92,12 @@ def _own_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def gpu(request):
+    """Return the device for a test marked cuda, as users name it: "cuda", or what `--gpu` asks for."""
+    return request.config.getoption("--gpu")
 
 
 @pytest.fixture

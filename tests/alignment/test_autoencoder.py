@@ -181,23 +181,28 @@ def test_no_warning_where_nothing_is_to_be_aligned(cells):
     small(epochs=1, normalization=None, alignment=None).fit(cells[0])
 
 
-@every
-def test_an_interrupted_fit_resumes_to_the_same_bits(cells, architecture, tmp_path, monkeypatch):
+def _interrupt_in_the_third_epoch(autoencoder, cells, monkeypatch):
     X, domains = cells
-    unbroken = small(architecture).fit(X, domain=domains)
-    resumed = small(architecture, checkpoint=tmp_path / "run.ckpt")
     loss_terms, steps = reconstruction.loss_terms, []
 
-    def fail_in_the_third_epoch(*args):
+    def failing(*args):
         steps.append(1)
         if len(steps) > 7:  # three steps in each epoch
             raise RuntimeError("no power")
         return loss_terms(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reconstruction, "loss_terms", fail_in_the_third_epoch)
+        patch.setattr(reconstruction, "loss_terms", failing)
         with pytest.raises(RuntimeError, match="no power"):
-            resumed.fit(X, domain=domains)
+            autoencoder.fit(X, domain=domains)
+
+
+@every
+def test_an_interrupted_fit_resumes_to_the_same_bits(cells, architecture, tmp_path, monkeypatch):
+    X, domains = cells
+    unbroken = small(architecture).fit(X, domain=domains)
+    resumed = small(architecture, checkpoint=tmp_path / "run.ckpt")
+    _interrupt_in_the_third_epoch(resumed, cells, monkeypatch)
     resumed.fit(X, domain=domains)
     pd.testing.assert_frame_equal(resumed.history_, unbroken.history_)
     np.testing.assert_array_equal(resumed.transform(X, domain=domains), unbroken.transform(X, domain=domains))
@@ -424,14 +429,43 @@ def test_features_are_computed_on_the_device_that_was_asked_for(cells, architect
     assert chosen == ["cpu" if architecture == "vector" else "cuda"] * 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("architecture", MAPS)
-def test_a_gpu_gives_the_features_of_the_cpu(cells, architecture):
+def test_a_gpu_gives_the_features_of_the_cpu(cells, architecture, gpu):
     X, domains = cells
     fitted = small(architecture, epochs=2, device="cpu").fit(X, domain=domains)
     expected = fitted.transform(X, domain=domains)
-    np.testing.assert_allclose(fitted.set_params(device="cuda").transform(X, domain=domains), expected, atol=1e-2)
+    np.testing.assert_allclose(fitted.set_params(device=gpu).transform(X, domain=domains), expected, atol=1e-2)
     assert next(fitted.network_.parameters()).device.type == "cpu"
+
+
+@pytest.mark.cuda
+@every
+def test_a_gpu_learns_what_the_cpu_learns(cells, architecture, gpu):
+    X, domains = cells
+    on_cpu, on_gpu = (small(architecture, epochs=3, device=device).fit(X, domain=domains) for device in ("cpu", gpu))
+    losses = on_gpu.history_["reconstruction"]
+    assert losses.iloc[-1] < losses.iloc[0]
+    if architecture == "masked":  # the GPU's generator hides other tokens
+        np.testing.assert_allclose(losses, on_cpu.history_["reconstruction"], rtol=0.3)
+    else:
+        np.testing.assert_allclose(losses, on_cpu.history_["reconstruction"], rtol=0.1)
+    assert next(on_gpu.network_.parameters()).device.type == "cpu"
+    assert np.isfinite(on_gpu.transform(X, domain=domains)).all()
+
+
+@pytest.mark.cuda
+def test_an_interrupted_fit_resumes_on_a_gpu_and_leaves_its_random_numbers_alone(cells, gpu, tmp_path, monkeypatch):
+    X, domains = cells
+    torch.manual_seed(7)
+    expected = torch.rand(3, device=gpu)
+    torch.manual_seed(7)
+    unbroken = small("conv", epochs=3, device=gpu).fit(X, domain=domains)
+    resumed = small("conv", epochs=3, device=gpu, checkpoint=tmp_path / "run.ckpt")
+    _interrupt_in_the_third_epoch(resumed, cells, monkeypatch)
+    resumed.fit(X, domain=domains)
+    pd.testing.assert_frame_equal(resumed.history_, unbroken.history_, rtol=0.05)
+    torch.testing.assert_close(torch.rand(3, device=gpu), expected, rtol=0, atol=0)
 
 
 # Packaged

@@ -305,8 +305,17 @@ def test_a_preset_saved_before_it_was_the_papers_network_gives_what_it_gave(
     assert len(again.get_feature_names_out()) == 50
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_the_features_of_the_cpu(fitted, cells):
+@pytest.mark.cuda
+def test_a_gpu_gives_the_features_of_the_cpu(fitted, cells, gpu):
     expected = fitted.transform(cells[0])
-    again = pickle.loads(pickle.dumps(fitted)).set_params(device="cuda")
+    again = pickle.loads(pickle.dumps(fitted)).set_params(device=gpu)
     np.testing.assert_allclose(again.transform(cells[0]), expected, atol=1e-2)
+
+
+@pytest.mark.cuda
+def test_a_gpu_takes_the_step_of_the_cpu(fitted, cells, gpu):
+    X, domains = cells
+    on_gpu = tiny(fitted.preset, device=gpu).fit(X, domain=domains)
+    np.testing.assert_allclose(on_gpu.history_["loss"], fitted.history_["loss"], rtol=0.1)
+    assert next(on_gpu.network_.parameters()).device.type == "cpu"
+    assert np.isfinite(on_gpu.transform(X)).all()

@@ -193,13 +193,56 @@ def test_a_worker_that_dies_costs_its_chunk(cells, tmp_path, monkeypatch):
     np.testing.assert_allclose(embeddings.pooled[:2], expected.pooled, atol=0.1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_cuda_gives_the_tokens_of_the_cpu(cells, dtype):
+def test_a_gpu_gives_the_tokens_of_the_cpu(cells, dtype, gpu):
     pixels = np.stack([load_square(image, 224) for image in cells.images[:3]])
-    on_cpu, on_cuda = (
+    on_cpu, on_gpu = (
         SAMLoRAEmbedder("vit_tiny", device=device, dtype=kind).fit(cells.images).encoder_.forward(pixels)[0]
-        for device, kind in (("cpu", "float32"), ("cuda", dtype))
+        for device, kind in (("cpu", "float32"), (gpu, dtype))
     )
-    flat = [torch.from_numpy(tokens).flatten(1) for tokens in (on_cpu, on_cuda)]
+    flat = [torch.from_numpy(tokens).flatten(1) for tokens in (on_cpu, on_gpu)]
     assert torch.nn.functional.cosine_similarity(*flat).min() > 0.999
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("dtype", "atol", "dice"), [("float32", 0.05, 0.999), ("bfloat16", 0.5, 0.98)])
+def test_a_gpu_gives_the_embeddings_and_masks_of_the_cpu(cells, dtype, atol, dice, gpu):
+    on_cpu, on_gpu = (
+        SAMLoRAEmbedder("vit_tiny", device=device, dtype=kind).fit(cells.images).transform(cells.images)
+        for device, kind in (("cpu", "float32"), (gpu, dtype))
+    )
+    np.testing.assert_allclose(on_gpu.pooled, on_cpu.pooled, atol=atol)
+    both = 2 * (on_gpu.masks & on_cpu.masks).sum() / (on_gpu.masks.sum() + on_cpu.masks.sum())
+    assert both > dice
+
+
+@pytest.fixture
+def little_memory(cells, gpu, monkeypatch):
+    """Return an encoder on a GPU that has room for about 32 images in a pass."""
+    network.free_network()
+    encoder = SAMLoRAEmbedder("vit_tiny", device=gpu, dtype="float32").fit(cells.images).encoder_
+    if gpu == "cpu":
+        _with_room_for(32, monkeypatch)
+        yield encoder
+        return
+    torch.cuda.reset_peak_memory_stats()
+    encoder.forward(np.zeros((8, 224, 224, 3), np.uint8))
+    torch.cuda.empty_cache()
+    room = 4 * torch.cuda.max_memory_allocated() / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(room)
+    yield encoder
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.cuda
+def test_a_batch_too_large_for_a_gpu_is_halved_until_it_fits(cells, little_memory):
+    pixels = np.stack([load_square(image, 224) for image in cells.images[:8]])
+    expected = little_memory.forward(pixels)
+    with pytest.warns(UserWarning, match=r"images in a forward pass are too many") as caught:
+        found = little_memory.forward(np.tile(pixels, (16, 1, 1, 1)))
+    assert "128 images" in str(caught[0].message)
+    assert "Fix: batch_size=64" in str(caught[0].message)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.reshape(16, *b.shape), np.broadcast_to(b, (16, *b.shape)), atol=0.05)

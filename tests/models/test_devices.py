@@ -10,6 +10,21 @@ def test_auto_is_cuda_where_there_is_one():
     assert choose("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.cuda
+def test_a_gpu_is_chosen_by_itself_and_by_its_name(gpu):
+    by_name, by_itself = choose(gpu), choose("auto")
+    assert by_name.type == by_itself.type == gpu
+    assert torch.ones(1, device=by_itself).device.type == gpu
+
+
+@pytest.mark.cuda
+def test_a_gpu_computes_in_bfloat16_where_it_can(gpu):
+    half = half_dtype(torch.device(gpu))
+    assert half in (torch.bfloat16, None)
+    if gpu == "cuda" and torch.cuda.get_device_capability() >= (8, 0):
+        assert half == torch.bfloat16
+
+
 def test_cpu_is_taken_at_its_word():
     assert choose("cpu") == torch.device("cpu")
 

@@ -35,3 +35,11 @@ def test_bfloat16_stays_close_at_vit_b_width(randomise):
         expected = sam.tokens(pixels)
         half = accelerate(copy.deepcopy(sam).set_encoder_dtype(torch.bfloat16)).tokens(pixels.bfloat16()).float()
     assert F.cosine_similarity(half.flatten(1), expected.flatten(1)).min() > 0.999
+
+
+def test_all_that_is_added_lies_on_the_networks_device():
+    with torch.device("meta"):
+        sam = SAM(EncoderSize(32, 2, 2, (1,)), 64)
+    added = [buffer for block in accelerate(sam).image_encoder.blocks for buffer in block.attn.buffers()]
+    assert len(added) == 6
+    assert {buffer.device.type for buffer in added} == {"meta"}

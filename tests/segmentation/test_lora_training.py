@@ -169,6 +169,17 @@ class TestRun:
             run(LoRATraining(**QUICK), masks=masks)
 
 
+@pytest.mark.cuda
+def test_a_gpu_learns_what_the_cpu_learns(run, gpu):
+    training = LoRATraining(**QUICK | {"epochs": 1})
+    on_cpu, on_gpu = run(training), run(training, device=torch.device(gpu))
+    losses = ["loss", "dice_loss", "cross_entropy"]
+    np.testing.assert_allclose(on_gpu.history[losses], on_cpu.history[losses], rtol=0.1)
+    np.testing.assert_allclose(on_gpu.history["dice"], on_cpu.history["dice"], atol=0.2)  # of two cells
+    held = [*on_gpu.adapter.lora.values(), *on_gpu.adapter.decoder.values()]
+    assert {tensor.device.type for tensor in held} == {"cpu"}
+
+
 class TestCheckpoint:
     def test_an_interrupted_training_resumes_to_the_same_bits(self, run, tmp_path, monkeypatch):
         settings = QUICK | {"epochs": 4, "dropout": 0.1, "validation_fraction": 0.3}

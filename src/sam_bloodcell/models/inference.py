@@ -43,7 +43,7 @@ class FoldedAttention(nn.Module):
         code = torch.cat([torch.eye(height).repeat_interleave(width, 0), torch.eye(width).repeat(height, 1)], dim=1)
         self.register_buffer("rows", rows, persistent=False)  # hxhxc: query's row, key's row
         self.register_buffer("columns", columns, persistent=False)  # wxwxc
-        self.register_buffer("code", code.to(rows.dtype), persistent=False)  # hwx(h + w)
+        self.register_buffer("code", code.to(rows), persistent=False)  # hwx(h + w)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each BxhxwxC map."""
