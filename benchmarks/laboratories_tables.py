@@ -2,8 +2,8 @@
 
     python benchmarks/laboratories_tables.py --parts out/laboratories/parts --out docs/tables
 
-"C=chosen" is, for every training set and tested laboratory, the strength that was best where the tested laboratory takes
-no part; "best inductive" and "best of all" choose the method in the same way:
+"C=chosen" is, for every training set and tested laboratory, the strength that was best where the tested laboratory
+takes no part; "best inductive" and "best of all" choose the method in the same way:
 
 - one laboratory trains: among the twelve pairs of the four other laboratories;
 - two or three train: among the pairs of these;
@@ -64,13 +64,9 @@ def with_choices(table):
         inner = pd.MultiIndex.from_frame(inner_tasks(tasks, *task))
         if inner.empty:
             continue
-        found = (
-            keyed[keyed.index.isin(inner)]
-            .groupby(["method", "transductive", "C"])["balanced_accuracy"]
-            .agg(["mean", "size"])
-        )
-        found = found[found["size"] == len(inner)]["mean"].reset_index()
-        groups = {name: rows for name, rows in found.groupby("method")}
+        inside = keyed[keyed.index.isin(inner)].groupby(["method", "transductive", "C"])["balanced_accuracy"]
+        found = inside.mean()[inside.size() == len(inner)].reset_index(name="mean")
+        groups = dict(iter(found.groupby("method")))
         groups["best inductive"] = found[~found["transductive"]]
         groups["best of all"] = found
         for name, rows in groups.items():
@@ -85,7 +81,7 @@ def with_choices(table):
 
 
 def summarise(table):
-    """Average over training sets and draws: a row per setting, method, strength, mixture, tested laboratory and seed."""
+    """Average over training sets and draws: a row per setting, method, strength, mixture, laboratory and seed."""
     keys = ["setting", "method", "C", "mixture", "tested", "seed"]
     table = table[table["setting"].isin(REPORTED)]
     found = table.groupby(keys)[[*METRICS, "cells"]].mean().reset_index()
