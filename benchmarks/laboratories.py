@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from laboratories_cells import (
+    FINE_PAIRS,
     LEAST_TRAINED,
     MIXTURES,
     draw_mixture,
@@ -27,6 +28,7 @@ from laboratories_cells import (
 )
 from laboratories_methods import (
     CLUSTERS,
+    STRENGTHS,
     Features,
     all_features,
     as_they_are,
@@ -37,12 +39,19 @@ from laboratories_methods import (
     neighbours_of,
     score,
     smooth,
+    standardise,
+    standardised,
 )
 from sklearn.cluster import KMeans
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from tqdm import tqdm
 
 DRAWN = 10  # draws of each mixture, shared out among the seeds
 MIXED = ("pair", "left out")
+# Settings of each kind of run; all where nothing is said.
+PARTS = {
+    "fine": {"pair"}, "within": {"pair"}, "foreign": set(MIXED), "together": set(MIXED), "imagenet": set(MIXED),
+}  # fmt: skip
 
 
 def main():
@@ -50,76 +59,164 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("out/laboratories"))
     parser.add_argument("--cache-dir", type=Path, help="the embedder's cache; default: in --out")
     parser.add_argument("--views", type=Path, help="folder with embeddings of stain views; default: --out")
+    parser.add_argument("--imagenet", nargs="?", const="", help="also run the ImageNet baseline [file of its weights]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     parts = args.out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    cells = read_cells()
-    X = embed(cells, args.out, args.cache_dir)
-    kinds = {"main": run, "views": partial(run_views, folder=args.views or args.out), "together": run_together}
+    cells = Cells(read_cells(), args.out, args.cache_dir)
+    kinds = {
+        "main": run,
+        "fine": run_fine,
+        "within": run_within,
+        "views": partial(run_views, folder=args.views or args.out),
+        "foreign": run_foreign,
+        "together": run_together,
+    }
+    if args.imagenet is not None:
+        from laboratories_imagenet import embed_imagenet
+
+        images = embed_imagenet(cells.table["path"].tolist(), args.imagenet, args.out / "imagenet.npz")
+        kinds["imagenet"] = partial(run_imagenet, images=images)
     tasks = [(kind, seed, *task) for kind in kinds for seed in args.seeds for task in training_sets()]
+    tasks = [(kind, seed, *task) for kind, seed, *task in tasks if task[0] in PARTS.get(kind, {task[0]})]
     for kind, seed, setting, labs, tested in tqdm(tasks, desc="training sets"):
         saved = parts / f"{kind}-{setting.replace(' ', '_')}-{'+'.join(labs)}-{seed}.csv"
-        if saved.exists():
-            continue
-        rows = pd.DataFrame(kinds[kind](X, cells, setting, labs, tested, seed))
-        if len(rows):
-            rows.to_csv(saved.with_suffix(".part"), index=False, float_format="%.4f")
+        if not saved.exists() and (rows := kinds[kind](cells, setting, labs, tested, seed)):
+            pd.DataFrame(rows).to_csv(saved.with_suffix(".part"), index=False, float_format="%.4f")
             saved.with_suffix(".part").rename(saved)
 
 
-def run(X, cells, setting, labs, tested, seed):
+class Cells:
+    """The cells' table, embeddings, laboratories and common classes ("" for none), as arrays."""
+
+    def __init__(self, table, folder, cache_dir):
+        self.table = table
+        self.X = embed(table, folder, cache_dir)
+        self.domain, self.label = table["domain"].to_numpy(str), table["common"].to_numpy(str)
+
+
+def run(cells, setting, labs, tested, seed):
     """Return the scores of every kind of features that one training set makes, in every laboratory that is tested."""
-    label, domain = cells["common"].to_numpy(str), cells["domain"].to_numpy(str)
-    rows = draw_training(label, domain, labs, seed)
+    rows = draw_training(cells.label, cells.domain, labs, seed)
     found = []
-    for features in all_features(X[rows], domain[rows], label[rows], seed):
-        found += scores_of(features, X, label, domain, setting, labs, tested, seed)
+    for features in all_features(cells.X[rows], cells.domain[rows], cells.label[rows], seed):
+        found += scores_of(features, cells.X, cells.label, cells.domain, setting, labs, tested, seed)
     return found
 
 
-def run_views(X, cells, setting, labs, tested, seed, folder):
+def run_foreign(cells, setting, labs, tested, seed):
+    """Return the scores where transductive methods see the tested laboratory's cells of all other types, too."""
+    rows = draw_training(cells.label, cells.domain, labs, seed)
+    tested = [lab for lab in tested if (cells.label[cells.domain == lab] == "").any()]
+    found = []
+    for features in all_features(cells.X[rows], cells.domain[rows], cells.label[rows], seed) if tested else []:
+        found += scores_of(features, cells.X, cells.label, cells.domain, setting, labs, tested, seed, draws="foreign")
+    return found
+
+
+def run_imagenet(cells, setting, labs, tested, seed, images):
+    """Return the scores of the ImageNet features, as they are and standardised by laboratory."""
+    rows = draw_training(cells.label, cells.domain, labs, seed)
+    X, label = images[rows], cells.label[rows]
+    found = []
+    for features in (
+        Features("ImageNet", False, X, label, as_they_are),
+        Features("ImageNet, standardised", True, standardise(X, cells.domain[rows]), label, standardised),
+    ):
+        found += scores_of(features, images, cells.label, cells.domain, setting, labs, tested, seed)
+    return found
+
+
+def run_views(cells, setting, labs, tested, seed, folder):
     """Return the scores of training with views; they are of one draw of the training cells, whatever the seed."""
-    label, domain = cells["common"].to_numpy(str), cells["domain"].to_numpy(str)
     name = f"without_{tested[0]}" if setting == "left out" else "own"
-    found = read_views(folder, name, cells, labs) if seed == 0 else None
+    found = read_views(folder, name, cells.table, labs) if seed == 0 else None
     if found is None:
         return []
     rows, views = found
-    names, counts = np.unique(label[rows], return_counts=True)
-    kept = np.isin(label[rows], names[counts >= LEAST_TRAINED])
+    names, counts = np.unique(cells.label[rows], return_counts=True)
+    kept = np.isin(cells.label[rows], names[counts >= LEAST_TRAINED])
     rows, views = rows[kept], views[kept]
-    every = np.concatenate([X[rows], views.reshape(-1, X.shape[1])])
-    known = np.concatenate([label[rows], np.repeat(label[rows], views.shape[1])])
-    features = Features("pooled, stain views", False, every, known, as_they_are)
-    return scores_of(features, X, label, domain, setting, labs, tested, seed)
+    every = np.concatenate([cells.X[rows], views.reshape(-1, views.shape[2])])
+    label = np.concatenate([cells.label[rows], np.repeat(cells.label[rows], views.shape[1])])
+    features = Features("pooled, stain views", False, every, label, as_they_are)
+    draws = "all" if setting in MIXED else "as it is"
+    return scores_of(features, cells.X, cells.label, cells.domain, setting, labs, tested, seed, draws)
 
 
-def run_together(X, cells, setting, labs, tested, seed):
+def run_together(cells, setting, labs, tested, seed):
     """Return the scores of the autoencoder that is fitted on training and tested cells, as they are, together."""
-    if setting not in MIXED:
-        return []
-    label, domain = cells["common"].to_numpy(str), cells["domain"].to_numpy(str)
-    rows = draw_training(label, domain, labs, seed)
+    rows = draw_training(cells.label, cells.domain, labs, seed)
     found = []
     for lab in tested:
-        here = (domain == lab) & (label != "")
-        features = fitted_together(X[rows], domain[rows], label[rows], X[here], seed)
-        found += scores_of(features, X, label, domain, setting, labs, [lab], seed, mixed=False)
+        here = (cells.domain == lab) & (cells.label != "")
+        features = fitted_together(cells.X[rows], cells.domain[rows], cells.label[rows], cells.X[here], seed)
+        known = (cells.X, cells.label, cells.domain, setting, labs, [lab], seed)
+        found += scores_of(features, *known, draws="as it is")
     return found
 
 
-def scores_of(features, X, label, domain, setting, labs, tested, seed, mixed=True):
-    """Return the scores of one kind of features in every laboratory that is tested."""
+def run_fine(cells, setting, labs, tested, seed):
+    """Return the scores in the fine classes of a laboratory and another that has them, too."""
+    fine, found = cells.table["fine"].to_numpy(str), []
+    for lab in tested:
+        if {lab, *labs} not in map(set, FINE_PAIRS):
+            continue
+        shared = np.intersect1d(*(fine[(cells.domain == each) & (fine != "")] for each in (lab, *labs)))
+        label = np.where(np.isin(fine, shared), fine, "")
+        rows = draw_training(label, cells.domain, labs, seed)
+        for features in all_features(cells.X[rows], cells.domain[rows], label[rows], seed):
+            known = (cells.X, label, cells.domain, "fine", labs, [lab], seed)
+            found += scores_of(features, *known, draws="as it is")
+    return found
+
+
+def run_within(cells, setting, labs, tested, seed):
+    """Return the scores of folds within one laboratory; where patients are known, none is in two folds."""
+    found = []
+    for name, label in (("within", cells.label), ("within, fine", cells.table["fine"].to_numpy(str))):
+        inside = np.flatnonzero((cells.domain == labs[0]) & (label != ""))
+        names, counts = np.unique(label[inside], return_counts=True)
+        inside = inside[np.isin(label[inside], names[counts >= LEAST_TRAINED])]
+        if not len(inside):
+            continue
+        group = cells.table["group"].to_numpy(str)[inside]
+        folds = StratifiedGroupKFold if (group != "").all() else StratifiedKFold
+        probabilities = {strength: np.zeros((len(inside), len(np.unique(label[inside])))) for strength in STRENGTHS}
+        classes = np.unique(label[inside])
+        for train, left in folds(5, shuffle=True, random_state=seed).split(inside, label[inside], group):
+            X, y = cells.X[inside[train]], label[inside[train]]
+            few = draw_training(y, np.full(len(y), labs[0]), labs, seed)
+            models = fit_classifiers(Features("pooled", False, X[few], y[few], as_they_are))
+            for strength, model in models.items():
+                columns = np.searchsorted(classes, model.classes_)
+                probabilities[strength][np.ix_(left, columns)] = model.predict_proba(cells.X[inside[left]])
+        known = {"setting": name, "train": labs[0], "tested": labs[0], "seed": seed, "features": "pooled"}
+        known |= {"aligned": False, "smoothed": False, "mixture": "as it is", "draw": 0, "cells": len(inside)}
+        every = np.ones(len(inside), bool)
+        for strength, made in probabilities.items():
+            scores = score(label[inside], made, classes, classes, every)
+            found.append({**known, "C": strength, "classes": len(classes), **scores})
+    return found
+
+
+def scores_of(features, X, label, domain, setting, labs, tested, seed, draws="all"):
+    """Return the scores of one kind of features in every laboratory that is tested.
+
+    `draws`: "all" mixtures, the cells "as it is" alone, or "foreign": together with those of all other types.
+    """
     models = fit_classifiers(features)
-    mixed = mixed and setting in MIXED
     limit = fit_abstention(features, models[0.1], seed) if setting in MIXED else None
     found = []
     for lab in tested:
-        here = (domain == lab) & (label != "")
+        here = (domain == lab) & ((label != "") | (draws == "foreign"))
         known = {"setting": setting, "train": "+".join(labs), "tested": lab, "seed": seed}
-        draws = draws_of(label[here], lab, seed, mixed)
-        found += [known | row for row in tests(features, models, limit, X[here], label[here], draws)]
+        if draws == "foreign":
+            drawn = [("with its other cells", 0, np.arange(here.sum()))]
+        else:
+            drawn = draws_of(label[here], lab, seed, draws == "all" and setting in MIXED)
+        found += [known | row for row in tests(features, models, limit, X[here], label[here], drawn)]
     return found
 
 
@@ -138,7 +235,7 @@ def tests(features, models, limit, X, label, draws):
     clusters = KMeans(CLUSTERS, n_init=4, random_state=0).fit(scaler.transform(features.train))
     usual = cluster_shares(clusters, scaler.transform(features.train))
     classes = models[0.1].classes_
-    scored = scored_classes(features.label, label)
+    scored = scored_classes(features.label, label[label != ""])
 
     def answers(tested):
         made = features.transform(tested)
@@ -155,10 +252,12 @@ def tests(features, models, limit, X, label, draws):
         scaled = scaler.transform(made)
         graph = neighbours_of(scaled)
         moved = np.abs(cluster_shares(clusters, scaled) - usual).sum() / 2
-        answered = novelty <= (limit.threshold_ if limit else 0)
+        typed = label[rows] != ""
+        answered = (novelty <= (limit.threshold_ if limit else 0))[typed]
         for strength, found in probabilities.items():
             for smoothed in (False, True):
-                scores = score(label[rows], smooth(found, graph) if smoothed else found, classes, scored, answered)
+                made = smooth(found, graph) if smoothed else found
+                scores = score(label[rows][typed], made[typed], classes, scored, answered)
                 if scores:
                     yield {
                         "features": features.name, "aligned": features.transductive, "smoothed": smoothed,

@@ -56,10 +56,14 @@ def all_features(X, domain, label, seed):
         aligned = autoencoder.transform(X, domain=domain)
     return [
         Features("pooled", False, X, label, as_they_are),
-        Features("standardised", True, standardise(X, domain), label, StandardScaler().fit_transform),
+        Features("standardised", True, standardise(X, domain), label, standardised),
         Features("autoencoder", False, inductive, label, lambda tested: _transform(autoencoder, tested, None)),
         Features("autoencoder", True, aligned, label, lambda tested: _transform(autoencoder, tested, NEW)),
     ]
+
+
+def standardised(tested):
+    return StandardScaler().fit_transform(tested)
 
 
 def as_they_are(tested):

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from laboratories_signs import rules
 
 METRICS = ["balanced_accuracy", "macro_f1", "ece", "answered", "right_of_answered"]
 METHOD = ["features", "aligned", "smoothed"]
 TASK = ["setting", "train", "tested"]
-REPORTED = ("pair", "two", "three", "left out")
+ACROSS = ("pair", "two", "three", "left out")
+REPORTED = ("pair", "two", "three", "left out", "fine", "within", "within, fine")
 # Shown in every table, if they were run.
 ORDER = (
     "ImageNet", "ImageNet, standardised", "pooled", "pooled, stain views", "autoencoder, inductive",
@@ -60,7 +62,7 @@ def with_choices(table):
     tasks = means[TASK].drop_duplicates()
     keyed = means.set_index(TASK).sort_index()
     picks = []
-    for task in tasks[tasks["setting"].isin(REPORTED)].itertuples(index=False):
+    for task in tasks[tasks["setting"].isin(ACROSS)].itertuples(index=False):
         inner = pd.MultiIndex.from_frame(inner_tasks(tasks, *task))
         if inner.empty:
             continue
@@ -92,7 +94,7 @@ def overview(summary, metric="balanced_accuracy"):
     """Show the mean over laboratories, by setting."""
     found = summary[summary["mixture"] == "as it is"].groupby(["method", "C", "setting", "tested"])[metric].mean()
     wide = found.groupby(level=[0, 1, 2]).agg(["mean", "std"]).map("{:.3f}".format)
-    wide = (wide["mean"] + " ± " + wide["std"]).unstack()[[name for name in REPORTED if name in found.index.levels[2]]]  # noqa: PD010
+    wide = (wide["mean"] + " ± " + wide["std"]).unstack()[[name for name in ACROSS if name in found.index.levels[2]]]  # noqa: PD010
     order = [name for name in ORDER if name in wide.index.levels[0]]
     return wide.reindex(order, level=0)
 
@@ -105,24 +107,23 @@ def by_mixture(summary, metric="balanced_accuracy", strength="0.1"):
     return wide.loc[[name for name in ("pair", "left out") if name in wide.index.levels[0]]].reindex(ORDER, level=1)
 
 
-def signs(table, inductive="pooled", transductive="standardised", strength="0.1"):
-    """Return, for every draw, what needs no label, and by how much the transductive answers were better."""
-    keys = [*TASK, "seed", "mixture", "draw"]
-    rows = table[(table["C"] == strength) & table["setting"].isin(("pair", "left out"))].set_index(keys)
-    a, b = (rows[rows["method"] == name] for name in (inductive, transductive))
-    b = b.reindex(a.index)
-    shares = [name for name in table if name.startswith("share_")]
-    p, q = a[shares].fillna(0), b[shares].fillna(0)
-    found = pd.DataFrame({
-        "predicted mixtures differ": (p - q).abs().sum(axis=1) / 2,
-        "largest predicted class, inductive": p.max(axis=1),
-        "largest predicted class, transductive": q.max(axis=1),
-        "clusters moved": b["clusters_moved"],
-        "confidence lost": a["confidence"] - b["confidence"],
-        "cells": a["cells"],
-        "inductive": a["balanced_accuracy"], "transductive": b["balanced_accuracy"],
-    })  # fmt: skip
-    return found.assign(gain=found["transductive"] - found["inductive"]).dropna().reset_index()
+def write(summary, table, folder):
+    """Write the tables of the docs: cells as they are, by seed; every mixture, mean over seeds; fine classes."""
+    shown = summary[summary["C"].isin(("0.1", "0.01", "chosen"))]
+    usual = shown["mixture"] == "as it is"
+    across = shown["setting"].isin(ACROSS)
+    shown[usual & across].drop(columns=["mixture", "cells"]).to_csv(
+        folder / "laboratories.csv", index=False, float_format="%.4f"
+    )
+    keys = ["setting", "method", "transductive", "C", "mixture", "tested"]
+    mixed = shown[shown["setting"].isin(("pair", "left out"))].groupby(keys)[[*METRICS, "cells"]].mean()
+    mixed.reset_index().to_csv(folder / "laboratories_mixtures.csv", index=False, float_format="%.4f")
+    fine = table[table["setting"].isin(("fine", "within", "within, fine")) & (table["C"] == "0.1")]
+    where = (fine["train"] + " -> " + fine["tested"]).where(
+        fine["setting"] == "fine", fine["train"] + ", " + fine["setting"]
+    )
+    columns = ["where", "classes", "cells", "method", "transductive", "C", "seed", *METRICS[:3]]
+    fine.assign(where=where)[columns].to_csv(folder / "laboratories_fine.csv", index=False, float_format="%.4f")
 
 
 def main():
@@ -133,7 +134,8 @@ def main():
     table = with_choices(read_parts(args.parts))
     summary = summarise(table)
     args.out.mkdir(parents=True, exist_ok=True)
-    summary.to_csv(args.out / "laboratories.csv", index=False, float_format="%.4f")
+    write(summary, table, args.out)
+    rules(table).to_csv(args.out / "laboratories_signs.csv", index=False, float_format="%.4f")
     with pd.option_context("display.width", 250, "display.max_rows", 500):
         print(overview(summary).to_string())
         for metric in METRICS:
