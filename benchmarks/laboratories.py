@@ -58,21 +58,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/laboratories"))
     parser.add_argument("--cache-dir", type=Path, help="the embedder's cache; default: in --out")
-    parser.add_argument("--views", type=Path, help="folder with embeddings of stain views; default: --out")
+    parser.add_argument(
+        "--views", type=Path, help="also train on stain views; their embeddings are kept in this folder"
+    )
     parser.add_argument("--imagenet", nargs="?", const="", help="also run the ImageNet baseline [file of its weights]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     parts = args.out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     cells = Cells(read_cells(), args.out, args.cache_dir)
-    kinds = {
-        "main": run,
-        "fine": run_fine,
-        "within": run_within,
-        "views": partial(run_views, folder=args.views or args.out),
-        "foreign": run_foreign,
-        "together": run_together,
-    }
+    kinds = {"main": run}
+    if args.views:
+        kinds["views"] = partial(run_views, folder=args.views)
+    kinds |= {"fine": run_fine, "within": run_within, "together": run_together, "foreign": run_foreign}
     if args.imagenet is not None:
         from laboratories_imagenet import embed_imagenet
 
@@ -131,10 +129,9 @@ def run_imagenet(cells, setting, labs, tested, seed, images):
 def run_views(cells, setting, labs, tested, seed, folder):
     """Return the scores of training with views; they are of one draw of the training cells, whatever the seed."""
     name = f"without_{tested[0]}" if setting == "left out" else "own"
-    found = read_views(folder, name, cells.table, labs) if seed == 0 else None
-    if found is None:
+    if seed:
         return []
-    rows, views = found
+    rows, views = read_views(folder, name, cells.table, labs)
     names, counts = np.unique(cells.label[rows], return_counts=True)
     kept = np.isin(cells.label[rows], names[counts >= LEAST_TRAINED])
     rows, views = rows[kept], views[kept]

@@ -20,6 +20,7 @@ FINE_PAIRS = (("jhu", "acevedo"), ("jhu", "munich_bm"), ("acevedo", "munich_bm")
 COMMON = {"neutrophil_segmented": "neutrophil", "neutrophil_banded": "neutrophil"}
 PER_CLASS = 150  # cells of a class and laboratory that train
 LEAST_TRAINED, LEAST_TESTED = 5, 3  # cells of a class
+N_VIEWS = 4  # of a training cell, in other stains
 DRAWS = 3  # training sets of two and of three laboratories
 
 # Shares of the classes in a draw from the tested laboratory; None: see `draw_mixture`.
@@ -80,18 +81,35 @@ def _others(labs):
 
 
 def read_views(folder, name, cells, labs):
-    """Return rows of cells and the embeddings (n, views, 192) of their views in other stains; None without the file.
+    """Return rows of cells and the embeddings (n, views, 192) of their views in other stains; made where not there yet.
 
     "own" has donors of the stain from the cell's own laboratory, "without_<lab>" from the five laboratories but one.
     """
     saved = folder / f"views_{name}.npz"
     if not saved.exists():
-        return None
+        folder.mkdir(parents=True, exist_ok=True)
+        _make_views(saved, name, cells)
     with np.load(saved) as found:
         path, views = found["path"], found["X"]
     rows = pd.Index(cells["path"]).get_indexer(pd.Index(path))
     kept = np.isin(cells["domain"].to_numpy(str)[rows], labs) & (rows >= 0)
     return rows[kept], views[kept]
+
+
+def _make_views(saved, name, cells):
+    """Draw and embed the views that `StainAugmentedClassifier` trains on, of one draw of the training cells."""
+    from sam_bloodcell.images.stain_views import draw_views
+
+    label, domain = cells["common"].to_numpy(str), cells["domain"].to_numpy(str)
+    rows = [draw_training(label, domain, (lab,), 0) for lab in LABORATORIES if f"without_{lab}" != name]
+    parts = rows if name == "own" else [np.concatenate(rows)]
+    embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=saved.parent / "views_cache", verbose=1)
+    views = []
+    for part in parts:
+        drawn = draw_views(cells["path"].iloc[part].tolist(), domain[part], N_VIEWS, embedder.image_size, 0)
+        made = np.asarray(embedder.fit_transform(drawn.views))
+        views.append(made.reshape(N_VIEWS, len(part), -1).swapaxes(0, 1))
+    np.savez(saved, X=np.concatenate(views), path=cells["path"].to_numpy(str)[np.concatenate(parts)])
 
 
 def draw_training(label, domain, labs, seed, classes=None):
