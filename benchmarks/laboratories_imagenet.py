@@ -94,7 +94,7 @@ def embed_imagenet(paths, weights, saved):
     network = EfficientNetLite0()
     state = torch.load(find_weights(weights), map_location="cpu", weights_only=True)
     network.load_state_dict({name: value for name, value in state.items() if not name.startswith("_fc.")})
-    network.eval()
+    network.eval().to(memory_format=torch.channels_last)
     place = torch.linspace(-1, 1, 7)
     weight = torch.exp(-(place[:, None] ** 2 + place[None] ** 2) / (2 * 0.5**2))
     weight /= weight.sum()
@@ -102,6 +102,7 @@ def embed_imagenet(paths, weights, saved):
     with torch.inference_mode():
         for start in tqdm(range(0, len(paths), BATCH), desc="ImageNet"):
             batch = torch.stack([_read(path) for path in paths[start : start + BATCH]])
+            batch = batch.contiguous(memory_format=torch.channels_last)
             found.append((network(batch) * weight).sum((2, 3)).numpy())
     X = np.concatenate(found)
     np.savez(saved, X=X, path=np.array(paths, str))

@@ -25,9 +25,9 @@ REPORTED = ("pair", "two", "three", "left out", "fine", "within", "within, fine"
 # Shown in every table, if they were run.
 ORDER = (
     "ImageNet", "ImageNet, standardised", "pooled", "pooled, stain views", "autoencoder, inductive",
-    "pooled, smoothed", "pooled, stain views, smoothed", "standardised", "standardised, smoothed",
-    "autoencoder, transductive", "autoencoder, transductive, smoothed", "autoencoder, fitted on both",
-    "autoencoder, fitted on both, smoothed", "best inductive", "best of all",
+    "pooled, smoothed", "autoencoder, inductive, smoothed", "pooled, stain views, smoothed", "standardised",
+    "standardised, smoothed", "autoencoder, transductive", "autoencoder, transductive, smoothed",
+    "autoencoder, fitted on both", "autoencoder, fitted on both, smoothed", "best inductive", "best of all",
 )  # fmt: skip
 
 
