@@ -185,9 +185,12 @@ def run_within(cells, setting, labs, tested, seed):
             continue
         group = cells.table["group"].to_numpy(str)[inside]
         folds = StratifiedGroupKFold if (group != "").all() else StratifiedKFold
+        splits = folds(5, shuffle=True, random_state=seed).split(
+            inside, label[inside], group if (group != "").all() else None
+        )
         probabilities = {strength: np.zeros((len(inside), len(np.unique(label[inside])))) for strength in STRENGTHS}
         classes = np.unique(label[inside])
-        for train, left in folds(5, shuffle=True, random_state=seed).split(inside, label[inside], group):
+        for train, left in splits:
             X, y = cells.X[inside[train]], label[inside[train]]
             few = draw_training(y, np.full(len(y), labs[0]), labs, seed)
             models = fit_classifiers(Features("pooled", False, X[few], y[few], as_they_are))
