@@ -268,12 +268,13 @@ def _mixed(setting: str) -> pd.DataFrame:
 
 def _mixtures(setting: str, metric: str) -> str:
     found = _mixed(setting)[metric]
+    shown = [name for name in MIXTURES if name in found.index.levels[1]]
     lines = [
-        [method, *(f"{found[method, name]:.3f}" if (method, name) in found.index else "" for name in MIXTURES)]
+        [method, *(f"{found[method, name]:.3f}" if (method, name) in found.index else "" for name in shown)]
         for method in METHODS
         if method in found.index.levels[0]
     ]
-    return _table([LABORATORY_SETTINGS[setting], *MIXTURES], lines)
+    return _table([LABORATORY_SETTINGS[setting], *shown], lines)
 
 
 def _one(rows: pd.DataFrame, method: str) -> str:
