@@ -50,6 +50,21 @@ IN_THE_README = {
     ORDER[1]: "the same, standardised by laboratory",
     ORDER[2]: "with `CrossDomainAutoencoder`, default settings",
 }
+# The methods of benchmarks/laboratories.py, and whether they see the tested laboratory's unlabelled cells.
+METHODS = {
+    "ImageNet": "no", "pooled": "no", "pooled, stain views": "no", "autoencoder, inductive": "no",
+    "best inductive": "no", "ImageNet, standardised": "yes", "pooled, smoothed": "yes",
+    "autoencoder, inductive, smoothed": "yes", "pooled, stain views, smoothed": "yes", "standardised": "yes",
+    "standardised, smoothed": "yes", "autoencoder, transductive": "yes",
+    "autoencoder, transductive, smoothed": "yes", "autoencoder, fitted on both": "yes",
+    "autoencoder, fitted on both, smoothed": "yes", "best of all": "either",
+}  # fmt: skip
+LABORATORY_SETTINGS = {"pair": "30 pairs", "two": "two train", "three": "three train", "left out": "one left out"}
+PRETRAINED = dict.fromkeys(LABORATORIES, True) | dict.fromkeys(("jhu", "munich_bm", "leukocytes"), False)
+MIXTURES = ("as it is", "balanced", "healthy", "one class missing", "one class only", "with its other cells")
+FINE = ("pooled", "standardised", "standardised, smoothed", "autoencoder, inductive", "autoencoder, transductive")
+COMPARED_SIGNS = ("pooled", "autoencoder, inductive")
+SHOWN_SIGNS = ("predicted mixtures differ", "largest predicted class, inductive", "clusters moved")
 # arXiv 2412.02976, in the order of LABORATORIES.
 SADA = {
     "SADA's baseline, as published": ("77.8 / 55.4", "70.0 / 71.3", ""),
@@ -181,6 +196,106 @@ def default_classifier() -> str:
     return _table(["strength", "class weights", "calibration", *heads], lines)
 
 
+def laboratories() -> str:
+    """Balanced accuracy over six laboratories, mean and spread over the tested ones, by setting and strength."""
+    table = pd.read_csv(HERE / "laboratories.csv", dtype={"C": str})
+    found = table.groupby(["setting", "method", "C", "tested"])["balanced_accuracy"].mean()
+    lines = []
+    for method, sees in METHODS.items():
+        if method not in found.index.levels[1]:
+            continue
+        cells = [_by_strength(found, setting, method) for setting in LABORATORY_SETTINGS]
+        lines.append([method, sees, *cells])
+    return _table(["method", "transductive", *LABORATORY_SETTINGS.values()], lines)
+
+
+def laboratories_each() -> str:
+    """Balanced accuracy in every left-out laboratory."""
+    table = pd.read_csv(HERE / "laboratories.csv", dtype={"C": str}).query("setting == 'left out'")
+    means = table.groupby(["method", "C", "tested"])["balanced_accuracy"].mean()
+    labs = list(PRETRAINED)
+    lines = [["*images in vit_tiny's pretraining*", *("yes" if seen else "no" for seen in PRETRAINED.values())]]
+    for method in (name for name in METHODS if name in means.index.levels[0]):
+        strength = "chosen" if (method, "chosen") in means.index else "0.01"
+        lines.append([method, *(f"{means[method, strength, lab]:.3f}" for lab in labs)])
+    return _table(["one laboratory left out", *labs], lines)
+
+
+def laboratories_mixtures() -> str:
+    """Balanced accuracy under each mixture of classes, mean over the tested laboratories."""
+    return "\n\n".join(_mixtures(setting, "balanced_accuracy") for setting in ("left out", "pair"))
+
+
+def laboratories_calibration() -> str:
+    """Macro-F1, calibration error, share of answers and their accuracy, for three mixtures, one laboratory left out."""
+    found = _mixed("left out")
+    names = ("as it is", "healthy", "one class only")
+    lines = []
+    for method in (name for name in METHODS if name in found.index.levels[0]):
+        rows = found.loc[method]
+        answered = (f"{rows.loc[n, 'answered']:.0%}, {rows.loc[n, 'right_of_answered']:.2f}" for n in names)
+        scores = (f"{rows.loc[n, 'macro_f1']:.2f} / {rows.loc[n, 'ece']:.2f}" for n in names)
+        lines.append([method, *scores, *answered])
+    heads = [*(f"{name}: F1 / ECE" for name in names), *(f"{name}: answered, right" for name in names)]
+    return _table(["method", *heads], lines)
+
+
+def laboratories_fine() -> str:
+    """Balanced accuracy in the fine classes that two laboratories share, and within a laboratory."""
+    table = pd.read_csv(HERE / "laboratories_fine.csv", dtype={"C": str})
+    return _table(["", "classes", *FINE], [
+        [where, str(rows["classes"].iloc[0]), *(_one(rows, method) for method in FINE)]
+        for where, rows in table.groupby("where", sort=False)
+    ])  # fmt: skip
+
+
+def laboratories_signs() -> str:
+    """Balanced accuracy of rules by label-free signs on laboratories that they were not chosen on."""
+    table = pd.read_csv(HERE / "laboratories_signs.csv").query("setting == 'left out'")
+    lines = []
+    for row in table[table["inductive"].isin(COMPARED_SIGNS)].to_dict("records"):
+        if row["sign"] in SHOWN_SIGNS:
+            pair, scores = f"{row['inductive']} / {row['transductive']}", ("always inductive", "always transductive")
+            numbers = [f"{row[name]:.3f}" for name in (*scores, "by rule")]
+            lines.append(
+                [pair, row["mixtures"], row["sign"], f"{row['auroc']:.2f}", *numbers, f"{row['splits won']:.0%}"]
+            )
+    heads = ["AUROC", "always inductive", "always transductive", "by rule", "splits won"]
+    return _table(["compared", "draws", "sign", *heads], lines)
+
+
+def _by_strength(found: pd.Series, setting: str, method: str) -> str:
+    cells = [found.get((setting, method, strength)) for strength in ("0.1", "0.01", "chosen")]
+    known = [cell for cell in cells if cell is not None]
+    if not known:
+        return ""
+    shown = " / ".join("-" if cell is None else f"{cell.mean():.3f}" for cell in cells)
+    return f"{shown if len(known) > 1 else f'{known[0].mean():.3f}'} ± {known[-1].std():.2f}"
+
+
+def _mixed(setting: str) -> pd.DataFrame:
+    """Means over the tested laboratories by method and mixture, at the chosen strength, or else at 0.01."""
+    table = pd.read_csv(HERE / "laboratories_mixtures.csv", dtype={"C": str}).query("setting == @setting")
+    has_choice = table.groupby("method")["C"].transform(lambda strengths: (strengths == "chosen").any())
+    table = table[table["C"] == has_choice.map({True: "chosen", False: "0.01"})]
+    return table.groupby(["method", "mixture"]).mean(numeric_only=True)
+
+
+def _mixtures(setting: str, metric: str) -> str:
+    found = _mixed(setting)[metric]
+    shown = [name for name in MIXTURES if name in found.index.levels[1]]
+    lines = [
+        [method, *(f"{found[method, name]:.3f}" if (method, name) in found.index else "" for name in shown)]
+        for method in METHODS
+        if method in found.index.levels[0]
+    ]
+    return _table([LABORATORY_SETTINGS[setting], *shown], lines)
+
+
+def _one(rows: pd.DataFrame, method: str) -> str:
+    return _spread(rows.loc[rows["method"] == method, "balanced_accuracy"])
+
+
 def _told_apart(rows: pd.DataFrame) -> str:
     auroc, known, new = rows["auroc"], rows["known answered"].mean(), rows["new answered"].mean()
     return f"{auroc.mean():.2f} ± {auroc.std():.2f} ({known:.0%}, {new:.0%})"
@@ -225,7 +340,8 @@ def _printed(file: Path) -> str:
 
 MADE = (
     leave_one_laboratory_out, published_transfer, transductive, inductive, token_maps, metrics, pairs, readme,
-    backbone, masks, pseudo_masks, novelty, default_classifier,
+    backbone, masks, pseudo_masks, novelty, default_classifier, laboratories, laboratories_each,
+    laboratories_mixtures, laboratories_calibration, laboratories_fine, laboratories_signs,
 )  # fmt: skip
 TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in MADE}
 TABLES |= {file.stem: partial(_printed, file) for file in HERE.glob("*.txt")}
