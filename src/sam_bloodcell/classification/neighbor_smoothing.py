@@ -65,7 +65,7 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
     Notes
     -----
     On six laboratories (docs/howto/new_laboratory.md), smoothing raised the mean balanced accuracy of the default
-    autoencoder's features from 0.66 to 0.68 in pairs of laboratories, and from 0.67 to 0.71 with one left out. It lost
+    autoencoder's features from 0.67 to 0.69 in pairs of laboratories, and from 0.66 to 0.70 with one left out. It lost
     more than 0.01 in one of four cases. No measure without labels told which: neither how often neighbours agree nor
     how far smoothing moves the classes' shares. Compare it with ``estimator_`` on some labelled cells.
     Do not use it to find a few cells of a rare class, which neighbours of other classes can outvote.
