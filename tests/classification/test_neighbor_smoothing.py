@@ -30,7 +30,7 @@ from sam_bloodcell import (
 from sam_bloodcell.classification import neighbor_smoothing
 from sam_bloodcell.datasets import make_blood_cells
 
-FEW = "ignore:Got .* cells .* too few to be smoothed well"
+FEW = "ignore:Got .* cells .* too few to be smoothed"
 
 
 def clusters(n=120, noise=0.0, seed=0):
@@ -147,7 +147,7 @@ def test_a_cell_alone_gets_the_estimators_own_answer(unsure):
 
 def test_few_cells_of_a_laboratory_are_warned_of(unsure):
     fitted, X, _ = unsure
-    with pytest.warns(UserWarning, match=r"Got 19 cells of the domain 'lyon', .* n_neighbors=1 is .* least 20"):
+    with pytest.warns(UserWarning, match=r"Got 19 cells of the domain 'lyon', .* own answers\. .* least 20"):
         fitted.predict(X[:120], domain=["lyon"] * 19 + ["bern"] * 101)
     with pytest.warns(UserWarning, match="Got 2 cells of unknown domain"):
         fitted.predict(X[:2])
@@ -157,7 +157,7 @@ def test_few_cells_of_a_laboratory_are_warned_of(unsure):
 
 
 @pytest.mark.filterwarnings(FEW)
-@pytest.mark.parametrize(("n", "n_neighbors"), [(9, 0), (19, 1), (35, 3), (49, 4), (50, 5), (120, 5)])
+@pytest.mark.parametrize(("n", "n_neighbors"), [(19, 0), (20, 1), (45, 2), (99, 4), (100, 5), (240, 5)])
 def test_few_cells_are_smoothed_over_fewer_neighbours(unsure, monkeypatch, n, n_neighbors):
     taken = []
     search = neighbor_smoothing._nearest
@@ -172,6 +172,28 @@ def test_equal_cells_and_certain_answers_stay_finite():
     same = fitted.predict_proba(np.repeat(X[:1], 50, axis=0))
     np.testing.assert_allclose(same, same[:1].repeat(50, axis=0))
     assert (fitted.predict(X) == y).all()
+
+
+def test_the_check_without_labels_tells_where_neighbours_agree(unsure):
+    fitted, X, types = unsure
+    domain = np.repeat(["lyon", "bern", "few"], [120, 110, 10])
+    found = fitted.neighbor_agreement(X, domain=domain).set_index("domain")
+    assert found["n_cells"].to_dict() == {"bern": 110, "lyon": 120}
+    right = NeighborSmoothedClassifier(LogisticRegression()).fit(X, types)
+    assert right.neighbor_agreement(X)["kappa"].item() > 0.99
+    assert (found["kappa"] < 0.7).all()
+    shuffled = right.fit(X, np.random.default_rng(0).permutation(types)).neighbor_agreement(X)
+    assert shuffled["kappa"].item() < right.fit(X, types).neighbor_agreement(X)["kappa"].item()
+    share = found.loc["lyon", "chance"]
+    answers = fitted.estimator_.predict_proba(X[:120]).argmax(axis=1)
+    assert share == pytest.approx(np.square(np.bincount(answers) / 120).sum())
+
+
+def test_the_check_of_a_single_class_is_undefined(unsure):
+    _, X, types = unsure
+    alike = NeighborSmoothedClassifier(LogisticRegression()).fit(X, types).neighbor_agreement(X[types == "monocyte"])
+    assert alike["agreement"].item() == 1
+    assert np.isnan(alike["kappa"].item())
 
 
 # Laboratories
