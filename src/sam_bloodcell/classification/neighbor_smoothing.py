@@ -165,7 +165,8 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
             Anything that the estimator takes.
         domain : array-like of shape (n,), optional
             Each cell's laboratory, strings or ints; default what X brings along: ``X.domain`` of `CellEmbeddings`, or a
-            table's column domain. Cells whose laboratory is unknown are smoothed together.
+            table's column domain. Cells whose laboratory is unknown are smoothed together: behind other steps of a
+            pipeline, which hand on plain features, these are all cells.
         **params
             Handed on to the estimator's ``predict_proba``; with metadata routing enabled, as the estimator requests.
 
