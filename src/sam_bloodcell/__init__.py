@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .alignment.autoencoder import CrossDomainAutoencoder
     from .classification.cell_classifier import CellClassifier
+    from .classification.neighbor_smoothing import NeighborSmoothedClassifier
     from .embedding.embedder import SAMLoRAEmbedder
     from .embedding.embeddings import CellEmbeddings
     from .exceptions import ImageReadError, WeightsUnavailableError
@@ -25,6 +26,7 @@ __all__ = [
     "CrossDomainAutoencoder",
     "ImageReadError",
     "LoRATraining",
+    "NeighborSmoothedClassifier",
     "SAMLoRAEmbedder",
     "WeightsUnavailableError",
     "__version__",
@@ -40,6 +42,7 @@ _MODULES = {
     "CrossDomainAutoencoder": ".alignment.autoencoder",
     "ImageReadError": ".exceptions",
     "LoRATraining": ".segmentation.lora_training",
+    "NeighborSmoothedClassifier": ".classification.neighbor_smoothing",
     "SAMLoRAEmbedder": ".embedding.embedder",
     "WeightsUnavailableError": ".exceptions",
     "from_pretrained": ".weights.pipelines",
