@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .alignment.autoencoder import CrossDomainAutoencoder
     from .classification.cell_classifier import CellClassifier
+    from .classification.stain_augmented import StainAugmentedClassifier
     from .embedding.embedder import SAMLoRAEmbedder
     from .embedding.embeddings import CellEmbeddings
     from .exceptions import ImageReadError, WeightsUnavailableError
@@ -26,6 +27,7 @@ __all__ = [
     "ImageReadError",
     "LoRATraining",
     "SAMLoRAEmbedder",
+    "StainAugmentedClassifier",
     "WeightsUnavailableError",
     "__version__",
     "from_pretrained",
@@ -41,6 +43,7 @@ _MODULES = {
     "ImageReadError": ".exceptions",
     "LoRATraining": ".segmentation.lora_training",
     "SAMLoRAEmbedder": ".embedding.embedder",
+    "StainAugmentedClassifier": ".classification.stain_augmented",
     "WeightsUnavailableError": ".exceptions",
     "from_pretrained": ".weights.pipelines",
     "push_to_hub": ".weights.pipelines",

@@ -1,5 +1,6 @@
 """Stage 3: the whole line from images to answers as one estimator."""
 
 from .cell_classifier import CellClassifier
+from .stain_augmented import StainAugmentedClassifier
 
-__all__ = ["CellClassifier"]
+__all__ = ["CellClassifier", "StainAugmentedClassifier"]
