@@ -31,6 +31,7 @@ from sam_bloodcell import (
     save_pretrained,
 )
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
+from sam_bloodcell.evaluation import leave_one_domain_out_predictions
 from sam_bloodcell.images.stain_views import StainView
 
 SIZE = 64  # pixels that the network sees: tests are about the classifier
@@ -170,6 +171,13 @@ def test_cross_validation_answers_each_cell_and_no_view(frame, labels):
     found = cross_val_predict(augmented(), frame, labels, cv=folds)
     assert found.shape == labels.shape
     assert (found == labels).mean() > 0.6
+
+
+def test_the_evaluation_takes_it_as_any_pipeline(frame, labels):
+    found = leave_one_domain_out_predictions(augmented(), frame, labels, domain=frame["domain"], random_state=0)
+    assert len(found) == len(frame)
+    views = 2 * len(frame)
+    assert len(frame) + views <= sum(passes()) <= len(frame) + 2 * views
 
 
 def test_weights_and_groups_are_repeated(frame, labels):

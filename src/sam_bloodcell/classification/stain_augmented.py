@@ -84,7 +84,7 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
     >>> pipeline = make_pipeline(SAMLoRAEmbedder("vit_tiny"), LogisticRegression(C=0.01, max_iter=2000))
     >>> classifier = StainAugmentedClassifier(pipeline, n_views=2, random_state=0).fit(cells.images, cells.labels)
     >>> classifier.predict(cells.images[:2])
-    array(['lymphocyte', 'eosinophil'], dtype='<U10')
+    array(['eosinophil', 'lymphocyte'], dtype='<U10')
     """
 
     _parameter_constraints = {
@@ -178,7 +178,8 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
                 "Fix: make_pipeline(SAMLoRAEmbedder('vit_tiny'), LogisticRegression())."
             )
         pipeline = clone(self.pipeline)
-        dividing = [name for name, step in pipeline.steps[1:] if "cv" in getattr(step, "get_params", dict)()]
+        parts = [name.split("__") for name in pipeline.get_params()]
+        dividing = [step for step, *_, parameter in (part for part in parts if len(part) > 1) if parameter == "cv"]
         if dividing and not has_groups:
             warnings.warn(
                 f"The step {dividing[0]!r} divides its training cells into folds, in which views of one cell are on "
