@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from augment import jitter_stain, random_affine, stain_statistics, warp
 from cells import Cells, as_batch, real_cells, synthetic_cells, training_rows
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_bloodcell.datasets import COMMON_CLASSES
+from sam_bloodcell.images.stain_views import jitter_stain, random_affine, stain_statistics, warp
 from sam_bloodcell.models.losses import segmentation_loss
 from sam_bloodcell.models.sam import SAM, SIZES
 from sam_bloodcell.models.training import TrainingPlan, train

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .alignment.autoencoder import CrossDomainAutoencoder
     from .classification.cell_classifier import CellClassifier
     from .classification.neighbor_smoothing import NeighborSmoothedClassifier
+    from .classification.stain_augmented import StainAugmentedClassifier
     from .embedding.embedder import SAMLoRAEmbedder
     from .embedding.embeddings import CellEmbeddings
     from .exceptions import ImageReadError, WeightsUnavailableError
@@ -28,6 +29,7 @@ __all__ = [
     "LoRATraining",
     "NeighborSmoothedClassifier",
     "SAMLoRAEmbedder",
+    "StainAugmentedClassifier",
     "WeightsUnavailableError",
     "__version__",
     "from_pretrained",
@@ -44,6 +46,7 @@ _MODULES = {
     "LoRATraining": ".segmentation.lora_training",
     "NeighborSmoothedClassifier": ".classification.neighbor_smoothing",
     "SAMLoRAEmbedder": ".embedding.embedder",
+    "StainAugmentedClassifier": ".classification.stain_augmented",
     "WeightsUnavailableError": ".exceptions",
     "from_pretrained": ".weights.pipelines",
     "push_to_hub": ".weights.pipelines",

@@ -22,6 +22,7 @@ from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import network
 from sam_bloodcell.images.frames import load_square
 from sam_bloodcell.images.masks import load_mask
+from sam_bloodcell.images.reading import ComputedImage
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, EncoderSize
 from sam_bloodcell.segmentation import LoRATraining
 from sam_bloodcell.segmentation.cell import published_crop
@@ -303,6 +304,21 @@ def test_images_of_one_colour_are_flagged(embedder, cells):
         embeddings = embedder.transform([cells.images[0], blank, np.zeros((8, 8), np.uint8)])
     assert embeddings.quality["flat"].tolist() == [False, True, True]
     assert embeddings.to_frame()["quality_flat"].tolist() == [False, True, True]
+
+
+def test_views_that_another_estimator_computed_are_in_no_warning():
+    class White(ComputedImage):
+        def digest(self):
+            return b"white" + bytes(27)
+
+        def rgb(self):
+            return np.full((64, 64, 3), 255, np.uint8)
+
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=64)
+    assert embedder.fit_transform([White()]).quality["flat"].tolist() == [True]
+    said = r"1 of 1 images are of one colour \(rows 1\)"
+    with pytest.warns(UserWarning, match=said), pytest.warns(UserWarning, match=r"No plausible cell .* 1 of 1 images"):
+        embedder.transform([White(), White().rgb() - 1])
 
 
 def test_where_no_cell_is_found_the_whole_image_stands_in(embedder, cells, monkeypatch):

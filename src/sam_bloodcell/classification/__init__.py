@@ -2,5 +2,6 @@
 
 from .cell_classifier import CellClassifier
 from .neighbor_smoothing import NeighborSmoothedClassifier
+from .stain_augmented import StainAugmentedClassifier
 
-__all__ = ["CellClassifier", "NeighborSmoothedClassifier"]
+__all__ = ["CellClassifier", "NeighborSmoothedClassifier", "StainAugmentedClassifier"]

@@ -18,7 +18,7 @@ from ..exceptions import ImageReadError
 from ..extras import tqdm
 from ..images.collections import as_image_list, domain_of, name_rows
 from ..images.frames import frame
-from ..images.reading import RGB, load_rgb
+from ..images.reading import RGB, ComputedImage, load_rgb
 from ..models import devices
 from ..models.isolation import own_settings
 from ..models.lora import Adapter
@@ -272,17 +272,19 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         embedded.domain = domain_of(X)
         if unreadable:
             warnings.warn(_told_unreadable(unreadable, len(images), "are embedded as NaN"), stacklevel=2)
-        fallbacks = np.flatnonzero(embedded.quality["fallback"])
+        # Warnings name rows of the caller, who did not pass the views that another estimator computed.
+        given = np.array([not isinstance(image, ComputedImage) for image in images])
+        fallbacks = np.flatnonzero(embedded.quality["fallback"] & given)
         if len(fallbacks):
             warnings.warn(
-                f"No plausible cell was found in {len(fallbacks)} of {len(images)} images ({name_rows(fallbacks)}); "
+                f"No plausible cell was found in {len(fallbacks)} of {given.sum()} images ({name_rows(fallbacks)}); "
                 "they are embedded as whole images and flagged as 'fallback' in their quality.",
                 stacklevel=2,
             )
-        flat = np.flatnonzero(embedded.quality["flat"])
+        flat = np.flatnonzero(embedded.quality["flat"] & given)
         if len(flat):
             warnings.warn(
-                f"{len(flat)} of {len(images)} images are of one colour ({name_rows(flat)}) and show no cell; "
+                f"{len(flat)} of {given.sum()} images are of one colour ({name_rows(flat)}) and show no cell; "
                 "they are flagged as 'flat' in their quality.",
                 stacklevel=2,
             )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO, IOBase
@@ -35,20 +36,39 @@ def load_rgb(image: Any, row: int | None = None) -> RGB:
     return read_content(image, row).rgb()
 
 
-class ImageContent(NamedTuple):
-    """An image that was read once: the bytes of a file, or the pixels (H, W, 3) of an image that is not a file."""
+class ComputedImage(ABC):
+    """An image whose pixels are computed when they are wanted, such as a view of another image."""
 
-    data: bytes | RGB
+    @abstractmethod
+    def digest(self) -> bytes:
+        """Return the SHA-256 of all that decides the pixels."""
+
+    @abstractmethod
+    def rgb(self) -> RGB:
+        """Compute the pixels (H, W, 3)."""
+
+
+class ImageContent(NamedTuple):
+    """An image that was read once: the bytes of a file, or the pixels (H, W, 3) of an image that is not a file.
+
+    Of a computed image, it holds what computes the pixels.
+    """
+
+    data: bytes | RGB | ComputedImage
     where: str  # how errors begin: the row and the name of the file
 
     def digest(self) -> bytes:
         """Return the SHA-256 of the bytes or the pixels."""
+        if isinstance(self.data, ComputedImage):
+            return self.data.digest()
         if isinstance(self.data, bytes):
             return hashlib.sha256(self.data).digest()
         return hashlib.sha256(repr(self.data.shape).encode() + self.data.tobytes()).digest()
 
     def rgb(self) -> RGB:
         """Return the pixels, as `load_rgb`."""
+        if isinstance(self.data, ComputedImage):
+            return self.data.rgb()
         return decode(self.data, self.where, from_pil) if isinstance(self.data, bytes) else self.data
 
 
@@ -57,6 +77,8 @@ def read_content(image: Any, row: int | None = None) -> ImageContent:
     if isinstance(image, str | os.PathLike):
         return ImageContent(*read_file(image, row))
     where = "" if row is None else f"Row {row}: "
+    if isinstance(image, ComputedImage):
+        return ImageContent(image, where)
     if isinstance(image, Image.Image):
         return ImageContent(convert_opened(image, where, from_pil), where)
     return ImageContent(_from_array(_as_array(image, where), where), where)

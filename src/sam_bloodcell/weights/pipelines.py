@@ -41,6 +41,7 @@ _ESTIMATORS = (
     "sam_bloodcell.alignment.autoencoder.CrossDomainAutoencoder",
     "sam_bloodcell.classification.cell_classifier.CellClassifier",
     "sam_bloodcell.classification.neighbor_smoothing.NeighborSmoothedClassifier",
+    "sam_bloodcell.classification.stain_augmented.StainAugmentedClassifier",
     "sam_bloodcell.embedding.embedder.SAMLoRAEmbedder",
     "sam_bloodcell.evaluation.novelty.AbstainingClassifier",
     "sam_bloodcell.morphology.CellMorphology",

@@ -1,0 +1,240 @@
+"""`StainAugmentedClassifier`: a pipeline that is trained on views of each cell in other stains, too."""
+
+import warnings
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from ..embedding.columns import as_items
+from ..evaluation.checks import seed_of, values_of_cells
+from ..images.collections import as_image_list, domain_of, table_columns
+from ..images.stain_views import draw_views
+
+# Side of the views where the pipeline's first step does not say what its network sees.
+_SIZE = 224
+
+
+def _pipeline_has(method: str) -> Any:
+    def check(classifier: "StainAugmentedClassifier") -> bool:
+        getattr(getattr(classifier, "pipeline_", classifier.pipeline), method)  # its AttributeError says why
+        return True
+
+    return check
+
+
+class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+    """Train a pipeline on views of each cell in other stains, so that it copes with laboratories it never saw.
+
+    `fit` draws views of each training cell: the optical densities of its colours are changed, in most views towards
+    the stain of another training cell, and the picture is turned, mirrored and zoomed a little. The pipeline is fitted
+    to the cells and their views, which have the label and the laboratory of their cell. Prediction is the pipeline's,
+    from the cell alone. No image of the new laboratory is needed. Where there are some, aligning the laboratories
+    (`CrossDomainAutoencoder`) gains more. In a pipeline with such a step, views count as cells of their laboratory,
+    also in its statistics, and gain nothing.
+
+    Views are embedded lazily, a batch at a time, and cached under the digest of the cell, its donor and the seed. With
+    the same `random_state`, another fit to the same cells embeds nothing anew, and in a cross-validation most views are
+    the same in all folds. Views are made of training cells alone, so a tested cell is neither seen nor a donor.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Begins with a `SAMLoRAEmbedder` or another transformer of images, and ends with a classifier. A step that
+        divides its training cells into folds, such as a search or a calibration, would have a cell and its views in
+        different folds: put it around this estimator, or pass it groups.
+    n_views : int, default=4
+        Views of each training cell. Embedding takes ``1 + n_views`` times as long.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the views. Pass an int to have them cached.
+
+    Attributes
+    ----------
+    pipeline_ : Pipeline
+        Fitted to the cells and their views.
+    classes_ : ndarray of shape (n_classes,)
+
+    See Also
+    --------
+    CrossDomainAutoencoder : aligns laboratories by unlabelled cells of the new one.
+
+    References
+    ----------
+    Tellez et al., "Quantifying the effects of data augmentation and stain color normalization in convolutional neural
+    networks for computational pathology", Medical Image Analysis 2019.
+
+    Examples
+    --------
+    >>> from sam_bloodcell import SAMLoRAEmbedder, StainAugmentedClassifier
+    >>> from sam_bloodcell.datasets import make_blood_cells
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> cells = make_blood_cells(4, classes=["eosinophil", "lymphocyte"], domains=["lab_a"], random_state=0)
+    >>> pipeline = make_pipeline(SAMLoRAEmbedder("vit_tiny"), LogisticRegression(C=0.01, max_iter=2000))
+    >>> classifier = StainAugmentedClassifier(pipeline, n_views=2, random_state=0).fit(cells.images, cells.labels)
+    >>> classifier.predict(cells.images[:2])
+    array(['eosinophil', 'lymphocyte'], dtype='<U10')
+    """
+
+    _parameter_constraints = {
+        "pipeline": [HasMethods(["fit", "predict"])],
+        "n_views": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self, pipeline: Any, n_views: int = 4, *, random_state: int | np.random.RandomState | None = None
+    ) -> None:
+        self.pipeline = pipeline
+        self.n_views = n_views
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> "StainAugmentedClassifier":
+        """Fit the pipeline to the cells and to their views.
+
+        Parameters
+        ----------
+        X : n images, as in `SAMLoRAEmbedder.fit`
+            With a column domain, all laboratories are equally likely to lend their stain to a view.
+        y : array-like of shape (n,)
+            Class of each cell.
+        sample_weight : array-like of shape (n,), optional
+            Weights of the cells, for the last step. A view weighs as much as its cell.
+        **params
+            Passed to the pipeline's `fit`, such as ``crossdomainautoencoder__domain``. Those with a value for each
+            cell are repeated for its views.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter is out of range, X and y differ in length, a label is missing, or masks are passed.
+        ImageReadError, WeightsUnavailableError
+            As in `SAMLoRAEmbedder.fit`.
+
+        Warns
+        -----
+        UserWarning
+            If a step divides its training cells into folds, and no groups are passed.
+        """
+        self._validate_params()
+        pipeline = self._checked_pipeline(has_groups=any(name.rpartition("__")[2] == "groups" for name in params))
+        X = list(X) if isinstance(X, Iterator) else X
+        labels = values_of_cells(y, "y")
+        params = self._checked_params(len(as_image_list(X)), labels, sample_weight, params)
+        size = getattr(pipeline[0], "image_size", _SIZE)
+        table, rows = with_stain_views(X, n_views=self.n_views, size=size, seed=seed_of(self.random_state))
+        n = rows.max() + 1
+        repeated = {name: _repeat(values, rows, n) for name, values in params.items()}
+        self.pipeline_ = pipeline.fit(table, labels[rows], **repeated)
+        self.classes_ = self.pipeline_.classes_
+        return self
+
+    def predict(self, X: Any, **params: Any) -> NDArray[Any]:
+        """Return the class of each image, shape (n,), as the pipeline does; errors, too."""
+        check_is_fitted(self)
+        return self.pipeline_.predict(X, **params)
+
+    @available_if(_pipeline_has("predict_proba"))
+    def predict_proba(self, X: Any, **params: Any) -> NDArray[np.float64]:
+        """Return the probability of each class of `classes_`, shape (n, n_classes), as the pipeline does."""
+        check_is_fitted(self)
+        return self.pipeline_.predict_proba(X, **params)
+
+    @available_if(_pipeline_has("decision_function"))
+    def decision_function(self, X: Any, **params: Any) -> NDArray[np.float64]:
+        """Return the scores of the classes, as the pipeline does."""
+        check_is_fitted(self)
+        return self.pipeline_.decision_function(X, **params)
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Return which metadata the pipeline's steps ask for."""
+        mapping = MethodMapping()
+        for method in ("fit", "predict", "predict_proba", "decision_function"):
+            mapping.add(caller=method, callee=method)
+        return MetadataRouter(owner=self).add(pipeline=self.pipeline, method_mapping=mapping)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def _checked_pipeline(self, *, has_groups: bool) -> Any:
+        """Return a fresh copy of the pipeline; warn where a step divides its training cells into folds of any kind."""
+        if not isinstance(self.pipeline, Pipeline) or len(self.pipeline) < 2:
+            raise ValueError(
+                f"Got pipeline={self.pipeline!r} but expected a Pipeline that begins with a transformer of images. "
+                "Fix: make_pipeline(SAMLoRAEmbedder('vit_tiny'), LogisticRegression())."
+            )
+        pipeline = clone(self.pipeline)
+        parts = [name.split("__") for name in pipeline.get_params()]
+        dividing = [step for step, *_, parameter in (part for part in parts if len(part) > 1) if parameter == "cv"]
+        if dividing and not has_groups:
+            warnings.warn(
+                f"The step {dividing[0]!r} divides its training cells into folds, in which views of one cell are on "
+                "both sides: its scores and probabilities are too good. Fix: put the search or the calibration around "
+                "StainAugmentedClassifier.",
+                stacklevel=3,
+            )
+        return pipeline
+
+    def _checked_params(
+        self, n: int, labels: NDArray[Any], sample_weight: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the parameters of the pipeline's fit; raise unless they suit n cells."""
+        if len(labels) != n:
+            raise ValueError(f"Got {n} cells and {len(labels)} labels. Fix: pass one label per cell.")
+        if masked := [name for name in params if name.rpartition("__")[2] == "masks"]:
+            raise ValueError(
+                f"Got {masked[0]} but expected none: the masks of cells do not fit their views, which are turned. "
+                "Fix: fine-tune a SAMLoRAEmbedder first, save it, and pass its folder as adapter."
+            )
+        if sample_weight is None:
+            return params
+        name = "sample_weight"
+        if not get_config()["enable_metadata_routing"]:
+            name = f"{self.pipeline.steps[-1][0]}__sample_weight"
+        weights = np.asarray(sample_weight)
+        if weights.shape != (n,):
+            raise ValueError(
+                f"Got sample_weight of shape {weights.shape} but expected ({n},). Fix: pass one weight per cell."
+            )
+        return {**params, name: weights}
+
+
+def with_stain_views(X: Any, *, n_views: int, size: int, seed: int) -> tuple[Any, NDArray[np.intp]]:
+    """Append to the images of cells, with all columns of a table, `n_views` views of each, as `draw_views` does.
+
+    Returns
+    -------
+    X : DataFrame, or list of images
+        First the cells, then their views.
+    rows : int array
+        The cell that each row shows, by its row in the X that was given.
+    """
+    images = as_image_list(X)
+    drawn = draw_views(images, domain_of(X), n_views, size, seed)
+    rows = np.concatenate([np.arange(len(images)), drawn.rows])
+    shown = as_items([*images, *drawn.views])
+    columns = table_columns(X)
+    if columns is None or "path" not in columns:
+        return list(shown), rows
+    table = X if isinstance(X, pd.DataFrame) else pd.DataFrame(columns)
+    return table.iloc[rows].assign(path=shown), rows
+
+
+def _repeat(values: Any, rows: NDArray[np.intp], n: int) -> Any:
+    """Repeat what has a value for each of n cells for their views; leave all else alone."""
+    is_column = not isinstance(values, str) and hasattr(values, "__len__") and len(values) == n
+    return np.asarray(values)[rows] if is_column else values
