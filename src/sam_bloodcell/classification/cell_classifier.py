@@ -1,18 +1,16 @@
 """`CellClassifier`: images in, classes out; embedder, autoencoder and classifier as one scikit-learn estimator."""
 
-import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.base import ClassifierMixin, clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
 from sklearn.frozen import FrozenEstimator
@@ -30,12 +28,10 @@ from ..evaluation.checks import values_of_cells
 from ..evaluation.classifiers import default_classifiers
 from ..evaluation.novelty import AbstainingClassifier
 from ..evaluation.shift import near_duplicates
-from ..weights import hub, pipelines
+from .saving import PretrainedClassifier
 from .sources import given_columns, paths_of
 
 _FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
-# What belongs to the machine and not to the model: a saved model has the defaults.
-_OF_THE_MACHINE = {"cache_dir": None, "device": "auto", "batch_size": "auto", "n_jobs": None}
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -45,7 +41,7 @@ def _with_plain_output(method: _Method) -> _Method:
     return config_context(transform_output="default")(method)
 
 
-class CellClassifier(ClassifierMixin, BaseEstimator):
+class CellClassifier(ClassifierMixin, PretrainedClassifier):
     """Classify images of single blood cells: embed, align the laboratories, classify.
 
     This is the pipeline `SAMLoRAEmbedder` -> `CrossDomainAutoencoder` -> classifier, with default settings that need no
@@ -343,79 +339,11 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         autoencoder.add_domain(self._embed(X), domain)
         return self
 
-    def save_pretrained(
-        self, folder: str | os.PathLike, *, metrics: Mapping[str, float] | None = None, data: str | None = None,
-        licence: str | None = None,
-    ) -> Path:  # fmt: skip
-        """Write the fitted classifier and a model card into a folder.
-
-        The folder holds embeddings and paths of the training cells, but no images and no base weights of the encoder.
-
-        Parameters
-        ----------
-        folder, metrics, data, licence
-            As in `sam_bloodcell.save_pretrained`, whose errors this raises, too.
-
-        Returns
-        -------
-        folder : Path
-        """
-        check_is_fitted(self)
-        saved = copy.copy(self).set_params(**_OF_THE_MACHINE)
-        for name in ("backbone", "adapter"):
-            value = getattr(self, name)
-            setattr(saved, name, os.fspath(value) if isinstance(value, os.PathLike) else value)
-        saved.pipeline_ = Pipeline([(name, copy.copy(step)) for name, step in self.pipeline_.steps])
-        saved.pipeline_[0].set_params(**saved._of_the_machine())
-        if hasattr(self.autoencoder, "device"):
-            saved.autoencoder = clone(self.autoencoder).set_params(device="auto")
-        if hasattr(saved.pipeline_.named_steps.get("autoencoder"), "device"):
-            saved.pipeline_.named_steps["autoencoder"].set_params(device="auto")
-        return pipelines.save_pretrained(saved, folder, metrics=metrics, data=data, licence=licence)
-
-    @classmethod
-    def from_pretrained(cls, folder_or_repo: str | os.PathLike, **options: Any) -> "CellClassifier":
-        """Load a classifier that `save_pretrained` or `push_to_hub` stored.
-
-        Parameters
-        ----------
-        folder_or_repo, **options
-            As in `sam_bloodcell.from_pretrained`, whose errors this raises, too.
-
-        Raises
-        ------
-        ValueError
-            If the folder holds another kind of estimator.
-        """
-        loaded = pipelines.from_pretrained(folder_or_repo, **options)
-        if not isinstance(loaded, cls):
-            kind = type(loaded).__name__
-            fix = "Fix: load it with sam_bloodcell.from_pretrained."
-            raise ValueError(f"'{os.fspath(folder_or_repo)}' holds a {kind}, but expected a {cls.__name__}. {fix}")
-        return loaded
-
-    def push_to_hub(
-        self, repo_id: str, *, revision: str | None = None, private: bool | None = None, token: str | None = None,
-        **card: Any,
-    ) -> str:  # fmt: skip
-        """Save and upload to a Hub repo, and return the commit's URL.
-
-        Parameters
-        ----------
-        repo_id, revision, private, token, **card
-            As in `sam_bloodcell.push_to_hub`, whose errors this raises, too.
-        """
-        return hub.push(self.save_pretrained, repo_id, revision=revision, private=private, token=token, **card)
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         return tags
-
-    def _of_the_machine(self) -> dict[str, Any]:
-        """Return the embedder's parameters that decide where and how it runs, but not what it computes."""
-        return {name: getattr(self, name) for name in (*_OF_THE_MACHINE, "verbose")}
 
     def _embed(self, X: Any) -> CellEmbeddings:
         check_is_fitted(self)
