@@ -2,18 +2,16 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn import config_context
 from sklearn.base import ClassifierMixin, clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
-from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -26,22 +24,14 @@ from ..embedding.embedder import SAMLoRAEmbedder
 from ..embedding.embeddings import CellEmbeddings
 from ..evaluation.checks import values_of_cells
 from ..evaluation.classifiers import default_classifiers
-from ..evaluation.novelty import AbstainingClassifier
 from ..evaluation.shift import near_duplicates
-from .saving import PretrainedClassifier
+from .adaptation import AdaptableClassifier, with_plain_output
 from .sources import given_columns, paths_of
 
 _FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-
-def _with_plain_output(method: _Method) -> _Method:
-    """Let a method's steps hand on what they made: a table, which a user may have set as output, has no masks."""
-    return config_context(transform_output="default")(method)
-
-
-class CellClassifier(ClassifierMixin, PretrainedClassifier):
+class CellClassifier(ClassifierMixin, AdaptableClassifier):
     """Classify images of single blood cells: embed, align the laboratories, classify.
 
     This is the pipeline `SAMLoRAEmbedder` -> `CrossDomainAutoencoder` -> classifier, with default settings that need no
@@ -82,6 +72,10 @@ class CellClassifier(ClassifierMixin, PretrainedClassifier):
         Embeddings of the training cells, which copies are searched for in.
     training_paths_ : ndarray of shape (n_samples,), str
         Paths of the training cells, or "row 0" and so on where they were no paths.
+    training_features_, training_labels_, training_domains_ : arrays of length n_samples
+        Features, labels and laboratories of the training cells, on which `adapt` fits the classifier again.
+    temperatures_ : dict of str to float
+        Temperature of the probabilities in each laboratory of which `adapt` had labels. They are not in `pipeline_`.
 
     See Also
     --------
@@ -202,7 +196,7 @@ class CellClassifier(ClassifierMixin, PretrainedClassifier):
             classifier.set_params(cv=int(min(5, counts.min())))
         return labels
 
-    @_with_plain_output
+    @with_plain_output
     def fit(self, X: Any, y: Any) -> "CellClassifier":
         """Embed the cells, align their laboratories and fit the classifier.
 
@@ -238,17 +232,8 @@ class CellClassifier(ClassifierMixin, PretrainedClassifier):
         if not hasattr(pipeline[-1], "predict_proba"):
             fix = "Fix: VotingClassifier(voting='soft'), or another classifier."
             raise ValueError(f"Got classifier={self.classifier!r}, which gives no probabilities. {fix}")
-        limit = AbstainingClassifier(
-            # Its answers are not used; None is no class, whatever the classes are called.
-            FrozenEstimator(pipeline[-1]),
-            coverage=self.coverage,
-            unknown=None,
-            random_state=self.random_state,
-        )
-        self.novelty_ = limit.fit(features, labels)
         self.pipeline_, self.classes_ = pipeline, pipeline[-1].classes_
-        self.training_embeddings_ = np.asarray(embeddings, np.float16)
-        self.training_paths_ = np.array(paths, dtype=str)
+        self._keep_training(embeddings, features, labels, paths)
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -265,13 +250,13 @@ class CellClassifier(ClassifierMixin, PretrainedClassifier):
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
-    @_with_plain_output
+    @with_plain_output
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each class of `classes_`, shape (n, n_classes); errors as in `predict`."""
-        features = self._features(self._embed(X))
-        return self.pipeline_[-1].predict_proba(features)
+        embeddings = self._embed(X)
+        return self._probabilities(embeddings, self._features(embeddings))
 
-    @_with_plain_output
+    @with_plain_output
     def predict_table(self, X: Any) -> pd.DataFrame:
         """Return the answers with all that helps to judge them.
 
@@ -296,7 +281,7 @@ class CellClassifier(ClassifierMixin, PretrainedClassifier):
         X = list(X) if isinstance(X, Iterator) else X
         embeddings = self._embed(X)
         features = self._features(embeddings)
-        probabilities = self.pipeline_[-1].predict_proba(features)
+        probabilities = self._probabilities(embeddings, features)
         novelty = self.novelty_.novelty(features)
         answers = {
             "predicted": self.classes_[probabilities.argmax(1)],
@@ -314,30 +299,6 @@ class CellClassifier(ClassifierMixin, PretrainedClassifier):
         }
         table = pd.DataFrame({**given, **answers})
         return table.set_index(X.index) if isinstance(X, pd.DataFrame | pd.Series) else table
-
-    @_with_plain_output
-    def adapt(self, X: Any, domain: str | int) -> "CellClassifier":
-        """Learn a new laboratory from its unlabelled cells, once; from then on its cells are answered one by one.
-
-        Parameters
-        ----------
-        X : n images, as in `fit`
-            At least 20 cells, of the cell types that are usual in the laboratory.
-        domain : str or int
-            The laboratory's name, which its cells will have in the column domain.
-
-        Raises
-        ------
-        NotFittedError, ValueError, TypeError
-            Before `fit`; if there is no autoencoder; as in `CrossDomainAutoencoder.add_domain`.
-        """
-        check_is_fitted(self)
-        autoencoder = self.pipeline_.named_steps.get("autoencoder")
-        if not hasattr(autoencoder, "add_domain"):
-            found = f"autoencoder={self.autoencoder!r}"
-            raise ValueError(f"Got {found}, which cannot learn a laboratory. Fix: autoencoder='auto'.")
-        autoencoder.add_domain(self._embed(X), domain)
-        return self
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
