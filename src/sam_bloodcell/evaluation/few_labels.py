@@ -102,6 +102,21 @@ def label_curve(
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
+def summarise_curve(curve: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean and the spread over draws of a `label_curve`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per ``test_domain``, ``n_labels`` and ``chosen``: ``balanced_accuracy`` and ``ece``, and their standard
+        deviations ``balanced_accuracy_std`` and ``ece_std``, NaN for one draw.
+    """
+    if curve.empty:
+        return pd.DataFrame(columns=["test_domain", "n_labels", "chosen", "balanced_accuracy", "ece"])
+    draws = curve.groupby(["test_domain", "n_labels", "chosen"], observed=True)[["balanced_accuracy", "ece"]]
+    return draws.mean().join(draws.std(), rsuffix="_std").reset_index()
+
+
 def cells_to_label(
     features: NDArray[Any], probabilities: NDArray[np.float64], n: int, *, random_state: Any = None
 ) -> NDArray[np.intp]:
