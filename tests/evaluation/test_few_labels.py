@@ -5,7 +5,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from xgboost import XGBClassifier
 
 from sam_bloodcell.evaluation import label_curve
-from sam_bloodcell.evaluation.few_labels import Labelled, cells_to_label, fit_with_few, tempered
+from sam_bloodcell.evaluation.few_labels import Labelled, cells_to_label, fit_with_few, summarise_curve, tempered
 
 
 def shifted(n, shift, seed):
@@ -95,7 +95,6 @@ def test_chosen_cells_are_doubtful_and_of_many_kinds():
     assert sorted(everyone.tolist()) == list(range(200))
 
 
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_copies_of_one_cell_are_chosen_too_where_there_is_nothing_else():
     rows = cells_to_label(np.zeros((10, 2)), np.full((10, 2), 0.5), 4, random_state=0)
     assert len(set(rows.tolist())) == 4
@@ -152,3 +151,14 @@ def test_laboratories_that_are_not_there_are_named(laboratories, new):
     X, y, domain = laboratories
     with pytest.raises(ValueError, match=r"Got new=.* but expected some of \['a', 'b', 'c'\]"):
         label_curve(X, y, domain=domain, new=new)
+
+
+def test_a_summary_has_the_mean_and_the_spread_over_draws(laboratories):
+    X, y, domain = laboratories
+    curve = label_curve(X, y, domain=domain, new=["c"], n_labels=[0, 8], random_state=0)
+    table = summarise_curve(curve).set_index(["n_labels", "chosen"])
+    assert set(table.index) == {(0, "none"), (8, "random"), (8, "informative")}
+    draws = curve.loc[curve["chosen"] == "random", "ece"]
+    assert table.loc[(8, "random"), ["ece", "ece_std"]].tolist() == pytest.approx([draws.mean(), draws.std()])
+    assert np.isnan(table.loc[(0, "none"), "ece_std"])
+    assert summarise_curve(curve.iloc[:0]).empty

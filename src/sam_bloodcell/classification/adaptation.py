@@ -175,8 +175,10 @@ class AdaptableClassifier(PretrainedClassifier):
         known = self.classes_.tolist()
         for row in rows:
             if labels[row] not in known:
-                found = f"y={labels[row]!r} but the fit knew {', '.join(map(repr, known))}"
-                raise ValueError(f"Row {row}: got {found}. Fix: leave this label out, or fit again with the class.")
+                raise ValueError(
+                    f"Row {row}: got y={labels[row]!r} but the fit knew {', '.join(map(repr, known))}. "
+                    "Fix: leave this label out, or fit again with the class."
+                )
         return rows, self.classes_[[known.index(labels[row]) for row in rows]]
 
     def _learn_labels(self, domain: str, *cells: NDArray[Any]) -> None:

@@ -1,5 +1,6 @@
 """A few labelled cells of a new laboratory: which to label, how a classifier learns them, and what it gains."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.base import clone
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import KFold
 from sklearn.utils.validation import _num_samples
 
@@ -141,11 +143,13 @@ def cells_to_label(
         return doubtful_first
     weights = entropy + 1e-6  # where no cell is doubtful, all count alike
     seed = seed_of(random_state)
-    clusters = KMeans(n, n_init=1, random_state=seed).fit(features, sample_weight=weights)
+    with warnings.catch_warnings():  # copies of a cell leave clusters empty, which is seen to below
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clusters = KMeans(n, n_init=1, random_state=seed).fit(features, sample_weight=weights)
     distances = ((features - clusters.cluster_centers_[clusters.labels_]) ** 2).sum(1)
     nearest = pd.Series(distances).groupby(clusters.labels_).idxmin().to_numpy()
     order = np.argsort(-entropy[nearest], kind="stable")
-    more = doubtful_first[~np.isin(doubtful_first, nearest)]  # copies of a cell leave clusters empty
+    more = doubtful_first[~np.isin(doubtful_first, nearest)]
     return np.concatenate([nearest[order], more[: n - len(nearest)]])
 
 

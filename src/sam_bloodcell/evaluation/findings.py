@@ -62,7 +62,8 @@ def advice(result: BenchmarkResult) -> list[Advice]:
 
     In this order: classes that laboratories may mean differently, labels that look wrong, images that look duplicated,
     classes with too few cells, classes that one laboratory alone has, laboratories whose masks are doubtful, an
-    autoencoder that makes scores worse, confidences that are no probabilities in another laboratory, laboratories in which a few labels would help, and patients.
+    autoencoder that makes scores worse, confidences that are no probabilities in another laboratory, laboratories in
+    which a few labels would help, and patients.
     """
     told, clashes = verdict(result), clashing_labels(result)
     parts = (
