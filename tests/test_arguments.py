@@ -134,7 +134,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
             Bad("domain", [DOMAIN[:5], np.where(DOMAIN == "a", None, DOMAIN)]),
             Bad("n_labels", [[-1], "8", None, [2.5]]),
             Bad("new", ["a", ["x"], 3]),
-            Bad("n_draws", [0, 2.5, None], "'n'"),
+            Bad("n_draws", [0, 2.5, None]),
             Bad("random_state", ["seed", -1, 2.5], NO_SEED.replace("seed", "[Ss]eed")),
         ],
     ),

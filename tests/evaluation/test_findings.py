@@ -472,9 +472,9 @@ def test_advice_names_laboratories_that_a_few_labels_would_help():
     assert "few labels" not in {one.topic for one in advice(result)}
     (told,) = [one for one in advice(replace(result, label_curve=curve)) if one.topic == "few labels"]
     assert told.text == (
-        "With 32 labelled cells of the laboratory, the balanced accuracy on its others would be 0.80 instead of 0.50 in "
-        "b, 0.76 instead of 0.70 in a (trained on all other laboratories). CellClassifier.cells_to_label says which "
-        "cells to label, and CellClassifier.adapt learns from them."
+        "Labels of 32 cells would raise the balanced accuracy on the other cells of a new laboratory, when all others "
+        "train: b from 0.50 to 0.80, a from 0.70 to 0.76. CellClassifier.cells_to_label says which cells to label, and "
+        "CellClassifier.adapt learns from them."
     )
     few = replace(result, label_curve=curve[curve["n_labels"] == 0])
     assert "few labels" not in {one.topic for one in advice(few)}

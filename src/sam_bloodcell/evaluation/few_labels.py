@@ -90,7 +90,7 @@ def label_curve(
     >>> curve.groupby(["test_domain", "n_labels"])["balanced_accuracy"].mean().round(1).to_dict()
     {('a', 0): 0.5, ('a', 16): 0.9, ('b', 0): 0.5, ('b', 16): 0.9}
     """
-    check_arguments("label_curve", n=n_draws, random_state=random_state)
+    check_arguments("label_curve", n_draws=n_draws, random_state=random_state)
     numbers = _checked_numbers(n_labels)
     features = np.asarray(X)
     labels, domains = cell_columns(_num_samples(X), y=y, domain=domain)

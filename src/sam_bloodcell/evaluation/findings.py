@@ -194,16 +194,12 @@ def _few_labels(result: BenchmarkResult) -> Iterator[Advice]:
         return
     without, with_labels = scores["none", 0], scores["informative", _ASKED]
     gains = (with_labels - without).sort_values(ascending=False, kind="stable")
-    names = [
-        f"{with_labels[name]:.2f} instead of {without[name]:.2f} in {name}"
-        for name in gains[gains >= _WORTHWHILE].index
-    ]
+    worthwhile = gains.index[gains >= _WORTHWHILE]
+    names = [f"{name} from {without[name]:.2f} to {with_labels[name]:.2f}" for name in worthwhile]
     if names:
-        found_out = (
-            f"With {_ASKED} labelled cells of a new laboratory, the balanced accuracy on its other cells would be"
-        )
+        found_out = f"Labels of {_ASKED} cells would raise the balanced accuracy on the other cells of a new laboratory"
         how = "CellClassifier.cells_to_label says which cells to label, and CellClassifier.adapt learns from them."
-        yield Advice("few labels", f"{found_out} {_listed(names)} (trained on all other laboratories). {how}")
+        yield Advice("few labels", f"{found_out}, when all others train: {_listed(names)}. {how}")
 
 
 def _patients(result: BenchmarkResult) -> Iterator[Advice]:
