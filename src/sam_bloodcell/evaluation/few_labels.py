@@ -196,7 +196,7 @@ def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[
 
 
 def _checked_numbers(n_labels: Any) -> list[int]:
-    numbers = list(n_labels) if isinstance(n_labels, Sequence) and not isinstance(n_labels, str) else [n_labels]
+    numbers = list(n_labels) if hasattr(n_labels, "__iter__") and not isinstance(n_labels, str) else [n_labels]
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
             fix = "Fix: n_labels=(0, 8, 16, 32, 100)."
@@ -207,7 +207,7 @@ def _checked_numbers(n_labels: Any) -> list[int]:
 def _checked_names(new: Sequence[Any] | None, names: list[Any]) -> list[Any]:
     if new is None:
         return names
-    if isinstance(new, str) or not isinstance(new, Sequence) or any(name not in names for name in new):
+    if isinstance(new, str) or not hasattr(new, "__iter__") or any(name not in names for name in new):
         raise ValueError(f"Got new={new!r} but expected some of {names!r}. Fix: pass a list of laboratories of domain.")
     return list(new)
 

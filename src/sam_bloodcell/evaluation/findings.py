@@ -188,6 +188,8 @@ def _calibration(result: BenchmarkResult, told: Verdict) -> Iterator[Advice]:
 
 def _few_labels(result: BenchmarkResult) -> Iterator[Advice]:
     """Say where a few labelled cells would help, the largest gain first."""
+    if result.label_curve.empty:
+        return
     found = summarise_curve(result.label_curve)
     scores = found.pivot_table("balanced_accuracy", "test_domain", ["chosen", "n_labels"], observed=True)
     if not {("none", 0), ("informative", _ASKED)} <= set(scores.columns):
