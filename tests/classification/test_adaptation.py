@@ -101,7 +101,7 @@ def test_a_saved_model_learns_labels_as_the_first_one_does(classifier, new, tmp_
 
 
 def test_without_an_autoencoder_labels_are_learned_all_the_same(known, new):
-    plain = CellClassifier(KNN, autoencoder=None, verbose=0).fit(known, known["label"])
+    plain = CellClassifier(classifier=KNN, autoencoder=None, verbose=0).fit(known, known["label"])
     y = renamed(new["label"])
     plain.adapt(new, "lab_c", y)
     assert (plain.predict(new) == y).mean() > 0.9
@@ -113,7 +113,7 @@ KNN_OF_INTS = {"eosinophil": 3, "lymphocyte": 5, "neutrophil": 7}
 
 def test_labels_that_are_numbers_have_gaps_too(known, new):
     numbers = known["label"].map(KNN_OF_INTS)
-    model = CellClassifier(KNN, autoencoder=None, verbose=0).fit(known, numbers)
+    model = CellClassifier(classifier=KNN, autoencoder=None, verbose=0).fit(known, numbers)
     given = new["label"].map(KNN_OF_INTS).where(new.index < 6)  # 3.0, 5.0, NaN
     model.adapt(new, "lab_c", given)
     assert model.training_labels_.dtype == numbers.dtype
