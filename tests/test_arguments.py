@@ -127,6 +127,17 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
         {"estimators": LogisticRegression(), "X": X, "y": Y, "domain": DOMAIN},
         [*LABELS[3:5], Bad("cv", [1])],
     ),
+    evaluation.label_curve: (
+        {"X": X, "y": Y, "domain": DOMAIN},
+        [
+            *LABELS[3:4],
+            Bad("domain", [DOMAIN[:5], np.where(DOMAIN == "a", None, DOMAIN)]),
+            Bad("n_labels", [[-1], "8", None, [2.5]]),
+            Bad("new", ["a", ["x"], 3]),
+            Bad("n_draws", [0, 2.5, None]),
+            Bad("random_state", ["seed", -1, 2.5], NO_SEED.replace("seed", "[Ss]eed")),
+        ],
+    ),
     evaluation.score_predictions: ({"predictions": PREDICTIONS}, PREDICTED),
     evaluation.summarise_scores: ({"scores": SCORES}, SCORED),
     evaluation.cross_domain_mean: ({"scores": SCORES}, [*SCORED, Bad("metric", ["auc", None, 3])]),

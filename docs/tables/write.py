@@ -296,6 +296,22 @@ def _one(rows: pd.DataFrame, method: str) -> str:
     return _spread(rows.loc[rows["method"] == method, "balanced_accuracy"])
 
 
+def few_labels() -> str:
+    """Balanced accuracy, with its spread over seeds and draws, and expected calibration error, by number of labels."""
+    table = pd.read_csv(HERE / "few_labels.csv")
+    numbers, lines = sorted(table["n_labels"].unique()), []
+    for name, rows in table.groupby("test_domain", sort=False):
+        for chosen in ("random", "informative"):
+            cells = []
+            for number in numbers:
+                found = rows[(rows["n_labels"] == number) & rows["chosen"].isin([chosen, "none"])]
+                scores = found["balanced_accuracy"]
+                spread = f"{scores.mean():.2f} ± {scores.std():.2f} / {found['ece'].mean():.2f}"
+                cells.append("" if found.empty else spread)
+            lines.append([str(name) if chosen == "random" else "", chosen, *cells])
+    return _table(["new laboratory", "chosen", *(f"{number} labels" for number in numbers)], lines)
+
+
 def _told_apart(rows: pd.DataFrame) -> str:
     auroc, known, new = rows["auroc"], rows["known answered"].mean(), rows["new answered"].mean()
     return f"{auroc.mean():.2f} ± {auroc.std():.2f} ({known:.0%}, {new:.0%})"
@@ -341,7 +357,7 @@ def _printed(file: Path) -> str:
 MADE = (
     leave_one_laboratory_out, published_transfer, transductive, inductive, token_maps, metrics, pairs, readme,
     backbone, masks, pseudo_masks, novelty, default_classifier, laboratories, laboratories_each,
-    laboratories_mixtures, laboratories_calibration, laboratories_fine, laboratories_signs,
+    laboratories_mixtures, laboratories_calibration, laboratories_fine, laboratories_signs, few_labels,
 )  # fmt: skip
 TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in MADE}
 TABLES |= {file.stem: partial(_printed, file) for file in HERE.glob("*.txt")}

@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.embedding import encoder
-from sam_bloodcell.evaluation import run_benchmark
+from sam_bloodcell.evaluation import label_curve, run_benchmark
 
 
 def test_benchmark_refuses_bad_targets_before_embedding():
@@ -255,3 +255,21 @@ def test_a_killed_benchmark_embeds_nothing_twice(tmp_path, monkeypatch):
     assert sum(seen) == len(cells.images) == 20
     run()
     assert sum(seen) == 20
+
+
+@pytest.mark.filterwarnings("ignore:Pairs of images")
+def test_a_benchmark_tells_what_a_few_labels_would_bring(separable):
+    class Doubler(TransformerMixin, BaseEstimator):
+        def fit(self, X, y=None, *, domain):
+            return self
+
+        def transform(self, X):
+            return 2 * np.asarray(X)
+
+    X, y, domain = (np.concatenate([part] * 2) for part in separable)
+    X = X + np.random.default_rng(0).normal(size=X.shape)
+    names, target = np.unique(y, return_inverse=True)
+    cells = Bunch(images=X, target=target, target_names=names, domain=domain)
+    result = run_benchmark(cells, FunctionTransformer(), Doubler(), LogisticRegression(), cv=2, random_state=0)
+    pd.testing.assert_frame_equal(result.label_curve, label_curve(2 * X, y, domain=domain, random_state=0))
+    assert set(result.label_curve["n_labels"]) == {0, 8, 16, 32}  # 100 labels of 60 cells cannot be had

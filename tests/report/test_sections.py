@@ -185,3 +185,16 @@ def test_text_stands_out_from_every_background(page):
     for ground in ("#fff", variables["wash"], "#fdf3ef", "#fdf8e9", "#fafafa", "#f4f4f4"):
         for name in ("soft", "accent"):
             assert (luminance(ground) + 0.05) / (luminance(variables[name]) + 0.05) >= 4.5, (name, ground)
+
+
+def test_a_few_labels_have_a_table_and_small_laboratories_are_named(three, tmp_path):
+    names = np.unique(three.cells.domain).tolist()
+    rows = [(0, "none", 0, 0.5), (32, "random", 0, 0.6), (32, "random", 1, 0.8), (32, "informative", 0, 0.81)]
+    curve = pd.DataFrame(rows, columns=["n_labels", "chosen", "draw", "balanced_accuracy"])
+    curve = curve.assign(test_domain=names[0], ece=0.1, n_test=30)
+    text = parse(write_report(replace(three, label_curve=curve), tmp_path).read_text("utf-8")).text
+    assert f"{names[0]} 32 random 0.700 ± 0.141 0.100 ± 0.000" in text
+    assert f"{names[0]} 32 informative 0.810 0.100" in text
+    assert f"Too few cells to try this: {names[1]} , {names[2]}" in text
+    without = parse(write_report(replace(three, label_curve=curve[:0]), tmp_path).read_text("utf-8")).text
+    assert "A few labels of a new laboratory" not in without

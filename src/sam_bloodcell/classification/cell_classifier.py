@@ -1,21 +1,17 @@
 """`CellClassifier`: images in, classes out; embedder, autoencoder and classifier as one scikit-learn estimator."""
 
-import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.base import ClassifierMixin, clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
-from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -28,24 +24,14 @@ from ..embedding.embedder import SAMLoRAEmbedder
 from ..embedding.embeddings import CellEmbeddings
 from ..evaluation.checks import values_of_cells
 from ..evaluation.classifiers import default_classifiers
-from ..evaluation.novelty import AbstainingClassifier
 from ..evaluation.shift import near_duplicates
-from ..weights import hub, pipelines
+from .adaptation import AdaptableClassifier, with_plain_output
 from .sources import given_columns, paths_of
 
 _FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
-# What belongs to the machine and not to the model: a saved model has the defaults.
-_OF_THE_MACHINE = {"cache_dir": None, "device": "auto", "batch_size": "auto", "n_jobs": None}
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _with_plain_output(method: _Method) -> _Method:
-    """Let a method's steps hand on what they made: a table, which a user may have set as output, has no masks."""
-    return config_context(transform_output="default")(method)
-
-
-class CellClassifier(ClassifierMixin, BaseEstimator):
+class CellClassifier(ClassifierMixin, AdaptableClassifier):
     """Classify images of single blood cells: embed, align the laboratories, classify.
 
     This is the pipeline `SAMLoRAEmbedder` -> `CrossDomainAutoencoder` -> classifier, with default settings that need no
@@ -86,6 +72,10 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         Embeddings of the training cells, which copies are searched for in.
     training_paths_ : ndarray of shape (n_samples,), str
         Paths of the training cells, or "row 0" and so on where they were no paths.
+    training_features_, training_labels_, training_domains_ : arrays of length n_samples
+        Features, labels and laboratories of the training cells, on which `adapt` fits the classifier again.
+    temperatures_ : dict of str to float
+        Temperature of the probabilities in each laboratory of which `adapt` had labels. They are not in `pipeline_`.
 
     See Also
     --------
@@ -206,7 +196,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
             classifier.set_params(cv=int(min(5, counts.min())))
         return labels
 
-    @_with_plain_output
+    @with_plain_output
     def fit(self, X: Any, y: Any) -> "CellClassifier":
         """Embed the cells, align their laboratories and fit the classifier.
 
@@ -242,17 +232,8 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         if not hasattr(pipeline[-1], "predict_proba"):
             fix = "Fix: VotingClassifier(voting='soft'), or another classifier."
             raise ValueError(f"Got classifier={self.classifier!r}, which gives no probabilities. {fix}")
-        limit = AbstainingClassifier(
-            # Its answers are not used; None is no class, whatever the classes are called.
-            FrozenEstimator(pipeline[-1]),
-            coverage=self.coverage,
-            unknown=None,
-            random_state=self.random_state,
-        )
-        self.novelty_ = limit.fit(features, labels)
         self.pipeline_, self.classes_ = pipeline, pipeline[-1].classes_
-        self.training_embeddings_ = np.asarray(embeddings, np.float16)
-        self.training_paths_ = np.array(paths, dtype=str)
+        self._keep_training(embeddings, features, labels, paths)
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -269,13 +250,13 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
-    @_with_plain_output
+    @with_plain_output
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each class of `classes_`, shape (n, n_classes); errors as in `predict`."""
-        features = self._features(self._embed(X))
-        return self.pipeline_[-1].predict_proba(features)
+        embeddings = self._embed(X)
+        return self._probabilities(embeddings, self._features(embeddings))
 
-    @_with_plain_output
+    @with_plain_output
     def predict_table(self, X: Any) -> pd.DataFrame:
         """Return the answers with all that helps to judge them.
 
@@ -300,7 +281,7 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         X = list(X) if isinstance(X, Iterator) else X
         embeddings = self._embed(X)
         features = self._features(embeddings)
-        probabilities = self.pipeline_[-1].predict_proba(features)
+        probabilities = self._probabilities(embeddings, features)
         novelty = self.novelty_.novelty(features)
         answers = {
             "predicted": self.classes_[probabilities.argmax(1)],
@@ -319,103 +300,11 @@ class CellClassifier(ClassifierMixin, BaseEstimator):
         table = pd.DataFrame({**given, **answers})
         return table.set_index(X.index) if isinstance(X, pd.DataFrame | pd.Series) else table
 
-    @_with_plain_output
-    def adapt(self, X: Any, domain: str | int) -> "CellClassifier":
-        """Learn a new laboratory from its unlabelled cells, once; from then on its cells are answered one by one.
-
-        Parameters
-        ----------
-        X : n images, as in `fit`
-            At least 20 cells, of the cell types that are usual in the laboratory.
-        domain : str or int
-            The laboratory's name, which its cells will have in the column domain.
-
-        Raises
-        ------
-        NotFittedError, ValueError, TypeError
-            Before `fit`; if there is no autoencoder; as in `CrossDomainAutoencoder.add_domain`.
-        """
-        check_is_fitted(self)
-        autoencoder = self.pipeline_.named_steps.get("autoencoder")
-        if not hasattr(autoencoder, "add_domain"):
-            found = f"autoencoder={self.autoencoder!r}"
-            raise ValueError(f"Got {found}, which cannot learn a laboratory. Fix: autoencoder='auto'.")
-        autoencoder.add_domain(self._embed(X), domain)
-        return self
-
-    def save_pretrained(
-        self, folder: str | os.PathLike, *, metrics: Mapping[str, float] | None = None, data: str | None = None,
-        licence: str | None = None,
-    ) -> Path:  # fmt: skip
-        """Write the fitted classifier and a model card into a folder.
-
-        The folder holds embeddings and paths of the training cells, but no images and no base weights of the encoder.
-
-        Parameters
-        ----------
-        folder, metrics, data, licence
-            As in `sam_bloodcell.save_pretrained`, whose errors this raises, too.
-
-        Returns
-        -------
-        folder : Path
-        """
-        check_is_fitted(self)
-        saved = copy.copy(self).set_params(**_OF_THE_MACHINE)
-        for name in ("backbone", "adapter"):
-            value = getattr(self, name)
-            setattr(saved, name, os.fspath(value) if isinstance(value, os.PathLike) else value)
-        saved.pipeline_ = Pipeline([(name, copy.copy(step)) for name, step in self.pipeline_.steps])
-        saved.pipeline_[0].set_params(**saved._of_the_machine())
-        if hasattr(self.autoencoder, "device"):
-            saved.autoencoder = clone(self.autoencoder).set_params(device="auto")
-        if hasattr(saved.pipeline_.named_steps.get("autoencoder"), "device"):
-            saved.pipeline_.named_steps["autoencoder"].set_params(device="auto")
-        return pipelines.save_pretrained(saved, folder, metrics=metrics, data=data, licence=licence)
-
-    @classmethod
-    def from_pretrained(cls, folder_or_repo: str | os.PathLike, **options: Any) -> "CellClassifier":
-        """Load a classifier that `save_pretrained` or `push_to_hub` stored.
-
-        Parameters
-        ----------
-        folder_or_repo, **options
-            As in `sam_bloodcell.from_pretrained`, whose errors this raises, too.
-
-        Raises
-        ------
-        ValueError
-            If the folder holds another kind of estimator.
-        """
-        loaded = pipelines.from_pretrained(folder_or_repo, **options)
-        if not isinstance(loaded, cls):
-            kind = type(loaded).__name__
-            fix = "Fix: load it with sam_bloodcell.from_pretrained."
-            raise ValueError(f"'{os.fspath(folder_or_repo)}' holds a {kind}, but expected a {cls.__name__}. {fix}")
-        return loaded
-
-    def push_to_hub(
-        self, repo_id: str, *, revision: str | None = None, private: bool | None = None, token: str | None = None,
-        **card: Any,
-    ) -> str:  # fmt: skip
-        """Save and upload to a Hub repo, and return the commit's URL.
-
-        Parameters
-        ----------
-        repo_id, revision, private, token, **card
-            As in `sam_bloodcell.push_to_hub`, whose errors this raises, too.
-        """
-        return hub.push(self.save_pretrained, repo_id, revision=revision, private=private, token=token, **card)
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         return tags
-
-    def _of_the_machine(self) -> dict[str, Any]:
-        """Return the embedder's parameters that decide where and how it runs, but not what it computes."""
-        return {name: getattr(self, name) for name in (*_OF_THE_MACHINE, "verbose")}
 
     def _embed(self, X: Any) -> CellEmbeddings:
         check_is_fitted(self)

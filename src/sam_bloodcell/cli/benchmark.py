@@ -42,6 +42,7 @@ TABLES = {
     "recall_by_class.csv": "recall of each class by classifier and pair of laboratories",
     "scores.csv": "scores by classifier, pair of laboratories and fold",
     "intervals.csv": "mean scores across laboratories with 95% intervals",
+    "label_curve.csv": "scores in a new laboratory by number of its labelled cells",
     "provenance.json": "settings, versions and digests",
 }
 _MOST_ROWS = 6  # of a table on the terminal
@@ -130,6 +131,7 @@ def write_tables(result: "BenchmarkResult", out: Path) -> None:
         "intervals.csv": result.intervals,
         "recall_by_class.csv": per_class_recall(result.predictions),
         "predictions.csv": recommended_predictions(result),
+        "label_curve.csv": result.label_curve if len(result.label_curve) else None,
     }
     for name, table in tables.items():
         if table is not None:

@@ -8,6 +8,7 @@ ValueError for an unknown value or one out of range, columns of unequal length o
 from .benchmark import BenchmarkResult, run_benchmark
 from .checks import METRICS
 from .classifiers import default_classifiers
+from .few_labels import label_curve
 from .novelty import AbstainingClassifier
 from .protocol import cross_domain_predictions, cross_domain_scores, leave_one_domain_out_predictions
 from .scores import (
@@ -24,6 +25,6 @@ from .shift import domain_shift, near_duplicates
 __all__ = [
     "METRICS", "AbstainingClassifier", "BenchmarkResult", "compare_pipelines", "confidence_intervals",
     "confusion_counts", "cross_domain_mean", "cross_domain_predictions", "cross_domain_scores", "default_classifiers",
-    "domain_shift", "leave_one_domain_out_predictions", "near_duplicates", "per_class_recall", "run_benchmark",
-    "score_predictions", "summarise_scores",
+    "domain_shift", "label_curve", "leave_one_domain_out_predictions", "near_duplicates", "per_class_recall",
+    "run_benchmark", "score_predictions", "summarise_scores",
 ]  # fmt: skip

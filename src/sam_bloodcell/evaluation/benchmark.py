@@ -18,6 +18,7 @@ from ..images.collections import name_rows
 from ..images.reading import read_content
 from .checks import cell_columns, check_arguments, class_names, seed_of, warn_caller
 from .classifiers import default_classifiers, named_estimators
+from .few_labels import label_curve
 from .headlines import best_recall, headline_scores
 from .protocol import call_with_domain, check_plan, cross_domain_predictions
 from .scores import confidence_intervals, score_predictions
@@ -55,6 +56,9 @@ class BenchmarkResult:
         `domain_shift` of all cells ("all") and of each class by itself, indexed by feature set and class.
     settings : dict of str to str
         The estimators and parameters of the run, as text.
+    label_curve : pandas.DataFrame
+        `label_curve` of the autoencoder's features, or of the embeddings where there is no autoencoder; empty where
+        no laboratory has enough cells.
     """
 
     predictions: pd.DataFrame
@@ -69,6 +73,7 @@ class BenchmarkResult:
     shown: np.ndarray
     shift_by_class: pd.DataFrame
     settings: dict[str, str] = field(default_factory=dict)
+    label_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def shift(self) -> pd.DataFrame:
@@ -172,6 +177,7 @@ def run_benchmark(
         reconstructions=_reconstruct(autoencoder, embeddings, domains, shown), shown=shown,
         shift_by_class=pd.concat(shifts),  # type: ignore[arg-type]
         settings=_settings(embedder, autoencoder, named, predictions, cells.get("group") is not None, digest),
+        label_curve=label_curve(list(features.values())[-1], labels, domain=domains, random_state=seed),
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "title_size": [Interval(Real, 0, None, closed="neither")],
     "verbose": ["verbose"],
-    **{name: [Interval(Integral, 1, None, closed="left")] for name in ("columns", "n", "n_bootstrap")},
+    **{name: [Interval(Integral, 1, None, closed="left")] for name in ("columns", "n", "n_bootstrap", "n_draws")},
     **{name: [Interval(Real, 0, 1, closed="neither")] for name in ("coverage", "level")},
 }
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from .benchmark import BenchmarkResult
 from .checks import class_names
+from .few_labels import summarise_curve
 from .headlines import select_series
 from .label_checks import clashing_labels, mistakes, suspected_labels
 from .verdict import (
@@ -39,9 +40,12 @@ _FEW_CELLS, _LOW_RECALL = 30, 0.7
 _UNSURE, _MANY = 0.9, 0.1  # mean probability of a mask that is looked at, and share of such masks in a laboratory
 _MISCALIBRATED = 0.1  # expected calibration error
 _FEW_PATIENTS = 10
+_ASKED, _WORTHWHILE = 32, 0.05  # labelled cells of a laboratory, and the gain from which they are advised
 _NAMED = 4  # names in a sentence
 
-Topic = Literal["cells", "labels", "masks", "mislabelled", "copies", "calibration", "autoencoder", "patients"]
+Topic = Literal[
+    "cells", "labels", "masks", "mislabelled", "copies", "calibration", "autoencoder", "few labels", "patients"
+]
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,14 @@ def advice(result: BenchmarkResult) -> list[Advice]:
 
     In this order: classes that laboratories may mean differently, labels that look wrong, images that look duplicated,
     classes with too few cells, classes that one laboratory alone has, laboratories whose masks are doubtful, an
-    autoencoder that makes scores worse, confidences that are no probabilities in another laboratory, and patients.
+    autoencoder that makes scores worse, confidences that are no probabilities in another laboratory, laboratories in
+    which a few labels would help, and patients.
     """
     told, clashes = verdict(result), clashing_labels(result)
     parts = (
         _clashes(result, clashes), _mislabelled(result), _copies(result), _cells(result),
         _lonely_classes(result, clashes), _masks(result), _autoencoder(told), _calibration(result, told),
-        _patients(result),
+        _few_labels(result), _patients(result),
     )  # fmt: skip
     return [one for part in parts for one in part]
 
@@ -179,6 +184,24 @@ def _calibration(result: BenchmarkResult, told: Verdict) -> Iterator[Advice]:
     found = f"Confidences {where} are {wrong}: their mean is {mean:.0%}, while {right:.0%} of the answers are right"
     fix = "Do not read them as probabilities, unless you calibrate them on labelled cells of the laboratory."
     yield Advice("calibration", f"{found} (expected calibration error {error:.2f}). {fix}")
+
+
+def _few_labels(result: BenchmarkResult) -> Iterator[Advice]:
+    """Say where a few labelled cells would help, the largest gain first."""
+    if result.label_curve.empty:
+        return
+    found = summarise_curve(result.label_curve)
+    scores = found.pivot_table("balanced_accuracy", "test_domain", ["chosen", "n_labels"], observed=True)
+    if not {("none", 0), ("informative", _ASKED)} <= set(scores.columns):
+        return
+    without, with_labels = scores["none", 0], scores["informative", _ASKED]
+    gains = (with_labels - without).sort_values(ascending=False, kind="stable")
+    worthwhile = gains.index[gains >= _WORTHWHILE]
+    names = [f"{name} from {without[name]:.2f} to {with_labels[name]:.2f}" for name in worthwhile]
+    if names:
+        found_out = f"Labels of {_ASKED} cells would raise the balanced accuracy on the other cells of a new laboratory"
+        how = "CellClassifier.cells_to_label says which cells to label, and CellClassifier.adapt learns from them."
+        yield Advice("few labels", f"{found_out}, when all others train: {_listed(names)}. {how}")
 
 
 def _patients(result: BenchmarkResult) -> Iterator[Advice]:

@@ -267,7 +267,7 @@ def _score_fit(cells: pd.DataFrame) -> dict[str, float]:
     """Score what one fit predicted in one domain; the columns are those of `score_predictions`."""
     known = cells[cells["known"].astype(bool)]
     counts = {"n_train": int(cells["n_train"].iloc[0]), "n_test": len(known), "n_left_out": len(cells) - len(known)}
-    scores, of_all = _scores_of(known), _scores_of(cells)
+    scores, of_all = scores_of_cells(known), scores_of_cells(cells)
     shares = known["label"].value_counts(normalize=True)
     constant = {"chance": 1 / len(shares), "majority": shares.max()} if len(shares) else {}
     constant = constant or {"chance": np.nan, "majority": np.nan}
@@ -275,7 +275,7 @@ def _score_fit(cells: pd.DataFrame) -> dict[str, float]:
     return {**counts, "n_classes": len(shares), **scores, **every, **constant}
 
 
-def _scores_of(cells: pd.DataFrame) -> dict[str, float]:
+def scores_of_cells(cells: pd.DataFrame) -> dict[str, float]:
     """Score cells; those of a class that training lacks count as wrong."""
     if cells.empty:
         return dict.fromkeys((*METRICS, "ece"), np.nan)

@@ -14,6 +14,7 @@ from sklearn.utils import Bunch
 
 from ..evaluation import METRICS, BenchmarkResult, findings, summarise_scores
 from ..evaluation.checks import class_names, warn_caller
+from ..evaluation.few_labels import summarise_curve
 from ..evaluation.headlines import best_headlines
 from ..files import check_writable, make_folder, write_text
 from ..plotting.canvas import is_plain, plain, spread_text
@@ -136,10 +137,11 @@ def _with_printable_names(result: BenchmarkResult) -> BenchmarkResult:
     columns = ["train_domain", "test_domain", "label", "predicted"]
     tables = [
         table.assign(**{name: [printable(str(value)) for value in table[name]] for name in columns if name in table})
-        for table in (result.predictions, result.scores)
+        for table in (result.predictions, result.scores, result.label_curve)
     ]
     named = {"target_names": list(map(printable, cells.target_names)), "domain": np.array(list(map(printable, domain)))}
-    return replace(result, predictions=tables[0], scores=tables[1], cells=Bunch(**cells | named))
+    predictions, scores, curve = tables
+    return replace(result, predictions=predictions, scores=scores, label_curve=curve, cells=Bunch(**cells | named))
 
 
 def _engine() -> Any:
@@ -221,6 +223,8 @@ def _tables(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
         "transfer_tables": [] if draws_transfer(result) else list(transfer_tables(result)),
         "confusion_tables": [] if draws_confusions(result) else list(confusion_tables(result)),
         "score_tables": [(name, table.to_dict("records")) for name, table in summary],
+        "label_curve": summarise_curve(result.label_curve).to_dict("records"),
+        "unlabelled": [name for name in np.unique(np.asarray(cells.domain)).tolist() if not _has_curve(result, name)],
         "metrics": METRICS,
         "spread": spread_text,
         "shade": shade,
@@ -240,6 +244,12 @@ def _tables(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
         "written": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         "escaped": _escaped_names(result),
     }
+
+
+def _has_curve(result: BenchmarkResult, domain: Any) -> bool:
+    """Tell whether a laboratory has enough cells to measure what a few labels bring."""
+    curve = result.label_curve
+    return len(curve) > 0 and bool((curve.loc[curve["n_labels"] > 0, "test_domain"] == domain).any())
 
 
 def _counts(result: BenchmarkResult) -> pd.DataFrame:

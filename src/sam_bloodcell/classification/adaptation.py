@@ -1,0 +1,208 @@
+"""A fitted `CellClassifier` in a new laboratory: it learns from unlabelled cells, and from the labels of a few."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn import config_context
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from ..embedding.embeddings import CellEmbeddings, carried_domain
+from ..evaluation.few_labels import Labelled, cells_to_label, check_number_to_label, fit_with_few, tempered
+from ..evaluation.novelty import AbstainingClassifier
+from ..evaluation.protocol import call_with_domain
+from .saving import PretrainedClassifier
+from .sources import paths_of
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+_Adaptable = TypeVar("_Adaptable", bound="AdaptableClassifier")
+
+
+def with_plain_output(method: _Method) -> _Method:
+    """Let a method's steps hand on what they made: a table, which a user may have set as output, has no masks."""
+    return config_context(transform_output="default")(method)
+
+
+class AdaptableClassifier(PretrainedClassifier):
+    """The base of `CellClassifier`: how it learns a new laboratory, and which labels it asks for."""
+
+    coverage: float
+    random_state: Any
+    classes_: NDArray[Any]
+    novelty_: AbstainingClassifier
+    training_embeddings_: NDArray[np.float16]
+    training_features_: NDArray[np.float32]
+    training_labels_: NDArray[Any]
+    training_domains_: NDArray[np.str_]
+    training_paths_: NDArray[np.str_]
+    temperatures_: dict[str, float]
+    _embed: Callable[[Any], CellEmbeddings]
+    _features: Callable[[CellEmbeddings], Any]
+
+    @with_plain_output
+    def adapt(self: _Adaptable, X: Any, domain: str | int, y: Any = None) -> _Adaptable:
+        """Learn a new laboratory from its cells, once; from then on its cells are answered one by one.
+
+        Its stain is learned from all cells, without labels. If some cells have labels, the classifier is fitted again
+        on the training cells and these: the labelled cells together count as many as the training cells of a
+        laboratory, but each as 10 training cells at least. From 30 labels on, the temperature of the laboratory's
+        probabilities is fitted, too, by cross-validation on its labelled cells (``temperatures_``). The labelled cells
+        become training cells. The limit of "unknown" is set anew.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+            At least 20 cells, of the cell types that are usual in the laboratory.
+        domain : str or int
+            The laboratory's name, which its cells will have in the column domain. A laboratory that was learned before
+            can be given labels later: what its unlabelled cells have taught stays, and the new labels replace earlier
+            ones.
+        y : array-like of shape (n,), optional
+            Class of each cell, None, NaN or "" where it is not known. `cells_to_label` says which ones would help most.
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError
+            Before `fit`; if there is neither an autoencoder nor a label; if a label is no class of the fit, or the
+            laboratory is one of the fit; as in `CrossDomainAutoencoder.add_domain`.
+        """
+        check_is_fitted(self)
+        X = list(X) if isinstance(X, Iterator) else X
+        paths = np.array(paths_of(X), dtype=str)
+        rows, labels = self._given_labels(y, domain, len(paths))
+        autoencoder = copy.deepcopy(self.pipeline_.named_steps.get("autoencoder"))
+        learns = hasattr(autoencoder, "add_domain")
+        if not learns and y is None:
+            fix = "Fix: autoencoder='auto', or pass y, the labels of some cells."
+            raise ValueError(f"Got autoencoder={self.autoencoder!r}, which cannot learn a laboratory. {fix}")
+        embeddings = self._embed(X)
+        if learns and (y is None or domain not in autoencoder.domains_.tolist()):
+            autoencoder.add_domain(embeddings, domain)
+        if y is not None:
+            features: Any = embeddings
+            if autoencoder is not None:
+                features = call_with_domain(autoencoder.transform, embeddings, np.array([domain] * len(paths)))
+            kept = (np.asarray(embeddings)[rows], np.asarray(features)[rows], labels, paths[rows])
+            self._learn_labels(str(domain), *kept)
+        steps = [(name, autoencoder if name == "autoencoder" else step) for name, step in self.pipeline_.steps]
+        self.pipeline_ = Pipeline(steps)
+        return self
+
+    @with_plain_output
+    def cells_to_label(self, X: Any, n: int) -> NDArray[np.intp]:
+        """Return which cells of a new laboratory to label for `adapt`, as row numbers of X, shape (n,).
+
+        They are cells about which the classifier is in doubt, of many kinds, the most doubtful ones first.
+
+        Parameters
+        ----------
+        X : images, as in `fit`
+            Cells of one laboratory.
+        n : int
+            Number of cells; 32 already help (docs/results.md).
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            Before `fit`; if n is no number of cells of X; as in `predict`.
+        """
+        check_is_fitted(self)
+        X = list(X) if isinstance(X, Iterator) else X
+        check_number_to_label(n, len(paths_of(X)))
+        features = np.asarray(self._features(self._embed(X)))
+        return cells_to_label(features, self.pipeline_[-1].predict_proba(features), n, random_state=self.random_state)
+
+    def _probabilities(self, embeddings: CellEmbeddings, features: Any) -> NDArray[np.float64]:
+        """Return the probabilities of the cells, at the temperature of their laboratory."""
+        found = self.pipeline_[-1].predict_proba(features)
+        domain = carried_domain(embeddings)
+        for name, temperature in getattr(self, "temperatures_", {}).items():
+            if domain is not None:
+                rows = np.array([str(one) == name for one in domain])
+                found[rows] = tempered(found[rows], temperature)
+        return found
+
+    def _keep_training(
+        self, embeddings: CellEmbeddings, features: Any, labels: NDArray[Any], paths: list[str]
+    ) -> None:  # fmt: skip
+        """Keep what a later `adapt` needs of the training cells, and set the limit of what is unlike them."""
+        domain = carried_domain(embeddings)
+        domain = [None] * len(paths) if domain is None else domain
+        self.training_embeddings_ = np.asarray(embeddings, np.float16)
+        self.training_features_ = np.asarray(features, np.float32)
+        self.training_labels_ = labels
+        self.training_domains_ = np.array(["" if pd.isna(name) else str(name) for name in domain], dtype=str)
+        self.training_paths_ = np.array(paths, dtype=str)
+        self.temperatures_ = {}
+        self._set_limit()
+
+    def _set_limit(self) -> None:
+        """Set the limit from which a cell is unlike the training cells."""
+        limit = AbstainingClassifier(
+            # Its answers are not used; None is no class, whatever the classes are called.
+            FrozenEstimator(self.pipeline_[-1]),
+            coverage=self.coverage,
+            unknown=None,
+            random_state=self.random_state,
+        )
+        self.novelty_ = limit.fit(self.training_features_, self.training_labels_)
+
+    def _given_labels(self, y: Any, domain: Any, n: int) -> tuple[NDArray[np.intp], NDArray[Any]]:
+        """Return the rows of the labelled cells and their labels; raise for what cannot be learned from."""
+        if y is None:
+            return np.array([], np.intp), self.classes_[:0]
+        if isinstance(y, str) or not hasattr(y, "__iter__"):
+            raise TypeError(f"Got y={y!r} but expected one label per cell. Fix: pass a list, None where it is unknown.")
+        labels = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=object)
+        if labels.shape != (n,):
+            raise ValueError(
+                f"Got {n} cells and labels of shape {labels.shape}. Fix: pass one label, or None, per cell."
+            )
+        if not hasattr(self, "training_features_"):
+            found = "a model of an earlier version, which keeps too little of its training cells to learn labels"
+            raise ValueError(f"Got {found}. Fix: train it again.")
+        if str(domain) in self.training_domains_ and str(domain) not in self.temperatures_:
+            fix = "Fix: fit again with these cells, or choose another name."
+            raise ValueError(f"Got labels of domain={domain!r}, which is a laboratory of the fit. {fix}")
+        rows = np.flatnonzero([not (pd.isna(label) or label == "") for label in labels])
+        if not len(rows):
+            raise ValueError("Got y without any label but expected some. Fix: leave y out, or label some cells.")
+        known = self.classes_.tolist()
+        for row in rows:
+            if labels[row] not in known:
+                raise ValueError(
+                    f"Row {row}: got y={labels[row]!r} but the fit knew {', '.join(map(repr, known))}. "
+                    "Fix: leave this label out, or fit again with the class."
+                )
+        return rows, self.classes_[[known.index(labels[row]) for row in rows]]
+
+    def _learn_labels(self, domain: str, *cells: NDArray[Any]) -> None:
+        """Fit the classifier again, with labelled cells of a domain: embeddings, features, labels and paths."""
+        columns = ("training_embeddings_", "training_features_", "training_labels_", "training_paths_")
+        stays = self.training_domains_ != domain
+        kept = {name: getattr(self, name)[stays] for name in columns}
+        training = {
+            name: np.concatenate([kept[name], added.astype(kept[name].dtype) if added.dtype.kind == "f" else added])
+            for name, added in zip(columns, cells, strict=True)
+        }
+        domains = np.concatenate([self.training_domains_[stays], [domain] * len(cells[0])])
+        new = [*(name for name in self.temperatures_ if name != domain), domain]
+
+        def labelled(rows: NDArray[np.bool_]) -> Labelled:
+            return Labelled(training["training_features_"][rows], training["training_labels_"][rows])
+
+        of_the_fit = ~np.isin(domains, new)
+        few = [labelled(domains == name) for name in new]
+        n_laboratories = len(np.unique(domains[of_the_fit]))
+        fitted, temperatures = fit_with_few(self.pipeline_[-1], labelled(of_the_fit), n_laboratories, few)
+        for name, column in training.items():
+            setattr(self, name, column)
+        self.training_domains_ = domains
+        self.pipeline_ = Pipeline([*self.pipeline_.steps[:-1], ("classifier", fitted)])
+        self.temperatures_ = dict(zip(new, temperatures, strict=True))
+        self._set_limit()
