@@ -132,11 +132,11 @@ class AdaptableClassifier(PretrainedClassifier):
     ) -> None:  # fmt: skip
         """Keep what a later `adapt` needs of the training cells, and set the limit of what is unlike them."""
         domain = carried_domain(embeddings)
-        domain = [None] * len(paths) if domain is None else domain
+        names = [None] * len(paths) if domain is None else domain.tolist()
         self.training_embeddings_ = np.asarray(embeddings, np.float16)
         self.training_features_ = np.asarray(features, np.float32)
         self.training_labels_ = labels
-        self.training_domains_ = np.array(["" if pd.isna(name) else str(name) for name in domain], dtype=str)
+        self.training_domains_ = np.array(["" if pd.isna(name) else str(name) for name in names], dtype=np.str_)
         self.training_paths_ = np.array(paths, dtype=str)
         self.temperatures_ = {}
         self._set_limit()

@@ -155,7 +155,7 @@ def cells_to_label(
 
 def check_number_to_label(n: Any, n_cells: int) -> None:
     """Raise unless n is a number of cells that can be chosen from so many."""
-    if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= n_cells:
+    if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= int(n) <= n_cells:
         found = f"n={n!r} for {n_cells} cells"
         raise ValueError(f"Got {found} but expected a number from 1 to {n_cells}. Fix: n=min(32, {n_cells}).")
 
