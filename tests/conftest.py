@@ -32,10 +32,6 @@ def pytest_addoption(parser):
     parser.addoption("--gpu", default="cuda", help="device for the tests marked cuda; 'cpu' tries the tests themselves")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "cuda: computes on a CUDA device; left out where there is none")
-
-
 def pytest_collection_modifyitems(config, items):
     """Leave out the tests that need a CUDA device where there is none."""
     if config.getoption("--gpu") == "cpu" or torch.cuda.is_available():

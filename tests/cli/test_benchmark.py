@@ -58,7 +58,8 @@ def test_every_file_is_listed(written):
     _, out, text = written
     listed = {line.split("  ")[0] for line in text.partition("\nFiles\n")[2].splitlines()}
     assert listed == {str(path) for path in out.iterdir()}
-    assert {str(out / name) for name in TABLES} < listed
+    too_few_cells = {"label_curve.csv"}
+    assert {str(out / name) for name in TABLES.keys() - too_few_cells} < listed
 
 
 def test_a_table_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):

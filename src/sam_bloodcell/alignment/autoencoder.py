@@ -207,8 +207,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             If a parameter or X is out of range, `domain` and X differ in length, or X lacks the token maps and crops
             that the architecture needs.
         """
-        check_resumable(self.checkpoint, self.random_state)
         inputs = self._prepare_training(X, domain)
+        check_resumable(self.checkpoint, self.random_state)
         seed = int(check_random_state(self.random_state).randint(2**31))
         n_held_out = 0
         if self.patience is not None:
