@@ -21,8 +21,8 @@ HUB_BACKBONES = {
     "vit_h": ("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67"),
 }
 # Files of weights in transformers' layout, the first that is there; a large network's may be cut into several.
-_MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
-_SHARD_LISTS = tuple(f"{name}.index.json" for name in _MODEL_FILES)
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+_SHARD_LISTS = tuple(f"{name}.index.json" for name in MODEL_FILES)
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # micro-sam's models (Archit et al., Nature Methods 2025), such as vit_b_lm, are not on the Hub.
 _MICRO_SAM = re.compile(r"vit_[tblh]_[a-z_]+")
@@ -81,6 +81,15 @@ def identify(backbone: Backbone, *, token: str | None = None, local_files_only: 
 def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
     """Load base weights with segment-anything's names, float32; a file with another digest is refused."""
     path = locate_backbone(backbone)
+    check_digest(backbone, path)
+    state = _segment_anything_names(without_prefix(read_tensors(path), marks=_ENCODER_MARKS))
+    if backbone.name == "vit_tiny":
+        state |= read_tensors(path.parent / "adapter" / "decoder.safetensors")
+    return state
+
+
+def check_digest(backbone: Backbone, path: Path) -> None:
+    """Refuse another file than the one that was fitted on, where that is known."""
     if backbone.digest is not None and (found := hub.digest_of(path)) != backbone.digest:
         repo, revision = backbone.resolved()
         at = f" at revision {revision}" if revision else ""
@@ -88,10 +97,6 @@ def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
             f"'{path}' is not the backbone that this was fitted on: its SHA-256 is {found[:12]}... instead of "
             f"{backbone.digest[:12]}.... Fix: restore '{repo}'{at}, or fit again."
         )
-    state = _segment_anything_names(without_prefix(read_tensors(path), marks=_ENCODER_MARKS))
-    if backbone.name == "vit_tiny":
-        state |= read_tensors(path.parent / "adapter" / "decoder.safetensors")
-    return state
 
 
 def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
@@ -120,30 +125,31 @@ def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files
     if backbone.name == "vit_tiny":
         return _PACKAGED / "vit_tiny" / "encoder.safetensors"
     path = Path(backbone.name)
-    if path.is_dir():
-        return _model_file(path)
+    if path.is_dir() and (file := model_file(path)):
+        return file
     if path.is_file():
         return path
     repo, revision = backbone.resolved()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.suffix in WEIGHT_SUFFIXES:
+    if path.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.suffix in WEIGHT_SUFFIXES:
         raise ValueError(_unknown(backbone.name))
     command = f"sam-bloodcell download {backbone.name}"
     if revision != Backbone(backbone.name).resolved()[1]:
         command += f" --revision {revision}"
     access: dict[str, Any] = {"token": token, "local_files_only": local_files_only, "command": command}
-    return hub.fetch_first(repo, _MODEL_FILES, revision, **access)
+    return hub.fetch_first(repo, MODEL_FILES, revision, **access)
 
 
-def _model_file(folder: Path) -> Path:
-    for name in _MODEL_FILES:
+def model_file(folder: Path) -> Path | None:
+    """Return a folder's one file of weights in transformers' layout, if it has one."""
+    for name in MODEL_FILES:
         if (folder / name).is_file():
             return folder / name
     if any((folder / name).is_file() for name in _SHARD_LISTS):
         raise ValueError(
-            f"Got backbone='{folder}' but expected a folder with {_MODEL_FILES[0]}: its weights are cut into several "
+            f"Got backbone='{folder}' but expected a folder with {MODEL_FILES[0]}: its weights are cut into several "
             'files. Fix: save them as one, model.save_pretrained(folder, max_shard_size="100GB").'
         )
-    raise ValueError(_unknown(str(folder)))
+    return None
 
 
 def _unknown(name: str) -> str:
@@ -154,7 +160,7 @@ def _unknown(name: str) -> str:
         fix = f"download micro-sam's {name} from its page on Zenodo or BioImage.IO, and pass the path of its file."
     return (
         f"Got backbone={name!r} but expected one of {known}, a Hub repo id (owner/name), or an existing file of "
-        f"weights ({', '.join(WEIGHT_SUFFIXES)}) or a folder with {' or '.join(_MODEL_FILES)}. Fix: {fix}"
+        f"weights ({', '.join(WEIGHT_SUFFIXES)}) or a folder with {' or '.join(MODEL_FILES)}. Fix: {fix}"
     )
 
 

@@ -15,7 +15,7 @@ from ..exceptions import WeightsUnavailableError
 from ..files import replacing
 
 # Names under which training programs keep the network's state beside the optimiser's and others.
-_NETWORK_STATES = ("model_state", "model_state_dict", "state_dict", "model")
+_NETWORK_STATES = ("model_state", "model_state_dict", "state_dict", "model", "teacher")
 # Parts of names that come from wrappers of a network: DataParallel's and torch.compile's.
 _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
 

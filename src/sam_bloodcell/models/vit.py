@@ -1,0 +1,225 @@
+"""A plain Vision Transformer: image -> CLS token, register tokens and a map of patch tokens, at any image size.
+
+One network serves DINOv2 and what was trained from it (DinoBloom, RedDino), DINOv3, and the plain ViT of Dosovitskiy et
+al. (ICLR 2021). What differs between them is in `ViTLayout`. The modules and their parameter names are DINOv2's own.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .sam import SAM_PIXEL_STATS, PixelStats
+
+# ImageNet's, which SAM shares.
+IMAGENET_PIXEL_STATS = SAM_PIXEL_STATS
+# These map 0 to -1 and 255 to 1.
+HALF_PIXEL_STATS: PixelStats = ((127.5,) * 3, (127.5,) * 3)
+# Base of the periods of DINOv3's rotary positions.
+_ROTARY_BASE = 100.0
+
+
+@dataclass(frozen=True)
+class ViTLayout:
+    """Shape of a ViT, and what its library does around it.
+
+    Attributes
+    ----------
+    width, depth, heads, hidden : int
+        Channels of a token, number of blocks, attention heads, channels within the MLP.
+    patch : int
+        Side of a patch in pixels.
+    grid : int
+        Side of the square table of learned positions in patches; 0 stands for DINOv3's rotary positions.
+    registers : int
+        Number of register tokens.
+    swiglu, layer_scale : bool
+        Whether the MLP is gated by SiLU instead of a plain one with GELU, and whether LayerScale follows each branch.
+    eps : float
+        Of the layer norms.
+    antialias, offset
+        How the table of positions is resized to other image sizes: libraries differ. With an `offset`, the scale is
+        that of a grid larger by so many patches (0.1 in the first DINOv2).
+    image_size : int
+        Side in pixels of the images that the weights were made for, or usually are used with.
+    pixel_stats : tuple
+        ((mean R, G, B), (std R, G, B)) of its pixels in 0-255 units.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    patch: int
+    grid: int
+    registers: int = 0
+    swiglu: bool = False
+    layer_scale: bool = False
+    eps: float = 1e-6
+    antialias: bool = False
+    offset: float = 0.0
+    image_size: int = 224
+    pixel_stats: PixelStats = IMAGENET_PIXEL_STATS
+
+
+class ViTTokens(NamedTuple):
+    """Normalised tokens of a batch: `cls` BxC, `registers` BxRxC, `patches` BxCxhxw."""
+
+    cls: Tensor
+    registers: Tensor
+    patches: Tensor
+
+
+class ViT(nn.Module):
+    """A Vision Transformer of a layout; the side of its input is any multiple of the patch."""
+
+    def __init__(self, layout: ViTLayout) -> None:
+        super().__init__()
+        width = layout.width
+        self.layout = layout
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, layout.patch, stride=layout.patch)})
+        if layout.grid:
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + layout.grid**2, width))
+        if layout.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, layout.registers, width))
+        self.blocks = nn.ModuleList(Block(layout) for _ in range(layout.depth))
+        self.norm = nn.LayerNorm(width, layout.eps)
+
+    def forward(self, pixels: Tensor) -> ViTTokens:
+        """Encode normalised pixels Bx3xHxW, h = H / patch and w = W / patch."""
+        self._check_size(*pixels.shape[2:])
+        patches = self.patch_embed["proj"](pixels)  # BxCxhxw
+        batch, _, height, width = patches.shape
+        x, rotation = patches.flatten(2).transpose(1, 2), None
+        first: list[Tensor] = [self.cls_token]
+        if self.layout.grid:
+            positions = self._positions(height, width).to(x.dtype)
+            x, first = x + positions[:, 1:], [self.cls_token + positions[:, :1]]
+        else:
+            rotation = rotary_positions(height, width, self.layout.width // self.layout.heads, x)
+        if self.layout.registers:
+            first.append(self.register_tokens)
+        x = torch.cat([torch.cat(first, dim=1).expand(batch, -1, -1), x], dim=1)  # Bx(1 + R + hw)xC
+        for block in self.blocks:
+            x = block(x, rotation)
+        x = self.norm(x)
+        start = 1 + self.layout.registers
+        return ViTTokens(x[:, 0], x[:, 1:start], x[:, start:].transpose(1, 2).unflatten(2, (height, width)))
+
+    def _check_size(self, height: int, width: int) -> None:
+        patch = self.layout.patch
+        if height < patch or width < patch or height % patch or width % patch:
+            fix = " x ".join(str(max(patch, round(side / patch) * patch)) for side in (height, width))
+            raise ValueError(
+                f"Got an image of {height} x {width} pixels but expected positive multiples of {patch}, the side of "
+                f"the patches of this network. Fix: use {fix}."
+            )
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """Table of positions 1x(1 + hw)xC, float32 where it had to be resized."""
+        grid, offset = self.layout.grid, self.layout.offset
+        if height == width == grid:
+            return self.pos_embed
+        table = self.pos_embed[:, 1:].float().transpose(1, 2).unflatten(2, (grid, grid))  # 1xCxgridxgrid
+        size, scale = (None, ((height + offset) / grid, (width + offset) / grid)) if offset else ((height, width), None)
+        table = F.interpolate(table, size, scale, mode="bicubic", antialias=self.layout.antialias)
+        return torch.cat([self.pos_embed[:, :1].float(), table.flatten(2).transpose(1, 2)], dim=1)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a layer norm, beside the tokens as they were, and scaled if the layout says so."""
+
+    def __init__(self, layout: ViTLayout) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(layout.width, layout.eps)
+        self.attn = Attention(layout.width, layout.heads)
+        self.ls1 = LayerScale(layout.width) if layout.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(layout.width, layout.eps)
+        self.mlp = (SwiGLU if layout.swiglu else MLP)(layout.width, layout.hidden)
+        self.ls2 = LayerScale(layout.width) if layout.layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """Pass tokens BxNxC on."""
+        x = x + self.ls1(self.attn(self.norm1(x), rotation))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class Attention(nn.Module):
+    """Attention among all tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """Attend among tokens BxNxC."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each BxheadsxNxc
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pass each token on by itself."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """The gated MLP of the giant networks (Shazeer, 2020); `w12` holds the gate, then what it gates."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pass each token on by itself."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel (Touvron et al., ICCV 2021)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale tokens BxNxC."""
+        return x * self.gamma
+
+
+def rotary_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
+    """Cosines and sines 2xhwxc of DINOv3's rotary positions, c channels a head, of the device and dtype of `like`.
+
+    The centre of a patch has a row and a column from -1 to 1, whatever the image's size. Each of the two gives c/4
+    angles of falling frequency. Channels i and i + c/2 are turned together by angle i.
+    """
+    frequencies = _ROTARY_BASE ** -torch.arange(0, 1, 4 / channels, device=like.device)
+    rows, columns = ((torch.arange(side, device=like.device) + 0.5) / side * 2 - 1 for side in (height, width))
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)  # hwx2
+    angles = (2 * math.pi * places[:, :, None] * frequencies).flatten(1).tile(2)  # hwxc
+    return torch.stack([angles.cos(), angles.sin()]).to(like.dtype)
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn the patches' queries or keys, the last hw of BxheadsxNxc; CLS and registers have no position."""
+    cos, sin = rotation
+    first, x = x[:, :, : -len(cos)], x[:, :, -len(cos) :]
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([first, x * cos + torch.cat([-b, a], dim=-1) * sin], dim=2)

@@ -1,0 +1,101 @@
+"""Weights of plain ViTs, such as DINOv2's and DinoBloom's: which backbone, where its file is, and its network."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.sam import differences
+from ..models.vit import ViT, ViTLayout
+from . import hub
+from .backbones import HUB_BACKBONES, MODEL_FILES, WEIGHT_SUFFIXES, Backbone, check_digest, model_file
+from .tensors import read_json, read_tensors
+from .vit_names import dinov2_names
+
+# A repo on the Hub, and the file that is meant where it has several: MarrLab/DinoBloom/pytorch_model_s.bin.
+_ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
+
+# Repos with a file for each size, and one of these files.
+_ONE_OF_SEVERAL = {"MarrLab/DinoBloom": "pytorch_model_s.bin"}
+
+
+def identify_vit(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
+    """Fetch a ViT if need be, and fill in its commit on the Hub and its digest."""
+    path = locate_vit(backbone, token=token, local_files_only=local_files_only)
+    return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
+
+
+def load_vit(backbone: Backbone) -> ViT:
+    """Load a ViT, float32 and ready for inference, in the layout that its file tells.
+
+    A file with another digest than the backbone's is refused.
+    """
+    path = locate_vit(backbone)
+    check_digest(backbone, path)
+    tensors = read_tensors(path)
+    try:
+        state, layout = dinov2_names(tensors)
+        with torch.device("meta"):
+            vit = ViT(layout)
+        wrong = differences(state, {key: tuple(value.shape) for key, value in vit.state_dict().items()})
+        if wrong:
+            more = [f"and {len(wrong) - 10} more"] if len(wrong) > 10 else []
+            raise ValueError("The file does not fit this ViT:\n  " + "\n  ".join(wrong[:10] + more))
+        _check_config(path.with_name("config.json"), layout)
+    except ValueError as exc:
+        raise ValueError(f"The weights of backbone={backbone.name!r} cannot be used. {exc}") from exc
+    vit.load_state_dict(state, assign=True)
+    return vit.eval().requires_grad_(False)
+
+
+def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
+    """Return the local weights file, fetched from the Hub into its cache if need be.
+
+    The name of the backbone is a folder, a file, a Hub repo id (owner/name), or a file in such a repo
+    (owner/name/file).
+    """
+    path = Path(backbone.name)
+    if path.is_file():
+        return path
+    if path.is_dir() and (file := model_file(path)):
+        return file
+    match = _ON_HUB.fullmatch(backbone.name)
+    names_a_file = path.suffix in WEIGHT_SUFFIXES
+    if match is None or path.exists() or bool(match[2]) != names_a_file or backbone.name in _ONE_OF_SEVERAL:
+        raise ValueError(_unknown(backbone.name))
+    if match[2] and Path(path.parts[0]).is_dir():  # a path that begins with a folder of this machine
+        raise ValueError(_unknown(backbone.name))
+    repo, name = match.groups()
+    access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
+    if name:  # the command that an error advises fetches no other size
+        access["command"] = f"hf download {repo} {name}"
+        access["command"] += f" --revision {backbone.revision}" if backbone.revision else ""
+    return hub.fetch_first(repo, [name] if name else MODEL_FILES, backbone.revision, **access)
+
+
+def _check_config(path: Path, layout: ViTLayout) -> None:
+    """Refuse a network that differs in what no tensor tells, where transformers' settings lie beside its weights."""
+    told = read_json(path) if path.is_file() else {}
+    activation = "silu" if layout.swiglu and not layout.grid else "gelu"  # DINOv2's settings never name SwiGLU's
+    expected = {"num_attention_heads": layout.heads, "hidden_act": activation, "layer_norm_eps": layout.eps}
+    for name, value in expected.items():
+        if told.get(name, value) != value:
+            raise ValueError(
+                f"'{path}' says {name}={told[name]!r} but {value!r} was expected of a ViT with these weights. Fix: "
+                "pass another backbone."
+            )
+
+
+def _unknown(name: str) -> str:
+    """Say what a ViT may be."""
+    fix = "check the spelling or the path."
+    if name == "vit_tiny" or name in HUB_BACKBONES:
+        fix = "for Segment Anything, use SAMLoRAEmbedder."
+    if name in _ONE_OF_SEVERAL:
+        fix = f"pass one of its files, such as {name}/{_ONE_OF_SEVERAL[name]}."
+    return (
+        f"Got backbone={name!r} but expected a Hub repo id (facebook/dinov2-small), a file in a Hub repo "
+        "(MarrLab/DinoBloom/pytorch_model_s.bin), or an existing file of weights "
+        f"({', '.join(WEIGHT_SUFFIXES)}) or a folder with {' or '.join(MODEL_FILES)}. Fix: {fix}"
+    )
