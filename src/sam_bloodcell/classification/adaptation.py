@@ -127,9 +127,7 @@ class AdaptableClassifier(PretrainedClassifier):
                 found[rows] = tempered(found[rows], temperature)
         return found
 
-    def _keep_training(
-        self, embeddings: CellEmbeddings, features: Any, labels: NDArray[Any], paths: list[str]
-    ) -> None:  # fmt: skip
+    def _keep_training(self, embeddings: CellEmbeddings, features: Any, labels: NDArray[Any], paths: list[str]) -> None:
         """Keep what a later `adapt` needs of the training cells, and set the limit of what is unlike them."""
         domain = carried_domain(embeddings)
         names = [None] * len(paths) if domain is None else domain.tolist()

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -190,9 +191,7 @@ def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[
     """Return probabilities at another temperature: above 1 they are less sure. Their order stays."""
     if temperature == 1:
         return probabilities
-    logits = np.log(np.maximum(probabilities, 1e-300)) / temperature
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    return softmax(np.log(np.maximum(probabilities, 1e-300)) / temperature, axis=1)
 
 
 def _checked_numbers(n_labels: Any) -> list[int]:
