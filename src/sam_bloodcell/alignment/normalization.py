@@ -16,7 +16,6 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from ..cells import FEW_CELLS
 
-
 # Cells' worth of the overall statistics in those of each domain: few cells, or a mixture of few classes, say little
 # about a stain.
 _PRIOR = FEW_CELLS

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from ..models import devices
 from ..models.alignment import ALIGNMENTS
-from ..models.autoencoders import ConvAutoencoder, LinearAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
+from ..models.autoencoders import (
+    ConvAutoencoder,
+    LinearAutoencoder,
+    MaskedAutoencoder,
+    Reconstruction,
+    VectorAutoencoder,
+)
 from ..models.isolation import own_settings
 from ..models.losses import ssim
 from ..models.published import BCSAMAutoencoder, DoRLAutoencoder

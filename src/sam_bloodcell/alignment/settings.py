@@ -73,7 +73,7 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
         got = "Got a weight of 0 for the embedding, but a vector autoencoder reconstructs nothing else."
         raise ValueError(f"{got} Fix: choose another architecture, or a weight above 0.")
     if settings.architecture == "linear" and settings.alignment:
-        got = f"Got alignment={settings.alignment!r} but the linear autoencoder is not trained, so that no loss aligns it."
+        got = f"Got alignment={settings.alignment!r} but a linear autoencoder is solved without any loss."
         raise ValueError(f"{got} Fix: architecture='vector', or alignment=None.")
     return settings
 
