@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
+from scipy.spatial.distance import pdist
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -25,9 +27,10 @@ from sam_bloodcell.segmentation.cell import QUALITY
 # Many tests transform few cells, or know no domain, on purpose; tests/test_domain_travels.py tests the warnings.
 pytestmark = pytest.mark.filterwarnings("ignore:The domain of .* cells is unknown", "ignore:The domain .* is new")
 
-ARCHITECTURES = ("vector", "conv", "masked")
-MAPS = ("conv", "masked")
+ARCHITECTURES = ("linear", "vector", "conv", "masked")
+VECTORS, MAPS = ("linear", "vector"), ("conv", "masked")
 every = pytest.mark.parametrize("architecture", ARCHITECTURES)
+every_trained = pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def test_features_are_float32_rows(fitted, cells):
         np.testing.assert_allclose(part, features[5:7], atol=1e-5)
 
 
-@every
+@every_trained
 def test_same_seed_same_features(cells, architecture):
     X, domains = cells
     torch.manual_seed(1)
@@ -115,6 +118,32 @@ def test_reconstruction_of_vectors_is_in_their_units(cells):
     assert np.square(back - X).mean() < 0.5 * X.var(0).mean()
 
 
+def test_linear_features_are_rotated_principal_components(cells):
+    X, domains = np.asarray(cells[0]), cells[1]
+    fitted = small("linear", normalization="raw").fit(X, domain=domains)
+    features = fitted.transform(X, domain=domains)
+    principal = PCA(8).fit_transform(X)
+    np.testing.assert_allclose(pdist(features), pdist(principal), rtol=1e-3)  # distances do not change by a rotation
+    assert fitted.history_["loss"].item() == pytest.approx(np.square(X - fitted.reconstruct(X)).mean(), rel=1e-3)
+    assert features.std(0).max() < 3 * features.std(0).min() < principal.std(0).max()
+
+
+def test_more_linear_features_than_inputs_keep_every_distance(cells):
+    X, domains = np.asarray(cells[0]), cells[1]
+    features = CrossDomainAutoencoder(20, normalization="raw").fit(X, domain=domains).transform(X)
+    assert features.shape == (48, 20)
+    np.testing.assert_allclose(pdist(features), pdist(X), rtol=1e-3)
+
+
+def test_parts_of_the_cells_teach_a_linear_autoencoder_what_the_whole_does(cells):
+    X, domains = np.asarray(cells[0]), cells[1]
+    whole, parts = small("linear", normalization="raw").fit(X, domain=domains), small("linear", normalization="raw")
+    for rows in (slice(0, 48, 3), slice(1, 48, 3), slice(2, 48, 3)):
+        parts.partial_fit(X[rows], domain=domains[rows])
+    np.testing.assert_allclose(parts.transform(X), whole.transform(X), atol=1e-4)
+    assert len(parts.history_) == 3
+
+
 @pytest.mark.parametrize("crop_size", [32, 64, 128])
 def test_crop_sizes(cells, crop_size):
     X, domains = cells
@@ -142,8 +171,8 @@ def distance(features, domains):
 def test_alignment_brings_the_laboratories_together(cells, alignment):
     X, domains = cells
     plain = {"normalization": None, "epochs": 150, "batch_size": 48}
-    apart = small(alignment=None, **plain).fit(X, domain=domains).transform(X, domain=domains)
-    aligned = small(alignment=alignment, alignment_weight=20.0, **plain).fit(X, domain=domains)
+    apart = small("vector", alignment=None, **plain).fit(X, domain=domains).transform(X, domain=domains)
+    aligned = small("vector", alignment=alignment, alignment_weight=20.0, **plain).fit(X, domain=domains)
     assert distance(aligned.transform(X, domain=domains), domains) < 0.5 * distance(apart, domains)
     assert "alignment" in aligned.history_
 
@@ -168,7 +197,7 @@ def test_names_of_laboratories_do_not_matter(cells):
     )
 
 
-@every
+@every_trained
 @pytest.mark.parametrize("domain", [None, np.zeros(48, int)])
 def test_one_laboratory_or_none_trains_plain_with_a_warning(cells, architecture, domain):
     with pytest.warns(UserWarning, match=r"Got (no domain|one domain, 0): nothing is aligned"):
@@ -197,7 +226,7 @@ def _interrupt_in_the_third_epoch(autoencoder, cells, monkeypatch):
             autoencoder.fit(X, domain=domains)
 
 
-@every
+@every_trained
 def test_an_interrupted_fit_resumes_to_the_same_bits(cells, architecture, tmp_path, monkeypatch):
     X, domains = cells
     unbroken = small(architecture).fit(X, domain=domains)
@@ -248,7 +277,7 @@ def test_a_laboratory_never_seen_works_both_ways(cells, architecture):
 def test_a_rare_laboratory_may_miss_from_a_part(cells):
     X, domains = cells
     three = np.where(np.arange(48) == 7, 2, domains)
-    fitted = small(alignment="mmd", batch_size=4).fit(X, domain=three)
+    fitted = small("vector", alignment="mmd", batch_size=4).fit(X, domain=three)
     assert np.isfinite(fitted.history_.to_numpy()).all()
     assert np.isfinite(fitted.transform(X, domain=three)).all()
 
@@ -280,12 +309,13 @@ def test_partial_fit_goes_on(cells, architecture):
         rows = slice(start, start + 16)
         fitted.partial_fit(X[rows], domain=domains[rows])
     assert fitted.history_["epoch"].tolist() == list(range(12))
-    assert fitted.history_["loss"].iloc[-3:].mean() < fitted.history_["loss"].iloc[:3].mean()
+    if architecture != "linear":
+        assert fitted.history_["loss"].iloc[-3:].mean() < fitted.history_["loss"].iloc[:3].mean()
     assert fitted.domains_.tolist() == [0, 1]
-    assert fitted.scaler_.statistics[0].n_samples_seen_ == 4 * (24 if architecture == "vector" else 24 * 36)
+    assert fitted.scaler_.statistics[0].n_samples_seen_ == 4 * (24 if architecture in VECTORS else 24 * 36)
     assert distance(fitted.transform(X, domain=domains), domains) < 0.2
     with pytest.raises(ValueError, match=r"expecting 12 features|but expected 12\."):
-        fitted.partial_fit(X[:, :4] if architecture == "vector" else _narrow(X), domain=domains)
+        fitted.partial_fit(X[:, :4] if architecture in VECTORS else _narrow(X), domain=domains)
 
 
 def test_tokens_may_lie_on_disk(cells, tmp_path):
@@ -426,7 +456,7 @@ def test_features_are_computed_on_the_device_that_was_asked_for(cells, architect
     monkeypatch.setattr(devices, "choose", choose)
     fitted.set_params(device="cuda").transform(X)
     fitted.reconstruct(X)
-    assert chosen == ["cpu" if architecture == "vector" else "cuda"] * 2
+    assert chosen == ["cpu" if architecture in VECTORS else "cuda"] * 2
 
 
 @pytest.mark.cuda

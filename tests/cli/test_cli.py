@@ -267,7 +267,13 @@ def test_the_shell_completes_commands_and_choices(tmp_path):
         return done.stdout.split()
 
     assert completed("sam-bloodcell", "ben") == ["benchmark"]
-    assert completed("sam-bloodcell", "benchmark", "--architecture", "") == ["auto", "vector", "conv", "masked"]
+    assert completed("sam-bloodcell", "benchmark", "--architecture", "") == [
+        "auto",
+        "linear",
+        "vector",
+        "conv",
+        "masked",
+    ]
     shown = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m sam_bloodcell --show-completion; exit $?"],
         capture_output=True, text=True, timeout=60, check=False,
@@ -278,7 +284,7 @@ def test_the_shell_completes_commands_and_choices(tmp_path):
 @pytest.mark.parametrize(
     ("args", "choices"),
     [
-        (("benchmark", "cells", "--architecture", "cnov"), "'auto', 'vector', 'conv', 'masked'"),
+        (("benchmark", "cells", "--architecture", "cnov"), "'auto', 'linear', 'vector', 'conv', 'masked'"),
         (("demo", "--preset", "bcsam"), "'bc-sam', 'dorl'"),
         (("benchmark", "cells", "--on-error", "nan"), "'raise', 'skip'"),
         (("embed", "cells", "--on-error", "nan"), "'raise', 'skip'"),

@@ -44,10 +44,11 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     n_components : int, default=50
         Number of features. With ``preset="dorl"`` there are as many features as the embedding is wide (768 for vit_b);
         `n_components` is then the size of the layer on which alone the alignment works.
-    architecture : {"auto", "vector", "conv", "masked"}, default="auto"
-        "vector" is an MLP on any 2-D array, as on pooled embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the
-        token maps of ``SAMLoRAEmbedder(..., keep=("tokens", "crops"))`` and also reconstruct the cells' crops. "auto"
-        is the preset's network, else "vector", which measured best on real cells.
+    architecture : {"auto", "linear", "vector", "conv", "masked"}, default="auto"
+        "linear", whose features span the principal components, and "vector", an MLP, read any 2-D array, as pooled
+        embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the token maps of ``SAMLoRAEmbedder(..., keep=("tokens",
+        "crops"))`` and also reconstruct the cells' crops. "auto" is the preset's network, else "linear", which measured
+        best on real cells and is solved at once, so that the parameters from `epochs` to `device` do not matter to it.
     preset : {"bc-sam", "dorl"} or None, default=None
         A paper's network and training, layer by layer, with its settings for every parameter that is "auto" (what
         still differs: docs/method.md). None takes our own.
@@ -94,7 +95,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     scaler_ : DomainScaler
         Statistics of the inputs of each domain.
     shifts_ : ClusterShifts or None
-        How far each domain's features lie off, cluster by cluster; None without "cluster" or two domains.
+        How far each domain's features lie off, cluster by cluster; None without "cluster" or any domain.
     history_ : DataFrame
         One row for each epoch. Columns: epoch, learning_rate, loss, reconstruction; alignment, where there is one;
         crops and embedding, the parts of the reconstruction, where there are both; validation_score, with `patience`.
@@ -304,7 +305,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         inputs = self._prepare_inference(X, domain)
         made = self._run_network(inputs, reconstruct=True)
-        if self.settings_.architecture == "vector":
+        if self.settings_.reads_vectors:
             return inputs.unscaled_again(made)
         return (np.moveaxis(made, 1, -1).clip(0, 1) * 255).round().astype(np.uint8)
 
@@ -401,7 +402,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Check X and domain; with `reset` a fit starts, else X must look like that of the fit."""
         least = 2 if reset else 1
         carried = carried_embeddings(X)
-        if settings.architecture == "vector":
+        if settings.reads_vectors:
             pooled = validate_data(
                 self, X, reset=reset, dtype=(np.float64, np.float32), ensure_min_samples=least, ensure_all_finite=False
             )
@@ -439,12 +440,12 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             history = pd.concat([self.history_, history], ignore_index=True)
         self.history_ = history
         self.shifts_ = None
-        if settings.normalization == "cluster" and inputs.domain is not None and len(known_domains(inputs.domain)) > 1:
+        if settings.normalization == "cluster" and len(known_domains(inputs.domain)):
             known = pd.notna(inputs.domain)
             self.shifts_ = ClusterShifts.fit(self._run_network(inputs)[known], inputs.domain[known], seed)
         return self
 
     def _run_network(self, inputs: NetworkInputs, reconstruct: bool = False) -> NDArray[np.float32]:
         """Return the features of all rows, or what the network reconstructs of them."""
-        device = devices.choose("cpu" if self.settings_.architecture == "vector" else str(self.device))
+        device = devices.choose("cpu" if self.settings_.reads_vectors else str(self.device))
         return run_network(self.network_, inputs, device, reconstruct=reconstruct)

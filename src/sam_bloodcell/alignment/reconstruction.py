@@ -12,11 +12,18 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor, nn
 
 from ..models import devices
 from ..models.alignment import ALIGNMENTS
-from ..models.autoencoders import ConvAutoencoder, MaskedAutoencoder, Reconstruction, VectorAutoencoder
+from ..models.autoencoders import (
+    ConvAutoencoder,
+    LinearAutoencoder,
+    MaskedAutoencoder,
+    Reconstruction,
+    VectorAutoencoder,
+)
 from ..models.isolation import own_settings
 from ..models.losses import ssim
 from ..models.published import BCSAMAutoencoder, DoRLAutoencoder
@@ -27,6 +34,8 @@ from .settings import Settings
 
 def build_network(settings: Settings, width: int) -> nn.Module:
     """Make the untrained network of an architecture for embeddings of this width."""
+    if settings.architecture == "linear":
+        return LinearAutoencoder(width, settings.n_components)
     if settings.architecture == "vector":
         return VectorAutoencoder(width, settings.n_components)
     if settings.architecture == "masked":
@@ -39,9 +48,9 @@ def build_network(settings: Settings, width: int) -> nn.Module:
 
 
 def for_inference(network: nn.Module) -> nn.Module:
-    """Return the network in evaluation mode; an MLP in float64, where a row's features do not depend on the others."""
+    """Return the network in evaluation mode; one of vectors in float64, where no row depends on the others."""
     network.eval()
-    return network.double() if isinstance(network, VectorAutoencoder) else network
+    return network.double() if isinstance(network, LinearAutoencoder | VectorAutoencoder) else network
 
 
 def loss_terms(network: nn.Module, batch: ReconstructionBatch, settings: Settings) -> dict[str, Tensor]:
@@ -73,8 +82,10 @@ def train_network(
     A given network is trained further; with None, a new one is. With `decay` the learning rate warms up and decays to
     0, else it is constant. The `held_out` rows are not trained on: training stops when `patience` epochs have not
     improved their reconstruction. `seed` decides the initial weights and the batches. A training of the same cells and
-    settings goes on from a `checkpoint`.
+    settings goes on from a `checkpoint`. The linear network is solved instead, at once and from all rows.
     """
+    if settings.architecture == "linear":
+        return _solve_linear(network, inputs, settings.n_components)
     rows = np.setdiff1d(np.arange(len(inputs)), held_out)
     steps = max(1, len(rows) // settings.batch_size)
     plan = TrainingPlan(
@@ -117,6 +128,24 @@ def train_network(
 def _fingerprint(inputs: NetworkInputs, *run: Any) -> str:
     """Tell a training on other cells or settings; token maps, which may be huge, by their statistics."""
     return joblib.hash((inputs.pooled, inputs.crops, inputs.codes, inputs.scaler.to_plain(), run), coerce_mmap=True)
+
+
+def _solve_linear(network: Any, inputs: NetworkInputs, n_components: int) -> tuple[nn.Module, pd.DataFrame]:
+    """Return the linear autoencoder of the cells, in which every domain weighs the same, and a history of one row.
+
+    A given network takes in these cells beside those that it has seen.
+    """
+    network = LinearAutoencoder(inputs.pooled.shape[1], n_components) if network is None else network
+    weights = compute_sample_weight("balanced", inputs.codes)
+    for rows in inputs.chunks():
+        network.learn(torch.from_numpy(inputs.scaled(rows)).double(), torch.from_numpy(weights[rows]))
+    network.solve()
+    error = 0.0
+    for rows in inputs.chunks():
+        vectors = torch.from_numpy(inputs.scaled(rows)).double()
+        errors = (network(vectors).embedding - vectors).square().mean(1)
+        error += float(errors @ torch.from_numpy(weights[rows])) / weights.sum()
+    return for_inference(network), pd.DataFrame([{"epoch": 0, "loss": error, "reconstruction": error}])
 
 
 def run_network(

@@ -14,9 +14,9 @@ class Settings:
     """
 
     architecture: str
-    learning_rate: float
-    batch_size: int
-    steps: int = 300
+    learning_rate: float = 2e-3
+    batch_size: int = 256
+    steps: int = 600
     embedding_weight: float = 1.0
     alignment: str | None = None
     alignment_weight: float = 1.0
@@ -33,15 +33,22 @@ class Settings:
     padded_ssim: bool = False
 
     @property
+    def reads_vectors(self) -> bool:
+        """Whether the network reads pooled embeddings, or any vectors, and no token maps."""
+        return self.architecture in _VECTORS
+
+    @property
     def by_domain(self) -> bool:
         """Whether each domain is standardised by its own statistics."""
         return self.normalization in ("cluster", "domain")
 
 
+_VECTORS = ("linear", "vector")
 DEFAULTS = {
-    "vector": Settings("vector", learning_rate=2e-3, batch_size=256, steps=600),
-    "conv": Settings("conv", learning_rate=1e-3, batch_size=128, embedding_weight=5.0),
-    "masked": Settings("masked", learning_rate=5e-4, batch_size=64),
+    "linear": Settings("linear"),
+    "vector": Settings("vector"),
+    "conv": Settings("conv", learning_rate=1e-3, batch_size=128, steps=300, embedding_weight=5.0),
+    "masked": Settings("masked", learning_rate=5e-4, batch_size=64, steps=300),
 }
 _PAPERS: dict[str, Any] = {
     "alignment": "first", "normalization": "raw", "crop_size": 128, "clip_norm": None, "published_schedule": True,
@@ -61,10 +68,13 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
     given = {field.name: parameters.get(field.name, "auto") for field in fields(Settings)}
     given = {name: value for name, value in given.items() if value != "auto"}
     preset = parameters["preset"]
-    settings = replace(PRESETS[preset] if preset else DEFAULTS[given.get("architecture", "vector")], **given)
-    if settings.architecture == "vector" and settings.embedding_weight == 0:
+    settings = replace(PRESETS[preset] if preset else DEFAULTS[given.get("architecture", "linear")], **given)
+    if settings.reads_vectors and settings.embedding_weight == 0:
         got = "Got a weight of 0 for the embedding, but a vector autoencoder reconstructs nothing else."
         raise ValueError(f"{got} Fix: choose another architecture, or a weight above 0.")
+    if settings.architecture == "linear" and settings.alignment:
+        got = f"Got alignment={settings.alignment!r} but a linear autoencoder is solved without any loss."
+        raise ValueError(f"{got} Fix: architecture='vector', or alignment=None.")
     return settings
 
 
@@ -73,8 +83,8 @@ def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:
 
     An unknown preset keeps nothing here; the autoencoder refuses it by its name.
     """
-    preset_architecture = PRESETS[preset].architecture if preset in PRESETS else "vector"
+    preset_architecture = PRESETS[preset].architecture if preset in PRESETS else "linear"
     read = preset_architecture if architecture == "auto" else architecture
-    if read == "vector":
+    if read in _VECTORS:
         return ()
     return ("tokens", "published_crops" if read in PRESETS else "crops")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 # The choices of an option are types, so that the help lists them and any other value is a usage error.
-Architectures = Literal["auto", "vector", "conv", "masked"]
+Architectures = Literal["auto", "linear", "vector", "conv", "masked"]
 Presets = Literal["bc-sam", "dorl"]
 OnErrors = Literal["raise", "skip"]
 

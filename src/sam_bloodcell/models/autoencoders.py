@@ -158,6 +158,64 @@ class VectorAutoencoder(nn.Module):
         return Reconstruction(features, embedding=self.decode(features))
 
 
+class LinearAutoencoder(nn.Module):
+    """The linear autoencoder of vectors of length C = `token_width` with the least squared error, which is known.
+
+    It spans the first F = `n_components` principal components (Baldi and Hornik, Neural Networks 1989). The features
+    are these in a fixed rotation, after which they all vary alike: a classifier that standardises its features would
+    blow up the last components, which are mostly noise. Nothing is trained; `learn` may be called for part after part.
+    """
+
+    total: Tensor
+    sums: Tensor
+    products: Tensor
+
+    def __init__(self, token_width: int, n_components: int = 50) -> None:
+        super().__init__()
+        self.n_features = n_components
+        self.components = nn.Parameter(torch.zeros(n_components, token_width), requires_grad=False)
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("sums", torch.zeros(token_width))
+        self.register_buffer("products", torch.zeros(token_width, token_width))
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the vectors (C,)."""
+        return self.sums / self.total
+
+    def learn(self, vectors: Tensor, weights: Tensor) -> None:
+        """Take in vectors BxC with their weights B, in float64; `solve` then finds the components."""
+        self.double()
+        weighted = vectors * weights[:, None]
+        self.total += weights.sum()
+        self.sums += weighted.sum(0)
+        self.products += vectors.T @ weighted
+
+    def solve(self) -> None:
+        """Find the components of all vectors so far."""
+        covariance = self.products / self.total - torch.outer(self.mean, self.mean)
+        directions = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : self.n_features].T
+        # Signs are arbitrary, and may differ from machine to machine.
+        largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+        generator = torch.Generator().manual_seed(0)
+        mixing = torch.randn(self.n_features, self.n_features, generator=generator, dtype=torch.float64)
+        rotation = torch.linalg.qr(mixing).Q
+        self.components.data = rotation[:, : len(directions)] @ (directions * largest.sign())
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Vectors BxC -> features BxF."""
+        return (vectors - self.mean) @ self.components.T
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features BxF -> vectors BxC."""
+        return features @ self.components + self.mean
+
+    def forward(self, vectors: Tensor) -> Reconstruction:
+        """Vectors -> features and vectors."""
+        features = self.encode(vectors)
+        return Reconstruction(features, embedding=self.decode(features))
+
+
 def _mlp(width: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
 
