@@ -255,13 +255,13 @@ def tests(features, models, limit, X, label, draws):
             made, novelty = whole[0][rows], whole[1][rows]
             probabilities = {strength: found[rows] for strength, found in whole[2].items()}
         scaled = scaler.transform(made)
-        graph = neighbours_of(scaled)
+        near = neighbours_of(scaled)
         moved = np.abs(cluster_shares(clusters, scaled) - usual).sum() / 2
         typed = label[rows] != ""
         answered = (novelty <= (limit.threshold_ if limit else 0))[typed]
         for strength, found in probabilities.items():
             for smoothed in (False, True):
-                made = smooth(found, graph) if smoothed else found
+                made = smooth(found, near) if smoothed else found
                 scores = score(label[rows][typed], made[typed], classes, scored, answered)
                 if scores:
                     yield {

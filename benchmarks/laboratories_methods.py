@@ -5,15 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.special import softmax
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sam_bloodcell import CrossDomainAutoencoder
+from sam_bloodcell.cells import FEW_CELLS
+from sam_bloodcell.classification.neighbor_smoothing import _as_sure_as, _nearest, _smoothed_logits
 from sam_bloodcell.datasets import COMMON_CLASSES
 from sam_bloodcell.evaluation import AbstainingClassifier
 
@@ -84,12 +83,12 @@ def _transform(autoencoder, tested, lab):
         return autoencoder.transform(tested, domain=None if lab is None else np.full(len(tested), lab))
 
 
-def fit_classifiers(features):
+def fit_classifiers(features, strengths=STRENGTHS):
     """Fit logistic regressions, classes of equal weight, of every strength: a dict by C."""
     scaler = StandardScaler().fit(features.train)
     scaled = scaler.transform(features.train).astype(np.float64)
     found = {}
-    for strength in STRENGTHS:
+    for strength in strengths:
         model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
         found[strength] = make_pipeline(scaler, model.fit(scaled, features.label))
     return found
@@ -105,26 +104,15 @@ def cluster_shares(clusters, features):
     return np.bincount(clusters.predict(features), minlength=clusters.n_clusters) / len(features)
 
 
-def neighbours_of(scaled):
-    """Return who is near whom, (n, n) sparse and symmetric, by the cosine; None for too few cells."""
-    if len(scaled) <= NEIGHBOURS:
-        return None
-    unit = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
-    graph = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(unit).kneighbors_graph()
-    return csr_array((graph + graph.T) / 2)
+def neighbours_of(features):
+    """Return the neighbours that `NeighborSmoothedClassifier` smooths over, (n, k); None for too few cells."""
+    count = min(NEIGHBOURS, len(features) // FEW_CELLS)
+    return _nearest(features, count) if count else None
 
 
-def smooth(probabilities, graph):
-    """Smooth over neighbours: LAME (Boudiaf et al., CVPR 2022), the fixed point of z = softmax(log p + W z)."""
-    if graph is None:
-        return probabilities
-    start = np.log(np.maximum(probabilities, 1e-10))
-    found = probabilities
-    for _ in range(100):
-        before, found = found, softmax(start + graph @ found, axis=1)
-        if np.abs(found - before).max() < 1e-4:
-            break
-    return found
+def smooth(probabilities, near):
+    """Smooth as `NeighborSmoothedClassifier` does; the neighbours are the same for every strength of the classifier."""
+    return probabilities if near is None else _as_sure_as(probabilities, _smoothed_logits(probabilities, near))
 
 
 def score(truth, probabilities, classes, scored, answered):

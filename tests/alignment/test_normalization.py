@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from sam_bloodcell.alignment.normalization import ClusterShifts, DomainScaler
-from sam_bloodcell.cells import FEW_CELLS
 
 DOMAIN = np.repeat(["a", "b"], [30, 50])
 
@@ -46,27 +45,11 @@ def test_half_precision_is_summed_in_double(values):
 
 
 def test_each_laboratory_is_scaled_by_its_own(values):
-    many, domain = np.tile(values, (1000, 1)), np.tile(DOMAIN, 1000)
-    scaled = scaler_of(many, domain).scale(many, domain)
+    scaled = scaler_of(values, DOMAIN).scale(values, DOMAIN)
     assert scaled.dtype == np.float32
-    for rows in (domain == "a", domain == "b"):
-        np.testing.assert_allclose(scaled[rows].mean(0), 0, atol=1e-2)
-        np.testing.assert_allclose(scaled[rows].std(0), [1, 1, 1, 0], atol=1e-2)
-
-
-@pytest.mark.parametrize("shape", [(60, 3), (60, 3, 2, 5)])
-def test_a_laboratory_of_few_cells_is_scaled_by_all_laboratories_too(shape):
-    rng = np.random.default_rng(0)
-    values, domain = rng.normal(size=shape), np.repeat(["many", "few"], [40, 20])
-    values[40:] = 2 * values[40:] + 6
-    scaler = scaler_of(values, domain)
-    means = [values[domain == name].mean((0, *range(2, len(shape)))) for name in ("many", "few")]
-    assert FEW_CELLS == 20
-    centre = (means[1] + np.mean(means, axis=0)) / 2  # 20 cells weigh as much as the prior
-    zero = scaler.scale(
-        np.broadcast_to(centre.reshape((1, 3) + (1,) * (len(shape) - 2)), (1, *shape[1:])), np.array(["few"])
-    )
-    np.testing.assert_allclose(zero, 0, atol=1e-5)
+    for rows in (DOMAIN == "a", DOMAIN == "b"):
+        np.testing.assert_allclose(scaled[rows].mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(scaled[rows].std(0), [1, 1, 1, 0], atol=1e-5)
 
 
 def test_without_a_laboratory_rows_do_not_depend_on_each_other(values):

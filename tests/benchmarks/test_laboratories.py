@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+
+from sam_bloodcell import NeighborSmoothedClassifier
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("laboratories_cells", "laboratories_methods", "laboratories_signs", "laboratories_tables", "laboratories")
@@ -125,14 +129,16 @@ def test_cells_of_a_class_that_training_lacks_count_in_the_calibration_alone(mod
     assert found["right_of_answered"] == 0.5
 
 
-def test_smoothing_lets_neighbours_outvote_one_cell(modules):
+def test_smoothing_is_that_of_the_package(modules):
     rng = np.random.default_rng(0)
-    features = np.repeat([[5.0, 0.0], [0.0, 5.0]], 10, axis=0) + rng.normal(size=(20, 2)) / 10
-    sure = np.repeat([[0.9, 0.1], [0.1, 0.9]], 10, axis=0)
-    sure[0] = [0.4, 0.6]
-    smoothed = modules["methods"].smooth(sure, modules["methods"].neighbours_of(features))
-    assert smoothed.argmax(1).tolist() == [0] * 10 + [1] * 10
-    np.testing.assert_allclose(smoothed.sum(1), 1)
+    features = np.repeat([[5.0, 0.0], [0.0, 5.0]], 50, axis=0) + rng.normal(size=(100, 2))
+    label = np.repeat(["a", "b"], 50)
+    classifier = LogisticRegression(C=0.001).fit(features, label)
+    near = modules["methods"].neighbours_of(features)
+    smoothed = modules["methods"].smooth(classifier.predict_proba(features), near)
+    expected = NeighborSmoothedClassifier(FrozenEstimator(classifier)).fit(features, label).predict_proba(features)
+    np.testing.assert_allclose(smoothed, expected)
+    assert modules["methods"].neighbours_of(features[:19]) is None
 
 
 def test_a_sign_that_tells_when_to_abstain_from_transduction_wins_on_other_laboratories(modules):

@@ -23,7 +23,7 @@ from ..models.isolation import own_settings
 from ..models.training import check_resumable
 from .domains import name_to_add, read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
 from .inputs import NetworkInputs, refuse_not_finite, token_maps
-from .normalization import ClusterShifts, DomainScaler, known_domains
+from .normalization import ClusterShifts, DomainScaler
 from .reconstruction import run_network, train_network
 from .saving import PretrainedAutoencoder
 from .settings import DEFAULTS, PRESETS, Settings, resolve_settings
@@ -438,11 +438,11 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if continues:
             history["epoch"] += len(self.history_)
             history = pd.concat([self.history_, history], ignore_index=True)
-        self.history_ = history
-        self.shifts_ = None
-        if settings.normalization == "cluster" and len(known_domains(inputs.domain)):
+        self.history_, self.shifts_ = history, None
+        if settings.normalization == "cluster" and inputs.domain is not None:
             known = pd.notna(inputs.domain)
-            self.shifts_ = ClusterShifts.fit(self._run_network(inputs)[known], inputs.domain[known], seed)
+            if known.any():
+                self.shifts_ = ClusterShifts.fit(self._run_network(inputs)[known], inputs.domain[known], seed)
         return self
 
     def _run_network(self, inputs: NetworkInputs, reconstruct: bool = False) -> NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """Normalisation by domain without any label: statistics of the inputs, and shifts of clusters of features."""
 
-import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,19 +13,12 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
-from ..cells import FEW_CELLS
-
-# Cells' worth of the overall statistics in those of each domain: few cells, or a mixture of few classes, say little
-# about a stain.
-_PRIOR = FEW_CELLS
-
 
 @dataclass
 class DomainScaler:
     """Standardise channels by the statistics of each row's own domain, or without a domain by the `overall` ones.
 
-    The statistics of a domain are blended with the overall ones, the more the fewer cells it has. A domain of None is
-    unknown, for a row or for all of them.
+    A domain of None is unknown, for a row or for all of them.
     """
 
     statistics: dict[Hashable, StandardScaler] = field(default_factory=dict)
@@ -47,12 +39,15 @@ class DomainScaler:
     def including(self, parts: Iterable[tuple[NDArray, NDArray]]) -> "DomainScaler":
         """Return a scaler that also knows the new domains in `parts` of (values, domain).
 
-        The statistics of a new domain are those of its rows.
+        The statistics of a new domain are those of its rows, blended with one row's worth of the overall ones, so that
+        a domain of a single row has a variance, too.
         """
         added = DomainScaler()
+        overall = self.overall()
         for values, domain in parts:
             for name, rows in rows_by_domain(domain, len(values)):
                 if name is not None and name not in self.statistics:
+                    added.statistics.setdefault(name, _known_statistics(values[0, 0].size, *overall))
                     added.update(values[rows], domain[rows])
         return DomainScaler(self.statistics | added.statistics, self.added | added.statistics.keys())
 
@@ -60,13 +55,9 @@ class DomainScaler:
         """Return a standardised float32 copy of (n, C) or (n, C, h, w) values; `undo` reverses this."""
         changed = np.empty(values.shape, np.float32)
         shape = (1, -1) + (1,) * (values.ndim - 2)
-        overall = self.overall()
         for name, rows in rows_by_domain(domain, len(values)):
-            mean, variance = overall
-            if name is not None:
-                known, places = self.statistics[name], math.prod(values.shape[2:])
-                share = 1 / (1 + _PRIOR * places / known.n_samples_seen_)
-                mean, variance = mean + share * (known.mean_ - mean), variance + share * (known.var_ - variance)
+            known = None if name is None else self.statistics[name]
+            mean, variance = self.overall() if known is None else (known.mean_, known.var_)
             deviation = np.sqrt(variance)
             # A channel that never changes is centred, not blown up.
             deviation[deviation <= 1e-12 * np.abs(mean)] = 1.0

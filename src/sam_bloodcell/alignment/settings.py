@@ -70,7 +70,7 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
     preset = parameters["preset"]
     settings = replace(PRESETS[preset] if preset else DEFAULTS[given.get("architecture", "linear")], **given)
     if settings.reads_vectors and settings.embedding_weight == 0:
-        got = "Got a weight of 0 for the embedding, but a vector autoencoder reconstructs nothing else."
+        got = "Got a weight of 0 for the embedding, but this autoencoder reconstructs nothing else."
         raise ValueError(f"{got} Fix: choose another architecture, or a weight above 0.")
     if settings.architecture == "linear" and settings.alignment:
         got = f"Got alignment={settings.alignment!r} but a linear autoencoder is solved without any loss."

@@ -166,6 +166,7 @@ class LinearAutoencoder(nn.Module):
     blow up the last components, which are mostly noise. Nothing is trained; `learn` may be called for part after part.
     """
 
+    mean: Tensor
     total: Tensor
     sums: Tensor
     products: Tensor
@@ -173,15 +174,11 @@ class LinearAutoencoder(nn.Module):
     def __init__(self, token_width: int, n_components: int = 50) -> None:
         super().__init__()
         self.n_features = n_components
+        self.register_buffer("mean", torch.zeros(token_width))
         self.components = nn.Parameter(torch.zeros(n_components, token_width), requires_grad=False)
         self.register_buffer("total", torch.zeros(()))
         self.register_buffer("sums", torch.zeros(token_width))
         self.register_buffer("products", torch.zeros(token_width, token_width))
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the vectors (C,)."""
-        return self.sums / self.total
 
     def learn(self, vectors: Tensor, weights: Tensor) -> None:
         """Take in vectors BxC with their weights B, in float64; `solve` then finds the components."""
@@ -193,14 +190,17 @@ class LinearAutoencoder(nn.Module):
 
     def solve(self) -> None:
         """Find the components of all vectors so far."""
-        covariance = self.products / self.total - torch.outer(self.mean, self.mean)
+        mean = self.sums / self.total
+        covariance = self.products / self.total - torch.outer(mean, mean)
         directions = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : self.n_features].T
         # Signs are arbitrary, and may differ from machine to machine.
         largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
         generator = torch.Generator().manual_seed(0)
         mixing = torch.randn(self.n_features, self.n_features, generator=generator, dtype=torch.float64)
         rotation = torch.linalg.qr(mixing).Q
-        self.components.data = rotation[:, : len(directions)] @ (directions * largest.sign())
+        components = rotation[:, : len(directions)] @ (directions * largest.sign())
+        # A saved network keeps float32, and has to give the same features.
+        self.mean, self.components.data = mean.float().double(), components.float().double()
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Vectors BxC -> features BxF."""
