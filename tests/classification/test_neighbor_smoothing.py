@@ -374,3 +374,45 @@ def test_a_cell_classifier_takes_it_as_its_classifier(images, tmp_path):
     back = CellClassifier.from_pretrained(fitted.save_pretrained(tmp_path / "model"))
     assert back.predict_table(X)["predicted"].tolist() == fitted.predict(X).tolist()
     assert fitted.score(X, y) > 0.9
+
+
+@pytest.fixture(scope="module")
+def laboratories():
+    """Cells of two laboratories, enough of each to be smoothed."""
+    made = make_blood_cells(
+        15, classes=["eosinophil", "lymphocyte"], domains=["lab_a", "lab_b"], image_size=48, random_state=1
+    )
+    return pd.DataFrame({"path": list(made.images), "domain": made.domain}), made.labels
+
+
+@pytest.mark.parametrize("autoencoder", ["auto", None])
+def test_a_cell_classifier_smooths_each_laboratory_of_a_call_by_itself(laboratories, autoencoder, tmp_path):
+    X, y = laboratories
+    smoothed = NeighborSmoothedClassifier(LogisticRegression(C=0.01))
+    fitted = CellClassifier(classifier=smoothed, autoencoder=autoencoder, random_state=0, verbose=0).fit(X, y)
+    back = CellClassifier.from_pretrained(fitted.save_pretrained(tmp_path / "model"))
+    for model in (fitted, back):
+        assert_smoothed_by_laboratory(model, X)
+    new = X.assign(domain=X["domain"].replace("lab_b", "lab_c"))
+    rows = (new["domain"] == "lab_c").to_numpy()
+    labels = np.asarray(y, dtype=object)[rows]
+    labels[::2] = None
+    assert_smoothed_by_laboratory(back.adapt(new[rows], "lab_c", labels), new)
+
+
+def assert_smoothed_by_laboratory(model, X):
+    together = model.predict_proba(X)
+    for name in X["domain"].unique():
+        rows = (X["domain"] == name).to_numpy()
+        np.testing.assert_allclose(model.predict_proba(X[rows]), together[rows], atol=1e-5)
+
+
+def test_a_cell_classifier_without_a_domain_smooths_the_whole_call(laboratories):
+    X, y = laboratories
+    smoothed = NeighborSmoothedClassifier(LogisticRegression(C=0.01))
+    with pytest.warns(UserWarning, match="Got no domain"):
+        fitted = CellClassifier(classifier=smoothed, random_state=0, verbose=0).fit(X[["path"]], y)
+    features = fitted.pipeline_[:-1].transform(X[["path"]])
+    np.testing.assert_array_equal(
+        fitted.predict_proba(X[["path"]]), fitted.pipeline_[-1].predict_proba(np.asarray(features))
+    )

@@ -26,6 +26,7 @@ from ..evaluation.checks import values_of_cells
 from ..evaluation.classifiers import default_classifiers
 from ..evaluation.shift import near_duplicates
 from .adaptation import AdaptableClassifier, with_plain_output
+from .neighbor_smoothing import NeighborSmoothedClassifier
 from .sources import given_columns, paths_of
 
 _FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
@@ -46,7 +47,8 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         Any scikit-learn classifier of the features. None stands for logistic regression on standardised features, with
         C=0.1 and classes of equal weight: of the settings tried, its probabilities were the best calibrated across
         laboratories (docs/results.md). A classifier without ``predict_proba``, such as ``SVC``, gets calibrated
-        probabilities from `CalibratedClassifierCV`.
+        probabilities from `CalibratedClassifierCV`. A `NeighborSmoothedClassifier` smooths each laboratory of a call by
+        itself.
     adapter : str or path, optional
         Adapter of the encoder, as in `SAMLoRAEmbedder`.
     autoencoder : "auto", CrossDomainAutoencoder or None, default="auto"
@@ -228,6 +230,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         features = embeddings
         for step in pipeline[1:-1]:
             features = step.fit(features).transform(features)
+        features = _with_domain(features, embeddings, pipeline[-1])
         pipeline[-1].fit(features, labels)
         if not hasattr(pipeline[-1], "predict_proba"):
             fix = "Fix: VotingClassifier(voting='soft'), or another classifier."
@@ -317,7 +320,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
             if self.device != "auto" and "device" in step.get_params(deep=False):
                 step.set_params(device=self.device)
             features = step.transform(features)
-        return features
+        return _with_domain(features, embeddings, self.pipeline_[-1])
 
     def _copies(self, embeddings: CellEmbeddings) -> NDArray[np.object_]:
         """Return the path of the training cell that each cell looks duplicated from, or ""."""
@@ -325,3 +328,11 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         copies = np.full(len(embeddings), "", dtype=object)
         copies[pairs["a"]] = self.training_paths_[pairs["b"]]
         return copies
+
+
+def _with_domain(features: Any, embeddings: CellEmbeddings, classifier: Any) -> Any:
+    """Return the features with the domain of each cell, which an autoencoder drops, if the classifier smooths by it."""
+    parts = [classifier, *classifier.get_params().values()]
+    if embeddings.domain is None or not any(isinstance(part, NeighborSmoothedClassifier) for part in parts):
+        return features
+    return CellEmbeddings.from_arrays(features, domain=embeddings.domain)
