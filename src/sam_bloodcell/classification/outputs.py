@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..bulk import check_not_a_source
 from ..files import as_path, check_outside, check_writable, is_utf8, make_folder, replacing
 
 _WRITERS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
@@ -33,9 +34,21 @@ def check_predictions_file(
     return path, picture
 
 
-def check_model_folder(folder: Path, cells: Path, *, overwrite: bool) -> None:
+def check_table_to_label(path: Path, sources: Iterable[str | os.PathLike] = (), *, overwrite: bool) -> None:
+    """Raise now if a table of cells to label cannot be written, or would replace another one, or one of the sources."""
+    check_not_a_source(path, sources)
+    if path.suffix != ".csv":
+        raise ValueError(f"Got '{path}' but expected a name that ends in .csv.")
+    check_outside(path, *sources)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"'{path}' exists, perhaps with labels. Fix: overwrite=True, or another name.")
+    make_folder(path.parent)
+    check_writable(path)
+
+
+def check_model_folder(folder: Path, *cells: Path, overwrite: bool) -> None:
     """Raise now if a model cannot be saved into a folder, or would replace another one or a README of its own."""
-    check_outside(folder, cells)
+    check_outside(folder, *cells)
     model, card = folder / "pipeline.skops", folder / "README.md"
     if model.exists() and not overwrite:
         raise FileExistsError(f"'{model}' exists. Fix: overwrite=True, or another folder.")

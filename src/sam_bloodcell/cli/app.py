@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .adapt import adapt
 from .benchmark import benchmark
 from .cache import cache
 from .check import check
@@ -58,7 +59,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, check, benchmark, train, predict, reproduce, embed, finetune, doctor, download, convert):
+for command in (demo, check, benchmark, train, predict, adapt, reproduce, embed, finetune, doctor, download, convert):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

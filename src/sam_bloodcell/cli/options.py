@@ -47,6 +47,10 @@ Jobs = Annotated[
 CacheDir = Annotated[Path | None, typer.Option(help="Folder for embeddings; a killed run reuses them.")]
 Classes = Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")]
 Images = Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")]
+Model = Annotated[str, typer.Argument(help="Folder that train or benchmark wrote, or a Hugging Face repo id.")]
+Trusted = Annotated[
+    list[str] | None, typer.Option(help="A type that the model's file may use beside the usual ones; repeatable.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 

@@ -5,14 +5,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import BatchSize, CacheDir, Device, Images, Jobs, OnError, Overwrite, Quiet, Root, tell_left_out
+from .options import (
+    BatchSize,
+    CacheDir,
+    Device,
+    Images,
+    Jobs,
+    Model,
+    OnError,
+    Overwrite,
+    Quiet,
+    Root,
+    Trusted,
+    tell_left_out,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Folder that train or benchmark wrote, or a Hugging Face repo id.")],
+    model: Model,
     images: Images,
     domain: Annotated[
         str | None,
@@ -21,9 +34,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")] = Path("predictions.csv"),
     overwrite: Overwrite = False,
     on_error: OnError = "raise",
-    trusted: Annotated[
-        list[str] | None, typer.Option(help="A type that the model's file may use beside the usual ones; repeatable.")
-    ] = None,
+    trusted: Trusted = None,
     root: Root = None,
     cache_dir: CacheDir = None,
     device: Device = "auto",
