@@ -64,7 +64,7 @@ PRETRAINED = dict.fromkeys(LABORATORIES, True) | dict.fromkeys(("jhu", "munich_b
 MIXTURES = ("as it is", "balanced", "healthy", "one class missing", "one class only", "with its other cells")
 FINE = ("pooled", "standardised", "standardised, smoothed", "autoencoder, inductive", "autoencoder, transductive")
 COMPARED_SIGNS = ("pooled", "autoencoder, inductive")
-SHOWN_SIGNS = ("predicted mixtures differ", "largest predicted class, inductive", "clusters moved")
+SHOWN_SIGNS = ("predicted mixtures differ", "largest predicted class, inductive", "spread of the cells")
 # arXiv 2412.02976, in the order of LABORATORIES.
 SADA = {
     "SADA's baseline, as published": ("77.8 / 55.4", "70.0 / 71.3", ""),

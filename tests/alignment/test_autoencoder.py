@@ -261,6 +261,21 @@ def test_a_checkpoint_needs_an_int_random_state(cells, tmp_path):
 
 
 @every
+def test_a_new_laboratory_whose_cells_hardly_vary_gets_a_warning(cells, architecture):
+    X, domains = cells
+    fitted = small(architecture, epochs=1).fit(X, domain=domains)
+    some, centre = X[:24], X.pooled.mean(0)
+    tokens = centre[:, None, None] + 0.3 * (some.tokens - centre[:, None, None])
+    of_one_kind = CellEmbeddings(tokens.mean((2, 3)), tokens.astype(np.float16), some.masks, some.crops, some.quality)
+    said = "The domain 9 is new, and its 24 cells vary 0.*times as much .* Fix: pass cells of the laboratory's usual mixture"
+    with pytest.warns(UserWarning, match=said):
+        fitted.transform(of_one_kind, domain=[9] * 24)
+    with pytest.warns(UserWarning, match=said):
+        pickle.loads(pickle.dumps(fitted)).add_domain(of_one_kind, 9)
+    fitted.transform(X[:24], domain=[9] * 24)
+
+
+@every
 def test_a_laboratory_never_seen_works_both_ways(cells, architecture):
     X, domains = cells
     with warnings.catch_warnings():

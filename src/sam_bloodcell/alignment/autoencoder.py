@@ -391,9 +391,9 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Check X and domain for the fitted network."""
         check_is_fitted(self)
         inputs = self._check_inputs(X, domain, self.settings_, reset=False, needs_crops=False)
-        if self.settings_.by_domain and len(self.domains_):
-            warn_of_poor_statistics(inputs.domain, len(inputs), self._known_domains)
         inputs.scale_by(self.scaler_, self.settings_)
+        if self.settings_.by_domain and len(self.domains_):
+            warn_of_poor_statistics(inputs.domain, len(inputs), self._known_domains, inputs.scaler)
         return inputs
 
     def _check_inputs(
@@ -439,10 +439,9 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             history["epoch"] += len(self.history_)
             history = pd.concat([self.history_, history], ignore_index=True)
         self.history_, self.shifts_ = history, None
-        if settings.normalization == "cluster" and inputs.domain is not None:
+        if settings.normalization == "cluster" and len(self.domains_) and inputs.domain is not None:
             known = pd.notna(inputs.domain)
-            if known.any():
-                self.shifts_ = ClusterShifts.fit(self._run_network(inputs)[known], inputs.domain[known], seed)
+            self.shifts_ = ClusterShifts.fit(self._run_network(inputs)[known], inputs.domain[known], seed)
         return self
 
     def _run_network(self, inputs: NetworkInputs, reconstruct: bool = False) -> NDArray[np.float32]:

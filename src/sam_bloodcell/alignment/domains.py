@@ -10,7 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..cells import FEW_CELLS, label_column
 from ..embedding.embeddings import CellEmbeddings
-from .normalization import known_domains
+from .normalization import DomainScaler, known_domains
+
+# A warning is given where the variance of a new domain's cells, over that of a domain of the fit, is below this. On six
+# laboratories it fired for a third of the draws of one class, and for 1 % of the others (docs/results.md).
+_LEAST_SPREAD = 0.5
 
 
 def read_domain(X: Any, domain: ArrayLike | None, n: int) -> NDArray[Any] | None:
@@ -54,8 +58,8 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any]) -> None:
-    """Warn of the rows among n whose domain is unknown, and of domains that are not `known` and have few rows.
+def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any], scaler: DomainScaler) -> None:
+    """Warn of the rows among n whose domain is unknown, and of domains, not `known`, with few rows or all alike.
 
     A number that is known as text, or the other way round, is an error.
     """
@@ -74,10 +78,20 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any]) ->
         if name not in known and str(name) in texts:
             fix = "Fix: pass domains of the same type as in fit."
             raise ValueError(f"Got the domain {name!r} but the fit knew {texts[str(name)]!r}, of another type. {fix}")
-        if name not in known and count < FEW_CELLS:
+        if name in known:
+            continue
+        if count < FEW_CELLS:
             warnings.warn(
                 f"The domain {name!r} is new, and the statistics of {count} of its cells are poor. Fix: pass at least "
                 f"{FEW_CELLS} of its cells at once, or learn it once from as many unlabelled ones (in Python: "
                 f"classifier.adapt(X, {name!r}), or autoencoder.add_domain(X, {name!r})).",
+                stacklevel=4,
+            )
+        elif (spread := scaler.spread(name)) < _LEAST_SPREAD:
+            warnings.warn(
+                f"The domain {name!r} is new, and its {count} cells vary {spread:.2f} times as much as those of a "
+                "domain of the fit, which is usual where most are of one class. The features are worse then, because "
+                "they are standardised by these cells. Fix: pass cells of the laboratory's usual mixture, or leave out "
+                "the domain.",
                 stacklevel=4,
             )

@@ -36,6 +36,12 @@ class DomainScaler:
         known = [part for name, part in self.statistics.items() if name not in self.added]
         return np.mean([part.mean_ for part in known], axis=0), np.mean([part.var_ for part in known], axis=0)
 
+    def spread(self, name: Hashable) -> float:
+        """Variance of a domain's rows over that of a domain of the fit, mean over the channels that vary."""
+        variance = self.overall()[1]
+        varies = variance > 0
+        return float(np.mean(self.statistics[name].var_[varies] / variance[varies])) if varies.any() else 1.0
+
     def including(self, parts: Iterable[tuple[NDArray, NDArray]]) -> "DomainScaler":
         """Return a scaler that also knows the new domains in `parts` of (values, domain).
 
