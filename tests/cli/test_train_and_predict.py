@@ -53,6 +53,18 @@ def test_a_third_laboratory_is_predicted_and_the_wrong_ones_are_named_and_drawn(
         assert picture.width > 300
 
 
+def test_a_model_is_trained_on_stain_views(folder, tmp_path):
+    result = run("train", folder / "cells", "--out", tmp_path / "model", "--stain-views", 1, "--quiet")
+    assert result.exit_code == 0, result.output
+    model = CellClassifier.from_pretrained(tmp_path / "model")
+    assert model.n_stain_views == 1
+    assert model.pipeline_[-1][0].n_samples_seen_ == 2 * len(model.training_labels_) == 96
+    result = run("predict", tmp_path / "model", folder / "lyon", "--domain", "lyon", "--out", tmp_path / "p.csv")
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 24
+    assert run("train", folder / "cells", "--out", tmp_path / "no", "--stain-views", -1).exit_code == 2
+
+
 def test_images_without_labels_are_predicted_to_parquet(folder, tmp_path):
     (tmp_path / "flat").mkdir()
     for path in (folder / "lyon").rglob("*[0-9].png"):

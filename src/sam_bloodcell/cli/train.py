@@ -31,6 +31,9 @@ def train(
     overwrite: Overwrite = False,
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
+    stain_views: Annotated[
+        int, typer.Option(min=0, help="Views of each cell in other stains, for laboratories without images at hand.")
+    ] = 0,
     seed: Seed = 0,
     root: Root = None,
     on_error: OnError = "raise",
@@ -56,8 +59,8 @@ def train(
         data = drop_unreadable(data)
     tell_cells(data)
     classifier = CellClassifier(
-        backbone, adapter=adapter, cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
-        random_state=seed, verbose=0 if quiet else 1,
+        backbone, adapter=adapter, n_stain_views=stain_views, cache_dir=cache_dir, device=device,
+        batch_size=batch_size or "auto", n_jobs=n_jobs, random_state=seed, verbose=0 if quiet else 1,
     )  # fmt: skip
     classifier.fit(data.frame, data.labels)
     typer.echo(classifier.save_pretrained(out, data=repr(data)))
