@@ -53,12 +53,13 @@ def make_classifiers():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache-dir", type=Path, help="keeps the embeddings for the next run")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     tables = []
     for purpose, domains in LABORATORIES.items():
         cells = read_cells(domains)
-        embeddings = SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform(cells)
+        embeddings = SAMLoRAEmbedder("vit_tiny", cache_dir=args.cache_dir, verbose=1).fit_transform(cells)
         features = CrossDomainAutoencoder(random_state=0).fit(embeddings).transform(embeddings)
         found = cross_domain_predictions(
             make_classifiers(), features, cells["label"], domain=cells["domain"], random_state=0, verbose=1

@@ -26,10 +26,11 @@ LEAST = 5
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache-dir", type=Path, help="keeps the embeddings for the next run")
     parser.add_argument("--out", type=Path, default=Path("out/novelty.csv"))
     args = parser.parse_args()
     cells = load_cells(DATA / "cells.csv", classes=COMMON_CLASSES)
-    pooled = np.asarray(SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform(cells.paths))
+    pooled = np.asarray(SAMLoRAEmbedder("vit_tiny", cache_dir=args.cache_dir, verbose=1).fit_transform(cells.paths))
     labels, domain = np.asarray(cells.target_names)[cells.target], cells.domain
     aligned = CrossDomainAutoencoder(random_state=0).fit(pooled, domain=domain).transform(pooled, domain=domain)
     rows = []

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 SHOWN = {
     "pooled embeddings": "embeddings alone",
     "pooled, standardised by laboratory": "standardised by laboratory",
-    "vector (default)": "CrossDomainAutoencoder",
+    "linear (default)": "CrossDomainAutoencoder",
 }
 
 
