@@ -44,7 +44,8 @@ class Labelled(NamedTuple):
 
     def take(self, rows: NDArray[np.intp]) -> "Labelled":
         """Return the cells of these rows."""
-        return Labelled(*(None if column is None else column[rows] for column in self))
+        groups = None if self.groups is None else self.groups[rows]
+        return Labelled(self.features[rows], self.labels[rows], groups)
 
 
 def label_curve(
