@@ -129,6 +129,7 @@ def test_folders_of_classes_are_labels(tmp_path):
     assert "got the label 'blast' but the model knows eosinophil, lymphocyte, neutrophil." in result.stderr
 
 
+@pytest.mark.filterwarnings("default:1 of 4. images cannot be read")
 def test_images_that_cannot_be_read_are_left_out_when_asked(tmp_path):
     shutil.copytree("lyon", tmp_path / "lyon")
     broken = sorted((tmp_path / "lyon").iterdir())[3]
