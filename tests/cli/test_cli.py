@@ -26,7 +26,7 @@ from sam_bloodcell.evaluation import benchmark
 from sam_bloodcell.reproduce.published import PAPERS
 
 COMMANDS = [
-    "demo", "check", "benchmark", "train", "predict", "finetune", "embed", "reproduce", "cache info", "cache prune",
+    "demo", "check", "benchmark", "train", "predict", "adapt", "finetune", "embed", "reproduce", "cache info", "cache prune",
     "doctor", "download", "convert",
 ]  # fmt: skip
 
