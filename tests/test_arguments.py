@@ -132,6 +132,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
         [
             *LABELS[3:4],
             Bad("domain", [DOMAIN[:5], np.where(DOMAIN == "a", None, DOMAIN)]),
+            Bad("groups", [DOMAIN[:3], [None] * 40]),
             Bad("n_labels", [[-1], "8", None, [2.5]]),
             Bad("new", ["a", ["x"], 3]),
             Bad("n_draws", [0, 2.5, None]),

@@ -105,6 +105,12 @@ def domain_column(values: Any, n: int) -> NDArray[Any] | None:
     return known
 
 
+def some_of_each(labels: NDArray[Any], domains: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Draw at most n of the cells of each class and laboratory; return their rows in order."""
+    table = pd.DataFrame({"label": labels, "domain": domains}).iloc[rng.permutation(len(labels))]
+    return np.sort(table.groupby(["domain", "label"]).head(n).index.to_numpy())
+
+
 def can_hold_out(labels: NDArray[Any], share: float, *, of_each_class: bool) -> bool:
     """Whether scikit-learn can hold out this share of the training cells to stop early, with two cells or more.
 

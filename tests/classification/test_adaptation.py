@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from sam_bloodcell import CellClassifier
+from sam_bloodcell import CellClassifier, NeighborSmoothedClassifier
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 
 CLASSES = ["eosinophil", "lymphocyte", "neutrophil"]
@@ -87,6 +87,18 @@ def test_the_temperature_is_that_of_its_laboratory_alone(classifier, known, new)
     assert (classifier.predict_proba(new).max(1) < cold[0].max(1)).all()
     np.testing.assert_array_equal(classifier.predict_proba(known), cold[1])
     np.testing.assert_array_equal(classifier.predict_table(new)["confidence"], classifier.predict_proba(new).max(1))
+
+
+@pytest.mark.filterwarnings("error:Got .* cells:UserWarning")
+def test_a_smoothing_classifier_has_the_temperature_of_the_one_it_wraps(trained, known, new):
+    plain = trained.pipeline_[-1]
+    smoothing = CellClassifier(classifier=NeighborSmoothedClassifier(plain), random_state=0, verbose=0)
+    smoothing.fit(known, known["label"])
+    given = renamed(new["label"]).where(new.index < 36)
+    wrapped = pickle.loads(pickle.dumps(trained)).adapt(new, "lab_c", given)
+    smoothing.adapt(new, "lab_c", given)
+    assert wrapped.temperatures_["lab_c"] != 1
+    assert smoothing.temperatures_ == pytest.approx(wrapped.temperatures_)
 
 
 def test_a_saved_model_learns_labels_as_the_first_one_does(classifier, new, tmp_path):

@@ -129,6 +129,29 @@ def test_folders_of_classes_are_labels(tmp_path):
     assert "got the label 'blast' but the model knows eosinophil, lymphocyte, neutrophil." in result.stderr
 
 
+@pytest.mark.filterwarnings("default:1 of 4. images cannot be read")
+def test_images_that_cannot_be_read_are_left_out_when_asked(tmp_path):
+    shutil.copytree("lyon", tmp_path / "lyon")
+    broken = sorted((tmp_path / "lyon").iterdir())[3]
+    broken.write_bytes(b"no image")
+    result = adapt(tmp_path / "lyon", "--out", tmp_path / "adapted")
+    assert result.exit_code == 1
+    assert broken.name in result.stderr
+    result = adapt(tmp_path / "lyon", "--suggest", 41, "--out", tmp_path / "41.csv", "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    assert broken.name in result.stderr
+    suggested = pd.read_csv(tmp_path / "41.csv")["path"].tolist()
+    assert len(suggested) == 41
+    assert f"lyon/{broken.name}" not in suggested
+    table = pd.DataFrame({"path": [f"lyon/{broken.name}", suggested[0]], "label": "neutrophil"})
+    table.to_csv(tmp_path / "two.csv", index=False)
+    sources = (tmp_path / "lyon", tmp_path / "two.csv")
+    result = adapt(*sources, "--out", tmp_path / "adapted", "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    assert broken.name in result.stderr
+    assert "learned from 41 cells.\nLabels used: 1 (1 neutrophil).\n" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("header", "labels", "message"),
     [

@@ -26,8 +26,8 @@ from sam_bloodcell.evaluation import benchmark
 from sam_bloodcell.reproduce.published import PAPERS
 
 COMMANDS = [
-    "demo", "check", "benchmark", "train", "predict", "finetune", "embed", "reproduce", "cache info", "cache prune",
-    "doctor", "download", "convert",
+    "demo", "check", "benchmark", "train", "predict", "adapt", "finetune", "embed", "reproduce", "cache info",
+    "cache prune", "doctor", "download", "convert",
 ]  # fmt: skip
 
 

@@ -270,6 +270,14 @@ def test_a_benchmark_tells_what_a_few_labels_would_bring(separable):
     X = X + np.random.default_rng(0).normal(size=X.shape)
     names, target = np.unique(y, return_inverse=True)
     cells = Bunch(images=X, target=target, target_names=names, domain=domain)
-    result = run_benchmark(cells, FunctionTransformer(), Doubler(), LogisticRegression(), cv=2, random_state=0)
+
+    def run():
+        return run_benchmark(cells, FunctionTransformer(), Doubler(), LogisticRegression(), cv=2, random_state=0)
+
+    result = run()
     pd.testing.assert_frame_equal(result.label_curve, label_curve(2 * X, y, domain=domain, random_state=0))
     assert set(result.label_curve["n_labels"]) == {0, 8, 16, 32}  # 100 labels of 60 cells cannot be had
+    cells["group"] = [f"{name} {row % 6}" for row, name in enumerate(domain)]
+    by_patient = label_curve(2 * X, y, domain=domain, groups=cells.group, random_state=0)
+    assert not by_patient.equals(result.label_curve)
+    pd.testing.assert_frame_equal(run().label_curve, by_patient)

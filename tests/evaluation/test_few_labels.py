@@ -51,6 +51,31 @@ def test_a_labelled_cell_is_never_tested():
     assert curve["balanced_accuracy"].mean() == pytest.approx(0.5, abs=0.06)
 
 
+def test_no_cell_of_a_labelled_patient_is_tested():
+    """Each patient's cells look alike and have a label by chance, so that cells of labelled patients are easy."""
+    rng = np.random.default_rng(0)
+    patients, domain = np.repeat(np.arange(80), 10), np.repeat(["a", "b"], 400)
+    X, y = patients[:, None] + 0.01 * rng.normal(size=(800, 1)), rng.permutation(np.tile([0, 1], 40))[patients]
+    given = {"domain": domain, "classifier": KNeighborsClassifier(1), "n_labels": [0, 100], "random_state": 0}
+    known, unknown = label_curve(X, y, groups=patients, **given), label_curve(X, y, **given)
+    assert means(unknown)["balanced_accuracy"].xs(100, level="n_labels").min() > 0.8
+    assert means(known)["balanced_accuracy"].xs(100, level="n_labels").mean() < 0.65
+    assert known.loc[known["n_labels"] == 0, "n_test"].tolist() == [400, 400]
+    assert known.loc[known["n_labels"] == 100, "n_test"].between(200, 250).all()  # half of the patients, or a few more
+    assert label_curve(X, y, groups=patients, **given).equals(known)
+
+
+def test_labels_of_all_patients_leave_none_to_test():
+    X, y = shifted(160, [0, 0, 0], 0)
+    domain = np.repeat(["a", "b"], 80)
+    one_each = label_curve(X, y, domain=domain, groups=domain, n_labels=[0, 8], random_state=0)
+    assert set(one_each["n_labels"]) == {0}
+    unequal = np.where(np.arange(160) % 80 < 50, "big", "small")
+    curve = label_curve(X, y, domain=domain, groups=unequal, n_labels=[8, 32], random_state=0)
+    assert set(curve.loc[curve["n_labels"] == 8, "n_test"]) == {30, 50}
+    assert set(curve.loc[curve["n_labels"] == 32, "n_test"]) == {30}  # 32 of the 30 cells of one cannot be had
+
+
 def test_a_laboratory_too_small_to_label_is_left_out_of_that_number(laboratories):
     X, y, domain = laboratories
     kept = np.r_[0:320, 320:356]
@@ -137,6 +162,38 @@ def test_too_sure_probabilities_become_less_sure_and_few_labels_leave_them():
     assert (found.max(1) < [0.9, 0.8]).all()
     assert found.argmax(1).tolist() == [0, 1]
     np.testing.assert_allclose(tempered(np.array([[0.9, 0.1]]), 0.5), [[0.81 / 0.82, 0.01 / 0.82]])
+
+
+def test_a_few_easy_labels_do_not_make_probabilities_nearly_certain():
+    X, y = shifted(1000, [0, 0, 0], 0)
+    training, new = Labelled(X, y), shifted(1000, [0, 0, 0], 1)
+    unsure = LogisticRegression(C=0.0002)
+    _, (few, many) = fit_with_few(unsure, training, 1, [Labelled(new[0][:n], new[1][:n]) for n in (32, 1000)])
+    assert 0.5 < few < 1
+    assert many < 0.4
+
+
+def test_the_temperature_is_fitted_on_patients_that_were_left_out():
+    class OfOthers(LogisticRegression):
+        def fit(self, X, y):
+            self.patients_ = set(X[:, 0])
+            return super().fit(X, y)
+
+        def predict_proba(self, X):
+            asked.append(set(X[:, 0]))
+            assert not self.patients_ & asked[-1]
+            return super().predict_proba(X)
+
+    asked = []
+    X, y = shifted(80, [0, 0, 0], 0)
+    X[:40, 0] = -1  # of the training
+    for n_patients in (8, 3, 1):
+        X[40:, 0] = patients = np.arange(40) % n_patients
+        few = Labelled(X[40:], y[40:], patients)
+        _, (temperature,) = fit_with_few(OfOthers(), Labelled(X[:40], y[:40]), 1, [few])
+        assert (temperature == 1) == (n_patients == 1)
+        assert len(asked) == {8: 5, 3: 3, 1: 0}[n_patients]
+        asked.clear()
 
 
 @pytest.mark.parametrize("n_labels", [[-1], "8", [2.5], None, [True]])

@@ -196,5 +196,10 @@ def test_a_few_labels_have_a_table_and_small_laboratories_are_named(three, tmp_p
     assert f"{names[0]} 32 random 0.700 ± 0.141 0.100 ± 0.000" in text
     assert f"{names[0]} 32 informative 0.810 0.100" in text
     assert f"Too few cells to try this: {names[1]} , {names[2]}" in text
+    assert "cells of one patient may be among both the labelled and the tested cells" in text
+    grouped = replace(three, label_curve=curve, cells=Bunch(**three.cells | {"group": range(len(three.cells.target))}))
+    text = parse(write_report(grouped, tmp_path / "grouped").read_text("utf-8")).text
+    assert "No cell of a patient or slide with a labelled cell is tested." in text
+    assert "may be among both" not in text
     without = parse(write_report(replace(three, label_curve=curve[:0]), tmp_path).read_text("utf-8")).text
     assert "A few labels of a new laboratory" not in without

@@ -16,6 +16,7 @@ from ..embedding.embeddings import CellEmbeddings, carried_domain
 from ..evaluation.few_labels import Labelled, cells_to_label, check_number_to_label, fit_with_few, tempered
 from ..evaluation.novelty import AbstainingClassifier
 from ..evaluation.protocol import call_with_domain
+from .neighbor_smoothing import NeighborSmoothedClassifier
 from .saving import PretrainedClassifier
 from .sources import paths_of
 
@@ -51,8 +52,9 @@ class AdaptableClassifier(PretrainedClassifier):
         Its stain is learned from all cells, without labels. If some cells have labels, the classifier is fitted again
         on the training cells and these: the labelled cells together count as many as the training cells of a
         laboratory, but each as 10 training cells at least. From 30 labels on, the temperature of the laboratory's
-        probabilities is fitted, too, by cross-validation on its labelled cells (``temperatures_``). The labelled cells
-        become training cells. The limit of "unknown" is set anew.
+        probabilities is fitted, too, by cross-validation on its labelled cells (``temperatures_``). A few labels change
+        it little, as a prior holds it near 1. That of a `NeighborSmoothedClassifier` is fitted on the probabilities
+        without smoothing. The labelled cells become training cells. The limit of "unknown" is set anew.
 
         Parameters
         ----------
@@ -197,7 +199,11 @@ class AdaptableClassifier(PretrainedClassifier):
         of_the_fit = ~np.isin(domains, new)
         few = [labelled(domains == name) for name in new]
         n_laboratories = len(np.unique(domains[of_the_fit]))
-        fitted, temperatures = fit_with_few(self.pipeline_[-1], labelled(of_the_fit), n_laboratories, few)
+        classifier = self.pipeline_[-1]
+        unsmoothed = classifier.estimator if isinstance(classifier, NeighborSmoothedClassifier) else None
+        fitted, temperatures = fit_with_few(
+            classifier, labelled(of_the_fit), n_laboratories, few, unsmoothed=unsmoothed
+        )
         for name, column in training.items():
             setattr(self, name, column)
         self.training_domains_ = domains

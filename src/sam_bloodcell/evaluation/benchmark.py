@@ -177,7 +177,9 @@ def run_benchmark(
         reconstructions=_reconstruct(autoencoder, embeddings, domains, shown), shown=shown,
         shift_by_class=pd.concat(shifts),  # type: ignore[arg-type]
         settings=_settings(embedder, autoencoder, named, predictions, cells.get("group") is not None, digest),
-        label_curve=label_curve(list(features.values())[-1], labels, domain=domains, random_state=seed),
+        label_curve=label_curve(
+            list(features.values())[-1], labels, domain=domains, groups=cells.get("group"), random_state=seed
+        ),
     )  # fmt: skip
 
 

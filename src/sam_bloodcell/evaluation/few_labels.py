@@ -13,9 +13,10 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils.validation import _num_samples
 
+from ..cells import some_of_each
 from .checks import cell_columns, check_arguments, seed_of
 from .classifiers import default_classifiers
 from .scores import scores_of_cells
@@ -25,6 +26,9 @@ from .scores import scores_of_cells
 ENOUGH_FOR_TEMPERATURE = 30
 # How many training cells a labelled cell of the new laboratory counts as, at least.
 _LEAST_WEIGHT = 10
+# The logarithm of a laboratory's temperature is taken for normal about 0 with this deviation before a label is seen. It
+# was chosen on the same three laboratories: without it, the temperature of a few easy cells ran to the lowest allowed.
+_SPREAD_OF_TEMPERATURE = 0.25
 _LEAST_OTHERS = 20  # cells that are left to test on
 _LEAST_OF_A_CLASS = 5  # cells of a class, in training and in the tested laboratory, for the class to take part
 _MOST_OF_A_CLASS = 150  # training cells of a class and laboratory in a curve: more change it little and cost time
@@ -32,14 +36,20 @@ _COLUMNS = ["test_domain", "chosen", "n_labels", "draw", "n_test", "balanced_acc
 
 
 class Labelled(NamedTuple):
-    """Features (n, n_features) and labels (n,) of cells."""
+    """Features (n, n_features) and labels (n,) of cells, and their patients (n,) where these are known."""
 
     features: NDArray[Any]
     labels: NDArray[Any]
+    groups: NDArray[Any] | None = None
+
+    def take(self, rows: NDArray[np.intp]) -> "Labelled":
+        """Return the cells of these rows."""
+        groups = None if self.groups is None else self.groups[rows]
+        return Labelled(self.features[rows], self.labels[rows], groups)
 
 
 def label_curve(
-    X: Any, y: Any, *, domain: Any, classifier: Any = None, new: Sequence[Any] | None = None,
+    X: Any, y: Any, *, domain: Any, groups: Any = None, classifier: Any = None, new: Sequence[Any] | None = None,
     n_labels: Sequence[int] = (0, 8, 16, 32, 100), n_draws: int = 3, random_state: Any = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Measure what a few labelled cells of a new laboratory would bring.
@@ -57,13 +67,16 @@ def label_curve(
         Class of each cell. A class with fewer than 5 cells in a tested laboratory, or in its training, takes no part.
     domain : array-like of shape (n_samples,)
         Laboratory of each cell.
+    groups : array-like of shape (n_samples,), optional
+        Patient or slide of each cell. The labelled cells are then chosen among those of half of the patients, or of as
+        many as have enough cells, and no cell of a patient with a labelled cell is scored. A patient of several
+        laboratories counts as one in each.
     classifier : classifier, default=None
         With ``predict_proba``. None stands for "LR balanced" of `default_classifiers`.
     new : sequence, optional
         The laboratories that are to be the new one in turn; default each.
     n_labels : sequence of int, default=(0, 8, 16, 32, 100)
-        Numbers of labelled cells. A laboratory with fewer than 20 more cells than one of these numbers has no row of
-        that number.
+        Numbers of labelled cells. There is no row where fewer than 20 cells are left to be scored.
     n_draws : int, default=3
         How often cells are chosen.
     random_state : int, RandomState instance or None, default=None
@@ -78,7 +91,7 @@ def label_curve(
     Raises
     ------
     ValueError, TypeError
-        If lengths differ, a label or domain is missing, or a number is out of range.
+        If lengths differ, a label, domain or group is missing, or a number is out of range.
 
     Examples
     --------
@@ -95,12 +108,15 @@ def label_curve(
     numbers = _checked_numbers(n_labels)
     features = np.asarray(X)
     labels, domains = cell_columns(_num_samples(X), y=y, domain=domain)
+    if groups is not None:
+        (groups,) = cell_columns(len(labels), groups=groups)
     seed = seed_of(random_state)
     classifier = default_classifiers(seed)["LR balanced"] if classifier is None else classifier
+    cells = Labelled(features, labels, groups)
     rows = [
         row
         for name in _checked_names(new, np.unique(domains).tolist())
-        for row in _curve_of(classifier, features, labels, domains, name, numbers, n_draws, seed)
+        for row in _curve_of(classifier, cells, domains, name, numbers, n_draws, seed)
     ]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -162,12 +178,25 @@ def check_number_to_label(n: Any, n_cells: int) -> None:
 
 
 def fit_with_few(
-    classifier: Any, training: Labelled, n_laboratories: int, few: Sequence[Labelled], *, seed: int = 0
-) -> tuple[Any, list[float]]:
+    classifier: Any, training: Labelled, n_laboratories: int, few: Sequence[Labelled], *,
+    unsmoothed: Any = None, seed: int = 0,
+) -> tuple[Any, list[float]]:  # fmt: skip
     """Fit a clone on training cells and on a few labelled cells of each new laboratory.
 
     The labelled cells of a laboratory together count as many as the training cells of a laboratory, but each as 10
     training cells at least: they are repeated, which any classifier takes.
+
+    Parameters
+    ----------
+    classifier : classifier
+    training : Labelled
+    n_laboratories : int
+        Number of laboratories that the training cells are of.
+    few : sequence of Labelled
+    unsmoothed : classifier, optional
+        The classifier whose probabilities the temperatures are fitted on, such as that which a
+        `NeighborSmoothedClassifier` wraps: a fold of a few labelled cells cannot be smoothed. Default `classifier`.
+    seed : int
 
     Returns
     -------
@@ -176,15 +205,17 @@ def fit_with_few(
         That of the probabilities in each new laboratory; 1.0 where its labelled cells are too few to fit one.
     """
 
-    def fit(new: Sequence[Labelled]) -> Any:
+    def fit(estimator: Any, new: Sequence[Labelled]) -> Any:
         parts = [training, *(_weighted(cells, len(training.labels) / max(n_laboratories, 1)) for cells in new)]
-        return clone(classifier).fit(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        features, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "labels"))
+        return clone(estimator).fit(features, labels)
 
     def temperature(place: int) -> float:
         others = [cells for other, cells in enumerate(few) if other != place]
-        return _temperature(lambda cells: fit([*others, cells]), few[place], seed)
+        return _temperature(lambda cells: fit(unsmoothed, [*others, cells]), few[place], seed)
 
-    return fit(few), [temperature(place) for place in range(len(few))]
+    unsmoothed = classifier if unsmoothed is None else unsmoothed
+    return fit(classifier, few), [temperature(place) for place in range(len(few))]
 
 
 def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -212,45 +243,58 @@ def _checked_names(new: Sequence[Any] | None, names: list[Any]) -> list[Any]:
 
 
 def _curve_of(
-    classifier: Any, features: NDArray, labels: NDArray, domains: NDArray, name: Any, numbers: list[int],
-    n_draws: int, seed: int,
-) -> Iterator[list[Any]]:  # fmt: skip
+    classifier: Any, cells: Labelled, domains: NDArray, name: Any, numbers: list[int], n_draws: int, seed: int
+) -> Iterator[list[Any]]:
     """Yield the rows of one tested laboratory."""
-    new = domains == name
+    new, labels = domains == name, cells.labels
     counts = [pd.Series(labels[part]).value_counts() for part in (new, ~new)]
     known = [label for label in np.unique(labels) if min(count.get(label, 0) for count in counts) >= _LEAST_OF_A_CLASS]
     numbers = [number for number in numbers if np.isin(labels[new], known).sum() >= number + _LEAST_OTHERS]
     if len(known) < 2 or not numbers:
         return
     rng = np.random.default_rng(seed)
-    codes = np.searchsorted(known, labels)
-    trained = _some_of_each(np.flatnonzero(~new & np.isin(labels, known)), labels, domains, rng)
+    cells = cells._replace(labels=np.searchsorted(known, labels))
+    trained = np.flatnonzero(~new & np.isin(labels, known))
+    trained = trained[some_of_each(labels[trained], domains[trained], _MOST_OF_A_CLASS, rng)]
     tested = np.flatnonzero(new & np.isin(labels, known))
-    training = Labelled(features[trained], codes[trained])
-    cells, n_others = Labelled(features[tested], codes[tested]), len(np.unique(domains[trained]))
-    plain = clone(classifier).fit(*training).predict_proba(cells.features)
+    training, n_others = cells.take(trained), len(np.unique(domains[trained]))
+    cells = cells.take(tested)
+    plain = clone(classifier).fit(training.features, training.labels).predict_proba(cells.features)
     for number in numbers:
         for chosen in ("random", "informative") if number else ("none",):
             for draw in range(n_draws if number else 1):
-                rows = rng.permutation(len(tested))[:number]
+                pool = _to_choose_from(cells, number, rng)
+                rows = rng.permutation(pool)[:number]
                 if chosen == "informative":
-                    rows = cells_to_label(cells.features, plain, number, random_state=seed + draw)
-                few = Labelled(cells.features[rows], cells.labels[rows])
-                others = np.setdiff1d(np.arange(len(tested)), rows)
+                    rows = pool[cells_to_label(cells.features[pool], plain[pool], number, random_state=seed + draw)]
+                others = _cells_of_others(cells, rows)
+                if len(others) < _LEAST_OTHERS:
+                    continue
                 answers = plain[others]
                 if number:
-                    fitted, (temperature,) = fit_with_few(classifier, training, n_others, [few], seed=seed + draw)
+                    few = [cells.take(rows)]
+                    fitted, (temperature,) = fit_with_few(classifier, training, n_others, few, seed=seed + draw)
                     answers = tempered(fitted.predict_proba(cells.features[others]), temperature)
                 told = {"label": cells.labels[others], "predicted": answers.argmax(1), "confidence": answers.max(1)}
                 scores = scores_of_cells(pd.DataFrame(told).assign(known=True))
                 yield [name, chosen, number, draw, len(others), scores["balanced_accuracy"], scores["ece"]]
 
 
-def _some_of_each(rows: NDArray[np.intp], labels: NDArray, domains: NDArray, rng: Any) -> NDArray[np.intp]:
-    """Return some of the rows, at most 150 of a class and laboratory."""
-    table = pd.DataFrame({"label": labels[rows], "domain": domains[rows]}, index=rows)
-    table = table.iloc[rng.permutation(len(table))]
-    return np.sort(table.groupby(["domain", "label"]).head(_MOST_OF_A_CLASS).index.to_numpy())
+def _to_choose_from(cells: Labelled, number: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Return the rows of half of the patients, or of as many as have enough cells; all where none is known."""
+    if cells.groups is None:
+        return np.arange(len(cells.labels))
+    names = rng.permutation(np.unique(cells.groups))
+    n_cells = pd.Series(cells.groups).value_counts()[names].cumsum()
+    n = max(len(names) // 2, int(np.searchsorted(n_cells, number)) + 1)
+    return np.flatnonzero(np.isin(cells.groups, names[:n]))
+
+
+def _cells_of_others(cells: Labelled, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return all rows but these, and but those of the same patients."""
+    if cells.groups is None:
+        return np.setdiff1d(np.arange(len(cells.labels)), rows)
+    return np.flatnonzero(~np.isin(cells.groups, cells.groups[rows]))
 
 
 def _weighted(few: Labelled, n_of_a_laboratory: float) -> Labelled:
@@ -262,22 +306,28 @@ def _weighted(few: Labelled, n_of_a_laboratory: float) -> Labelled:
 def _temperature(fit: Callable[[Labelled], Any], few: Labelled, seed: int) -> float:
     """Return the temperature at which held-out labelled cells are likeliest (Guo et al., ICML 2017).
 
-    Each fold of them is answered by a classifier that was fitted on the others. `CalibratedClassifierCV` would hold out
-    training cells, too, and these outnumber the labelled ones.
+    Each fold of them is answered by a classifier that was fitted on the others; no fold splits a patient.
+    `CalibratedClassifierCV` would hold out training cells, too, and these outnumber the labelled ones.
+
+    A few cells say little about the temperature. So a normal prior holds its logarithm near 0, and the fewer the cells,
+    the nearer. Otherwise a few cells that are all answered rightly would make any answer nearly certain.
     """
     n = len(few.labels)
-    if n < ENOUGH_FOR_TEMPERATURE:
+    n_folds = 5 if few.groups is None else min(5, len(np.unique(few.groups)))
+    if n < ENOUGH_FOR_TEMPERATURE or n_folds < 2:
         return 1.0
-    true = np.empty((n, 0))
-    for kept, left in KFold(5, shuffle=True, random_state=seed).split(few.features):
-        fitted = fit(Labelled(few.features[kept], few.labels[kept]))
-        if not true.size:
-            true = np.empty((n, len(fitted.classes_)))
-        true[left] = fitted.predict_proba(few.features[left])
+    folds = KFold(n_folds, shuffle=True, random_state=seed) if few.groups is None else GroupKFold(n_folds)
+    held_out = np.empty((n, 0))
+    for kept, left in folds.split(few.features, groups=few.groups):
+        fitted = fit(few.take(kept))
+        if not held_out.size:
+            held_out = np.empty((n, len(fitted.classes_)))
+        held_out[left] = fitted.predict_proba(few.features[left])
     places = np.searchsorted(fitted.classes_, few.labels)
 
     def unlikelihood(log_temperature: float) -> float:
-        found = tempered(true, float(np.exp(log_temperature)))[np.arange(n), places]
-        return float(-np.log(np.maximum(found, 1e-12)).mean())
+        found = tempered(held_out, float(np.exp(log_temperature)))[np.arange(n), places]
+        prior = (log_temperature / _SPREAD_OF_TEMPERATURE) ** 2 / 2
+        return float(prior - np.log(np.maximum(found, 1e-12)).sum())
 
     return float(np.exp(minimize_scalar(unlikelihood, bounds=(np.log(0.25), np.log(4)), method="bounded").x))

@@ -18,6 +18,7 @@ from sklearn.utils import Bunch
 
 from ..alignment.autoencoder import CrossDomainAutoencoder
 from ..alignment.settings import PRESETS
+from ..cells import some_of_each
 from ..datasets import join_cells, load_acevedo20, load_matek19
 from ..datasets.cells import check_cells, take_cells
 from ..embedding.embedder import SAMLoRAEmbedder
@@ -182,7 +183,4 @@ def limit_cells(cells: Bunch, n: int, random_state: int) -> Bunch:
     """Draw at most `n` (>= 1) of the cells of each class and laboratory; the cells have paths."""
     check_arguments("limit_cells", n=n, random_state=random_state)
     check_cells(cells, "paths", "target", "domain")
-    order = np.random.default_rng(random_state).permutation(len(cells.target))
-    table = pd.DataFrame({"target": cells.target, "domain": cells.domain}).iloc[order]
-    rows = np.sort(table.groupby(["domain", "target"]).head(n).index.to_numpy())
-    return take_cells(cells, rows)
+    return take_cells(cells, some_of_each(cells.target, cells.domain, n, np.random.default_rng(random_state)))
