@@ -215,6 +215,7 @@ def scores_of(features, X, label, domain, setting, labs, tested, seed, draws="al
     limit = fit_abstention(features, models[0.1], seed) if setting in MIXED else None
     found, typed = [], label != ""
     usual = np.mean([X[(domain == lab) & typed].var(0) for lab in labs], axis=0)
+    varies = usual > 0
     for lab in tested:
         here = (domain == lab) & (typed | (draws == "foreign"))
         known = {"setting": setting, "train": "+".join(labs), "tested": lab, "seed": seed}
@@ -222,7 +223,10 @@ def scores_of(features, X, label, domain, setting, labs, tested, seed, draws="al
             drawn = [("with its other cells", 0, np.arange(here.sum()))]
         else:
             drawn = draws_of(label[here], lab, seed, draws == "all" and setting in MIXED)
-        spread = {(mixture, number): np.mean(X[here][rows].var(0) / usual) for mixture, number, rows in drawn}
+        spread = {
+            (mixture, number): np.mean(X[here][rows][:, varies].var(0) / usual[varies])
+            for mixture, number, rows in drawn
+        }
         found += [
             known | row | {"spread": spread[row["mixture"], row["draw"]]}
             for row in tests(features, models, limit, X[here], label[here], drawn)

@@ -22,7 +22,7 @@ SIGNS = {
     "largest predicted class, inductive": lambda a, b: _shares(a).max(1),
     "largest predicted class, transductive": lambda a, b: _shares(b).max(1),
     "clusters moved": lambda a, b: b["clusters_moved"].to_numpy(),
-    "spread of the cells": lambda a, b: b["spread"].to_numpy(),
+    "little spread of the cells": lambda a, b: -b["spread"].to_numpy(),
     "confidence lost": lambda a, b: (a["confidence"] - b["confidence"]).to_numpy(),
     "number of cells": lambda a, b: a["cells"].to_numpy(float),
 }
