@@ -85,10 +85,6 @@ def _judge(draws, name):
     }
 
 
-def _auroc(worse, sign, weight):
-    return roc_auc_score(worse, sign, sample_weight=weight) if 0 < worse.sum() < len(worse) else np.nan
-
-
 def _choose(draws, name):
     """Return the side and the limit of a sign that give the best mean."""
     best = (-1.0, 1, np.inf)

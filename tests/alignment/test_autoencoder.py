@@ -136,6 +136,23 @@ def test_more_linear_features_than_inputs_keep_every_distance(cells):
     np.testing.assert_allclose(pdist(features), pdist(X), rtol=1e-3)
 
 
+def test_features_of_fewer_cells_than_components_do_not_depend_on_the_order_of_rows():
+    X = np.random.default_rng(0).normal(size=(60, 192))
+    order = np.random.default_rng(1).permutation(12)
+    with pytest.warns(UserWarning, match="nothing is aligned"):
+        one, other = (CrossDomainAutoencoder().fit(X[rows]) for rows in (np.arange(12), order))
+    np.testing.assert_allclose(other.transform(X), one.transform(X), atol=1e-4)
+
+
+def test_an_autoencoder_of_before_there_were_checkpoints_is_an_estimator_all_the_same(cells):
+    fitted = small("linear").fit(cells[0], domain=cells[1])
+    state = fitted.__getstate__()
+    del state["checkpoint"]
+    old = CrossDomainAutoencoder.__new__(CrossDomainAutoencoder)
+    old.__setstate__(state)
+    assert clone(old).get_params() == fitted.get_params()
+
+
 def test_parts_of_the_cells_teach_a_linear_autoencoder_what_the_whole_does(cells):
     X, domains = np.asarray(cells[0]), cells[1]
     whole, parts = small("linear", normalization="raw").fit(X, domain=domains), small("linear", normalization="raw")

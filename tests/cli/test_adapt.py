@@ -189,3 +189,15 @@ def test_nothing_is_replaced_unasked(tmp_path):
     assert "as input and output" in result.stderr
     result = adapt("lyon", "--suggest", 3, "--out", "labels.xlsx")
     assert "expected a name that ends in .csv" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("lab_a", "a laboratory that the model was trained on"), (" lyon", "Fix:")]
+)
+def test_a_name_that_cannot_be_learned_is_told_before_cells_are_labelled(name, message, tmp_path):
+    result = run(
+        "adapt", "model", "lyon", "--domain", name, "--suggest", 3, "--out", tmp_path / "labels.csv", "--quiet"
+    )
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not (tmp_path / "labels.csv").exists()

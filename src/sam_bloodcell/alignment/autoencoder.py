@@ -48,7 +48,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "linear", whose features span the principal components, and "vector", an MLP, read any 2-D array, as pooled
         embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the token maps of ``SAMLoRAEmbedder(..., keep=("tokens",
         "crops"))`` and also reconstruct the cells' crops. "auto" is the preset's network, else "linear", which measured
-        best on real cells and is solved at once, so that the parameters from `epochs` to `device` do not matter to it.
+        best on real cells. It is solved at once: the parameters from `epochs` to `device` have no effect on it.
     preset : {"bc-sam", "dorl"} or None, default=None
         A paper's network and training, layer by layer, with its settings for every parameter that is "auto" (what
         still differs: docs/method.md). None takes our own.
@@ -97,8 +97,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     shifts_ : ClusterShifts or None
         How far each domain's features lie off, cluster by cluster; None without "cluster" or any domain.
     history_ : DataFrame
-        One row for each epoch. Columns: epoch, learning_rate, loss, reconstruction; alignment, where there is one;
-        crops and embedding, the parts of the reconstruction, where there are both; validation_score, with `patience`.
+        One row for each epoch, one in all for "linear". Columns: epoch, loss, reconstruction; learning_rate, alignment,
+        crops and embedding (the parts of the reconstruction) where there are such; validation_score, with `patience`.
     n_features_in_ : int
         Width C of the embeddings.
 
@@ -221,9 +221,9 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @own_settings()
     def partial_fit(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
-        """Train one epoch on one part of the data, at a constant learning rate.
+        """Train on one part of the data: one epoch at a constant learning rate, or by solving "linear" for all parts.
 
-        The statistics of the domains are gathered over all parts, but the clusters are those of the last part, which
+        The statistics of the domains are gathered over all parts, but the clusters are those of the last part. A part
         should hold cells of all domains. The first call starts a new training; a call after `fit` continues that one.
 
         Parameters
@@ -301,7 +301,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         reconstruction : array
-            From token maps: crops, uint8 (n, crop_size, crop_size, 3). "vector": embeddings, float32 (n, C).
+            From token maps: crops, uint8 (n, crop_size, crop_size, 3). From vectors: vectors, float32 (n, C).
         """
         inputs = self._prepare_inference(X, domain)
         made = self._run_network(inputs, reconstruct=True)

@@ -13,7 +13,7 @@ from ..embedding.embeddings import CellEmbeddings
 from .normalization import DomainScaler, known_domains
 
 # A warning is given where the variance of a new domain's cells, over that of a domain of the fit, is below this. On six
-# laboratories it fired for a third of the draws of one class, and for 1 % of the others (docs/results.md).
+# laboratories it fired in a third of the draws of one class, and in 1 % of the other ones (docs/results.md).
 _LEAST_SPREAD = 0.5
 
 

@@ -116,7 +116,7 @@ def token_maps(X: Any, architecture: str, *, needs_crops: bool) -> tuple[Any, An
     """Return the token maps of embeddings and, if asked for, their crops; an error says how to get them."""
     tokens, crops = getattr(X, "tokens", None), getattr(X, "crops", None) if needs_crops else None
     if tokens is None or (needs_crops and crops is None):
-        asked, instead = f"architecture={architecture!r}", "architecture='vector'"
+        asked, instead = f"architecture={architecture!r}", "architecture='auto'"
         if architecture in PRESETS:  # the papers' networks bear the presets' names
             asked, instead = f"preset={architecture!r}", "preset=None"
         raise TypeError(

@@ -36,6 +36,8 @@ class PretrainedAutoencoder(Pretrained):
     history_: pd.DataFrame
     n_features_in_: int
 
+    checkpoint: str | os.PathLike | None = None  # those that were saved before this parameter existed lack it
+
     _packing = {
         "settings_": (asdict, lambda values: Settings(**values)),
         "scaler_": (DomainScaler.to_plain, DomainScaler.from_plain),

@@ -62,8 +62,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         explains them). Training embeds ``1 + n_stain_views`` times as many images. Use views where no image of the new
         laboratory is at hand and cells are predicted without a domain. On embeddings without an autoencoder, with the
         default classifier, four views raised the mean balanced accuracy from 0.561 to 0.592 where five laboratories
-        trained. They gained nothing where one or two trained, with C=0.01, or on features that are standardised by
-        laboratory (docs/results.md). The classifier must not divide its training cells into folds, as a search does.
+        trained. They gained nothing where one or two trained, or with C=0.01 (docs/results.md). The classifier must not divide its training cells into folds, as a search does.
         `adapt` with labels fits the classifier again without views, so that their gain is lost.
     cache_dir, device, batch_size, n_jobs
         As in `SAMLoRAEmbedder`. A saved model does not keep them: they belong to the machine.
@@ -395,7 +394,9 @@ def _with_domain(features: Any, embeddings: CellEmbeddings, classifier: Any) -> 
 
 
 def _divides(classifier: Any) -> bool:
-    """Return whether a classifier, or a part of it, divides its training cells into folds."""
+    """Return whether a classifier, or a part of it, divides its training cells, as a search or early stopping does."""
     parameters = [(name.rpartition("__")[2], value) for name, value in classifier.get_params().items()]
     # SVC(probability=True) calibrates in folds of its own.
-    return any(name == "cv" or (name == "probability" and value is True) for name, value in parameters)
+    return any(
+        name == "cv" or (name in ("probability", "early_stopping") and value is True) for name, value in parameters
+    )

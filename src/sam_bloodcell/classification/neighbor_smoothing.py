@@ -66,8 +66,8 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
     Notes
     -----
     On six laboratories (docs/howto/new_laboratory.md), smoothing raised the mean balanced accuracy of the default
-    autoencoder's features from 0.67 to 0.69 in pairs of laboratories, and from 0.66 to 0.70 with one left out. It lost
-    more than 0.01 in one of four cases. `neighbor_agreement` tells most of them apart, without labels. Do not smooth to
+    autoencoder's features from 0.67 to 0.69 in pairs of laboratories, and from 0.69 to 0.70 with one left out. It lost
+    more than 0.01 in one of five cases. `neighbor_agreement` tells most of them apart, without labels. Do not smooth to
     find a few cells of a rare class, which neighbours of other classes can outvote.
 
     Examples

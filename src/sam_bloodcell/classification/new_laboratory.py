@@ -56,6 +56,15 @@ def list_new_cells(
     return _each_once(cells[[name for name in ("path", "domain", "label") if name in cells]]), listings
 
 
+def check_new_laboratory(classifier: CellClassifier, domain: str) -> None:
+    """Raise unless the classifier could learn labels of a laboratory of this name."""
+    if domain != domain.strip() or not domain:
+        raise ValueError(f"Got domain={domain!r} but expected a name. Fix: pass it without spaces around it.")
+    if domain in getattr(classifier, "training_domains_", ()) and domain not in classifier.temperatures_:
+        fix = "Fix: choose another name, or train a model again with its cells."
+        raise ValueError(f"Got domain={domain!r}, a laboratory that the model was trained on. {fix}")
+
+
 def labels_for_adapt(cells: pd.DataFrame, classes: Iterable[Any]) -> list[Any] | None:
     """Return the model's class of each cell, None where it has no label; None where there is no column of labels."""
     if "label" not in cells:

@@ -56,7 +56,7 @@ def adapt(
     Example: sam-bloodcell adapt model lyon --domain lyon --suggest 32
     """
     from ..classification import CellClassifier
-    from ..classification.new_laboratory import list_new_cells
+    from ..classification.new_laboratory import check_new_laboratory, list_new_cells
     from ..classification.outputs import check_model_folder, check_table_to_label
     from ..classification.sources import keep_readable
 
@@ -69,6 +69,7 @@ def adapt(
     classifier.set_params(
         cache_dir=cache_dir, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs, verbose=0 if quiet else 1
     )
+    check_new_laboratory(classifier, domain)
     table, listings = list_new_cells(cells, domain, classifier.classes_, root=root)
     for listing in listings:
         tell_left_out(f"{listing.root}: {len(listing.images)} images", listing.account())
@@ -81,7 +82,9 @@ def adapt(
         tell_to_label(table, out, next_step, root)
     else:
         write_adapted(classifier, table, domain, out)
-        typer.echo(f"Next: sam-bloodcell predict {out} FOLDER --domain {shlex.quote(domain)}", err=True)
+        typer.echo(
+            f"Next: sam-bloodcell predict {shlex.quote(str(out))} FOLDER --domain {shlex.quote(domain)}", err=True
+        )
 
 
 def write_suggestions(classifier: "CellClassifier", cells: "pd.DataFrame", n: int, out: Path) -> None:

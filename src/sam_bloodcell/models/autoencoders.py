@@ -192,7 +192,10 @@ class LinearAutoencoder(nn.Module):
         """Find the components of all vectors so far."""
         mean = self.sums / self.total
         covariance = self.products / self.total - torch.outer(mean, mean)
-        directions = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : self.n_features].T
+        variances, directions = torch.linalg.eigh(covariance)
+        # Directions in which nothing varies, as with fewer cells than features, are arbitrary: new cells must not vary.
+        directions = directions * (variances > len(variances) * torch.finfo(torch.float32).eps * variances.max())
+        directions = directions.flip(1)[:, : self.n_features].T
         # Signs are arbitrary, and may differ from machine to machine.
         largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
         generator = torch.Generator().manual_seed(0)
