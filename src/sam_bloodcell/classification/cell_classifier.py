@@ -62,8 +62,9 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         explains them). Training embeds ``1 + n_stain_views`` times as many images. Use views where no image of the new
         laboratory is at hand and cells are predicted without a domain. On embeddings without an autoencoder, with the
         default classifier, four views raised the mean balanced accuracy from 0.561 to 0.592 where five laboratories
-        trained. They gained nothing where one or two trained, or with C=0.01 (docs/results.md). The classifier must not divide its training cells into folds, as a search does.
-        `adapt` with labels fits the classifier again without views, so that their gain is lost.
+        trained. They gained nothing where one or two trained, or with C=0.01 (docs/results.md). The classifier must not
+        divide its training cells into folds, as a search does. `adapt` with labels fits the classifier again without
+        views, so that their gain is lost.
     cache_dir, device, batch_size, n_jobs
         As in `SAMLoRAEmbedder`. A saved model does not keep them: they belong to the machine.
     random_state : int, RandomState instance or None, default=None
