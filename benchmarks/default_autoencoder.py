@@ -15,13 +15,12 @@ from pathlib import Path
 import pandas as pd
 from laboratories import Cells
 from laboratories_cells import LABORATORIES, draw_training, read_cells, scored_classes, training_sets
-from laboratories_methods import Features, _transform, fit_classifiers, score, standardise, standardised
+from laboratories_methods import NEW, Features, _transform, fit_classifiers, score, standardise, standardised
 from tqdm import tqdm
 
 from sam_bloodcell import CrossDomainAutoencoder
 
 STRENGTHS = (0.01, 0.1)
-NEW = "the tested laboratory"
 CANDIDATES = {
     "MLP, clusters": {"architecture": "vector"},
     "MLP, domain": {"architecture": "vector", "normalization": "domain"},

@@ -162,7 +162,7 @@ class LinearAutoencoder(nn.Module):
     """The linear autoencoder of vectors of length C = `token_width` with the least squared error, which is known.
 
     It spans the first F = `n_components` principal components (Baldi and Hornik, Neural Networks 1989). The features
-    are these in a fixed rotation, after which they all vary alike: a classifier that standardises its features would
+    are these in a fixed rotation, after which they vary about alike: a classifier that standardises its features would
     blow up the last components, which are mostly noise. Nothing is trained; `learn` may be called for part after part.
     """
 
