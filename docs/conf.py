@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -14,18 +15,28 @@ author = "The sam-bloodcell authors"
 copyright = "The sam-bloodcell authors"
 version = release = __version__
 extensions = [
+    "command_options",
+    "math_without_network",
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "sg_execution_times.rst", "auto_examples/*.ipynb"]
+templates_path = ["_templates"]
 
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+html_math_renderer = "mathml"
 default_role = "code"
 numpydoc_show_class_members = False
+autodoc_member_order = "bysource"
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -39,13 +50,28 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "show_signature": False,
     "plot_gallery": "True",
+    "thumbnail_size": (400, 280),
 }
 
 html_theme = "pydata_sphinx_theme"
-html_title = "sam-bloodcell"
+html_title = f"sam-bloodcell {release}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 # Pages without pages below them need no navigation of their section.
-html_sidebars = dict.fromkeys(
-    ("index", "own_laboratories", "method", "design", "results", "vit_tiny", "errors", "robustness", "api"), ()
-)
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "show_prev_next": True}
+html_sidebars = dict.fromkeys(("index", "install", "own_laboratories", "command_line", "results"), ())
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "header_links_before_dropdown": 8,
+    "navbar_align": "left",
+    "navbar_persistent": ["search-button"],
+    "footer_start": ["version", "copyright"],
+    "footer_end": ["theme-version"],
+}
+links = dict(line.split(", ", 1) for line in metadata("sam-bloodcell").get_all("Project-URL") or ())
+if "Repository" in links:
+    html_theme_options["icon_links"] = [
+        {"name": "Repository", "url": links["Repository"], "icon": "fa-solid fa-code-branch"}
+    ]

@@ -10,6 +10,9 @@ from sphinx_gallery.scrapers import figure_rst
 
 ORDER = (
     "plot_quickstart.py",
+    "plot_predict_folder.py",
+    "plot_inspect_errors.py",
+    "plot_few_labels.py",
     "plot_compare_features.py",
     "plot_domain_shift.py",
     "plot_grid_search.py",

@@ -1,10 +1,10 @@
 """
-Baseline, pooled embeddings, autoencoder
-========================================
+Compare features: colours, embeddings, autoencoder
+==================================================
 
-Is a foundation model needed at all, and what does the autoencoder add? The same classifier is given three kinds of
-features of the same cells: a histogram of the image's colours, the pooled embeddings, and 50 features of the
-autoencoder. Every pipeline gets the same folds, so their differences can be compared cell by cell.
+Do you need a foundation model, and what does the autoencoder add? This example trains the same classifier on three
+kinds of features of the same cells: a histogram of the colours, the pooled embeddings, and 50 features of the
+autoencoder. All pipelines use the same folds, so the differences can be compared cell by cell.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.images)
 # %%
 # The baseline
 # ------------
-# 16 bins of each colour channel, over the crop of the cell.
+# The colour histogram has 16 bins for each colour channel of the crop.
 
 
 def colour_histograms(found):
@@ -47,7 +47,7 @@ def colour_histograms(found):
 # %%
 # Three pipelines
 # ---------------
-# `CellEmbeddings` is what flows into each of them: the first reads its crops, the others its pooled embeddings.
+# Each pipeline reads `CellEmbeddings`. The first pipeline uses the crops, the other two use the pooled embeddings.
 
 classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 pipelines = {
@@ -61,25 +61,25 @@ predictions = cross_domain_predictions(
 plot_transfer_matrix(score_predictions(predictions))
 
 # %%
-# Mean over the pairs of different laboratories, with 95% bootstrap intervals over the tested cells:
+# The table shows the mean over the pairs of different laboratories, with 95% bootstrap intervals over the tested cells:
 
 confidence_intervals(predictions, random_state=0).round(3)
 
 # %%
-# The paired comparison is sharper than intervals that overlap: it asks how the difference varies.
+# A paired comparison is more sensitive than a comparison of intervals, because it estimates the difference directly:
 
 compare_pipelines(predictions, "pooled", random_state=0).round(3)
 
 # %%
-# Which classes gain
-# ------------------
-# Recall of each class across laboratories.
+# Which classes improve
+# ---------------------
+# The table shows the recall of each class across laboratories.
 
 recall = per_class_recall(predictions)
 across = recall[recall["train_domain"] != recall["test_domain"]]
 across.pivot_table("recall", "label", "classifier", sort=False).round(2)
 
 # %%
-# And what the remaining mistakes are:
+# The confusion matrices show the remaining mistakes:
 
 plot_confusions(predictions[predictions["classifier"] == "autoencoder"])

@@ -1,9 +1,9 @@
 """
-How far laboratories lie apart
-==============================
+Measure how different laboratories are
+======================================
 
-Before asking how well a classifier transfers, look at the features: if a laboratory can be told from them, a classifier
-trained in another one meets cells unlike its own.
+If the features reveal the laboratory of a cell, a classifier that was trained in another laboratory sees unfamiliar
+cells. This example measures and draws the difference before and after alignment.
 """
 
 import numpy as np
@@ -21,14 +21,14 @@ embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.images)
 # %%
 # The cause
 # ---------
-# Mean colours of the cells, laboratory by laboratory: stain, light and camera differ.
+# The mean colours of the cells differ between laboratories, because stain, light and camera differ.
 
 plot_stain(embeddings.crops, cells.domain)
 
 # %%
 # Before and after
 # ----------------
-# The autoencoder reads the embeddings and each cell's laboratory, no class.
+# The autoencoder uses the embeddings and the laboratory of each cell. It does not use the classes.
 
 autoencoder = CrossDomainAutoencoder(random_state=0).fit(embeddings, domain=cells.domain)
 features = {
@@ -39,19 +39,20 @@ plot_embedding_map(features, cells.domain, labels)
 # sphinx_gallery_thumbnail_number = 2
 
 # %%
-# Three numbers say the same: how well a logistic regression guesses the laboratory, what guessing gives (chance), and
-# the squared maximum mean discrepancy, which is 0 for equal distributions.
+# The table confirms the picture. It shows how well a logistic regression predicts the laboratory, the same score by
+# chance, and the squared maximum mean discrepancy, which is 0 for equal distributions.
 
 pd.DataFrame({name: domain_shift(found, cells.domain, random_state=0) for name, found in features.items()}).T.round(3)
 
 # %%
 # By class
 # --------
-# Laboratories that hold other mixtures of cell types lie apart for that reason too. Within a class this does not count.
+# Laboratories also differ if their mixtures of cell types differ. The difference within a class does not depend on the
+# mixture.
 
 domain_shift(features["autoencoder"], cells.domain, y=labels, random_state=0).round(3)
 
 # %%
-# What the autoencoder lost on the way to its 50 features shows in its history:
+# The loss in the history shows how much information is lost in the 50 features:
 
 autoencoder.history_[["epoch", "loss"]].iloc[[0, -1]].round(4)

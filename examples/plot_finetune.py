@@ -2,8 +2,8 @@
 Fine-tune LoRA on a few masks
 =============================
 
-A laboratory unlike those that the packaged adapter was trained on: pale stain, dim green light, small cells, noise. Its
-masks fail; two dozen annotated cells and three epochs help.
+The packaged adapter does not find the cells of every laboratory. Here, the stain is pale, the light is dim and green,
+the cells are small, and the images are noisy. This example trains the adapter on 24 annotated cells for three epochs.
 """
 
 import tempfile
@@ -41,9 +41,9 @@ plot_cells(cells.images[tested[:6]], masks=before[:6])
 # %%
 # Train
 # -----
-# With masks, ``fit`` trains the packaged adapter further: LoRA factors on queries and values, and the decoder. With
-# more cells, leave `epochs`, `learning_rate` and `validation_fraction` as they are: cells are then set aside to know
-# when to stop.
+# If you pass masks, ``fit`` trains the packaged adapter further: the LoRA factors of queries and values, and the
+# decoder. If you have more cells, use the defaults of `epochs`, `learning_rate` and `validation_fraction`. Some cells
+# are then held out, and training stops when their masks do not improve any more.
 
 training = LoRATraining(
     epochs=3, warmup_epochs=0, learning_rate=5e-4, batch_size=4, validation_fraction=0, random_state=0
@@ -55,17 +55,17 @@ plot_history(tuned.history_.drop(columns="learning_rate"))
 # %%
 # Masks after
 # -----------
-# On cells that the training did not see.
+# These cells were not used in training.
 
 after = tuned.predict_masks(cells.images[tested])
 plot_cells(cells.images[tested[:6]], masks=after[:6])
 
 # %%
-# Dice, twice the overlap by the sum of both areas:
+# The Dice coefficient is twice the overlap divided by the sum of both areas:
 
 
 def dice(found, true):
-    """1 where both masks are the same, 0 where they share no pixel."""
+    """Return 1 if both masks are equal, 0 if they do not overlap."""
     return 2 * (found & true).sum() / (found.sum() + true.sum())
 
 
@@ -78,9 +78,10 @@ pd.DataFrame(
 ).describe().loc[["mean", "min", "50%"]].round(3)
 
 # %%
-# Keep it
-# -------
-# A folder in PEFT's layout, with the decoder beside it; ``push_to_hub`` puts the same on the Hub.
+# Save the adapter
+# ----------------
+# ``save_pretrained`` writes a folder in PEFT's layout, with the decoder. ``push_to_hub`` uploads the same files to the
+# Hub.
 
 with tempfile.TemporaryDirectory() as folder:
     tuned.save_pretrained(folder)

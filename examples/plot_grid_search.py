@@ -1,9 +1,9 @@
 """
-A grid search that embeds every image once
-==========================================
+Run a grid search that embeds every image once
+==============================================
 
-A search of 6 candidates in 3 folds fits and predicts every pipeline many times. With ``cache_dir`` each image goes
-through the network once, whatever folds, candidates, processes and later sessions ask for.
+A search of 6 candidates with 3 folds fits and predicts the pipeline many times. With ``cache_dir``, each image is
+embedded only once. Folds, candidates, processes and later sessions share the embeddings.
 """
 
 import tempfile
@@ -26,8 +26,8 @@ cells = load_cells(save_cells(drawn, folder / "cells"))
 cache = folder / "cache"
 
 # %%
-# The whole pipeline, from image to class, is searched. ``cells.frame`` has the columns path and domain: the laboratory
-# of each cell travels with it to the autoencoder, in every fold and in every score.
+# The search covers the whole pipeline, from image to class. ``cells.frame`` has the columns path and domain, so the
+# autoencoder knows the laboratory of each cell in every fold and in every score.
 
 pipe = Pipeline(
     [
@@ -41,12 +41,12 @@ folds = StratifiedKFold(3, shuffle=True, random_state=0)
 search = GridSearchCV(pipe, grid, cv=folds, scoring="balanced_accuracy").fit(cells.frame, cells.labels)
 
 # %%
-# 60 images, 18 fits and one refit; the store holds 60 embeddings.
+# The search makes 18 fits and one refit. The store has 60 embeddings, one for each image:
 
 EmbeddingStore(cache).info()[["cells", "bytes"]]
 
 # %%
-# The time of a fit is that of autoencoder and classifier. Only the first fit of a fold's images also embeds them.
+# The fit time is the time of the autoencoder and the classifier. Only the first fit also embeds the images.
 
 table = pd.DataFrame(search.cv_results_)
 table[["param_align__n_components", "param_classify__C", "mean_test_score", "mean_fit_time"]].round(3)
@@ -64,10 +64,10 @@ ax.set(xlabel="C of the SVM", ylabel="features", title="balanced accuracy, mean 
 figure
 
 # %%
-# These folds mix the laboratories: they choose a setting, they do not say how well it does in a laboratory that it was
-# not trained in. That takes `cross_domain_predictions`, or a splitter that leaves laboratories out, such as
-# `sklearn.model_selection.LeaveOneGroupOut` with ``groups=cells.domain``.
+# Each of these folds contains cells of all laboratories. They are suitable for choosing a setting, but they do not
+# measure the score in an unseen laboratory. For this purpose, use `cross_domain_predictions`, or a splitter that leaves
+# laboratories out, such as `sklearn.model_selection.LeaveOneGroupOut` with ``groups=cells.domain``.
 #
-# The best pipeline, fitted on all cells, predicts:
+# The search refits the best pipeline on all cells. It can predict at once:
 
 search.predict(cells.frame[:3])

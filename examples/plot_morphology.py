@@ -1,9 +1,9 @@
 """
-Features that a haematologist can read
+Measure size, shape, nucleus and stain
 ======================================
 
-Beside an embedding, `CellMorphology` measures 16 numbers with names from each cell's mask and crop: size, shape,
-nucleus, stain. They say what sets classes, and laboratories, apart.
+`CellMorphology` measures 16 named features of each cell from its mask and crop: size, shape, nucleus and stain. They
+show how cell types and laboratories differ, in terms that a haematologist knows.
 """
 
 import matplotlib.pyplot as plt
@@ -28,7 +28,8 @@ morphology = CellMorphology().set_output(transform="pandas").fit_transform(embed
 # %%
 # By class and laboratory
 # -----------------------
-# Medians. The nucleus's share of the cell is a matter of class, the densities of stain are one of laboratory too.
+# The table shows medians. The nucleus's share of the cell depends on the class. The densities of stain also depend on
+# the laboratory.
 
 shown = ["area", "nucleus_to_cell", "nucleus_lobes", "nucleus_red", "cytoplasm_green"]
 morphology[shown].groupby([labels, cells.domain]).median().round(2)
@@ -48,9 +49,10 @@ axes[1].legend()
 figure
 
 # %%
-# Which of them tell the classes apart
-# ------------------------------------
-# A forest is trained in one laboratory; permuting a feature in another shows how much the answer there rests on it.
+# Which features separate the classes
+# -----------------------------------
+# A random forest is trained in one laboratory. Permuting a feature in another laboratory shows how much the predictions
+# depend on this feature.
 
 home, away = cells.domain == "lab_a", cells.domain == "lab_d"
 forest = RandomForestClassifier(random_state=0).fit(morphology[home], labels[home])
@@ -58,10 +60,10 @@ importance = permutation_importance(forest, morphology[away], labels[away], n_re
 pd.Series(importance.importances_mean, morphology.columns).sort_values(ascending=False).head(6).round(3)
 
 # %%
-# Beside the embedding
-# --------------------
-# Both in one step: a ``FeatureUnion`` of the embedding as it is and the named features. Neither part learns anything,
-# so it may be computed once, before the folds are drawn.
+# Combine them with the embedding
+# -------------------------------
+# A ``FeatureUnion`` concatenates the embedding and the named features. Neither part is trained, so the features can be
+# computed once before cross-validation.
 
 both = FeatureUnion([("embedding", FunctionTransformer(np.asarray)), ("morphology", CellMorphology())])
 features = {"morphology": morphology, "embedding": np.asarray(embeddings), "both": both.fit_transform(embeddings)}

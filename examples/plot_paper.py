@@ -2,10 +2,9 @@
 The paper's experiment in miniature
 ===================================
 
-BC-SAM's third stage on two synthetic laboratories: its own autoencoder, its classifiers, its table. **The numbers mean
-nothing**: three epochs in the place of ten, crops of 32 px in the place of 128, a hundred synthetic cells, and
-`vit_tiny` in the place of ViT-B with an adapter trained for 150 epochs. It shows the steps; on the papers' data they
-are one command,
+This example shows the steps of the BC-SAM paper on two synthetic laboratories, with the paper's autoencoder,
+classifiers and table. **The scores are not meaningful**: the training has three epochs instead of ten, the crops have
+32 px instead of 128, there are only a hundred synthetic cells, and `vit_tiny` replaces ViT-B. On the papers' data, run
 ``sam-bloodcell reproduce bc-sam --matek FOLDER --acevedo FOLDER``.
 """
 
@@ -31,8 +30,8 @@ embeddings.tokens.shape, embeddings.crops.shape
 # %%
 # Stage 2: the autoencoder, on both laboratories, without labels
 # --------------------------------------------------------------
-# ``preset="bc-sam"`` sets everything as in the paper; what is given besides wins. Its loss is 1 - SSIM of the
-# crop plus five times the discrepancy between the laboratories' mean features.
+# ``preset="bc-sam"`` uses the settings of the paper; other arguments override them. The loss is 1 - SSIM of the crop
+# plus five times the discrepancy between the laboratories' mean features.
 
 autoencoder = CrossDomainAutoencoder(preset="bc-sam", epochs=3, crop_size=32, batch_size=20, random_state=0)
 features = autoencoder.fit_transform(embeddings, domain=cells.domain)
@@ -43,7 +42,7 @@ autoencoder.settings_
 plot_history(autoencoder.history_)
 
 # %%
-# Crops beside what the decoder paints of them from 50 numbers. After 15 steps that is next to nothing yet:
+# The decoder reconstructs each crop from 50 features. After 15 training steps, the reconstructions are still poor:
 
 rows = np.r_[0:3, 50:53]
 plot_cells(cells.images[rows], crops=embeddings.crops[rows], reconstructions=autoencoder.reconstruct(embeddings[rows]))
@@ -52,13 +51,14 @@ plot_cells(cells.images[rows], crops=embeddings.crops[rows], reconstructions=aut
 # %%
 # Stage 3: the classifiers
 # ------------------------
-# Trained in one laboratory in five folds, tested at home on the fold and abroad on everything.
+# Each classifier is trained in one laboratory with five folds. It is tested on the held-out fold and on all cells of
+# the other laboratory.
 
 classifiers = {name: make_pipeline(default_classifiers(random_state=0)[name]) for name in ("RF", "SVM rbf", "LR")}
 predictions = cross_domain_predictions(classifiers, features, labels, domain=cells.domain, random_state=0)
 plot_transfer_matrix(score_predictions(predictions), metric="accuracy")
 
 # %%
-# What the paper published (accuracy in percent):
+# The paper published these accuracies, in percent:
 
 published_results("bc-sam")

@@ -1,9 +1,9 @@
 """
-Quickstart: trained here, tested there
-======================================
+Quickstart: train in one laboratory, test in another
+====================================================
 
-Two laboratories photograph the same five types of cells. A classifier is trained on the cells of one and asked about
-those of the other.
+Two laboratories photograph the same five types of cells. This example trains a classifier on the cells of one
+laboratory and tests it on the cells of the other.
 """
 
 import numpy as np
@@ -18,8 +18,7 @@ from sam_bloodcell.plotting import plot_cells, plot_transfer_matrix
 # %%
 # Cells
 # -----
-# ``cells`` holds images, classes and laboratories. With your own, it comes from
-# :func:`~sam_bloodcell.datasets.load_cells`.
+# ``cells`` contains images, classes and laboratories. Use :func:`~sam_bloodcell.datasets.load_cells` to read your own.
 
 cells = make_blood_cells(15, domains=("lab_a", "lab_b"), random_state=0)
 labels = np.array(cells.target_names)[cells.target]
@@ -27,8 +26,8 @@ labels = np.array(cells.target_names)[cells.target]
 # %%
 # Embeddings
 # ----------
-# The encoder finds the cell in each image and averages its tokens over it. What comes out is an (n, 192) array to numpy
-# and scikit-learn, and carries masks and crops besides.
+# The encoder finds the cell in each image and averages the cell's tokens. The result is an (n, 192) array for numpy and
+# scikit-learn. It also has the masks and crops of the cells.
 
 embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.images)
 embeddings
@@ -40,10 +39,10 @@ titles = [f"{cells.domain[row]}: {labels[row]}" for row in shown]
 plot_cells(cells.images[shown], masks=embeddings.masks[shown], crops=embeddings.crops[shown], titles=titles)
 
 # %%
-# Trained here, tested there
-# --------------------------
-# Each laboratory in turn trains; its own folds and all cells of the other are predicted. "transductive" says that
-# the autoencoder has seen the images of both laboratories, never their classes.
+# Train in one laboratory, test in another
+# ----------------------------------------
+# Each laboratory trains once. The classifier then predicts the held-out folds of this laboratory and all cells of the
+# other one. With ``mode="transductive"``, the autoencoder sees the images of both laboratories, but not their classes.
 
 classifier = LogisticRegression(max_iter=2000)
 predictions = cross_domain_predictions(
@@ -57,4 +56,5 @@ predictions = cross_domain_predictions(
 plot_transfer_matrix(score_predictions(predictions))
 
 # %%
-# The diagonal is within a laboratory, the rest across. The gap between them is what this package is about.
+# The diagonal shows the scores within a laboratory. The other fields show the scores across laboratories, which are
+# lower. This package reduces the difference.
