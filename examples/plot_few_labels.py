@@ -53,7 +53,8 @@ numbers, scores = [0, 8, 16, 32], []
 for number in numbers:
     chosen = set(rows[:number])
     labels = [label if row in chosen else None for row, label in enumerate(new.labels)]
-    adapted = CellClassifier(random_state=0).fit(known.frame, known.labels).adapt(new.frame, "dim", labels)
+    adapted = CellClassifier(random_state=0).fit(known.frame, known.labels)
+    adapted.adapt(new.frame, "dim", labels if number else None)
     predicted = adapted.predict(new.frame)
     scores.append(balanced_accuracy_score(new.labels[scored], predicted[scored]))
 

@@ -2,7 +2,8 @@
 
     python docs/figures/results.py
 
-writes results.png beside this file. The numbers are those of docs/tables/laboratories.csv that the README's table shows.
+writes results.png beside this file. The numbers are those of the README's table, from
+docs/tables/laboratories.csv.
 """
 
 from pathlib import Path
@@ -50,10 +51,8 @@ def _draw(ax: Axes, scores: pd.Series) -> None:
         ax.barh(row, found.mean(), height=0.6, color="0.8", zorder=1)
         ax.text(97, row, f"{found.mean():.0f}", ha="center", va="center", fontsize=15, fontweight="bold")
         for lab, colour, place in zip(LABORATORIES, COLOURS, np.linspace(-0.2, 0.2, len(COLOURS)), strict=True):
-            label = lab if row == 0 else None
-            ax.plot(
-                found[lab], row + place, "o", color=colour, markersize=8, markeredgecolor="white", label=label, zorder=2
-            )
+            look = {"color": colour, "markersize": 8, "markeredgecolor": "white", "zorder": 2}
+            ax.plot(found[lab], row + place, "o", label=lab if row == 0 else None, **look)
     ax.text(97, 0.33, "mean", ha="center", va="center", fontsize=10, color="0.4")
     ax.set(xlim=(0, 102), xticks=range(0, 81, 20))
     ax.spines[["top", "right", "left"]].set_visible(False)
