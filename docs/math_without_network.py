@@ -8,12 +8,13 @@ from sphinx.application import Sphinx
 
 
 def _inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    translator.body.append(tex2mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def _display(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    formula = tex2mathml(node.astext()).replace("<math ", '<math display="block" ', 1)
+    translator.body.append(f'<div class="math">{formula}</div>')
     raise nodes.SkipNode
 
 

@@ -32,7 +32,7 @@ SELF_CONTAINED = (
     "design.md", "howto/embeddings.md", "howto/masks.md", "howto/new_laboratory.md", "howto/search.md",
 )  # fmt: skip
 # Pages with a test of their own below, and the one that needs a Dask scheduler: tests/test_cluster.py has a real one.
-SPECIAL = ("method.md", "own_laboratories.md", "weights.md", "scale.md")
+SPECIAL = ("index.md", "method.md", "own_laboratories.md", "weights.md", "scale.md")
 
 
 def python_blocks(page):
@@ -69,14 +69,15 @@ def test_the_page_runs(page, run):
     run("\n".join(python_blocks(DOCS / page)))
 
 
-def test_the_readme_runs(run):
+@pytest.mark.parametrize("page", [README, DOCS / "index.md"], ids=["README", "index"])
+def test_the_first_page_runs(page, run):
     classes = ["lymphocyte", "monocyte"]
     save_cells(make_blood_cells(10, classes=classes, random_state=0), "cells")
     cells = load_cells(save_cells(make_blood_cells(10, classes=classes, domains=["lab_c"], random_state=0), "new"))
     Path("lyon").mkdir()
     for path in cells.paths:
         Path(path).rename(Path("lyon", Path(path).name))
-    names = run("\n".join(python_blocks(README)))
+    names = run("\n".join(python_blocks(page)))
     assert len(names["answers"]) == 20
     assert set(names["answers"]["predicted"]) == set(classes)
 
