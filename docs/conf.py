@@ -4,6 +4,7 @@ import os
 import sys
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -76,3 +77,13 @@ if "Repository" in links:
     html_theme_options["icon_links"] = [
         {"name": "Repository", "url": links["Repository"], "icon": "fa-solid fa-code-branch"}
     ]
+
+
+def _leave_out_scikit_learn(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out methods that scikit-learn defines, such as `set_output`: their texts link into its own docs."""
+    return True if str(getattr(member, "__module__", "")).startswith("sklearn.") else None
+
+
+def setup(app: Any) -> None:
+    """Connect to autodoc."""
+    app.connect("autodoc-skip-member", _leave_out_scikit_learn)

@@ -7,6 +7,7 @@ kinds of features of the same cells: a histogram of the colours, the pooled embe
 autoencoder. All pipelines use the same folds, so the differences can be compared cell by cell.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -63,7 +64,19 @@ plot_transfer_matrix(score_predictions(predictions))
 # %%
 # The table shows the mean over the pairs of different laboratories, with 95% bootstrap intervals over the tested cells:
 
-confidence_intervals(predictions, random_state=0).round(3)
+intervals = confidence_intervals(predictions, random_state=0)
+intervals.round(3)
+
+# %%
+
+figure, ax = plt.subplots(figsize=(4.5, 2.6), layout="constrained")
+distances = [intervals["score"] - intervals["low"], intervals["high"] - intervals["score"]]
+ax.barh(intervals["classifier"], intervals["score"], xerr=distances, color="#56B4E9", capsize=5)
+ax.axvline(intervals["chance"].mean(), color="black", linestyle="--", label="chance")
+ax.set(xlabel="balanced accuracy across laboratories", xlim=(0, 1))
+ax.legend()
+figure
+# sphinx_gallery_thumbnail_number = 2
 
 # %%
 # A paired comparison is more sensitive than a comparison of intervals, because it estimates the difference directly:

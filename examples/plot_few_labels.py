@@ -30,9 +30,9 @@ dim = Laboratory(
     noise=0.03,
 )
 folder = Path(tempfile.mkdtemp())
-known = load_cells(save_cells(make_blood_cells(12, domains=("lab_a", "lab_b"), random_state=0), folder / "known"))
+known = load_cells(save_cells(make_blood_cells(10, domains=("lab_a", "lab_b"), random_state=0), folder / "known"))
 new = load_cells(save_cells(make_blood_cells(16, domains=[dim], random_state=1), folder / "new"))
-classifier = CellClassifier(random_state=0).fit(known.frame, known.labels)
+classifier = CellClassifier(random_state=0, verbose=0).fit(known.frame, known.labels)
 
 # %%
 # Which cells to label
@@ -53,7 +53,7 @@ numbers, scores = [0, 8, 16, 32], []
 for number in numbers:
     chosen = set(rows[:number])
     labels = [label if row in chosen else None for row, label in enumerate(new.labels)]
-    adapted = CellClassifier(random_state=0).fit(known.frame, known.labels)
+    adapted = CellClassifier(random_state=0, verbose=0).fit(known.frame, known.labels)
     adapted.adapt(new.frame, "dim", labels if number else None)
     predicted = adapted.predict(new.frame)
     scores.append(balanced_accuracy_score(new.labels[scored], predicted[scored]))

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.evaluation import cross_domain_predictions, per_class_recall
-from sam_bloodcell.plotting import plot_confusions, plot_mistakes
+from sam_bloodcell.plotting import plot_cells, plot_confusions
 
 cells = make_blood_cells(15, domains=("lab_a", "lab_d"), random_state=0)
 labels = np.array(cells.target_names)[cells.target]
@@ -49,8 +49,11 @@ plot_confusions(across)
 # %%
 # What do these cells look like?
 # ------------------------------
-# The most confident mistakes come first. Above each cell are its row, both laboratories, and the true type with the
-# answer and its confidence. If you would name the cell as the answer does, check its label.
+# The most confident mistakes come first. Each title has the label, the answer and its confidence. If you would name the
+# cell as the answer does, check its label. :func:`~sam_bloodcell.plotting.plot_mistakes` draws more of them, with their
+# files and laboratories.
 
-plot_mistakes(predictions, cells.images, n=12)
+wrong = across[across["label"] != across["predicted"]].sort_values("confidence", ascending=False).head(6)
+titles = [f"{cell.label} called\n{cell.predicted} {cell.confidence:.2f}" for cell in wrong.itertuples()]
+plot_cells(cells.images[wrong["row"]], titles=titles)
 # sphinx_gallery_thumbnail_number = 2

@@ -36,7 +36,7 @@ morphology[shown].groupby([labels, cells.domain]).median().round(2)
 
 # %%
 
-figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
 classes = sorted(set(labels))
 for ax, name in zip(axes, ["nucleus_to_cell", "nucleus_red"], strict=True):
     for lab in np.unique(cells.domain):

@@ -44,9 +44,14 @@ plot_history(autoencoder.history_)
 # %%
 # The decoder reconstructs each crop from 50 features. After 15 training steps, the reconstructions are still poor:
 
-rows = np.r_[0:3, 50:53]
-plot_cells(cells.images[rows], crops=embeddings.crops[rows], reconstructions=autoencoder.reconstruct(embeddings[rows]))
-# sphinx_gallery_thumbnail_number = 3
+rows = [0, 50]
+plot_cells(
+    cells.images[rows],
+    crops=embeddings.crops[rows],
+    reconstructions=autoencoder.reconstruct(embeddings[rows]),
+    columns=1,
+)
+# sphinx_gallery_thumbnail_number = 2
 
 # %%
 # Stage 3: the classifiers

@@ -21,9 +21,9 @@ from sam_bloodcell.plotting import plot_cells
 # Here the cells are synthetic. With your own, write ``known = load_cells("cells")``.
 
 folder = Path(tempfile.mkdtemp())
-drawn = make_blood_cells(12, domains=("lab_a", "lab_b"), random_state=0)
+drawn = make_blood_cells(10, domains=("lab_a", "lab_b"), random_state=0)
 known = load_cells(save_cells(drawn, folder / "cells"))
-classifier = CellClassifier(random_state=0).fit(known.frame, known.labels)
+classifier = CellClassifier(random_state=0, verbose=0).fit(known.frame, known.labels)
 classifier.save_pretrained(folder / "model")
 
 # %%
@@ -32,7 +32,7 @@ classifier.save_pretrained(folder / "model")
 # The new images have no labels. The table needs their paths and the name of their laboratory. Pass all images of the
 # laboratory together: the classifier learns the stain from them.
 
-arrived = load_cells(save_cells(make_blood_cells(8, domains=("lab_d",), random_state=0), folder / "arrived"))
+arrived = load_cells(save_cells(make_blood_cells(6, domains=("lab_d",), random_state=0), folder / "arrived"))
 new = pd.DataFrame({"path": arrived.paths, "domain": "lyon"})
 
 classifier = CellClassifier.from_pretrained(folder / "model")

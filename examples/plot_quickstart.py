@@ -36,7 +36,7 @@ embeddings
 
 shown = [row for lab in ("lab_a", "lab_b") for row in np.flatnonzero(cells.domain == lab)[:3]]
 titles = [f"{cells.domain[row]}: {labels[row]}" for row in shown]
-plot_cells(cells.images[shown], masks=embeddings.masks[shown], crops=embeddings.crops[shown], titles=titles)
+plot_cells(cells.images[shown], masks=embeddings.masks[shown], titles=titles)
 
 # %%
 # Train in one laboratory, test in another
