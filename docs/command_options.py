@@ -4,8 +4,10 @@ import re
 import subprocess
 import sys
 from functools import cache
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:  # the tests read this file without Sphinx
+    from sphinx.application import Sphinx
 
 
 @cache
@@ -18,11 +20,11 @@ def documented() -> dict[str, str]:
     return {name: "**Usage**" + part.partition("**Usage**")[2].rstrip() for name, part in named}
 
 
-def _write_options(app: Sphinx, docname: str, source: list[str]) -> None:
+def _write_options(app: "Sphinx", docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"<!-- options: (.*?) -->", lambda found: documented()[found[1]], source[0])
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Fill in the options where a page is read."""
     app.connect("source-read", _write_options)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
