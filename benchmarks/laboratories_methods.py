@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sam_bloodcell import CrossDomainAutoencoder
 from sam_bloodcell.cells import FEW_CELLS
-from sam_bloodcell.classification.neighbor_smoothing import _as_sure_as, _nearest, _smoothed_logits
+from sam_bloodcell.classification.neighbor_smoothing import as_sure_as, nearest_cells, smoothed_logits
 from sam_bloodcell.datasets import COMMON_CLASSES
 from sam_bloodcell.evaluation import AbstainingClassifier
 
@@ -107,12 +107,12 @@ def cluster_shares(clusters, features):
 def neighbours_of(features):
     """Return the neighbours that `NeighborSmoothedClassifier` smooths over, (n, k); None for too few cells."""
     count = min(NEIGHBOURS, len(features) // FEW_CELLS)
-    return _nearest(features, count) if count else None
+    return nearest_cells(features, slice(None), count) if count else None
 
 
 def smooth(probabilities, near):
     """Smooth as `NeighborSmoothedClassifier` does; the neighbours are the same for every strength of the classifier."""
-    return probabilities if near is None else _as_sure_as(probabilities, _smoothed_logits(probabilities, near))
+    return probabilities if near is None else as_sure_as(probabilities, smoothed_logits(probabilities, near))
 
 
 def score(truth, probabilities, classes, scored, answered):

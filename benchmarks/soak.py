@@ -29,7 +29,7 @@ def one_round(seed: int, cache: Path) -> int:
     images = np.maximum(np.stack(CELLS.images), 8) - noise
     pipe = make_pipeline(
         SAMLoRAEmbedder("vit_tiny", cache_dir=cache, cache_limit="20MB"),
-        CrossDomainAutoencoder(epochs=2, random_state=seed),
+        CrossDomainAutoencoder(random_state=seed),
         LogisticRegression(max_iter=500),
     )
     pipe.fit(images, CELLS.target, crossdomainautoencoder__domain=CELLS.domain)

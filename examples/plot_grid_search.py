@@ -32,7 +32,7 @@ cache = folder / "cache"
 pipe = Pipeline(
     [
         ("embed", SAMLoRAEmbedder("vit_tiny", cache_dir=cache)),
-        ("align", CrossDomainAutoencoder(epochs=10, random_state=0)),
+        ("align", CrossDomainAutoencoder(random_state=0)),
         ("classify", SVC()),
     ]
 )

@@ -120,7 +120,7 @@ def test_a_laboratory_is_learned_once(fitted, frame, known):
     whole = adapted.predict_proba(new)
     np.testing.assert_allclose(adapted.predict_proba(new.iloc[:1]), whole[:1], atol=1e-5)
     np.testing.assert_allclose(whole, fitted.predict_proba(new), atol=1e-5)
-    with pytest.raises(ValueError, match="that domain is known already"):
+    with pytest.raises(ValueError, match="whose stain the classifier knows already, and no labels"):
         adapted.adapt(new, "lab_c")
 
 

@@ -160,8 +160,8 @@ def test_few_cells_of_a_laboratory_are_warned_of(unsure):
 @pytest.mark.parametrize(("n", "n_neighbors"), [(19, 0), (20, 1), (45, 2), (99, 4), (100, 5), (240, 5)])
 def test_few_cells_are_smoothed_over_fewer_neighbours(unsure, monkeypatch, n, n_neighbors):
     taken = []
-    search = neighbor_smoothing._nearest
-    monkeypatch.setattr(neighbor_smoothing, "_nearest", lambda rows, k: taken.append(k) or search(rows, k))
+    search = neighbor_smoothing.nearest_cells
+    monkeypatch.setattr(neighbor_smoothing, "nearest_cells", lambda X, rows, k: taken.append(k) or search(X, rows, k))
     unsure[0].predict(unsure[1][:n])
     assert taken == [n_neighbors] * (n_neighbors > 0)
 
@@ -321,9 +321,9 @@ def test_sparse_features_stay_sparse(unsure):
 def test_among_many_cells_nearly_all_neighbours_are_found(monkeypatch):
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(8, 30))[np.arange(4000) % 8] + 0.6 * rng.normal(size=(4000, 30))).astype(np.float32)
-    exact = neighbor_smoothing._nearest(X, 5)
+    exact = neighbor_smoothing.nearest_cells(X, slice(None), 5)
     monkeypatch.setattr(neighbor_smoothing, "_EXACT", 100)
-    found = neighbor_smoothing._nearest(X, 5)
+    found = neighbor_smoothing.nearest_cells(X, slice(None), 5)
     assert found.shape == (4000, 5)
     assert not (found == np.arange(4000)[:, None]).any()
     recall = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(found, exact, strict=True)])
@@ -335,7 +335,7 @@ def test_among_many_cells_nearly_all_neighbours_are_found(monkeypatch):
 
 def test_many_equal_cells_find_neighbours(monkeypatch):
     monkeypatch.setattr(neighbor_smoothing, "_EXACT", 100)
-    found = neighbor_smoothing._nearest(np.ones((400, 3)), 5)
+    found = neighbor_smoothing.nearest_cells(np.ones((400, 3)), slice(None), 5)
     assert not (found == np.arange(400)[:, None]).any()
     assert all(len(set(row)) == 5 for row in found.tolist())
 

@@ -140,6 +140,7 @@ def test_images_that_cannot_be_read_are_left_out_when_asked(tmp_path):
     result = adapt(tmp_path / "lyon", "--suggest", 41, "--out", tmp_path / "41.csv", "--on-error", "skip")
     assert result.exit_code == 0, result.output
     assert broken.name in result.stderr
+    assert " --on-error skip" in result.stderr.split("Next: ")[1]
     suggested = pd.read_csv(tmp_path / "41.csv")["path"].tolist()
     assert len(suggested) == 41
     assert f"lyon/{broken.name}" not in suggested

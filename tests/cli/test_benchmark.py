@@ -22,7 +22,7 @@ def written(tmp_path_factory):
     table = save_cells(drawn, folder / "cells")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "default_classifiers", lambda seed: {"LR": LogisticRegression()})
-        args = ["benchmark", table, "--out", folder / "out", "--cv", 2, "--epochs", 1, "--quiet"]
+        args = ["benchmark", table, "--out", folder / "out", "--cv", 2, "--quiet"]
         result = CliRunner().invoke(app, list(map(str, args)))
     assert result.exit_code == 0, result.output
     return table, folder / "out", result.stdout

@@ -44,7 +44,7 @@ def one_classifier(monkeypatch):
 
 
 def test_demo_writes_table_and_report(tmp_path):
-    result = run("demo", "--out", tmp_path, "--cells-per-class", 6, "--epochs", 1, "--cv", 2, "--quiet")
+    result = run("demo", "--out", tmp_path, "--cells-per-class", 6, "--cv", 2, "--quiet")
     assert result.exit_code == 0, result.output
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert set(scores["features"]) == {"embeddings", "autoencoder"}
@@ -56,7 +56,7 @@ def test_demo_writes_table_and_report(tmp_path):
 
 def test_benchmark_keeps_the_classes_asked_for(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(6, random_state=0), tmp_path / "cells")
-    args = ("--classes", "lymphocyte,monocyte", "--cv", 2, "--epochs", 1, "--quiet")
+    args = ("--classes", "lymphocyte,monocyte", "--cv", 2, "--quiet")
     result = run("benchmark", table, "--out", tmp_path / "out", *args)
     assert result.exit_code == 0, result.output
     assert "left out: 12 cells of class neutrophil" in result.output
@@ -68,7 +68,7 @@ def test_benchmark_leaves_unreadable_images_out_when_told_to(tmp_path, one_class
     table = save_cells(make_blood_cells(4, random_state=0), tmp_path / "cells")
     bad = Path(load_cells(table).paths[5])
     bad.write_bytes(b"no image")
-    args = ("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    args = ("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--quiet")
     result = run(*args)
     assert result.exit_code == 1
     assert f"Error: Row 5: '{bad}' is no image that can be read here (8 bytes). Fix:" in result.output
@@ -99,6 +99,7 @@ def not_embedded(monkeypatch):
             "Fix: choose another architecture, or a weight above 0.",
         ),
         (("--device", "nonsense"), "", "nonsense"),
+        (("--epochs", 3), "", "Got --epochs 3 but the linear autoencoder is solved at once, without epochs. Fix:"),
     ],
 )
 def test_benchmark_refuses_before_embedding(tmp_path, args, in_the_way, message, one_classifier, not_embedded):
@@ -108,7 +109,7 @@ def test_benchmark_refuses_before_embedding(tmp_path, args, in_the_way, message,
     elif in_the_way:
         (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
         (tmp_path / in_the_way).write_text("")
-    result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet", *args)
+    result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--quiet", *args)
     assert result.exit_code == 1
     assert "Error: " in result.output
     assert message in result.output
@@ -116,7 +117,7 @@ def test_benchmark_refuses_before_embedding(tmp_path, args, in_the_way, message,
 
 def test_benchmark_prints_its_scores_beside_chance(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
-    args = ("--cv", 2, "--epochs", 1, "--quiet", "--device", "cpu", "--batch-size", 3, "--n-jobs", 1)
+    args = ("--cv", 2, "--quiet", "--device", "cpu", "--batch-size", 3, "--n-jobs", 1)
     result = run("benchmark", table, "--out", tmp_path / "out", *args)
     assert result.exit_code == 0, result.output
     header = "features classifier pairs balanced_accuracy low high chance accuracy majority"
@@ -137,7 +138,7 @@ def test_a_file_whose_name_is_not_utf8_is_a_cell_like_any_other(tmp_path, one_cl
     image.with_name(f"{image.stem}_mask.png").unlink()
     image.rename(folder / os.fsdecode(b"cell_\xff.png"))
     (tmp_path / "cells" / "cells.csv").unlink()
-    result = run("benchmark", tmp_path / "cells", "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    result = run("benchmark", tmp_path / "cells", "--out", tmp_path / "out", "--cv", 2, "--quiet")
     assert result.exit_code == 0, result.output
     assert "LR" in (tmp_path / "out" / "scores.csv").read_text("utf-8")
     assert "lab_b" in (tmp_path / "out" / "report.html").read_text("utf-8")
@@ -151,7 +152,7 @@ def test_a_picture_that_fails_costs_no_score(tmp_path, one_classifier, monkeypat
     monkeypatch.setattr("sam_bloodcell.plotting.plot_cells", fail)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+        result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--quiet")
     assert result.exit_code == 0, result.output
     assert (
         "Warning: Left 1 picture(s) out of the report that cannot be drawn: cells, OSError: no font." in result.output
@@ -381,7 +382,7 @@ def test_benchmark_on_real_cells(cells_root, tmp_path):
     few = table.groupby(["domain", "label"], sort=False).head(6)
     few.to_csv(tmp_path / "cells.csv", index=False)
     classes = "neutrophil,lymphocyte,monocyte,eosinophil,basophil"
-    args = ("--root", cells_root, "--classes", classes, "--out", tmp_path / "out", "--epochs", 1, "--cv", 3, "--quiet")
+    args = ("--root", cells_root, "--classes", classes, "--out", tmp_path / "out", "--cv", 3, "--quiet")
     result = run("benchmark", tmp_path / "cells.csv", *args)
     assert result.exit_code == 0, result.output
     assert "Warning: Left out classes with fewer than 3 (--cv) cells" in result.output
@@ -491,7 +492,7 @@ def test_a_benchmark_of_one_laboratory_leaves_no_intervals_of_an_earlier_run(tmp
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
     alone = pd.read_csv(table).query("domain == 'lab_a'")
     alone.to_csv(table.with_name("one.csv"), index=False)
-    options = ("--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
+    options = ("--out", tmp_path / "out", "--cv", 2, "--quiet")
     assert run("benchmark", table, *options).exit_code == 0
     assert (tmp_path / "out" / "intervals.csv").is_file()
     assert run("benchmark", table.with_name("one.csv"), *options).exit_code == 0

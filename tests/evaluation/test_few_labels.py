@@ -99,6 +99,17 @@ def test_a_class_that_others_lack_takes_no_part(laboratories):
     assert dict(zip(curve["test_domain"], curve["n_test"], strict=True)) == {"a": 122, "b": 152, "c": 152}
 
 
+def test_a_class_that_the_new_laboratory_lacks_can_still_be_answered(laboratories):
+    X, y, domain = laboratories
+    lymphocytes = np.flatnonzero((domain == "a") & (y == "lymphocyte"))
+    # Two thirds of the monocytes of "a" look like the eosinophils that only "b" and "c" have.
+    y = np.where((domain != "a") & (y == "monocyte") & (np.arange(len(y)) % 3 > 0), "eosinophil", y)
+    plain = label_curve(X, y, domain=domain, new=["a"], n_labels=[0], random_state=0)
+    without = label_curve(X, np.where(y == "eosinophil", "monocyte", y), domain=domain, new=["a"], n_labels=[0])
+    assert plain["n_test"].tolist() == without["n_test"].tolist() == [2 * len(lymphocytes)]
+    assert plain["balanced_accuracy"].item() < without["balanced_accuracy"].item() - 0.2
+
+
 def test_any_classifier_has_a_curve(laboratories):
     X, y, domain = laboratories
     classifier = XGBClassifier(n_estimators=5, n_jobs=1)

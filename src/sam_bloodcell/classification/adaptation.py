@@ -82,8 +82,12 @@ class AdaptableClassifier(PretrainedClassifier):
         if not learns and y is None:
             fix = "Fix: autoencoder='auto', or pass y, the labels of some cells."
             raise ValueError(f"Got autoencoder={self.autoencoder!r}, which cannot learn a laboratory. {fix}")
+        known = learns and domain in autoencoder.domains_.tolist()
+        if known and y is None:
+            fix = "Fix: pass y, the labels of some cells, or adapt the earlier classifier to all cells at once."
+            raise ValueError(f"Got domain={domain!r}, whose stain the classifier knows already, and no labels. {fix}")
         embeddings = self._embed(X)
-        if learns and (y is None or domain not in autoencoder.domains_.tolist()):
+        if learns and not known:
             autoencoder.add_domain(embeddings, domain)
         if y is not None:
             features: Any = embeddings

@@ -79,6 +79,8 @@ def adapt(
         write_suggestions(classifier, table, suggest, out)
         here = [*map(str, cells), str(out)]
         next_step = ["sam-bloodcell", "adapt", model, *dict.fromkeys(here), "--domain", domain]
+        if on_error == "skip":
+            next_step += ["--on-error", "skip"]
         tell_to_label(table, out, next_step, root)
     else:
         write_adapted(classifier, table, domain, out)

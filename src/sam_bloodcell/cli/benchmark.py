@@ -98,7 +98,10 @@ def benchmark(
         verbose=verbose,
     )  # fmt: skip
     autoencoder._validate_params()
-    resolve_settings(autoencoder.get_params())  # raises where the architecture does not fit the preset
+    settings = resolve_settings(autoencoder.get_params())  # raises where the architecture does not fit the preset
+    if epochs and settings.architecture == "linear":
+        got = f"Got --epochs {epochs} but the linear autoencoder is solved at once, without epochs."
+        raise ValueError(f"{got} Fix: leave --epochs out, or choose --architecture vector.")
     result = run_benchmark(data, embedder, autoencoder, cv=cv, random_state=seed, n_jobs=n_jobs, verbose=verbose)
     write_tables(result, out)
     write_report(result, out / "report.html", figures=out / "figures")

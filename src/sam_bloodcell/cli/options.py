@@ -31,7 +31,7 @@ PapersBackbone = Annotated[
 ]
 Adapter = Annotated[str | None, typer.Option(help="Adapter folder, Hub repo id, or published .pth.")]
 ImageSize = Annotated[int, typer.Option(help="Side in pixels at which the encoder sees an image.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the autoencoder; default by its architecture.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of an autoencoder that is not linear.")]
 Architecture = Annotated[Architectures, typer.Option(help="Architecture of the autoencoder.")]
 Preset = Annotated[Presets | None, typer.Option(help="A paper's settings of the autoencoder.")]
 OnError = Annotated[OnErrors, typer.Option(help="Unreadable images: stop with an error, or skip them with a warning.")]

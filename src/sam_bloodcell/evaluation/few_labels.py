@@ -30,7 +30,7 @@ _LEAST_WEIGHT = 10
 # was chosen on the same three laboratories: without it, the temperature of a few easy cells ran to the lowest allowed.
 _SPREAD_OF_TEMPERATURE = 0.25
 _LEAST_OTHERS = 20  # cells that are left to test on
-_LEAST_OF_A_CLASS = 5  # cells of a class, in training and in the tested laboratory, for the class to take part
+_LEAST_OF_A_CLASS = 5  # cells of a class for it to be trained on, and in the new laboratory to be scored
 _MOST_OF_A_CLASS = 150  # training cells of a class and laboratory in a curve: more change it little and cost time
 _COLUMNS = ["test_domain", "chosen", "n_labels", "draw", "n_test", "balanced_accuracy", "ece"]
 
@@ -64,7 +64,8 @@ def label_curve(
     X : array-like of shape (n_samples, n_features)
         Features, such as those of a `CrossDomainAutoencoder` that was fitted on the images of all laboratories.
     y : array-like of shape (n_samples,)
-        Class of each cell. A class with fewer than 5 cells in a tested laboratory, or in its training, takes no part.
+        Class of each cell. A class with fewer than 5 training cells takes no part. A class with fewer than 5 cells in
+        the new laboratory is trained on, but neither labelled nor scored there.
     domain : array-like of shape (n_samples,)
         Laboratory of each cell.
     groups : array-like of shape (n_samples,), optional
@@ -247,16 +248,16 @@ def _curve_of(
 ) -> Iterator[list[Any]]:
     """Yield the rows of one tested laboratory."""
     new, labels = domains == name, cells.labels
-    counts = [pd.Series(labels[part]).value_counts() for part in (new, ~new)]
-    known = [label for label in np.unique(labels) if min(count.get(label, 0) for count in counts) >= _LEAST_OF_A_CLASS]
-    numbers = [number for number in numbers if np.isin(labels[new], known).sum() >= number + _LEAST_OTHERS]
-    if len(known) < 2 or not numbers:
+    known = _frequent(labels[~new])
+    scored = np.intersect1d(known, _frequent(labels[new]))
+    tested = np.flatnonzero(new & np.isin(labels, scored))
+    numbers = [number for number in numbers if len(tested) >= number + _LEAST_OTHERS]
+    if len(scored) < 2 or not numbers:
         return
     rng = np.random.default_rng(seed)
     cells = cells._replace(labels=np.searchsorted(known, labels))
     trained = np.flatnonzero(~new & np.isin(labels, known))
     trained = trained[some_of_each(labels[trained], domains[trained], _MOST_OF_A_CLASS, rng)]
-    tested = np.flatnonzero(new & np.isin(labels, known))
     training, n_others = cells.take(trained), len(np.unique(domains[trained]))
     cells = cells.take(tested)
     plain = clone(classifier).fit(training.features, training.labels).predict_proba(cells.features)
@@ -278,6 +279,12 @@ def _curve_of(
                 told = {"label": cells.labels[others], "predicted": answers.argmax(1), "confidence": answers.max(1)}
                 scores = scores_of_cells(pd.DataFrame(told).assign(known=True))
                 yield [name, chosen, number, draw, len(others), scores["balanced_accuracy"], scores["ece"]]
+
+
+def _frequent(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return the classes that have enough cells to take part."""
+    classes, counts = np.unique(labels, return_counts=True)
+    return classes[counts >= _LEAST_OF_A_CLASS]
 
 
 def _to_choose_from(cells: Labelled, number: int, rng: np.random.Generator) -> NDArray[np.intp]:
