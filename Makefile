@@ -19,6 +19,7 @@ test:
 	python -m pytest
 
 docs:
+	rm -rf docs/generated
 	sphinx-build -W --keep-going -q docs docs/_build
 
 demo:
