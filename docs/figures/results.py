@@ -30,17 +30,18 @@ def main() -> None:
     """Draw a panel for each number of training laboratories."""
     table = pd.read_csv(HERE.parent / "tables" / "laboratories.csv", dtype={"C": str}).query("C == 'chosen'")
     scores = 100 * table.groupby(["setting", "method", "tested"])["balanced_accuracy"].mean()
-    figure = Figure((10, 4.4), layout="constrained")
-    axes = figure.subplots(1, len(SETTINGS), sharey=True)
+    figure = Figure((6.8, 7), layout="constrained")  # narrow, so that it can be read on a phone
+    axes = figure.subplots(len(SETTINGS), 1, sharex=True)
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         _draw(ax, scores[setting])
         ax.set_title(title, fontsize=13, loc="left")
-    axes[0].set_yticks(range(len(METHODS)), METHODS.values(), fontsize=11)
-    axes[0].invert_yaxis()
+        ax.set_yticks(range(len(METHODS)), METHODS.values(), fontsize=11)
+        ax.invert_yaxis()
+    axes[-1].set_xlabel("percent, every cell type counts the same", fontsize=11)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=11)
-    figure.suptitle("Cells classified correctly in a laboratory that did not train", fontsize=14, fontweight="bold")
-    figure.savefig(HERE / "results.png", dpi=110)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    figure.suptitle("Cells classified correctly\nin a laboratory that did not train", fontsize=13, fontweight="bold")
+    figure.savefig(HERE / "results.png", dpi=130)
 
 
 def _draw(ax: Axes, scores: pd.Series) -> None:
@@ -57,7 +58,6 @@ def _draw(ax: Axes, scores: pd.Series) -> None:
     ax.set(xlim=(0, 102), xticks=range(0, 81, 20))
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(left=False)
-    ax.set_xlabel("percent, every cell type counts the same", fontsize=11)
 
 
 if __name__ == "__main__":
