@@ -418,7 +418,7 @@ def test_a_plain_vit_embeds_with_the_masks_of_an_adapter(tmp_path, vit_file):
     assert result.exit_code == 0, result.output
     written = pd.read_parquet(tmp_path / "cells.parquet")
     assert written.filter(like="vitembedder").shape == (5, 64)
-    training = LoRATraining(epochs=1, learning_rate=0.03, validation_fraction=0, random_state=0)
+    training = LoRATraining(epochs=1, learning_rate=3e-3, validation_fraction=0, random_state=0)
     tuned = SAMLoRAEmbedder("vit_tiny", training=training).fit(cells.images, masks=cells.masks)
     tuned.save_pretrained(tmp_path / "adapter")
     args = ("--backbone", vit_file, "--adapter", tmp_path / "adapter", "--image-size", 112, "--quiet")
