@@ -270,7 +270,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
                 return self.pooled[key]
             if key.size == 0 and key.dtype.kind == "f":  # an empty list
                 key = key.astype(np.intp)
-        return CellEmbeddings(*(_select(getattr(self, name), key) for name in _PARTS), self.prefix)
+        return CellEmbeddings(*[*(_select(getattr(self, name), key) for name in _PARTS), self.prefix])
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(_UNCHANGEABLE)
@@ -286,7 +286,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
     def copy(self) -> "CellEmbeddings":
         """Return embeddings with all their parts, the pooled ones copied."""
-        return CellEmbeddings(self.pooled.copy(), *(getattr(self, name) for name in _PARTS[1:]), self.prefix)
+        return CellEmbeddings(self.pooled.copy(), *[getattr(self, name) for name in (*_PARTS[1:], "prefix")])
 
     def __eq__(self, other: object) -> Any:
         return self.pooled == np.asarray(other)
@@ -313,7 +313,7 @@ def carried_domain(X: Any) -> NDArray | None:
 def without_domain(X: Any) -> Any:
     """Return X without what `carried_domain` returns."""
     if isinstance(X, CellEmbeddings):
-        return CellEmbeddings(*(getattr(X, name) for name in _PARTS[:-1]), prefix=X.prefix)
+        return CellEmbeddings(*[*(getattr(X, name) for name in _PARTS[:-1]), None, X.prefix])
     return X if domain_of(X) is None else X[[name for name in X.columns if name != "domain"]]
 
 

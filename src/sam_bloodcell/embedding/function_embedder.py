@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -65,7 +65,7 @@ class FunctionEmbedder(SegmentedEmbedder):
     CellEmbeddings(n=5, width=3)
     """
 
-    _parameter_constraints = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "function": [callable],
         "name": [str],
         "segmenter": [str, os.PathLike, SAMLoRAEmbedder],

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -92,7 +92,7 @@ class ViTEmbedder(SegmentedEmbedder):
     image_size_: int
     pixel_stats_: PixelStats
 
-    _parameter_constraints = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "backbone": [str, os.PathLike],
         "segmenter": [str, os.PathLike, SAMLoRAEmbedder],
         "revision": [str, None],
