@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _download(self, body):
         self.hub.asked.append(f"{self.command} {self.path}")
-        match = re.fullmatch(r"/([\w-]+/[\w-]+)/resolve/([\w.-]+)/(.+)", self.path)
+        match = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([\w.-]+)/(.+)", self.path)
         if not match:
             return self._answer(404)
         repo, revision, name = match.groups()

@@ -195,6 +195,13 @@ class TestTokenWeights:
         assert weights.dtype == np.float32
         np.testing.assert_allclose(weights, np.full((2, 3), 1 / 6), rtol=1e-6)
 
+    def test_divides_the_pixels_between_tokens(self):
+        mask = np.random.default_rng(0).random((6, 10)) > 0.5
+        fine = token_weights(np.kron(mask, np.ones((2, 2), bool)), (4, 4))  # 12 x 20: multiples of 4
+        found = token_weights(mask, (4, 4))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, fine, rtol=1e-5)
+
 
 class TestUnframe:
     @pytest.mark.parametrize("shape", [(40, 100), (100, 40), (80, 80)])

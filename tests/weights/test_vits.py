@@ -10,7 +10,7 @@ from tests.weights.test_vit_names import OWN, prefixed, transformers_model
 from sam_bloodcell.exceptions import WeightsUnavailableError
 from sam_bloodcell.weights import vits
 from sam_bloodcell.weights.backbones import Backbone
-from sam_bloodcell.weights.vits import identify_vit, load_vit, locate_vit
+from sam_bloodcell.weights.vits import identify_vit, is_vit, load_vit, locate_vit
 
 
 @pytest.mark.parametrize("form", ["bare", "teacher", "model"])
@@ -156,3 +156,15 @@ def test_a_hub_repo_or_a_file_in_one_loads_by_name_and_again_offline(name, hub_s
         revision, total = in_subprocess(FROM_HUB, name, HF_ENDPOINT=hub_server.url, **env).split()
         assert float(total) == pytest.approx(expected, abs=1e-4)
         assert len(revision) == 40
+
+
+def test_a_plain_vit_is_told_from_segment_anything_by_its_file(tmp_path, tiny_sam, vit_file):
+    save_file(tiny_sam().state_dict(), tmp_path / "sam.safetensors")
+    (tmp_path / "broken.bin").write_bytes(b"no weights")
+    transformers_model().save_pretrained(tmp_path / "folder")
+    assert is_vit(str(vit_file))
+    assert is_vit(str(tmp_path / "folder"))
+    sams = (tmp_path / "sam.safetensors", "vit_tiny", "vit_b")
+    assert not any(is_vit(str(name)) for name in (*sams, tmp_path / "broken.bin", "no-such-name"))
+    with pytest.raises(ValueError, match="Fix: pass one of its files"):
+        is_vit("MarrLab/DinoBloom")

@@ -270,6 +270,14 @@ def _weights_of(embedder: Any) -> dict[str, str]:
     encoder = getattr(embedder, "encoder_", None)
     if encoder is None:
         return {}
-    recipe, backbone = encoder.recipe, encoder.recipe.network.backbone
-    weights = {"backbone": backbone.name, "revision": str(backbone.revision), "backbone digest": str(backbone.digest)}
+    recipe, finder = encoder.recipe, encoder.recipe.network.backbone
+    backbone = getattr(embedder, "backbone_", None)
+    weights = {} if backbone is None else _named_weights("backbone", backbone)
+    if recipe.features is not None:
+        weights |= _named_weights("segmenter", finder)
     return {**weights, "adapter digest": str(recipe.network.adapter), "recipe digest": recipe.digest}
+
+
+def _named_weights(kind: str, backbone: Any) -> dict[str, str]:
+    revision = "revision" if kind == "backbone" else f"{kind} revision"
+    return {kind: backbone.name, revision: str(backbone.revision), f"{kind} digest": str(backbone.digest)}

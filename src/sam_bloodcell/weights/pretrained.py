@@ -12,6 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 from ..files import write_text
 from . import hub
 
+# A repo on the Hub, or a file in one.
+_ON_HUB = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:/[\w./-]+)?")
+
 
 class Pretrained(BaseEstimator):
     """Saves, pushes and pickles an estimator; a subclass says what is in its files, its card and its pickle."""
@@ -115,7 +118,7 @@ def write_model_card(
     header = ModelCardData(
         license=licence,
         library_name="sam-bloodcell",
-        base_model=base if base and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) else None,
+        base_model=match[1] if (match := _ON_HUB.fullmatch(base or "")) else None,
         tags=["blood-cells", "cytology", "scikit-learn", *tags],
     )
     told = {"title": title, "summary": summary, "code": code, "base": base, "base_revision": base_revision}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..exceptions import WeightsUnavailableError
 from ..models.sam import differences
 from ..models.vit import ViT, ViTLayout
 from . import hub
@@ -72,6 +73,25 @@ def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only
         access["command"] = f"hf download {repo} {name}"
         access["command"] += f" --revision {backbone.revision}" if backbone.revision else ""
     return hub.fetch_first(repo, [name] if name else MODEL_FILES, backbone.revision, **access)
+
+
+def is_vit(name: str) -> bool:
+    """Tell whether a backbone is a plain ViT; its file is fetched, if need be, to see what it holds.
+
+    What cannot be found or read is none: loading it as Segment Anything raises the error that says why.
+    """
+    if name == "vit_tiny" or name in HUB_BACKBONES:
+        return False
+    try:
+        path = locate_vit(Backbone(name))
+        if not Path(name).exists() and name.count("/") > 1:  # a file in a Hub repo
+            return True
+        keys = read_tensors(path, keep_dtype=True)
+    except (WeightsUnavailableError, ValueError):
+        if name in _ONE_OF_SEVERAL:
+            raise
+        return False
+    return any(key.endswith("cls_token") for key in keys)
 
 
 def _check_config(path: Path, layout: ViTLayout) -> None:
