@@ -3,7 +3,7 @@
     python benchmarks/readouts.py --out out/readouts --table docs/tables/readouts.csv
 
 At most 150 cells of each of the five common classes from six laboratories: pooling under the mask, tokens of earlier
-blocks, averages over turned and mirrored images, and colours brought to a reference before the encoder. Logistic
+blocks, averages over turned images, colours brought to a reference before the encoder, and morphology. Logistic
 regression, classes of equal weight, on 30 pairs of laboratories and with one laboratory left out; the balanced accuracy
 is over the classes of which the tested laboratory has 3 cells. A read-out is judged on two halves of the tested
 laboratories, and in each half with the C that is best on the other one. Passes of the network (2 to 4 minutes each on
@@ -27,8 +27,7 @@ HALVES = {"unseen": ("jhu", "leukocytes", "munich_bm"), "pretrained": ("tecom", 
 OTHER = dict(zip(HALVES, reversed(HALVES), strict=True))
 TODAY = "mean"
 # Views whose read-outs are averaged with those of the image as it is.
-ROTATED = ["turned 90", "turned 180", "turned 270"]
-AVERAGED = {"2 mirrored": ["mirrored"], "2 turned": ["turned 180"], "4 turned": ROTATED}
+AVERAGED = {"2 turned": ["turned 180"], "4 turned": list(TURNS)}
 STRENGTHS = tuple(strength for strength in STRENGTHS if strength < 1)
 POOLED = (
     "std", "max", "nucleus", "cytoplasm", "middle_of_the_cell", "middle_of_the_image", "whole_image",
@@ -106,7 +105,7 @@ def list_readouts(passes):
     best = ("12 mean", "4 mean std")
     for name in COLOURS:
         add("combined", f"{name}, block 4 mean, std", *best, colour=name)
-    add("combined", "4 turned, block 4 mean, std", *best, turns=ROTATED)
+    add("combined", "4 turned, block 4 mean, std", *best, turns=list(TURNS))
     add("morphology", "mean, morphology", "12 mean", morphology=True)
     add("morphology", "mean, block 4 mean, std, morphology", *best, morphology=True)
     return found

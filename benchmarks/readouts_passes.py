@@ -17,9 +17,8 @@ from sam_bloodcell.segmentation.cell import cell_crop, find_cell, token_weights
 SIZE, BATCH = 224, 16
 BLOCKS = tuple(range(1, 13))  # counted from 1; the last one is the packaged embedding's
 KEPT_BLOCKS = (4, 6, 8, 10, 12)  # of turned and recoloured images
-# How the image is turned before the encoder: mirrored or not, then by so many quarters.
-TURNS = {"turned 90": (False, 1), "turned 180": (False, 2), "turned 270": (False, 3), "mirrored": (True, 0)}
-COLOURS = ("white", "reinhard image", "reinhard laboratory", "macenko laboratory")
+TURNS = {"turned 90": 1, "turned 180": 2, "turned 270": 3}  # quarters of a turn before the encoder
+COLOURS = ("white", "reinhard laboratory")
 # Colours are brought to the mean of these, whose images the encoder was pretrained on.
 REFERENCES = ("tecom", "acevedo", "cellavision")
 
@@ -76,8 +75,7 @@ def run_pass(cells, colour, turn, masks=None):
 
 
 def _turned(array, turn):
-    mirrored, quarters = turn
-    return np.rot90(array[:, :, ::-1] if mirrored else array, quarters, axes=(1, 2))
+    return np.rot90(array, turn, axes=(1, 2))
 
 
 def find_nucleus(image, mask):
@@ -127,19 +125,16 @@ def recolour(images, domain, colour):
     """Bring the colours of (n, S, S, 3) images to those of the reference laboratories, without labels."""
     if colour == "plain":
         return images
-    if colour == "macenko laboratory":
-        return _macenko(images, domain)
     if colour == "white":
         spread, offset = np.ones((len(images), 3)), np.array([_background(image) for image in images])
     else:
         found = [density(image).reshape(-1, 3) for image in images]
         offset, spread = (np.array([getattr(one, name)(0) for one in found]) for name in ("mean", "std"))
-        if colour == "reinhard laboratory":
-            for lab in np.unique(domain):
-                rows = domain == lab
-                square = np.mean(offset[rows] ** 2 + spread[rows] ** 2, axis=0)
-                offset[rows] = offset[rows].mean(0)
-                spread[rows] = np.sqrt(square - offset[rows][0] ** 2)
+        for lab in np.unique(domain):
+            rows = domain == lab
+            square = np.mean(offset[rows] ** 2 + spread[rows] ** 2, axis=0)
+            offset[rows] = offset[rows].mean(0)
+            spread[rows] = np.sqrt(square - offset[rows][0] ** 2)
     wanted = [np.mean([part[domain == lab].mean(0) for lab in REFERENCES], axis=0) for part in (offset, spread)]
     return np.stack([
         _as_pixels((density(image) - offset[row]) / spread[row] * wanted[1] + wanted[0])
@@ -151,34 +146,3 @@ def _background(image):
     """Optical density of an image's own background: the median of the tenth that lets most green light through."""
     green = image[..., 1]
     return np.median(density(image[green >= np.quantile(green, 0.9)]), axis=0)
-
-
-def _macenko(images, domain):
-    """Bring each laboratory's two stains (Macenko et al., ISBI 2009) and their strengths to the references'.
-
-    What the two stains do not explain stays, along a third axis that stands on both.
-    """
-    rng = np.random.default_rng(0)
-    stains, strengths, grounds = {}, {}, {}
-    for lab in np.unique(domain):
-        rows = np.flatnonzero(domain == lab)
-        grounds[lab] = np.median([_background(images[row]) for row in rows], axis=0)
-        pixels = np.concatenate([rng.permutation(images[row].reshape(-1, 3))[:500] for row in rows])
-        values = density(pixels) - grounds[lab]
-        values = values[values.min(1) > 0.05]
-        plane = np.linalg.eigh(np.cov(values.T))[1][:, :0:-1]
-        plane = plane * np.sign(plane.sum(0))
-        angle = np.arctan2(*(values @ plane).T[::-1])
-        ends = [plane @ [np.cos(a), np.sin(a)] for a in np.percentile(angle, (1, 99))]
-        ends.sort(key=lambda end: -end[0])  # azure absorbs red, eosin does not
-        stains[lab] = np.stack([*ends, np.cross(*ends) / np.linalg.norm(np.cross(*ends))])
-        strengths[lab] = np.percentile(values @ np.linalg.inv(stains[lab]), 99, axis=0)
-        strengths[lab][2] = 1
-    stain, strength, ground = (
-        np.mean([part[lab] for lab in REFERENCES], axis=0) for part in (stains, strengths, grounds)
-    )
-    found = np.empty_like(images)
-    for row, (image, lab) in enumerate(zip(images, domain, strict=True)):
-        mixed = (density(image) - grounds[lab]) @ np.linalg.inv(stains[lab])
-        found[row] = _as_pixels(mixed / strengths[lab] * strength @ stain + ground)
-    return found
