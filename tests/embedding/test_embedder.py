@@ -25,7 +25,7 @@ from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.images.reading import ComputedImage
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, EncoderSize
 from sam_bloodcell.segmentation import LoRATraining
-from sam_bloodcell.segmentation.cell import published_crop
+from sam_bloodcell.segmentation.cell import published_crop, token_weights
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ import numpy as np, torch
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.models import training
 from sam_bloodcell.segmentation import LoRATraining
-from sam_bloodcell.segmentation.cell import published_crop
+from sam_bloodcell.segmentation.cell import published_crop, token_weights
 
 torch.set_num_threads(int(sys.argv[4]))  # as many as here: their number decides the last bits
 save, saved = training._Run.save, []
@@ -550,3 +550,68 @@ app(["--help"])
     out = in_subprocess(run, code)
     assert "(5, 2)" in out
     assert "Usage" in out
+
+
+@pytest.fixture(scope="module")
+def textured(cells):
+    return SAMLoRAEmbedder("vit_tiny", pooling="mask+texture", keep=("tokens",), dtype="float32").fit(cells.images)
+
+
+def test_texture_appends_mean_and_deviation_of_early_tokens(textured, cells):
+    found = textured.transform(cells.images)
+    early = []
+    hook = (
+        textured.encoder_.network()
+        .image_encoder.blocks[3]
+        .register_forward_hook(lambda *call: early.append(call[-1].permute(0, 3, 1, 2).numpy()))
+    )
+    textured.encoder_.forward(np.stack([load_square(image, 224) for image in cells.images]))
+    hook.remove()
+    weights = [token_weights(mask, (14, 14)) for mask in found.masks]
+    mean = np.array([(tokens * share).sum((1, 2)) for tokens, share in zip(early[0], weights, strict=True)])
+    square = np.array([(tokens**2 * share).sum((1, 2)) for tokens, share in zip(early[0], weights, strict=True)])
+    last = [(tokens * share).sum((1, 2)) for tokens, share in zip(found.tokens, weights, strict=True)]
+    assert found.shape == (len(cells.images), 3 * 192) == (len(cells.images), textured.n_features_out_)
+    assert found.tokens.shape[1:] == (192, 14, 14)
+    np.testing.assert_allclose(np.asarray(found), np.hstack([last, mean, np.sqrt(square - mean**2)]), atol=0.05)
+
+
+def test_texture_leaves_the_mask_and_the_last_tokens_as_they_are(textured, cells):
+    plain = SAMLoRAEmbedder("vit_tiny", dtype="float32").fit_transform(cells.images)
+    found = textured.transform(cells.images)
+    np.testing.assert_allclose(np.asarray(found)[:, :192], np.asarray(plain), atol=1e-3)
+    np.testing.assert_array_equal(np.asarray(found.masks), np.asarray(plain.masks))
+
+
+def test_each_pooling_is_cached_as_its_own(cells, tmp_path):
+    widths = [
+        SAMLoRAEmbedder("vit_tiny", pooling=pooling, cache_dir=tmp_path).fit_transform(cells.images[:2]).shape[1]
+        for pooling in ("mask", "mask+texture", "mask")
+    ]
+    assert widths == [192, 576, 192]
+
+
+def test_the_pooling_comes_back_from_a_folder_and_a_pickle(textured, cells, tmp_path):
+    textured.save_pretrained(tmp_path)
+    expected = np.asarray(textured.transform(cells.images[:2]))
+    for again in (SAMLoRAEmbedder.from_pretrained(tmp_path, dtype="float32"), pickle.loads(pickle.dumps(textured))):
+        assert again.pooling == "mask+texture"
+        np.testing.assert_allclose(np.asarray(again.transform(cells.images[:2])), expected, atol=1e-3)
+
+
+def test_a_pickle_without_a_pooling_averages_over_the_mask(embedder, cells):
+    older = pickle.loads(pickle.dumps(embedder))
+    state = older.__getstate__()
+    del state["pooling"]
+    older.__setstate__(state)
+    assert older.pooling == "mask"
+    assert older.transform(cells.images[:1]).shape == (1, 192)
+
+
+def test_an_unreadable_image_has_a_row_as_wide_as_the_others(textured, cells, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    lenient = clone(textured).set_params(on_error="nan").fit(cells.images[:1])
+    with pytest.warns(UserWarning, match="cannot be read"):
+        found = lenient.transform([cells.images[0], tmp_path / "bad.png"])
+    assert found.shape == (2, 576)
+    assert np.isnan(np.asarray(found)[1]).all()

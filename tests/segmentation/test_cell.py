@@ -12,6 +12,7 @@ from sam_bloodcell.segmentation.cell import (
     cell_mask,
     find_cell,
     published_crop,
+    spread_tokens,
     token_weights,
     unframe,
 )
@@ -212,3 +213,11 @@ class TestUnframe:
         back = unframe(framed, shape)
         assert back.shape == shape
         assert ((back > 0.5) == (mask > 0)).mean() > 0.97
+
+
+def test_the_spread_of_tokens_is_their_deviation_under_the_mask():
+    tokens = np.random.default_rng(0).normal(5, 2, (1, 3, 4, 4)).astype(np.float32)
+    mask = np.zeros((8, 8), bool)
+    mask[:4, 2:8] = True
+    inside = tokens[0, :, :2, 1:].reshape(3, -1)
+    np.testing.assert_allclose(spread_tokens(tokens, [mask])[0], inside.std(1), rtol=1e-4)

@@ -22,11 +22,11 @@ from ..images.frames import frame, is_flat
 from ..images.reading import RGB, ImageContent
 from ..models.isolation import own_settings
 from ..models.sam import PATCH, SAM
-from ..segmentation.cell import cell_crop, find_cell, pool_tokens, published_crop
+from ..segmentation.cell import cell_crop, find_cell, pool_tokens, published_crop, spread_tokens
 from ..weights.adapters import packaged_adapter, write_adapter_file
 from .columns import pack_mask
 from .network import AnyAdapter, halved_if_too_large, load_network, run_network
-from .recipe import Recipe
+from .recipe import TEXTURE, Recipe
 from .session import Record
 
 # What the widest activation of a batch may take: a third of a CPU's last cache, a small part of a GPU's memory.
@@ -91,7 +91,7 @@ class Encoder:
             return self.recipe.features.shapes()
         sam = self.network()
         grid = sam.image_size // PATCH
-        return sam.size.width, (sam.size.width, grid, grid)
+        return self.recipe.token_share * sam.size.width, (sam.size.width, grid, grid)
 
     def segmenter(self) -> "Encoder":
         """Return the encoder that only finds the cells."""
@@ -189,6 +189,9 @@ class Encoder:
         masks = [mask for mask, _ in cells]
         if self.recipe.features is None:
             pooled = pool_tokens(tokens, masks)
+            if self.recipe.pooling == TEXTURE:
+                tokens, early = np.split(tokens, 2, axis=1)
+                pooled = np.concatenate([pooled, spread_tokens(early, masks)], axis=1)
         else:
             pooled, tokens = self.recipe.features.embed(views, pixels, masks)
         return [

@@ -20,7 +20,7 @@ from ..models.vit import ViT
 from ..weights.adapters import packaged_adapter, read_adapter_file
 from ..weights.backbones import Backbone, load_sam
 from ..weights.vits import load_vit
-from .recipe import NetworkSpec, Recipe
+from .recipe import TEXTURE, NetworkSpec, Recipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -107,10 +107,15 @@ def _fetch_adapter(spec: NetworkSpec, path: str) -> Adapter:
 
 @torch.inference_mode()
 def run_network(sam: SAM, recipe: Recipe, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Run the network on square images (B, S, S, 3): tokens (B, C, h, w) and the cell's probability (B, S, S)."""
+    """Run the network on square images (B, S, S, 3): tokens (B, C, h, w) and the cell's probability (B, S, S).
+
+    Where the recipe pools the texture, too, the early tokens follow as C more channels.
+    """
     batch = _as_batch(pixels, recipe.pixel_stats, sam.image_encoder.patch_embed.proj.weight)
-    tokens = sam.tokens(batch)
+    early, tokens = sam.early_and_last_tokens(batch)
     probability = cell_probability(sam, tokens, recipe.prompt)
+    if recipe.features is None and recipe.pooling == TEXTURE:
+        tokens = torch.cat([tokens, early], dim=1)
     return tokens.float().cpu().numpy(), probability.cpu().numpy()
 
 

@@ -139,8 +139,7 @@ class _Run:
             self.session.found[_UNREADABLE] = self.blank()
             keys = [_UNREADABLE if row in self.unreadable else key for row, key in enumerate(keys)]
         records = [self.session.found[key] for key in keys]
-        features = self.encoder.recipe.features
-        share = 1 if features is None else features.token_share
+        share = self.encoder.recipe.token_share
         kept = {part: self.session.column(keys, part, token_share=share) for part in self.session.keep}
         masks = Column(
             as_items([record.mask for record in records]), UnpackedMasks(self.encoder.recipe.network.image_size)

@@ -14,6 +14,10 @@ from ..weights.backbones import Backbone
 # image that was embedded is refused.
 _VERSION = 2
 
+# How SAM's tokens become an embedding: their mean over the cell; then also, of the tokens after a third of the blocks,
+# the mean and standard deviation over the cell.
+MASK, TEXTURE = "mask", "mask+texture"
+
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -65,7 +69,7 @@ class Features(Protocol):
 class Recipe:
     """A network, the statistics that normalise its pixels, the prompt of its decoder, and whose crops are cut.
 
-    Where there are `features`, they embed the cells, and the network only finds them.
+    Where there are `features`, they embed the cells, and the network only finds them: `pooling` is of its tokens.
     """
 
     network: NetworkSpec
@@ -73,6 +77,14 @@ class Recipe:
     prompt: str
     published_crops: bool = False
     features: Features | None = None
+    pooling: str = MASK
+
+    @property
+    def token_share(self) -> int:
+        """How many times as long as a token an embedding is; 0 where there are no token maps."""
+        if self.features is not None:
+            return self.features.token_share
+        return 3 if self.pooling == TEXTURE else 1
 
     @property
     def digest(self) -> str:
@@ -83,6 +95,7 @@ class Recipe:
         others = () if self.features is None else self.features.key
         parts = (_VERSION, n.backbone.digest, n.adapter, n.image_size, n.dtype, self.pixel_stats, self.prompt, *crops)
         parts += others
+        parts += (self.pooling,) if self.pooling != MASK and self.features is None else ()
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -96,4 +109,5 @@ class Recipe:
             "image_size": n.image_size,
             "dtype": n.dtype,
             "prompt": self.prompt,
+            **({} if self.pooling == MASK else {"pooling": self.pooling}),
         }

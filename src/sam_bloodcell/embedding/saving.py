@@ -13,6 +13,7 @@ from ..models.sam import PixelStats
 from ..weights import adapters, hub
 from ..weights.backbones import Backbone, identify
 from ..weights.pretrained import Pretrained
+from .recipe import MASK
 
 _Embedder = TypeVar("_Embedder", bound="PretrainedEmbedder")
 
@@ -24,6 +25,7 @@ class PretrainedEmbedder(Pretrained):
     backbone_: Backbone
     image_size: int
     prompt: str
+    pooling: str
     pixel_stats_: PixelStats
 
     _packing = {
@@ -58,8 +60,8 @@ class PretrainedEmbedder(Pretrained):
         """
         folder = adapters.locate_adapter(folder_or_repo, revision, token=token, local_files_only=local_files_only)
         settings = adapters.adapter_settings(folder)
-        # Folders written before a prompt was noted have none.
-        noted = ("backbone", "revision", "image_size", "prompt")
+        # A prompt and a pooling are noted only where they are not the default.
+        noted = ("backbone", "revision", "image_size", "prompt", "pooling")
         params = {name: settings[name] for name in noted if name in settings} | params
         # By commit, what was just fetched is found again without network or token.
         commit = hub.commit_of(folder / "adapter_config.json")
@@ -69,6 +71,9 @@ class PretrainedEmbedder(Pretrained):
         # Without masks, fit looks at no pixel: one blank image stands for the collection.
         return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"pooling": MASK} | state)  # pickles of older versions have no pooling
+
     def _write_files(self, folder: str | os.PathLike) -> Path:
         if self.adapter_ is None:
             raise ValueError(
@@ -76,9 +81,9 @@ class PretrainedEmbedder(Pretrained):
             )
         # What it embeds with, which may differ from what the adapter was trained with.
         adapter = replace(self.adapter_, image_size=int(self.image_size), pixel_stats=self.pixel_stats_)
-        return adapters.write_adapter(
-            adapter, folder, self.backbone_, prompt=None if self.prompt == "auto" else self.prompt
-        )
+        prompt = None if self.prompt == "auto" else self.prompt
+        pooling = None if self.pooling == MASK else str(self.pooling)
+        return adapters.write_adapter(adapter, folder, self.backbone_, prompt=prompt, pooling=pooling)
 
     def _card(self) -> dict[str, Any]:
         base, revision = self.backbone_.resolved()

@@ -106,11 +106,19 @@ class SAM(nn.Module):
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels Bx3xHxW to the pre-neck token map BxCxhxw, h = H / 16."""
+        return self.early_and_last_tokens(pixels)[1]
+
+    def early_and_last_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode normalised pixels Bx3xHxW to token maps BxCxhxw after a third of the blocks and after all of them."""
         encoder = self.image_encoder
         x = encoder.patch_embed(pixels) + encoder.pos_embed  # BxhxwxC
-        for block in encoder.blocks:
+        third = max(1, round(self.size.depth / 3))
+        for block in encoder.blocks[:third]:
             x = block(x)
-        return x.permute(0, 3, 1, 2)
+        early = x
+        for block in encoder.blocks[third:]:
+            x = block(x)
+        return early.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2)
 
     def mask_logits(self, tokens: Tensor, center_prompt: bool = False) -> tuple[Tensor, Tensor]:
         """Decode tokens BxCxhxw to mask logits BxMx4hx4w and predicted IoU BxM, M = mask tokens.

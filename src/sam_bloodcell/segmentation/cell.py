@@ -101,6 +101,12 @@ def pool_tokens(tokens: NDArray[np.float32], masks: Sequence[NDArray[np.bool_]])
     return np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
 
 
+def spread_tokens(tokens: NDArray[np.float32], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
+    """Return the standard deviation of token maps (B, C, h, w) over the cells, weighted as `pool_tokens`: (B, C)."""
+    mean = pool_tokens(tokens, masks)[:, :, None, None]
+    return np.sqrt(pool_tokens(np.square(tokens - mean), masks))
+
+
 def token_weights(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:
     """Share of the cell under every token of an (h, w) grid, summing to 1.
 

@@ -68,20 +68,20 @@ def read_adapter(
 
 def write_adapter(
     adapter: Adapter, folder: str | os.PathLike, backbone: Backbone, *, dtype: torch.dtype = torch.float32,
-    prompt: str | None = None,
+    prompt: str | None = None, pooling: str | None = None,
 ) -> Path:  # fmt: skip
     """Write an adapter folder that `read_adapter` and ``peft.PeftModel.from_pretrained`` read.
 
     The backbone is what the adapter was trained on, and is filled in as PEFT's base model. The tensors are stored as
-    `dtype`. A `prompt` is noted for who embeds with the adapter. The folder is made if need be; files of
-    the same names are replaced.
+    `dtype`. A `prompt` and a `pooling` are noted for who embeds with the adapter. The folder is made if need be; files
+    of the same names are replaced.
     """
     folder = make_folder(folder)
     repo, revision = backbone.resolved()
     config = adapter.lora_config | {"base_model_name_or_path": repo, "revision": revision, "inference_mode": True}
     base = {"backbone": backbone.name, "revision": revision, "digest": backbone.digest}
     settings = {"kind": "adapter", **base, "image_size": adapter.image_size, "pixel_stats": adapter.pixel_stats}
-    settings |= {} if prompt is None else {"prompt": prompt}
+    settings |= {name: value for name, value in (("prompt", prompt), ("pooling", pooling)) if value is not None}
     with replacing_files(folder) as draft:
         for name, tensors in (("adapter_model", adapter.lora), ("decoder", adapter.decoder)):
             write_tensors({key: tensor.to(dtype) for key, tensor in tensors.items()}, draft / f"{name}.safetensors")
