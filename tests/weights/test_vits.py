@@ -5,10 +5,12 @@ import re
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.weights import cellpose_tokens
 from tests.weights.test_vit_names import OWN, prefixed, transformers_model
 
 from sam_bloodcell.exceptions import WeightsUnavailableError
-from sam_bloodcell.weights import vits
+from sam_bloodcell.models.sam import SAM_PIXEL_STATS, normalise
+from sam_bloodcell.weights import backbones, vits
 from sam_bloodcell.weights.backbones import Backbone
 from sam_bloodcell.weights.vits import identify_vit, load_vit, locate_vit
 
@@ -156,3 +158,25 @@ def test_a_hub_repo_or_a_file_in_one_loads_by_name_and_again_offline(name, hub_s
         revision, total = in_subprocess(FROM_HUB, name, HF_ENDPOINT=hub_server.url, **env).split()
         assert float(total) == pytest.approx(expected, abs=1e-4)
         assert len(revision) == 40
+
+
+def test_cellpose_sam_gives_patch_tokens_alone(cellpose_file):
+    with pytest.warns(UserWarning, match="is Cellpose-SAM, which was trained on images under a licence without"):
+        vit = load_vit(Backbone(str(cellpose_file)))
+    assert (vit.layout.patch, vit.layout.image_size, vit.layout.width) == (8, 256, 32)
+    assert (vit.layout.has_cls, vit.layout.any_size) == (False, False)
+    tokens = vit(normalise(cellpose_tokens.image()[None], SAM_PIXEL_STATS))
+    assert (tokens.cls.shape, tokens.registers.shape) == ((1, 0), (1, 0, 0))
+    expected = torch.tensor(json.loads(cellpose_tokens.PATH.read_text("utf-8"))["tokens"])
+    some = tokens.patches[0, :, :: cellpose_tokens.EVERY, :: cellpose_tokens.EVERY]
+    torch.testing.assert_close(some, expected, rtol=0, atol=1e-4)
+    assert not vit.training
+    assert not any(parameter.requires_grad for parameter in vit.parameters())
+
+
+@pytest.mark.parametrize(("name", "file"), [("", "cpsam"), ("/cpsam_v2", "cpsam_v2")])
+def test_cellpose_sam_is_found_by_its_names(name, file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(backbones.hub, "fetch", lambda *given, **access: asked.append((*given, access["command"])))
+    locate_vit(Backbone(f"mouseland/cellpose-sam{name}"))
+    assert asked == [("mouseland/cellpose-sam", file, None, f"sam-bloodcell download mouseland/cellpose-sam{name}")]

@@ -23,7 +23,7 @@ from ..files import make_folder
 from ..images.frames import frame, is_flat
 from ..images.reading import RGB, ImageContent
 from ..models.isolation import own_settings
-from ..models.sam import PATCH, SAM
+from ..models.sam import SAM
 from ..segmentation.cell import cell_crop, find_cell, published_crop, token_weights
 from ..weights.adapters import packaged_adapter, write_adapter_file
 from .columns import pack_mask
@@ -81,7 +81,7 @@ class Encoder:
             return int(self.batch_size)
         sam = self.network()
         parameter = sam.image_encoder.patch_embed.proj.weight
-        widest = (sam.image_size // PATCH) ** 2 * 4 * sam.size.width * parameter.element_size()
+        widest = (sam.image_size // sam.size.patch) ** 2 * 4 * sam.size.width * parameter.element_size()
         return max(1, _ACTIVATION_BYTES.get(parameter.device.type, _ACTIVATION_BYTES["cpu"]) // widest)
 
     def stream(self, chunks: Iterator[Chunk], *, skip_unreadable: bool = False) -> Iterator[Embedded]:

@@ -11,7 +11,6 @@ import numpy as np
 from ..exceptions import ImageReadError
 from ..extras import tqdm
 from ..images.reading import ImageContent, read_content
-from ..models.sam import PATCH
 from ..segmentation.cell import CROP_SIZE, GREY, QUALITY
 from .columns import Column, UnpackedMasks, as_items, pack_mask
 from .embeddings import CellEmbeddings
@@ -155,7 +154,7 @@ class _Run:
     def blank(self) -> Record:
         """Return what stands for an image that cannot be read: NaN, no mask, a grey crop."""
         sam = self.encoder.network()
-        grid, width = sam.image_size // PATCH, sam.size.width
+        grid, width = sam.image_size // sam.size.patch, sam.size.width
         return Record(
             pooled=np.full(width, np.nan, np.float32),
             quality=np.array([(np.nan, 0, np.nan, np.nan, False, False)], QUALITY)[0],

@@ -6,10 +6,23 @@ from typing import Any
 
 import torch
 
-from ..models.sam import differences
+from ..models.sam import differences, is_cellpose, own_size
+from ..models.sam_tokens import SAMTokens
 from ..models.vit import ViT, ViTLayout
 from . import hub
-from .backbones import HUB_BACKBONES, MODEL_FILES, WEIGHT_SUFFIXES, Backbone, check_digest, model_file
+from .backbones import (
+    CELLPOSE,
+    HUB_BACKBONES,
+    MODEL_FILES,
+    WEIGHT_SUFFIXES,
+    Backbone,
+    cellpose_names,
+    check_digest,
+    fill_sam,
+    locate_backbone,
+    model_file,
+    warn_of_licence,
+)
 from .tensors import read_json, read_tensors
 from .vit_names import dinov2_names
 
@@ -26,14 +39,17 @@ def identify_vit(backbone: Backbone, *, token: str | None = None, local_files_on
     return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
 
 
-def load_vit(backbone: Backbone) -> ViT:
+def load_vit(backbone: Backbone) -> ViT | SAMTokens:
     """Load a ViT, float32 and ready for inference, in the layout that its file tells.
 
-    A file with another digest than the backbone's is refused.
+    A file with another digest than the backbone's is refused. Of Cellpose-SAM, the encoder is loaded.
     """
     path = locate_vit(backbone)
     check_digest(backbone, path)
-    tensors = read_tensors(path)
+    tensors = cellpose_names(read_tensors(path))
+    if is_cellpose(tensors):
+        warn_of_licence(backbone)
+        return SAMTokens(fill_sam(backbone, tensors, own_size(tensors)))
     try:
         state, layout = dinov2_names(tensors)
         with torch.device("meta"):
@@ -58,6 +74,8 @@ def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only
     path = Path(backbone.name)
     if path.is_file():
         return path
+    if CELLPOSE.fullmatch(backbone.name) and not path.exists():
+        return locate_backbone(backbone, token=token, local_files_only=local_files_only)
     if path.is_dir() and (file := model_file(path)):
         return file
     match = _ON_HUB.fullmatch(backbone.name)
