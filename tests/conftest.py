@@ -20,7 +20,7 @@ from tests.weights.timm_tokens import weights
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy comes in: scikit-learn's check of array APIs needs it
 
-from sam_bloodcell.embedding import embedder
+from sam_bloodcell.embedding import base
 from sam_bloodcell.embedding.store import EmbeddingStore
 from sam_bloodcell.models._segment_anything import modeling
 from sam_bloodcell.models.sam import SAM, SIZES, EncoderSize
@@ -85,7 +85,7 @@ def separable():
 @pytest.fixture(autouse=True)
 def _own_memory(monkeypatch):
     """No test is served what another one embedded."""
-    monkeypatch.setattr(embedder, "MEMORY", EmbeddingStore())
+    monkeypatch.setattr(base, "MEMORY", EmbeddingStore())
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +97,16 @@ def _seeded():
 def gpu(request):
     """Return the device for a test marked cuda, as users name it: "cuda", or what `--gpu` asks for."""
     return request.config.getoption("--gpu")
+
+
+@pytest.fixture(scope="session")
+def vit_file(tmp_path_factory):
+    """Return a file with a random plain ViT, 64 wide with two blocks, under DINOv2's own names."""
+    from tests.weights.test_vit_names import OWN
+
+    path = tmp_path_factory.mktemp("vit") / "pytorch_model_s.bin"
+    torch.save(OWN, path)
+    return path
 
 
 @pytest.fixture

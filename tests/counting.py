@@ -1,11 +1,11 @@
-"""An embedder that writes down what its network sees, in whatever process."""
+"""Embedders that write down what their segmenting network sees, in whatever process."""
 
 import os
 import signal
 from pathlib import Path
 from unittest import mock
 
-from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell import SAMLoRAEmbedder, ViTEmbedder
 from sam_bloodcell.embedding import encoder
 
 _run, _embed_chunk = encoder.run_network, encoder._embed_chunk
@@ -17,13 +17,21 @@ def _written_down(sam, recipe, pixels):
     return _run(sam, recipe, pixels)
 
 
-class CountingEmbedder(SAMLoRAEmbedder):
+class _Counting:
     def transform(self, X):
         encoder.run_network = _written_down
         try:
             return super().transform(X)
         finally:
             encoder.run_network = _run
+
+
+class CountingEmbedder(_Counting, SAMLoRAEmbedder):
+    pass
+
+
+class CountingViTEmbedder(_Counting, ViTEmbedder):
+    pass
 
 
 def _fatal(chunk_encoder, chunk, skip_unreadable):
@@ -34,12 +42,20 @@ def _fatal(chunk_encoder, chunk, skip_unreadable):
     return _embed_chunk(chunk_encoder, chunk, skip_unreadable)
 
 
-class FatalEmbedder(SAMLoRAEmbedder):
+class _Fatal:
     """The first worker that embeds a chunk of its images dies."""
 
     def transform(self, X):
         with mock.patch.object(encoder, "_embed_chunk", _fatal):
             return super().transform(X)
+
+
+class FatalEmbedder(_Fatal, SAMLoRAEmbedder):
+    pass
+
+
+class FatalViTEmbedder(_Fatal, ViTEmbedder):
+    pass
 
 
 def passes():

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .classification.stain_augmented import StainAugmentedClassifier
     from .embedding.embedder import SAMLoRAEmbedder
     from .embedding.embeddings import CellEmbeddings
+    from .embedding.function_embedder import FunctionEmbedder
+    from .embedding.vit_embedder import ViTEmbedder
     from .exceptions import ImageReadError, WeightsUnavailableError
     from .segmentation.lora_training import LoRATraining
     from .weights.pipelines import from_pretrained, push_to_hub, save_pretrained
@@ -25,11 +27,13 @@ __all__ = [
     "CellClassifier",
     "CellEmbeddings",
     "CrossDomainAutoencoder",
+    "FunctionEmbedder",
     "ImageReadError",
     "LoRATraining",
     "NeighborSmoothedClassifier",
     "SAMLoRAEmbedder",
     "StainAugmentedClassifier",
+    "ViTEmbedder",
     "WeightsUnavailableError",
     "__version__",
     "from_pretrained",
@@ -42,11 +46,13 @@ _MODULES = {
     "CellClassifier": ".classification.cell_classifier",
     "CellEmbeddings": ".embedding.embeddings",
     "CrossDomainAutoencoder": ".alignment.autoencoder",
+    "FunctionEmbedder": ".embedding.function_embedder",
     "ImageReadError": ".exceptions",
     "LoRATraining": ".segmentation.lora_training",
     "NeighborSmoothedClassifier": ".classification.neighbor_smoothing",
     "SAMLoRAEmbedder": ".embedding.embedder",
     "StainAugmentedClassifier": ".classification.stain_augmented",
+    "ViTEmbedder": ".embedding.vit_embedder",
     "WeightsUnavailableError": ".exceptions",
     "from_pretrained": ".weights.pipelines",
     "push_to_hub": ".weights.pipelines",

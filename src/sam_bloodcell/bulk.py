@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .datasets.folders import domains_and_labels
 from .datasets.tables import read_table
-from .embedding.embedder import SAMLoRAEmbedder
+from .embedding.base import CellEmbedder
 from .embedding.once import embed_once
 from .embedding.store import EmbeddingStore
 from .exceptions import ImageReadError
@@ -136,7 +136,7 @@ def _list(source: Path, root: str | os.PathLike | None) -> tuple[pd.DataFrame, L
 
 
 def embed_to_file(
-    embedder: SAMLoRAEmbedder, images: pd.DataFrame | Iterable[str | os.PathLike], out: str | os.PathLike, *,
+    embedder: CellEmbedder, images: pd.DataFrame | Iterable[str | os.PathLike], out: str | os.PathLike, *,
     on_error: str = "raise", overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Embed images into one file, row by row in their order.
@@ -148,7 +148,7 @@ def embed_to_file(
 
     Parameters
     ----------
-    embedder : fitted SAMLoRAEmbedder
+    embedder : fitted SAMLoRAEmbedder, ViTEmbedder or FunctionEmbedder
     images : iterable of paths, or DataFrame with a column "path"
         Its other columns are carried over; a value that is missing is "" in ``.csv`` and ``.npz``.
     out : path
@@ -257,7 +257,7 @@ def _check_names(table: pd.DataFrame, own: set[str]) -> None:
 
 
 def _embed(
-    embedder: SAMLoRAEmbedder, paths: list[str], store: EmbeddingStore, work: Path, failed: dict[int, str] | None
+    embedder: CellEmbedder, paths: list[str], store: EmbeddingStore, work: Path, failed: dict[int, str] | None
 ) -> tuple[NDArray[np.float32], pd.DataFrame]:
     """Embed the images that can be read: their embeddings, memory-mapped, and the quality of their masks."""
     encoder = replace(embedder.encoder_, keep=())

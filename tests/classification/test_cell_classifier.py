@@ -17,7 +17,14 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.validation import check_is_fitted
 from xgboost import XGBClassifier
 
-from sam_bloodcell import CellClassifier, CrossDomainAutoencoder, from_pretrained, save_pretrained
+from sam_bloodcell import (
+    CellClassifier,
+    CrossDomainAutoencoder,
+    SAMLoRAEmbedder,
+    ViTEmbedder,
+    from_pretrained,
+    save_pretrained,
+)
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.evaluation import leave_one_domain_out_predictions
 
@@ -306,3 +313,35 @@ def test_a_pickle_holds_no_base_weights_and_answers_alike(fitted, frame):
     pickled = pickle.dumps(fitted)
     assert len(pickled) < 20e6
     np.testing.assert_array_equal(pickle.loads(pickled).predict_proba(frame), fitted.predict_proba(frame))
+
+
+def test_another_embedder_takes_the_place_of_the_backbone(frame, known, vit_file, tmp_path):
+    embedder = ViTEmbedder(vit_file, pooling="both", cache_dir=tmp_path / "elsewhere", keep=("crops",))
+    classifier = CellClassifier(embedder=embedder, cache_dir=tmp_path / "cache", random_state=0, verbose=0)
+    classifier.fit(frame[known], frame["label"][known])
+    fitted = classifier.pipeline_[0]
+    assert (type(fitted), fitted.pooling, fitted.keep) == (ViTEmbedder, "both", ("crops",))
+    assert fitted.cache_dir == tmp_path / "cache"
+    assert not (tmp_path / "elsewhere").exists()
+    answers = classifier.predict_proba(frame)
+    classifier.save_pretrained(tmp_path / "model")
+    loaded = CellClassifier.from_pretrained(tmp_path / "model")
+    assert loaded.embedder.cache_dir is loaded.pipeline_[0].cache_dir is None
+    np.testing.assert_allclose(loaded.predict_proba(frame), answers, atol=0.02)
+    assert "ViTEmbedder -> CrossDomainAutoencoder" in (tmp_path / "model" / "README.md").read_text("utf-8")
+
+
+def test_views_in_other_stains_go_through_another_embedder_too(frame, known, vit_file):
+    classifier = CellClassifier(embedder=ViTEmbedder(vit_file), n_stain_views=1, random_state=0, verbose=0)
+    classifier.fit(frame[known][::4], frame["label"][known][::4])
+    assert classifier.predict_proba(frame[:2]).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [({"backbone": "vit_b"}, "backbone='vit_b'"), ({"adapter": "my-adapter"}, "adapter='my-adapter'")],
+)
+def test_an_embedder_and_a_backbone_are_one_too_many(params, said):
+    expected = rf"Got an embedder and {said} but expected one of them\. Fix: give it to the embedder\."
+    with pytest.raises(ValueError, match=expected):
+        CellClassifier(embedder=SAMLoRAEmbedder(), verbose=0, **params).fit(["a.png", "b.png"], ["x", "y"])

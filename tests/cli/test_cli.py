@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 import sam_bloodcell
-from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell import CellClassifier, CrossDomainAutoencoder, LoRATraining, SAMLoRAEmbedder
 from sam_bloodcell.cli import app, options
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import encoder
@@ -409,6 +409,36 @@ def test_embed_writes_a_file_and_goes_on_only_when_asked(tmp_path):
     again = run(*args, "--on-error", "skip")
     assert again.exit_code == 1
     assert f"Error: '{out}' exists. Fix: --overwrite, or another name." in again.output
+
+
+def test_a_plain_vit_embeds_with_the_masks_of_an_adapter(tmp_path, vit_file):
+    cells = make_blood_cells(1, domains=["lab_a"], random_state=0)
+    table = save_cells(cells, tmp_path / "cells")
+    result = run("embed", table, "--out", tmp_path / "cells.parquet", "--backbone", vit_file, "--quiet")
+    assert result.exit_code == 0, result.output
+    written = pd.read_parquet(tmp_path / "cells.parquet")
+    assert written.filter(like="vitembedder").shape == (5, 64)
+    training = LoRATraining(epochs=1, learning_rate=0.03, validation_fraction=0, random_state=0)
+    tuned = SAMLoRAEmbedder("vit_tiny", training=training).fit(cells.images, masks=cells.masks)
+    tuned.save_pretrained(tmp_path / "adapter")
+    args = ("--backbone", vit_file, "--adapter", tmp_path / "adapter", "--image-size", 112, "--quiet")
+    result = run("embed", table, "--out", tmp_path / "other.parquet", *args)
+    assert result.exit_code == 0, result.output
+    other = pd.read_parquet(tmp_path / "other.parquet")
+    assert (other["quality_area"] != written["quality_area"]).all()
+    result = run("embed", table, "--out", tmp_path / "no.parquet", "--backbone", vit_file, "--image-size", 100)
+    assert "Fix: use 98." in result.output
+
+
+def test_a_plain_vit_trains_and_is_benchmarked(tmp_path, vit_file, one_classifier):
+    table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
+    result = run("train", table, "--out", tmp_path / "model", "--backbone", vit_file, "--quiet")
+    assert result.exit_code == 0, result.output
+    args = ("--cv", 2, "--epochs", 1, "--quiet", "--backbone", vit_file)
+    result = run("benchmark", table, "--out", tmp_path / "out", *args)
+    assert result.exit_code == 0, result.output
+    for folder in (tmp_path / "model", tmp_path / "out" / "model"):
+        assert CellClassifier.from_pretrained(folder).pipeline_[0].backbone_.name == str(vit_file)
 
 
 @pytest.mark.parametrize("command", [["info"], ["prune", "--to", "0"]], ids=["info", "prune"])

@@ -3,6 +3,7 @@
 import os
 import signal
 import warnings
+from functools import partial
 from unittest import mock
 
 import joblib
@@ -12,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell import SAMLoRAEmbedder, ViTEmbedder
 from sam_bloodcell.bulk import embed_to_file
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import network
@@ -40,22 +41,32 @@ def cells(tmp_path_factory):
     return load_cells(save_cells(make_blood_cells(4, random_state=0), folder))
 
 
+@pytest.fixture(params=["sam", "vit"])
+def make(request, vit_file):
+    return {"sam": partial(SAMLoRAEmbedder, "vit_tiny"), "vit": partial(ViTEmbedder, str(vit_file))}[request.param]
+
+
 def loaded_networks():
-    return int(network._last.sam is not None)
+    return int(network._last.sam is not None), int(network._last.vit is not None)
+
+
+def free_networks():
+    network.free_network()
 
 
 def one_by_one(paths):
     return ([(row, read_content(path, row))] for row, path in enumerate(paths))
 
 
-def test_chunks_go_to_the_workers_and_weights_are_loaded_there(client, cells):
-    embedder = SAMLoRAEmbedder("vit_tiny", batch_size=4).fit(cells.paths)
+def test_chunks_go_to_the_workers_and_weights_are_loaded_there(client, cells, make):
+    embedder = make(batch_size=4).fit(cells.paths)
     expected = embedder.transform(cells.paths)
     network.free_network()
+    client.run(free_networks)
     with joblib.parallel_config("dask"):
         done = list(embedder.encoder_.stream(one_by_one(cells.paths)))
-    assert not loaded_networks()
-    assert set(client.run(loaded_networks).values()) == {1}
+    assert loaded_networks() == (0, 0)
+    assert set(client.run(loaded_networks).values()) == {(1, int(make.func is ViTEmbedder))}
     rows = [part.rows[0] for part in done]
     assert sorted(rows) == list(range(40))
     pooled = np.concatenate([[record.pooled for record in part.records] for part in done])[np.argsort(rows)]
@@ -85,8 +96,8 @@ def test_a_search_and_a_bulk_embedding_run_on_the_cluster(client, cells, tmp_pat
 
 
 @pytest.mark.fault
-def test_a_worker_that_dies_costs_its_chunks(client, cells):
-    embedder = SAMLoRAEmbedder("vit_tiny", batch_size=1).fit(cells.paths)
+def test_a_worker_that_dies_costs_its_chunks(client, cells, make):
+    embedder = make(batch_size=1).fit(cells.paths)
     victim, seen = client.run(os.getpid).popitem()[1], []
     with joblib.parallel_config("dask"):
         for done in embedder.encoder_.stream(one_by_one(cells.paths)):

@@ -1,10 +1,11 @@
-"""scikit-learn's contract for `SAMLoRAEmbedder`, whose input is images and so cannot go through `check_estimator`.
+"""scikit-learn's contract for the embedders, whose input is images and so cannot go through `check_estimator`.
 
 Each test stands for the check of scikit-learn's that it is named after.
 """
 
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import estimator_html_repr, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from sam_bloodcell import SAMLoRAEmbedder
+from sam_bloodcell import FunctionEmbedder, SAMLoRAEmbedder, ViTEmbedder
 from sam_bloodcell.datasets import make_blood_cells
 
 
@@ -22,23 +23,37 @@ def cells():
     return make_blood_cells(1, random_state=0)
 
 
+def colours_by_row(crops):
+    return crops.mean(axis=2).reshape(len(crops), -1)
+
+
+@pytest.fixture(scope="module", params=["sam", "vit", "function"])
+def make(request, vit_file):
+    return {
+        "sam": partial(SAMLoRAEmbedder, "vit_tiny"),
+        "vit": partial(ViTEmbedder, str(vit_file)),
+        "function": partial(FunctionEmbedder, colours_by_row, "colours-1", image_size=64, background=True),
+    }[request.param]
+
+
 @pytest.fixture(scope="module")
-def fitted(cells):
-    return SAMLoRAEmbedder("vit_tiny").fit(cells.images)
+def fitted(cells, make):
+    return make().fit(cells.images)
 
 
-def test_check_no_attributes_set_in_init():
-    embedder = SAMLoRAEmbedder("vit_tiny")
+def test_check_no_attributes_set_in_init(make):
+    embedder = make()
     assert set(vars(embedder)) == set(embedder.get_params())
 
 
-def test_check_parameters_default_constructible():
-    defaults = SAMLoRAEmbedder().get_params()
+@pytest.mark.parametrize("kind", [SAMLoRAEmbedder, ViTEmbedder])
+def test_check_parameters_default_constructible(kind):
+    defaults = kind().get_params()
     assert all(value is None or isinstance(value, str | int | float | bool | tuple) for value in defaults.values())
 
 
-def test_check_get_params_invariance_and_set_params():
-    embedder = SAMLoRAEmbedder("vit_tiny", batch_size=3)
+def test_check_get_params_invariance_and_set_params(make):
+    embedder = make(batch_size=3)
     assert embedder.get_params(deep=False) == embedder.get_params(deep=True)
     assert len(embedder.get_params()) <= 18
     assert embedder.set_params(batch_size=5) is embedder
@@ -54,19 +69,19 @@ def test_check_estimator_cloneable(fitted):
         check_is_fitted(fresh)
 
 
-def test_check_estimators_unfitted(cells):
+def test_check_estimators_unfitted(make, cells):
     with pytest.raises(NotFittedError):
-        SAMLoRAEmbedder("vit_tiny").transform(cells.images)
+        make().transform(cells.images)
 
 
-def test_check_fit_check_is_fitted_and_returns_self(cells):
-    embedder = SAMLoRAEmbedder("vit_tiny")
+def test_check_fit_check_is_fitted_and_returns_self(make, cells):
+    embedder = make()
     assert embedder.fit(cells.images) is embedder
     check_is_fitted(embedder)
 
 
-def test_check_estimators_overwrite_params_and_dont_overwrite_attributes(cells):
-    embedder = SAMLoRAEmbedder("vit_tiny")
+def test_check_estimators_overwrite_params_and_dont_overwrite_attributes(make, cells):
+    embedder = make()
     before = copy.deepcopy(embedder.get_params())
     embedder.fit(cells.images)
     assert embedder.get_params() == before
@@ -122,12 +137,19 @@ def test_check_set_output_transform_pandas(fitted, cells):
 
 def test_check_transformer_get_feature_names_out(fitted):
     names = fitted.get_feature_names_out()
-    assert len(names) == len(set(names)) == 192
+    assert len(names) == len(set(names)) == fitted.n_features_out_
+    assert all(name.startswith(type(fitted).__name__.lower()) for name in names)
 
 
 def test_check_estimator_repr_and_html(fitted):
-    assert repr(fitted) == "SAMLoRAEmbedder(backbone='vit_tiny')"
-    assert "SAMLoRAEmbedder" in estimator_html_repr(fitted)
+    name = type(fitted).__name__
+    assert repr(fitted).startswith(f"{name}(")
+    assert name in estimator_html_repr(fitted)
+
+
+def test_check_estimator_repr_leaves_out_defaults():
+    assert repr(SAMLoRAEmbedder("vit_tiny")) == "SAMLoRAEmbedder(backbone='vit_tiny')"
+    assert repr(ViTEmbedder("facebook/dinov2-base")) == "ViTEmbedder(backbone='facebook/dinov2-base')"
 
 
 def test_check_estimator_tags_renamed(fitted):

@@ -12,7 +12,7 @@ from sam_bloodcell.exceptions import WeightsUnavailableError
 from sam_bloodcell.models.sam import SAM_PIXEL_STATS, normalise
 from sam_bloodcell.weights import backbones, vits
 from sam_bloodcell.weights.backbones import Backbone
-from sam_bloodcell.weights.vits import identify_vit, load_vit, locate_vit
+from sam_bloodcell.weights.vits import identify_vit, is_vit, load_vit, locate_vit
 
 
 @pytest.mark.parametrize("form", ["bare", "teacher", "model"])
@@ -160,8 +160,20 @@ def test_a_hub_repo_or_a_file_in_one_loads_by_name_and_again_offline(name, hub_s
         assert len(revision) == 40
 
 
+def test_a_plain_vit_is_told_from_segment_anything_by_its_file(tmp_path, tiny_sam, vit_file):
+    save_file(tiny_sam().state_dict(), tmp_path / "sam.safetensors")
+    (tmp_path / "broken.bin").write_bytes(b"no weights")
+    transformers_model().save_pretrained(tmp_path / "folder")
+    assert is_vit(str(vit_file))
+    assert is_vit(str(tmp_path / "folder"))
+    sams = (tmp_path / "sam.safetensors", "vit_tiny", "vit_b")
+    assert not any(is_vit(str(name)) for name in (*sams, tmp_path / "broken.bin", "no-such-name"))
+    with pytest.raises(ValueError, match="Fix: pass one of its files"):
+        is_vit("MarrLab/DinoBloom")
+
+
 def test_cellpose_sam_gives_patch_tokens_alone(cellpose_file):
-    with pytest.warns(UserWarning, match="is Cellpose-SAM, which was trained on images under a licence without"):
+    with pytest.warns(UserWarning, match=r"cpsam' is Cellpose-SAM\. Cellpose-SAM was trained on images under"):
         vit = load_vit(Backbone(str(cellpose_file)))
     assert (vit.layout.patch, vit.layout.image_size, vit.layout.width) == (8, 256, 32)
     assert (vit.layout.has_cls, vit.layout.any_size) == (False, False)
@@ -180,3 +192,8 @@ def test_cellpose_sam_is_found_by_its_names(name, file, monkeypatch):
     monkeypatch.setattr(backbones.hub, "fetch", lambda *given, **access: asked.append((*given, access["command"])))
     locate_vit(Backbone(f"mouseland/cellpose-sam{name}"))
     assert asked == [("mouseland/cellpose-sam", file, None, f"sam-bloodcell download mouseland/cellpose-sam{name}")]
+
+
+def test_cellpose_sam_needs_a_segmenter_unless_an_adapter_brings_a_decoder(cellpose_file):
+    assert is_vit(str(cellpose_file))
+    assert not is_vit(str(cellpose_file), with_adapter=True)

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..alignment.autoencoder import CrossDomainAutoencoder
 from ..alignment.settings import parts_to_keep
+from ..embedding.base import CellEmbedder
 from ..embedding.embedder import SAMLoRAEmbedder
 from ..embedding.embeddings import CellEmbeddings, without_domain
 from ..evaluation.checks import seed_of, values_of_cells
@@ -28,7 +29,7 @@ from ..evaluation.shift import near_duplicates
 from .adaptation import AdaptableClassifier, with_plain_output
 from .neighbor_smoothing import NeighborSmoothedClassifier
 from .sources import given_columns, paths_of
-from .stain_augmented import StainAugmentedClassifier, with_stain_views
+from .stain_augmented import StainAugmentedClassifier, view_size, with_stain_views
 
 _FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
 
@@ -52,6 +53,9 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         itself.
     adapter : str or path, optional
         Adapter of the encoder, as in `SAMLoRAEmbedder`.
+    embedder : SAMLoRAEmbedder, ViTEmbedder or FunctionEmbedder, optional
+        What embeds the cells, in place of `backbone` and `adapter`. A copy of it is fitted, with the `cache_dir`,
+        `device`, `batch_size`, `n_jobs` and `verbose` of this classifier.
     autoencoder : "auto", CrossDomainAutoencoder or None, default="auto"
         "auto" stands for ``CrossDomainAutoencoder(random_state=random_state)``. None classifies the embeddings.
     coverage : float, default=0.95
@@ -111,6 +115,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         "backbone": [str, os.PathLike],
         "classifier": [HasMethods(["fit"]), None],
         "adapter": [str, os.PathLike, None],
+        "embedder": [CellEmbedder, None],
         "autoencoder": [StrOptions({"auto"}), HasMethods(["fit", "transform"]), None],
         "coverage": [Interval(Real, 0, 1, closed="neither")],
         "n_stain_views": [Interval(Integral, 0, None, closed="left")],
@@ -122,7 +127,9 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         "verbose": ["verbose"],
     }
 
-    n_stain_views: int = 0  # here, too: models that were saved before this parameter existed lack it
+    # Here, too: models that were saved before these parameters existed lack them.
+    n_stain_views: int = 0
+    embedder: CellEmbedder | None = None
 
     def __init__(
         self,
@@ -130,6 +137,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         classifier: Any = None,
         *,
         adapter: str | os.PathLike | None = None,
+        embedder: CellEmbedder | None = None,
         autoencoder: Any = "auto",
         coverage: float = 0.95,
         n_stain_views: int = 0,
@@ -143,6 +151,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         self.backbone = backbone
         self.classifier = classifier
         self.adapter = adapter
+        self.embedder = embedder
         self.autoencoder = autoencoder
         self.coverage = coverage
         self.n_stain_views = n_stain_views
@@ -184,7 +193,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
                 device=self.device, random_state=self.random_state, verbose=self.verbose
             )
         keep = parts_to_keep(getattr(autoencoder, "architecture", "auto"), getattr(autoencoder, "preset", None))
-        embedder = SAMLoRAEmbedder(self.backbone, self.adapter, keep=keep, **self._of_the_machine())
+        embedder = self._make_embedder(keep)
         classifier = self._checked_classifier()
         if self.n_stain_views and _divides(classifier):
             raise ValueError(
@@ -194,6 +203,16 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
             )
         steps = [("embedder", embedder), ("autoencoder", autoencoder), ("classifier", classifier)]
         return Pipeline([(name, clone(step)) for name, step in steps if step is not None])
+
+    def _make_embedder(self, keep: tuple[str, ...]) -> CellEmbedder:
+        """Return the unfitted embedder, which keeps what the autoencoder reads, too."""
+        if self.embedder is None:
+            return SAMLoRAEmbedder(self.backbone, self.adapter, keep=keep, **self._of_the_machine())
+        if self.adapter is not None or self.backbone != "vit_tiny":
+            given = f"backbone={self.backbone!r}" if self.adapter is None else f"adapter={self.adapter!r}"
+            raise ValueError(f"Got an embedder and {given} but expected one of them. Fix: give it to the embedder.")
+        kept = tuple(dict.fromkeys([*self.embedder.keep, *keep]))
+        return clone(self.embedder).set_params(keep=kept, **self._of_the_machine())
 
     def _checked_classifier(self) -> Any:
         """Return the classifier, wrapped where it gives no probabilities or takes no names of classes."""
@@ -285,7 +304,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         if not self.n_stain_views:
             return features, labels
         seed = seed_of(self.random_state)
-        table, rows = with_stain_views(X, n_views=self.n_stain_views, size=pipeline[0].image_size, seed=seed)
+        table, rows = with_stain_views(X, n_views=self.n_stain_views, size=view_size(pipeline[0]), seed=seed)
         views = table.iloc[len(labels) :] if isinstance(table, pd.DataFrame) else table[len(labels) :]
         # A view stands for a cell of a laboratory that nobody knows.
         seen = without_domain(pipeline[0].transform(views))

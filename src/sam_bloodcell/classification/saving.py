@@ -21,6 +21,7 @@ class PretrainedClassifier(BaseEstimator):
     """The base of `CellClassifier`: how it is saved, loaded and shared."""
 
     autoencoder: Any
+    embedder: Any
     pipeline_: Pipeline
 
     def save_pretrained(
@@ -47,6 +48,8 @@ class PretrainedClassifier(BaseEstimator):
             setattr(saved, name, os.fspath(value) if isinstance(value, os.PathLike) else value)
         saved.pipeline_ = Pipeline([(name, copy.copy(step)) for name, step in self.pipeline_.steps])
         saved.pipeline_[0].set_params(**saved._of_the_machine())
+        if self.embedder is not None:
+            saved.embedder = clone(self.embedder).set_params(**_OF_THE_MACHINE)
         if hasattr(self.autoencoder, "device"):
             saved.autoencoder = clone(self.autoencoder).set_params(device="auto")
         if hasattr(saved.pipeline_.named_steps.get("autoencoder"), "device"):

@@ -132,8 +132,8 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         X = list(X) if isinstance(X, Iterator) else X
         labels = values_of_cells(y, "y")
         params = self._checked_params(len(as_image_list(X)), labels, sample_weight, params)
-        size = getattr(pipeline[0], "image_size", _SIZE)
-        table, rows = with_stain_views(X, n_views=self.n_views, size=size, seed=seed_of(self.random_state))
+        seed = seed_of(self.random_state)
+        table, rows = with_stain_views(X, n_views=self.n_views, size=view_size(pipeline[0]), seed=seed)
         n = rows.max() + 1
         repeated = {name: _repeat(values, rows, n) for name, values in params.items()}
         self.pipeline_ = pipeline.fit(table, labels[rows], **repeated)
@@ -211,6 +211,11 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
                 f"Got sample_weight of shape {weights.shape} but expected ({n},). Fix: pass one weight per cell."
             )
         return {**params, name: weights}
+
+
+def view_size(embedder: Any) -> int:
+    """Return the side in pixels of the views that a transformer of images gets."""
+    return int(getattr(embedder, "image_size", None) or _SIZE)  # None stands for the size that the weights ask for
 
 
 def with_stain_views(X: Any, *, n_views: int, size: int, seed: int) -> tuple[Any, NDArray[np.intp]]:

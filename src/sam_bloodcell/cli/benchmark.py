@@ -74,7 +74,7 @@ def benchmark(
     from ..alignment.autoencoder import CrossDomainAutoencoder
     from ..alignment.settings import parts_to_keep, resolve_settings
     from ..datasets import drop_unreadable, load_cells
-    from ..embedding.embedder import SAMLoRAEmbedder
+    from ..embedding.choice import embedder_params, make_embedder
     from ..evaluation import run_benchmark
     from ..files import check_outside
     from ..report.page import write_report
@@ -89,10 +89,10 @@ def benchmark(
     for label, count in data.dropped.items():
         typer.echo(f"left out: {count} cells of class {label}")
     options: dict[str, Any] = {
-        "backbone": backbone, "adapter": adapter, "cache_dir": cache_dir, "device": device,
-        "batch_size": batch_size or "auto", "n_jobs": n_jobs, "verbose": verbose,
+        "cache_dir": cache_dir, "device": device, "batch_size": batch_size or "auto", "n_jobs": n_jobs,
+        "verbose": verbose,
     }  # fmt: skip
-    embedder = SAMLoRAEmbedder(keep=parts_to_keep(architecture, preset), **options)
+    embedder = make_embedder(backbone, adapter, keep=parts_to_keep(architecture, preset), **options)
     autoencoder = CrossDomainAutoencoder(
         architecture=architecture, preset=preset, epochs=epochs or "auto", device=device, random_state=seed,
         verbose=verbose,
@@ -104,7 +104,9 @@ def benchmark(
     write_report(result, out / "report.html", figures=out / "figures")
     print_headlines(result)
     print_findings(result)
-    write_model(result, data, autoencoder, out / "model", random_state=seed, **options)
+    write_model(
+        result, data, autoencoder, out / "model", random_state=seed, **embedder_params(backbone, adapter), **options
+    )
     print_files(out)
 
 

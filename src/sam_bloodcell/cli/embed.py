@@ -11,10 +11,10 @@ from .options import (
     BatchSize,
     Device,
     Images,
-    ImageSize,
     Jobs,
     OnErrors,
     Overwrite,
+    OwnImageSize,
     Quiet,
     Root,
     tell_left_out,
@@ -26,7 +26,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv, .h5ad or .npz.")] = Path("cells.parquet"),
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
-    image_size: ImageSize = 224,
+    image_size: OwnImageSize = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
     n_jobs: Jobs = None,
@@ -42,13 +42,13 @@ def embed(
     Example: sam-bloodcell embed slides/ --out cells.parquet --on-error skip
     """
     from ..bulk import check_not_a_source, describe_source, embed_to_file, list_sources
-    from ..embedding.embedder import SAMLoRAEmbedder
+    from ..embedding.choice import make_embedder
 
     check_not_a_source(out, images)
     table, listings = list_sources(images, root=root)
     for listing in listings:
         tell_left_out(describe_source(listing), listing.account())
-    embedder = SAMLoRAEmbedder(
+    embedder = make_embedder(
         backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
         verbose=0 if quiet else 1,
     )  # fmt: skip

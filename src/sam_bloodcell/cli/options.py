@@ -23,7 +23,10 @@ Cells = Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or 
 Out = Annotated[Path, typer.Option(help="Folder for the report and the tables; made if need be.")]
 Backbone = Annotated[
     str,
-    typer.Option(help="vit_tiny (packaged, the default here), vit_b, vit_l, vit_h, a Hugging Face repo id or a file."),
+    typer.Option(
+        help="vit_tiny (packaged, the default here), vit_b, vit_l, vit_h, or a Hugging Face repo id or file of Segment "
+        "Anything or of a plain ViT, such as MarrLab/DinoBloom/pytorch_model_s.bin."
+    ),
 ]
 PapersBackbone = Annotated[
     str,
@@ -31,6 +34,9 @@ PapersBackbone = Annotated[
 ]
 Adapter = Annotated[str | None, typer.Option(help="Adapter folder, Hub repo id, or published .pth.")]
 ImageSize = Annotated[int, typer.Option(help="Side in pixels at which the encoder sees an image.")]
+OwnImageSize = Annotated[
+    int | None, typer.Option(help="Side in pixels at which the encoder sees an image; default 224, or its own.")
+]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of the autoencoder; default by its architecture.")]
 Architecture = Annotated[Architectures, typer.Option(help="Architecture of the autoencoder.")]
 Preset = Annotated[Presets | None, typer.Option(help="A paper's settings of the autoencoder.")]

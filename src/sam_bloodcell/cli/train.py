@@ -52,6 +52,7 @@ def train(
     from ..classification import CellClassifier
     from ..classification.outputs import check_model_folder
     from ..datasets import drop_unreadable, load_cells
+    from ..embedding.choice import embedder_params
 
     data = load_cells(cells, classes=split_names(classes), root=root)
     check_model_folder(out, cells, overwrite=overwrite)
@@ -59,7 +60,7 @@ def train(
         data = drop_unreadable(data)
     tell_cells(data)
     classifier = CellClassifier(
-        backbone, adapter=adapter, n_stain_views=stain_views, cache_dir=cache_dir, device=device,
+        **embedder_params(backbone, adapter), n_stain_views=stain_views, cache_dir=cache_dir, device=device,
         batch_size=batch_size or "auto", n_jobs=n_jobs, random_state=seed, verbose=0 if quiet else 1,
     )  # fmt: skip
     classifier.fit(data.frame, data.labels)

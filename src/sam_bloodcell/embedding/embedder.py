@@ -1,45 +1,31 @@
 """`SAMLoRAEmbedder`: Segment Anything's tokens, pooled over the cell, as a scikit-learn transformer."""
 
 import os
-import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 
-from ..exceptions import ImageReadError
-from ..extras import tqdm
-from ..images.collections import as_image_list, domain_of, name_rows
-from ..images.frames import frame
-from ..images.reading import RGB, ComputedImage, load_rgb
+from ..images.collections import as_image_list
 from ..models import devices
 from ..models.isolation import own_settings
 from ..models.lora import Adapter
 from ..models.sam import CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, PixelStats
-from ..segmentation.cell import cell_mask, unframe
 from ..segmentation.lora_training import LoRATraining
 from ..weights import adapters
 from ..weights.backbones import WEIGHT_SUFFIXES, Backbone, identify
 from ..weights.published import read_published_adapter
-from .containers import as_container
-from .embeddings import CellEmbeddings
+from .base import CellEmbedder, checked_pixel_stats
 from .encoder import Encoder
-from .network import DTYPES, free_network, load_network
-from .once import embed_once
+from .network import DTYPES, load_network
 from .recipe import NetworkSpec, Recipe
 from .saving import PretrainedEmbedder
-from .session import KEPT_ON_REQUEST, PUBLISHED_CROPS
-from .store import MEMORY, EmbeddingStore
+from .session import PUBLISHED_CROPS
 
 
-class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
     """Embed single cell images with Segment Anything's encoder, adapted to cells by LoRA.
 
     The encoder's token map (before its neck) is averaged over the cell that the decoder finds. `fit` with masks
@@ -128,8 +114,6 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
     >>> embeddings
     CellEmbeddings(n=5, width=192)
     """
-
-    __metadata_request__fit = {"masks": True}
 
     _parameter_constraints = {
         "backbone": [str, os.PathLike],
@@ -228,136 +212,12 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         self.prompt_ = self._choose_prompt(sam)
         return self
 
-    def fit_transform(self, X: Any, y: Any = None, *, masks: Sequence[Any] | str | None = None) -> CellEmbeddings:
-        """Fit, then embed the same images.
-
-        Parameters
-        ----------
-        X, y, masks
-            As in `fit`, whose errors this raises, too.
-
-        Returns
-        -------
-        CellEmbeddings
-            As `transform`.
-        """
-        X = list(X) if isinstance(X, Iterator) else X  # fit would use it up
-        return self.fit(X, y, masks=masks).transform(X)
-
-    def transform(self, X: Any) -> CellEmbeddings:
-        """Embed images, row by row.
-
-        Parameters
-        ----------
-        X : n images, as in `fit`
-
-        Returns
-        -------
-        CellEmbeddings
-            To numpy an (n, C) float32 array; it also holds the masks and their quality. Where no plausible cell is
-            found, the whole image is embedded, flagged in the quality, and a warning names the rows. After
-            ``set_output`` for pandas or polars it is a table of the embeddings; the next step of a pipeline still gets
-            all the rest with it.
-
-        Raises
-        ------
-        ValueError, ImageReadError
-            If X is empty, or an image cannot be read and ``on_error="raise"``; the message names the row and the file.
-        """
-        check_is_fitted(self)
-        images = as_image_list(X)
-        unreadable: dict[int, str] | None = {} if self.on_error == "nan" else None
-        with tqdm(total=len(images), desc="embedding", unit="cell", disable=self.verbose < 1) as bar:
-            embedded = embed_once(self.encoder_, images, self._store(), bar=bar, unreadable=unreadable)
-        embedded.domain = domain_of(X)
-        if unreadable:
-            warnings.warn(_told_unreadable(unreadable, len(images), "are embedded as NaN"), stacklevel=2)
-        # Warnings name rows of the caller, who did not pass the views that another estimator computed.
-        given = np.array([not isinstance(image, ComputedImage) for image in images])
-        fallbacks = np.flatnonzero(embedded.quality["fallback"] & given)
-        if len(fallbacks):
-            warnings.warn(
-                f"No plausible cell was found in {len(fallbacks)} of {given.sum()} images ({name_rows(fallbacks)}); "
-                "they are embedded as whole images and flagged as 'fallback' in their quality.",
-                stacklevel=2,
-            )
-        flat = np.flatnonzero(embedded.quality["flat"] & given)
-        if len(flat):
-            warnings.warn(
-                f"{len(flat)} of {given.sum()} images are of one colour ({name_rows(flat)}) and show no cell; "
-                "they are flagged as 'flat' in their quality.",
-                stacklevel=2,
-            )
-        return as_container(embedded, _get_output_config("transform", self)["dense"], X)
-
-    def predict_masks(self, X: Any) -> list[NDArray[np.bool_] | None]:
-        """Find the cell in each image: n bool arrays (H, W), each of its image's own size.
-
-        With ``on_error="nan"``, the mask of an image that cannot be read is None, and a warning names the rows.
-
-        Raises
-        ------
-        ValueError, ImageReadError
-            As `transform`.
-        """
-        check_is_fitted(self)
-        images = as_image_list(X)
-        masks: list[NDArray[np.bool_] | None] = [None] * len(images)
-        unreadable: dict[int, str] = {}
-        encoder = self.encoder_
-        size = encoder.images_per_pass()
-        with tqdm(total=len(images), desc="segmenting", unit="cell", disable=self.verbose < 1) as bar:
-            for start in range(0, len(images), size):
-                rows = range(start, min(start + size, len(images)))
-                pictures = self._read_pictures(images, rows, unreadable)
-                if pictures:
-                    _, probability = encoder.forward(
-                        np.stack([frame(picture, encoder.recipe.network.image_size) for picture in pictures.values()])
-                    )
-                    for (row, picture), found in zip(pictures.items(), probability, strict=True):
-                        masks[row] = cell_mask(unframe(found, picture.shape[:2]))
-                bar.update(len(rows))
-        if unreadable:
-            warnings.warn(_told_unreadable(unreadable, len(images), "have no mask"), stacklevel=2)
-        return masks
-
-    @staticmethod
-    def free_network() -> None:
-        """Free the memory that the loaded network takes, also on a GPU; the next `transform` loads it again."""
-        free_network()
-
     @property
     def encoder_(self) -> Encoder:
         """The forward pass that `transform` runs."""
         check_is_fitted(self)
         recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_, PUBLISHED_CROPS in self.keep)
         return Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self._cache_folder(), self._checked_keep())
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_features_out_
-
-    def _backbone_name(self) -> str:
-        """Return the backbone's name; the path of a file becomes absolute, for the working folder may change."""
-        name = str(os.fspath(self.backbone))
-        path = Path(name)
-        is_local = path.is_file() or (path / "model.safetensors").is_file()
-        return str(path.absolute()) if is_local and name != "vit_tiny" else name
-
-    def _cache_folder(self) -> str | None:
-        return None if self.cache_dir is None else str(Path(self.cache_dir).absolute())
-
-    def _read_pictures(self, images: Sequence[Any], rows: Sequence[int], unreadable: dict[int, str]) -> dict[int, RGB]:
-        """Read images by row; with ``on_error="nan"``, why some could not be read is noted in `unreadable`."""
-        pictures = {}
-        for row in rows:
-            try:
-                pictures[row] = load_rgb(images[row], row)
-            except ImageReadError as exc:
-                if self.on_error == "raise":
-                    raise
-                unreadable[row] = str(exc)
-        return pictures
 
     def _read_adapter(self) -> Adapter | None:
         name = self.backbone_.name
@@ -369,16 +229,9 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         return adapters.read_adapter(self.adapter, self.adapter_revision, backbone=self.backbone_)
 
     def _network_spec(self) -> NetworkSpec:
-        # numpy's own types of text and number would give another digest.
-        device, dtype = devices.choose(str(self.device)), str(self.dtype)
-        if dtype == "auto":
-            dtype = "bfloat16" if devices.half_dtype(device) else "float32"
         adapter = None if self.adapter_ is None else self.adapter_.digest()
-        return NetworkSpec(self.backbone_, adapter, int(self.image_size), dtype, str(self.device))
-
-    def _store(self) -> EmbeddingStore:
-        folder = self._cache_folder()
-        return MEMORY if folder is None else EmbeddingStore(folder, self.cache_limit)
+        # numpy's own types of number would give another digest.
+        return NetworkSpec(self.backbone_, adapter, int(self.image_size), self._dtype_name(), str(self.device))
 
     def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any] | str) -> None:
         training = LoRATraining() if self.training is None else self.training
@@ -394,34 +247,13 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
         )
         self.adapter_, self.history_, self.best_epoch_ = trained
 
-    def _checked_keep(self) -> tuple[str, ...]:
-        """Return which parts of the records are kept, under the names of these."""
-        allowed = (*KEPT_ON_REQUEST, PUBLISHED_CROPS)
-        if isinstance(self.keep, str) or any(part not in allowed for part in self.keep):
-            raise ValueError(
-                f"Got keep={self.keep!r} but expected a collection of {', '.join(map(repr, allowed))}. "
-                'Fix: keep=("tokens", "crops").'
-            )
-        if "crops" in self.keep and PUBLISHED_CROPS in self.keep:
-            raise ValueError(f"Got keep={self.keep!r} but expected one kind of crops. Fix: leave one of the two out.")
-        return tuple("crops" if part == PUBLISHED_CROPS else str(part) for part in self.keep)
-
     def _known_pixel_stats(self) -> PixelStats | None:
         """Return the statistics that are given or come with the adapter, if any."""
         if isinstance(self.pixel_stats, str):
             if self.pixel_stats == "sam":
                 return SAM_PIXEL_STATS
             return None if self.adapter_ is None else self.adapter_.pixel_stats
-        values = np.asarray(self.pixel_stats, dtype=float)
-        sensible = values.shape == (2, 3) and np.isfinite(values).all() and (values[1] > 0).all()
-        sensible = sensible and 0 <= values[0].min() <= values[0].max() <= 255
-        # Statistics below 1 are those of other libraries, whose colours go from 0 to 1.
-        if not sensible or values.max() < 1:
-            raise ValueError(
-                f"Got pixel_stats={self.pixel_stats!r} but expected ((mean R, G, B), (std R, G, B)) in 0-255 units. "
-                "Fix: pass two rows of three numbers, the standard deviations above 0; times 255 if they are of 0 to 1."
-            )
-        return tuple(values[0].tolist()), tuple(values[1].tolist())
+        return checked_pixel_stats(self.pixel_stats)
 
     def _choose_prompt(self, sam: SAM) -> str:
         prompt_free = sam.mask_decoder.num_mask_tokens == CELL_MASK_TOKENS
@@ -433,10 +265,3 @@ class SAMLoRAEmbedder(PretrainedEmbedder, ClassNamePrefixFeaturesOutMixin, Trans
                 "an adapter, or fit(X, masks=...)."
             )
         return str(self.prompt)
-
-
-def _told_unreadable(unreadable: dict[int, str], n: int, outcome: str) -> str:
-    rows = sorted(unreadable)
-    return (
-        f"{len(rows)} of {n} images cannot be read and {outcome} ({name_rows(rows)}); the first: {unreadable[rows[0]]}"
-    )

@@ -57,6 +57,8 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     domain : array-like of shape (n,), optional
         The laboratory of each cell, strings or ints; None or NaN where it is unknown. `SAMLoRAEmbedder` takes it from a
         table's column ``domain``, and `CrossDomainAutoencoder` reads it.
+    prefix : str, default="samloraembedder"
+        Of the features' names in tables of cells with a quality; that of the embedder.
 
     Notes
     -----
@@ -69,7 +71,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     ((2, 2), np.float32(6.0))
     """
 
-    __slots__ = ("_crops", "_masks", "_tokens", "domain", "images", "pooled", "quality")
+    __slots__ = ("_crops", "_masks", "_tokens", "domain", "images", "pooled", "prefix", "quality")
 
     ndim = 2
     dtype = np.dtype(np.float32)
@@ -83,6 +85,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         quality: Any = None,
         images: Any = None,
         domain: Any = None,
+        prefix: str = "samloraembedder",
     ) -> None:
         if np.ndim(pooled) != 2:
             raise ValueError(
@@ -98,6 +101,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
                 "Fix: pass the same cells as each of them."
             )
         self.pooled = np.asarray(pooled, dtype=np.float32)
+        self.prefix = prefix
         self.quality = quality
         self.images = None if images is None else as_items(images)
         self.domain = None if domain is None else domain_column(domain, len(self.pooled))
@@ -157,6 +161,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
                 raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
         joined = cls(*(_join([getattr(part, name) for part in parts]) for name in _PARTS[:-1]))
         joined.domain = _join_domains(parts)
+        joined.prefix = parts[0].prefix
         return joined
 
     @property
@@ -167,9 +172,9 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     def to_frame(self, index: Any = None) -> Any:
         """Return a DataFrame with a column for each feature, ``quality_area`` and so on.
 
-        The features of `SAMLoRAEmbedder` have the names of its ``get_feature_names_out``, ``samloraembedder0`` and so
-        on, as in the files of ``sam-bloodcell embed``; those of other models are ``embedding_0`` and so on. Where the
-        domain is known, it is the last column, ``domain``.
+        The features of an embedder have the names of its ``get_feature_names_out``, ``samloraembedder0`` and so on, as
+        in the files of ``sam-bloodcell embed``; those of other models are ``embedding_0`` and so on. Where the domain
+        is known, it is the last column, ``domain``.
 
         Parameters
         ----------
@@ -207,8 +212,8 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         return anndata.AnnData(self.pooled, obs=obs, var=features)
 
     def _feature_names(self) -> list[str]:
-        # Only those of `SAMLoRAEmbedder` have the quality of a mask.
-        prefix = "embedding_" if self.quality is None else "samloraembedder"
+        # Only those of our embedders have the quality of a mask.
+        prefix = "embedding_" if self.quality is None else self.prefix
         return [f"{prefix}{i}" for i in range(self.shape[1])]
 
     def _cell_table(self, index: Any) -> Any:
@@ -265,7 +270,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
                 return self.pooled[key]
             if key.size == 0 and key.dtype.kind == "f":  # an empty list
                 key = key.astype(np.intp)
-        return CellEmbeddings(*(_select(getattr(self, name), key) for name in _PARTS))
+        return CellEmbeddings(*(_select(getattr(self, name), key) for name in _PARTS), self.prefix)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(_UNCHANGEABLE)
@@ -281,7 +286,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
     def copy(self) -> "CellEmbeddings":
         """Return embeddings with all their parts, the pooled ones copied."""
-        return CellEmbeddings(self.pooled.copy(), *(getattr(self, name) for name in _PARTS[1:]))
+        return CellEmbeddings(self.pooled.copy(), *(getattr(self, name) for name in _PARTS[1:]), self.prefix)
 
     def __eq__(self, other: object) -> Any:
         return self.pooled == np.asarray(other)
@@ -292,7 +297,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple:
-        return (CellEmbeddings, tuple(getattr(self, name) for name in _PARTS))
+        return (CellEmbeddings, tuple(getattr(self, name) for name in (*_PARTS, "prefix")))
 
     def __repr__(self) -> str:
         n, width = self.shape
@@ -308,7 +313,7 @@ def carried_domain(X: Any) -> NDArray | None:
 def without_domain(X: Any) -> Any:
     """Return X without what `carried_domain` returns."""
     if isinstance(X, CellEmbeddings):
-        return CellEmbeddings(*(getattr(X, name) for name in _PARTS[:-1]))
+        return CellEmbeddings(*(getattr(X, name) for name in _PARTS[:-1]), prefix=X.prefix)
     return X if domain_of(X) is None else X[[name for name in X.columns if name != "domain"]]
 
 

@@ -3,18 +3,16 @@
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
-import torch
 from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 
@@ -24,10 +22,10 @@ from ..images.frames import frame, is_flat
 from ..images.reading import RGB, ImageContent
 from ..models.isolation import own_settings
 from ..models.sam import SAM
-from ..segmentation.cell import cell_crop, find_cell, published_crop, token_weights
+from ..segmentation.cell import cell_crop, find_cell, pool_tokens, published_crop
 from ..weights.adapters import packaged_adapter, write_adapter_file
 from .columns import pack_mask
-from .network import AnyAdapter, load_network, run_network
+from .network import AnyAdapter, halved_if_too_large, load_network, run_network
 from .recipe import Recipe
 from .session import Record
 
@@ -43,6 +41,7 @@ class Decoded(NamedTuple):
 
     rows: list[int]
     pixels: list[RGB]
+    views: list[RGB]  # for the recipe's features, where they want another size
     errors: list[tuple[int, str]]
 
 
@@ -82,7 +81,21 @@ class Encoder:
         sam = self.network()
         parameter = sam.image_encoder.patch_embed.proj.weight
         widest = (sam.image_size // sam.size.patch) ** 2 * 4 * sam.size.width * parameter.element_size()
+        if self.recipe.features is not None:
+            widest = max(widest, self.recipe.features.activation_bytes())
         return max(1, _ACTIVATION_BYTES.get(parameter.device.type, _ACTIVATION_BYTES["cpu"]) // widest)
+
+    def shapes(self) -> tuple[int, tuple[int, int, int]]:
+        """Return the length of an embedding, and the shape of a token map (C, h, w)."""
+        if self.recipe.features is not None:
+            return self.recipe.features.shapes()
+        sam = self.network()
+        grid = sam.image_size // sam.size.patch
+        return sam.size.width, (sam.size.width, grid, grid)
+
+    def segmenter(self) -> "Encoder":
+        """Return the encoder that only finds the cells."""
+        return replace(self, recipe=replace(self.recipe, features=None), keep=())
 
     def stream(self, chunks: Iterator[Chunk], *, skip_unreadable: bool = False) -> Iterator[Embedded]:
         """Embed chunks as workers become free, in this process or through joblib, and yield each when it is ready.
@@ -139,10 +152,15 @@ class Encoder:
 
     def decode(self, chunk: Chunk, skip_unreadable: bool) -> Decoded:
         """Decode a chunk's images as squares."""
-        decoded = Decoded([], [], [])
+        decoded = Decoded([], [], [], [])
+        size, features = self.recipe.network.image_size, self.recipe.features
+        other_size = None if features is None or features.view_size == size else features.view_size
         for row, content in chunk:
             try:
-                decoded.pixels.append(frame(content.rgb(), self.recipe.network.image_size))
+                picture = content.rgb()
+                decoded.pixels.append(frame(picture, size))
+                if other_size is not None:
+                    decoded.views.append(frame(picture, other_size))
                 decoded.rows.append(row)
             except ImageReadError as exc:
                 if not skip_unreadable:
@@ -156,38 +174,29 @@ class Encoder:
         if not decoded.rows:
             return Embedded([], [], decoded.errors)
         pixels = np.stack(decoded.pixels)
-        return Embedded(decoded.rows, self._records(pixels, *self.forward(pixels)), decoded.errors)
+        views = np.stack(decoded.views) if decoded.views else pixels
+        return Embedded(decoded.rows, self._records(pixels, views), decoded.errors)
 
     @own_settings()
     def forward(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run the network as `run_network`; a batch that does not fit into the memory is halved, with a warning."""
-        try:
-            return run_network(self.network(), self.recipe, pixels)
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1:
-                raise
-        # Outside the handler, which would keep the failed pass alive.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        half = (len(pixels) + 1) // 2
-        warnings.warn(
-            f"{len(pixels)} images in a forward pass are too many for the device's memory; going on with {half}. "
-            f"Fix: batch_size={half}.",
-            stacklevel=3,
-        )
-        tokens, probability = zip(*map(self.forward, (pixels[:half], pixels[half:])), strict=True)
-        return np.concatenate(tokens), np.concatenate(probability)
+        return halved_if_too_large(lambda part: run_network(self.network(), self.recipe, part), pixels)
 
-    def _records(self, pixels: NDArray, tokens: NDArray, probability: NDArray) -> list[Record]:
+    def _records(self, pixels: NDArray, views: NDArray) -> list[Record]:
+        tokens: NDArray | None
+        tokens, probability = self.forward(pixels)
         cells = [find_cell(each, is_flat(image)) for each, image in zip(probability, pixels, strict=True)]
-        weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask, _ in cells])
-        pooled = np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
+        masks = [mask for mask, _ in cells]
+        if self.recipe.features is None:
+            pooled = pool_tokens(tokens, masks)
+        else:
+            pooled, tokens = self.recipe.features.embed(views, pixels, masks)
         return [
             Record(
                 pooled[row],
                 quality,
                 pack_mask(mask),
-                tokens[row].astype(np.float16) if "tokens" in self.keep else None,
+                tokens[row].astype(np.float16) if "tokens" in self.keep and tokens is not None else None,
                 self._crop(pixels[row], probability[row], *cells[row]) if "crops" in self.keep else None,
             )
             for row, (mask, quality) in enumerate(cells)

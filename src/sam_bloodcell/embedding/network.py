@@ -2,6 +2,8 @@
 
 import os
 import threading
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +15,11 @@ from ..exceptions import WeightsUnavailableError
 from ..models import devices
 from ..models.inference import accelerate
 from ..models.lora import Adapter, apply_adapter
-from ..models.sam import CELL, CELL_MASK_TOKENS, SAM, normalise
+from ..models.sam import CELL, CELL_MASK_TOKENS, SAM, PixelStats, normalise
+from ..models.sam_tokens import AnyViT
 from ..weights.adapters import packaged_adapter, read_adapter_file
-from ..weights.backbones import load_sam
+from ..weights.backbones import Backbone, load_sam
+from ..weights.vits import load_vit
 from .recipe import NetworkSpec, Recipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -24,34 +28,59 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 AnyAdapter = Adapter | str | None
 
 
+@dataclass(frozen=True)
+class ViTSpec:
+    """A plain ViT by reference, as `NetworkSpec`; it takes images of any size."""
+
+    backbone: Backbone
+    dtype: str
+    device: str = "auto"
+
+
 @dataclass
-class _LoadedNetwork:
-    """The network that this process used last: folds, candidates and chunks share it."""
+class _LoadedNetworks:
+    """The networks that this process used last, one of each kind: folds, candidates and chunks share them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     process: int = field(default_factory=os.getpid)
     spec: NetworkSpec | None = None
     sam: SAM | None = None
+    vit_spec: ViTSpec | None = None
+    vit: AnyViT | None = None
+
+    def own_lock(self) -> threading.Lock:
+        """Return the lock; one of a parent process may be held by a thread that this process does not have."""
+        if os.getpid() != self.process:
+            self.lock, self.process = threading.Lock(), os.getpid()
+        return self.lock
 
 
-_last = _LoadedNetwork()
+_last = _LoadedNetworks()
 
 
 def load_network(spec: NetworkSpec, adapter: AnyAdapter = None) -> SAM:
     """Return a network ready for inference, loaded unless it was the last one used."""
     device = devices.choose(spec.device)  # also readies a forked process, whose network may be loaded already
-    if os.getpid() != _last.process:  # the lock may be held by a thread that a forked process does not have
-        _last.lock, _last.process = threading.Lock(), os.getpid()
-    with _last.lock:
+    with _last.own_lock():
         if _last.sam is None or _last.spec != spec:
             _last.sam = None  # frees the memory of the one before
             _last.sam, _last.spec = _load(spec, adapter).to(device), spec
         return _last.sam
 
 
+def load_vit_network(spec: ViTSpec) -> AnyViT:
+    """Return a ViT ready for inference, loaded unless it was the last one used."""
+    device = devices.choose(spec.device)
+    with _last.own_lock():
+        if _last.vit is None or _last.vit_spec != spec:
+            _last.vit = None
+            _last.vit, _last.vit_spec = load_vit(spec.backbone).to(device, DTYPES[spec.dtype]), spec
+        return _last.vit
+
+
 def free_network() -> None:
-    """Free the memory of the loaded network, also on a GPU; the next use loads it again."""
-    _last.sam = _last.spec = None
+    """Free the memory of the loaded networks, also on a GPU; the next use loads them again."""
+    _last.sam = _last.spec = _last.vit = _last.vit_spec = None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -79,14 +108,50 @@ def _fetch_adapter(spec: NetworkSpec, path: str) -> Adapter:
 @torch.inference_mode()
 def run_network(sam: SAM, recipe: Recipe, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Run the network on square images (B, S, S, 3): tokens (B, C, h, w) and the cell's probability (B, S, S)."""
-    weight = sam.image_encoder.patch_embed.proj.weight
-    batch = torch.from_numpy(pixels)
-    if weight.device.type == "cuda":
-        batch = batch.pin_memory()
-    batch = normalise(batch.to(weight.device, non_blocking=True), recipe.pixel_stats)
-    tokens = sam.tokens(batch.to(weight.dtype))
+    batch = _as_batch(pixels, recipe.pixel_stats, sam.image_encoder.patch_embed.proj.weight)
+    tokens = sam.tokens(batch)
     probability = cell_probability(sam, tokens, recipe.prompt)
     return tokens.float().cpu().numpy(), probability.cpu().numpy()
+
+
+@torch.inference_mode()
+def run_vit(
+    vit: AnyViT, pixel_stats: PixelStats, pixels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Run a ViT on square images (B, S, S, 3): CLS tokens (B, C), or (B, 0), and patch tokens (B, C, h, w)."""
+    tokens = vit(_as_batch(pixels, pixel_stats, next(vit.parameters())))
+    return tokens.cls.float().cpu().numpy(), tokens.patches.float().cpu().numpy()
+
+
+def _as_batch(pixels: NDArray[np.uint8], pixel_stats: PixelStats, like: torch.Tensor) -> torch.Tensor:
+    """Normalise images (B, S, S, 3) to Bx3xSxS, on the device and in the number type of `like`."""
+    batch = torch.from_numpy(pixels)
+    if like.device.type == "cuda":
+        batch = batch.pin_memory()
+    return normalise(batch.to(like.device, non_blocking=True), pixel_stats).to(like.dtype)
+
+
+_Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def halved_if_too_large(run: Callable[[NDArray], _Arrays], pixels: NDArray[np.uint8]) -> _Arrays:
+    """Run a network on images; a batch that does not fit into the memory is halved, with a warning."""
+    try:
+        return run(pixels)
+    except torch.OutOfMemoryError:
+        if len(pixels) == 1:
+            raise
+    # Outside the handler, which would keep the failed pass alive.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = (len(pixels) + 1) // 2
+    warnings.warn(
+        f"{len(pixels)} images in a forward pass are too many for the device's memory; going on with {half}. "
+        f"Fix: batch_size={half}.",
+        stacklevel=4,
+    )
+    first, second = (halved_if_too_large(run, part) for part in (pixels[:half], pixels[half:]))
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 
 def cell_probability(sam: SAM, tokens: torch.Tensor, prompt: str) -> torch.Tensor:

@@ -139,7 +139,9 @@ class _Run:
             self.session.found[_UNREADABLE] = self.blank()
             keys = [_UNREADABLE if row in self.unreadable else key for row, key in enumerate(keys)]
         records = [self.session.found[key] for key in keys]
-        kept = {part: self.session.column(keys, part) for part in self.session.keep}
+        features = self.encoder.recipe.features
+        share = 1 if features is None else features.token_share
+        kept = {part: self.session.column(keys, part, token_share=share) for part in self.session.keep}
         masks = Column(
             as_items([record.mask for record in records]), UnpackedMasks(self.encoder.recipe.network.image_size)
         )
@@ -153,12 +155,12 @@ class _Run:
 
     def blank(self) -> Record:
         """Return what stands for an image that cannot be read: NaN, no mask, a grey crop."""
-        sam = self.encoder.network()
-        grid, width = sam.image_size // sam.size.patch, sam.size.width
+        encoder = self.encoder
+        side, (width, tokens) = encoder.recipe.network.image_size, encoder.shapes()
         return Record(
             pooled=np.full(width, np.nan, np.float32),
             quality=np.array([(np.nan, 0, np.nan, np.nan, False, False)], QUALITY)[0],
-            mask=pack_mask(np.zeros((sam.image_size, sam.image_size), bool)),
-            tokens=np.full((width, grid, grid), np.nan, np.float16),
+            mask=pack_mask(np.zeros((side, side), bool)),
+            tokens=np.full(tokens, np.nan, np.float16),
             crops=np.full((CROP_SIZE, CROP_SIZE, 3), GREY, np.uint8),
         )

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from .inference import accelerate
 from .sam import SAM, SAM_PIXEL_STATS
-from .vit import ViTLayout, ViTTokens
+from .vit import ViT, ViTLayout, ViTTokens
 
 
 class SAMTokens(nn.Module):
@@ -31,3 +31,6 @@ class SAMTokens(nn.Module):
         """Encode normalised pixels Bx3xSxS; `cls` has no channels (Bx0) and there are no registers."""
         patches = self.sam.tokens(pixels)
         return ViTTokens(patches.new_empty(len(patches), 0), patches.new_empty(len(patches), 0, 0), patches)
+
+
+AnyViT = ViT | SAMTokens

@@ -1,5 +1,7 @@
 """From the probabilities of a mask to the cell: its mask and quality, its crop, its share of every token."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -58,8 +60,8 @@ def unframe(probability: NDArray[np.floating], shape: tuple[int, int]) -> NDArra
     return square[top : top + height, left : left + width] / 255
 
 
-def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
-    """Cut the cell out of an image as (128, 128, 3), the autoencoder's target in BC-SAM (ISBI 2024).
+def cell_crop(image: RGB, mask: NDArray[np.bool_], size: int = CROP_SIZE) -> RGB:
+    """Cut the cell out of an image as (size, size, 3), the autoencoder's target in BC-SAM (ISBI 2024).
 
     Everything outside the mask, which must not be empty, is painted grey. The mask's bounding box then gets a grey
     border of 10 px and is resized.
@@ -71,7 +73,7 @@ def cell_crop(image: RGB, mask: NDArray[np.bool_]) -> RGB:
     side = max(height, width) + 2 * CROP_BORDER
     top, left = (side - height) // 2, (side - width) // 2
     border = ((top, side - height - top), (left, side - width - left), (0, 0))
-    return resize(np.pad(cell, border, constant_values=GREY), CROP_SIZE)
+    return resize(np.pad(cell, border, constant_values=GREY), size)
 
 
 def published_crop(image: RGB, probability: NDArray[np.floating], *, whole: bool = False) -> RGB:
@@ -93,9 +95,29 @@ def published_crop(image: RGB, probability: NDArray[np.floating], *, whole: bool
     return np.stack(stretched, axis=-1).clip(0, 255).round().astype(np.uint8)
 
 
+def pool_tokens(tokens: NDArray[np.float32], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
+    """Average token maps (B, C, h, w) over the cells with masks (H, W) in the same images: (B, C)."""
+    weights = np.stack([token_weights(mask, tokens.shape[2:]) for mask in masks])
+    return np.einsum("nchw,nhw->nc", tokens, weights, dtype=np.float32)
+
+
 def token_weights(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of the cell under every token of an (h, w) grid, summing to 1; the mask's sides are multiples of it."""
+    """Share of the cell under every token of an (h, w) grid, summing to 1.
+
+    A pixel on the border between tokens counts for each of them by the part of it that the token covers.
+    """
     height, width = grid
+    if mask.shape[0] % height or mask.shape[1] % width:
+        rows, columns = (_covered(pixels, tokens) for pixels, tokens in zip(mask.shape, grid, strict=True))
+        share = rows @ mask.astype(np.float32) @ columns.T
+        return share / share.sum()
     blocks = mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width)
     share = blocks.mean(axis=(1, 3), dtype=np.float32)
     return share / share.sum()
+
+
+def _covered(pixels: int, tokens: int) -> NDArray[np.float32]:
+    """Part of each pixel of a row that lies under each token of it: (tokens, pixels)."""
+    edges = np.arange(tokens + 1)[:, None] * (pixels / tokens)
+    start = np.arange(pixels)
+    return (np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start)).clip(0).astype(np.float32)

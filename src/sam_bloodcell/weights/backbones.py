@@ -28,6 +28,7 @@ WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # Cellpose-SAM's repo has a file for each release: the first one is meant unless another is named.
 CELLPOSE = re.compile(r"(mouseland/cellpose-sam)(?:/(cpsam\w*))?")
 _CELLPOSE_FILE = "cpsam"
+CELLPOSE_LICENCE = "Cellpose-SAM was trained on images under a licence without commercial use (CC BY-NC)."
 # micro-sam's models (Archit et al., Nature Methods 2025), such as vit_b_lm, are not on the Hub.
 _MICRO_SAM = re.compile(r"vit_[tblh]_[a-z_]+")
 # Every encoder has it, under the name of segment-anything or of transformers.
@@ -107,8 +108,8 @@ def cellpose_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def warn_of_licence(backbone: Backbone) -> None:
     """Say that Cellpose's training images are not free for all uses."""
     warnings.warn(
-        f"backbone='{backbone.name}' is Cellpose-SAM, which was trained on images under a licence without commercial "
-        "use (CC BY-NC). Fix: make sure that this allows what you do; for other uses, take another backbone.",
+        f"backbone='{backbone.name}' is Cellpose-SAM. {CELLPOSE_LICENCE} Fix: make sure that this allows what you do; "
+        "for other uses, take another backbone.",
         stacklevel=2,
     )
 

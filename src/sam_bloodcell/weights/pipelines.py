@@ -43,6 +43,8 @@ _ESTIMATORS = (
     "sam_bloodcell.classification.neighbor_smoothing.NeighborSmoothedClassifier",
     "sam_bloodcell.classification.stain_augmented.StainAugmentedClassifier",
     "sam_bloodcell.embedding.embedder.SAMLoRAEmbedder",
+    "sam_bloodcell.embedding.function_embedder.FunctionEmbedder",
+    "sam_bloodcell.embedding.vit_embedder.ViTEmbedder",
     "sam_bloodcell.evaluation.novelty.AbstainingClassifier",
     "sam_bloodcell.morphology.CellMorphology",
     "sam_bloodcell.segmentation.lora_training.LoRATraining",

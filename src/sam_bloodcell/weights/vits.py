@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from ..exceptions import WeightsUnavailableError
 from ..models.sam import differences, is_cellpose, own_size
-from ..models.sam_tokens import SAMTokens
+from ..models.sam_tokens import AnyViT, SAMTokens
 from ..models.vit import ViT, ViTLayout
 from . import hub
 from .backbones import (
@@ -39,7 +40,7 @@ def identify_vit(backbone: Backbone, *, token: str | None = None, local_files_on
     return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
 
 
-def load_vit(backbone: Backbone) -> ViT | SAMTokens:
+def load_vit(backbone: Backbone) -> AnyViT:
     """Load a ViT, float32 and ready for inference, in the layout that its file tells.
 
     A file with another digest than the backbone's is refused. Of Cellpose-SAM, the encoder is loaded.
@@ -90,6 +91,27 @@ def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only
         access["command"] = f"hf download {repo} {name}"
         access["command"] += f" --revision {backbone.revision}" if backbone.revision else ""
     return hub.fetch_first(repo, [name] if name else MODEL_FILES, backbone.revision, **access)
+
+
+def is_vit(name: str, *, with_adapter: bool = False) -> bool:
+    """Tell whether a backbone is for `ViTEmbedder`; its file is fetched, if need be, to see what it holds.
+
+    That is a plain ViT, and Cellpose-SAM unless it comes with an adapter, which has the decoder that it lacks.
+
+    What cannot be found or read is none: loading it as Segment Anything raises the error that says why.
+    """
+    if name == "vit_tiny" or name in HUB_BACKBONES:
+        return False
+    try:
+        path = locate_vit(Backbone(name))
+        if not Path(name).exists() and name.count("/") > 1 and not CELLPOSE.fullmatch(name):  # a file in a Hub repo
+            return True
+        state = cellpose_names(read_tensors(path, keep_dtype=True))
+    except (WeightsUnavailableError, ValueError):
+        if name in _ONE_OF_SEVERAL:
+            raise
+        return False
+    return not with_adapter if is_cellpose(state) else any(key.endswith("cls_token") for key in state)
 
 
 def _check_config(path: Path, layout: ViTLayout) -> None:

@@ -1,0 +1,44 @@
+"""The embedder that suits a backbone: Segment Anything's, or a plain ViT's."""
+
+import os
+from typing import Any
+
+from ..weights.vits import is_vit
+from .base import CellEmbedder
+from .embedder import SAMLoRAEmbedder
+from .vit_embedder import ViTEmbedder
+
+
+def make_embedder(
+    backbone: str | os.PathLike, adapter: str | os.PathLike | None = None, *, image_size: int | None = None,
+    **params: Any,
+) -> CellEmbedder:  # fmt: skip
+    """Return an unfitted `SAMLoRAEmbedder`, or a `ViTEmbedder` where the backbone finds no cells.
+
+    Parameters
+    ----------
+    backbone : str or path
+        As in the embedders. The file of a Hub repo is fetched, if need be, to see what it holds.
+    adapter : str or path, optional
+        For a plain ViT, a folder or repo with the adapter that finds the cells.
+    image_size : int, optional
+        Default that of the embedder.
+    **params
+        Parameters that both embedders have.
+    """
+    if image_size is not None:
+        params["image_size"] = image_size
+    if not is_vit(os.fspath(backbone), with_adapter=adapter is not None):
+        return SAMLoRAEmbedder(backbone, adapter, **params)
+    if adapter is None:
+        return ViTEmbedder(backbone, **params)
+    segmenter = SAMLoRAEmbedder.from_pretrained(adapter, device=params.get("device", "auto"))
+    return ViTEmbedder(backbone, segmenter, **params)
+
+
+def embedder_params(backbone: str | os.PathLike, adapter: str | os.PathLike | None = None) -> dict[str, Any]:
+    """Return the parameters of a `CellClassifier` that stand for `make_embedder` of the same arguments."""
+    embedder = make_embedder(backbone, adapter)
+    if isinstance(embedder, SAMLoRAEmbedder):
+        return {"backbone": backbone, "adapter": adapter}
+    return {"embedder": embedder}

@@ -1,0 +1,107 @@
+"""What embedders share whose network does not find the cells itself: a `SAMLoRAEmbedder` does that, the segmenter."""
+
+import copy
+import os
+from abc import abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
+
+from ..images.collections import as_image_list
+from ..models import devices
+from ..models.isolation import own_settings
+from .base import CellEmbedder
+from .embedder import SAMLoRAEmbedder
+from .encoder import Encoder
+from .recipe import Features
+from .session import PUBLISHED_CROPS
+
+_Embedder = TypeVar("_Embedder", bound="SegmentedEmbedder")
+# Without masks, fit looks at no pixel: one blank image stands for the collection.
+BLANK = np.zeros((1, 16, 16, 3), np.uint8)
+
+
+class SegmentedEmbedder(CellEmbedder):
+    """The base of embedders with a segmenter; a subclass says what embeds the cells."""
+
+    segmenter: str | os.PathLike | SAMLoRAEmbedder
+    segmenter_: SAMLoRAEmbedder
+
+    def fit(self: _Embedder, X: Any, y: Any = None, *, masks: Any = None) -> _Embedder:
+        """Load the weights.
+
+        Parameters
+        ----------
+        X : n images
+            As in `SAMLoRAEmbedder.fit`.
+        y : ignored
+        masks : None
+            Only a `SAMLoRAEmbedder` can be fine-tuned.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, X is empty, or masks are passed.
+        WeightsUnavailableError
+            If weights can neither be found nor fetched.
+        """
+        if masks is not None:
+            raise ValueError(
+                f"Got masks but {type(self).__name__} is not fine-tuned: only Segment Anything learns by segmenting "
+                "cells. Fix: leave masks out. For better masks, fine-tune SAMLoRAEmbedder().fit(X, masks=...) and pass "
+                "it as segmenter."
+            )
+        self._validate_params()
+        self._checked_keep()
+        as_image_list(X)
+        with own_settings(devices.choose(str(self.device))):
+            self.segmenter_ = self._fitted_segmenter()
+            self._load_features()
+            self.n_features_out_ = self.encoder_.shapes()[0]
+        return self
+
+    @property
+    def encoder_(self) -> Encoder:
+        """The forward passes that `transform` runs: the segmenter's, then the one that embeds the cells."""
+        check_is_fitted(self, "segmenter_")
+        # It is this embedder's own, and has to be where this embedder is.
+        segmenter = self.segmenter_.set_params(device=str(self.device)).encoder_
+        recipe = replace(
+            segmenter.recipe,
+            published_crops=PUBLISHED_CROPS in self.keep,
+            features=self._features(),
+        )
+        folder, keep = self._cache_folder(), self._checked_keep()
+        return Encoder(recipe, segmenter.adapter, self.batch_size, self.n_jobs, folder, keep)
+
+    @abstractmethod
+    def _load_features(self) -> None:
+        """Set the fitted attributes that `_features` reads."""
+
+    @abstractmethod
+    def _features(self) -> Features:
+        """Return what embeds the cells."""
+
+    def _fitted_segmenter(self) -> SAMLoRAEmbedder:
+        segmenter = self.segmenter
+        if isinstance(segmenter, SAMLoRAEmbedder):
+            # A copy, so that another fit of the user's leaves this embedder as it is.
+            return copy.copy(segmenter) if _is_fitted(segmenter) else clone(segmenter).fit(BLANK)
+        if (Path(segmenter) / "adapter_config.json").is_file():
+            return SAMLoRAEmbedder.from_pretrained(segmenter, device=self.device, dtype=self.dtype)
+        return SAMLoRAEmbedder(segmenter, device=self.device, dtype=self.dtype).fit(BLANK)
+
+    def __sklearn_clone__(self: _Embedder) -> _Embedder:
+        # A clone of a fitted segmenter would lose what it learned from masks.
+        fresh = super().__sklearn_clone__()
+        if _is_fitted(self.segmenter):
+            fresh.segmenter = self.segmenter
+        return fresh
+
+
+def _is_fitted(segmenter: Any) -> bool:
+    return hasattr(segmenter, "adapter_")

@@ -1,0 +1,265 @@
+"""`ViTEmbedder`: tokens of a plain Vision Transformer, such as DinoBloom or DINOv2, pooled over the cell."""
+
+import json
+import os
+from collections.abc import Collection
+from dataclasses import asdict
+from numbers import Integral
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from ..exceptions import WeightsUnavailableError
+from ..files import make_folder, replacing_files, write_text
+from ..models.sam import PixelStats
+from ..models.sam_tokens import SAMTokens
+from ..models.vit import ViTLayout
+from ..weights import adapters, hub
+from ..weights.backbones import CELLPOSE_LICENCE, Backbone, check_digest
+from ..weights.tensors import read_json
+from ..weights.vits import identify_vit, locate_vit
+from .base import checked_pixel_stats
+from .embedder import SAMLoRAEmbedder
+from .features import ViTFeatures
+from .network import DTYPES, ViTSpec, load_vit_network
+from .segmented import BLANK, SegmentedEmbedder
+
+_SETTINGS = "vit_embedder.json"
+_Embedder = TypeVar("_Embedder", bound="ViTEmbedder")
+
+
+class ViTEmbedder(SegmentedEmbedder):
+    """Embed single cell images with a plain Vision Transformer, such as DinoBloom, RedDino, DINOv2 or DINOv3.
+
+    The patch tokens are averaged over the cell, which a segmenter finds: the packaged one, or any `SAMLoRAEmbedder`.
+    Masks, their quality, crops, cache and all later steps are those of `SAMLoRAEmbedder`.
+
+    Parameters
+    ----------
+    backbone : str or path, default="MarrLab/DinoBloom/pytorch_model_s.bin"
+        A Hub repo id ("facebook/dinov2-small", "1aurent/vit_small_patch14_224.dinobloom"), a file in a Hub repo
+        ("MarrLab/DinoBloom/pytorch_model_b.bin"), "mouseland/cellpose-sam", or a local file or folder with such weights, under the names of
+        DINOv2, transformers or timm.
+    segmenter : str, path or SAMLoRAEmbedder, default="vit_tiny"
+        What finds the cells: the backbone of a `SAMLoRAEmbedder`, the folder of a saved one, or one itself. It is used
+        as it is where it is fitted, also by copies of this embedder, as a search makes them.
+    revision : str, optional
+        Commit, tag or branch of the backbone on the Hub; default the newest.
+    pooling : {"mask", "cls", "both"}, default="mask"
+        "mask" is the mean of the patch tokens over the cell, "cls" the CLS token, which has seen the whole image, and
+        "both" is CLS, then the mean.
+    image_size : int, optional
+        Side in pixels at which the ViT sees the image, a multiple of its patch. Default: that of the weights, 224 for
+        DINOv2 and DinoBloom.
+    pixel_stats : "auto" or ((float, float, float), (float, float, float)), default="auto"
+        Channel means and standard deviations (R, G, B) in 0-255 units. "auto" takes those that the weights were made
+        with.
+    keep : collection of {"tokens", "crops", "published_crops"}, default=()
+        As in `SAMLoRAEmbedder`; the token maps are those of the ViT, without CLS and registers.
+    device, dtype, batch_size, n_jobs, on_error, cache_dir, cache_limit, verbose
+        As in `SAMLoRAEmbedder`.
+
+    Attributes
+    ----------
+    backbone_ : Backbone
+        Where the weights come from.
+    segmenter_ : SAMLoRAEmbedder
+        What finds the cells, fitted.
+    encoder_ : Encoder
+        The forward passes that `transform` runs.
+    image_size_ : int
+    pixel_stats_ : tuple
+    n_features_out_ : int
+        Width of the embeddings: 384, 768, 1024 or 1536 for DINOv2 and DinoBloom S, B, L, G; twice that for "both".
+
+    See Also
+    --------
+    SAMLoRAEmbedder : Segment Anything, which finds the cells itself and can be fine-tuned.
+    FunctionEmbedder : Any other encoder.
+
+    References
+    ----------
+    Oquab et al., "DINOv2", TMLR 2024. Koch et al., "DinoBloom", MICCAI 2024. Dosovitskiy et al., ICLR 2021.
+
+    Examples
+    --------
+    >>> from sam_bloodcell import ViTEmbedder
+    >>> embedder = ViTEmbedder("facebook/dinov2-small")
+    >>> embeddings = embedder.fit_transform(["cell.png"])  # doctest: +SKIP
+    """
+
+    backbone_: Backbone
+    image_size_: int
+    pixel_stats_: PixelStats
+
+    _parameter_constraints = {
+        "backbone": [str, os.PathLike],
+        "segmenter": [str, os.PathLike, SAMLoRAEmbedder],
+        "revision": [str, None],
+        "pooling": [StrOptions({"mask", "cls", "both"})],
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "pixel_stats": [StrOptions({"auto"}), "array-like"],
+        "keep": ["array-like", set, frozenset],
+        "device": [str],
+        "dtype": [StrOptions({"auto", *DTYPES})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_jobs": [Integral, None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "cache_dir": [str, os.PathLike, None],
+        "cache_limit": [Integral, str, None],
+        "verbose": ["verbose"],
+    }
+
+    _packing = {"backbone_": (asdict, lambda values: Backbone(**values))}
+
+    def __init__(
+        self,
+        backbone: str | os.PathLike = "MarrLab/DinoBloom/pytorch_model_s.bin",
+        segmenter: str | os.PathLike | SAMLoRAEmbedder = "vit_tiny",
+        *,
+        revision: str | None = None,
+        pooling: str = "mask",
+        image_size: int | None = None,
+        pixel_stats: str | PixelStats = "auto",
+        keep: Collection[str] = (),
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int | str = "auto",
+        n_jobs: int | None = None,
+        on_error: str = "raise",
+        cache_dir: str | os.PathLike | None = None,
+        cache_limit: int | str | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.segmenter = segmenter
+        self.revision = revision
+        self.pooling = pooling
+        self.image_size = image_size
+        self.pixel_stats = pixel_stats
+        self.keep = keep
+        self.device = device
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.on_error = on_error
+        self.cache_dir = cache_dir
+        self.cache_limit = cache_limit
+        self.verbose = verbose
+
+    def _load_features(self) -> None:
+        self.backbone_ = identify_vit(Backbone(self._backbone_name(), self.revision))
+        layout = load_vit_network(self._spec()).layout
+        if self.pooling != "mask" and not layout.has_cls:
+            raise ValueError(f"Got pooling={self.pooling!r} but this network has no CLS token. Fix: pooling='mask'.")
+        self.image_size_ = self._choose_image_size(layout)
+        given = self.pixel_stats
+        self.pixel_stats_ = layout.pixel_stats if isinstance(given, str) else checked_pixel_stats(given)
+
+    def _choose_image_size(self, layout: ViTLayout) -> int:
+        size, patch = int(self.image_size or layout.image_size), layout.patch
+        if size % patch:
+            raise ValueError(
+                f"Got image_size={size} but expected a positive multiple of {patch}, the side of the patches of this "
+                f"network. Fix: use {max(patch, round(size / patch) * patch)}."
+            )
+        if not layout.any_size and size != layout.image_size:
+            raise ValueError(
+                f"Got image_size={size} but this network takes images of {layout.image_size} px alone. Fix: "
+                f"image_size={layout.image_size}."
+            )
+        return size
+
+    def _spec(self) -> ViTSpec:
+        return ViTSpec(self.backbone_, self._dtype_name(), str(self.device))
+
+    def _features(self) -> ViTFeatures:
+        return ViTFeatures(self._spec(), self.image_size_, self.pixel_stats_, str(self.pooling))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_Embedder], folder_or_repo: str | os.PathLike, revision: str | None = None, *,
+        token: str | None = None, local_files_only: bool = False, **params: Any,
+    ) -> _Embedder:  # fmt: skip
+        """Return a fitted embedder from a folder or Hub repo that `save_pretrained` or `push_to_hub` wrote.
+
+        Parameters
+        ----------
+        folder_or_repo, revision, token, local_files_only
+            As in `SAMLoRAEmbedder.from_pretrained`.
+        **params
+            Parameters that override the saved ones.
+
+        Raises
+        ------
+        WeightsUnavailableError
+            If weights can neither be found nor fetched, or are not those that were saved.
+        """
+        access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
+        folder = hub.locate_folder(folder_or_repo, "ViTEmbedder", [_SETTINGS], revision, **access)
+        settings = read_json(folder / _SETTINGS)
+        try:
+            saved, digest, segmenter = settings["params"], settings["digest"], settings["segmenter"]
+            if segmenter is None:
+                commit = hub.commit_of(folder / _SETTINGS) or revision
+                saved["segmenter"] = SAMLoRAEmbedder.from_pretrained(folder_or_repo, commit, **access)
+            else:
+                saved["segmenter"] = SAMLoRAEmbedder(**segmenter)
+            embedder = cls(**saved | params)
+        except (KeyError, TypeError) as exc:
+            raise WeightsUnavailableError(
+                f"'{folder / _SETTINGS}' holds no settings of a ViTEmbedder of this version: {exc}. Fix: fetch or save "
+                "it again."
+            ) from exc
+        backbone = Backbone(os.fspath(embedder.backbone), embedder.revision, digest)
+        path = locate_vit(backbone, **access)
+        if "backbone" not in params and "revision" not in params:
+            check_digest(backbone, path)
+        return embedder.fit(BLANK)
+
+    def _write_files(self, folder: str | os.PathLike) -> Path:
+        folder, segmenter = make_folder(folder), self.segmenter_
+        packaged = adapters.packaged_adapter(segmenter.backbone_.name)
+        adapter = segmenter.adapter_
+        has_own_adapter = adapter is not None and (packaged is None or packaged.digest() != adapter.digest())
+        if has_own_adapter:
+            segmenter._write_files(folder)
+        params = {
+            "backbone": self.backbone_.name,
+            "revision": self.backbone_.revision,
+            "pooling": str(self.pooling),
+            "image_size": self.image_size_,
+            "pixel_stats": self.pixel_stats_,
+        }
+        plain = {
+            "backbone": segmenter.backbone_.name,
+            "revision": segmenter.backbone_.revision,
+            "image_size": int(segmenter.image_size),
+            "prompt": segmenter.prompt_,
+            "pixel_stats": segmenter.pixel_stats_,
+        }
+        settings = {
+            "kind": "vit_embedder",
+            "params": params,
+            "digest": self.backbone_.digest,
+            "segmenter": None if has_own_adapter else plain,
+        }
+        with replacing_files(folder) as draft:
+            write_text(draft / _SETTINGS, json.dumps(settings, indent=2) + "\n")
+        return folder
+
+    def _card(self) -> dict[str, Any]:
+        base, revision = self.backbone_.resolved()
+        return {
+            "title": "Embedder for blood cell images",
+            "summary": f"A plain Vision Transformer at {self.image_size_} px, pooling={self.pooling!r}, over the cells "
+            f"that SAM ({self.segmenter_.backbone_.name}) finds."
+            + (f" {CELLPOSE_LICENCE}" if isinstance(load_vit_network(self._spec()), SAMTokens) else ""),
+            "code": "from sam_bloodcell import ViTEmbedder\n\n"
+            'embedder = ViTEmbedder.from_pretrained("this folder or repo")\n'
+            'embeddings = embedder.transform(["cell.png"])',
+            "base": base,
+            "base_revision": revision,
+            "tags": ("vision-transformer", "image-feature-extraction"),
+        }
