@@ -96,11 +96,12 @@ def measure(name: str, device: torch.device, tiny: bool, repeats: int) -> list[d
 
 
 def sam(size: EncoderSize, image_size: int, tiny: bool) -> Compared:
-    """Return one of Segment Anything's encoders, before its neck in ours."""
+    """Return one of Segment Anything's encoders, both without the neck."""
     if tiny:
         size = replace(size, depth=2, global_blocks=(1,))
     ours = accelerate(SAM(size, image_size))
     theirs = transformers_sam(size, image_size)
+    theirs.vision_encoder.neck = torch.nn.Identity()
     return Compared(size, image_size, ours.image_encoder, theirs, (image_size // size.patch) ** 2, ours.tokens)
 
 

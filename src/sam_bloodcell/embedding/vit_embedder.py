@@ -38,9 +38,9 @@ class ViTEmbedder(SegmentedEmbedder):
     Parameters
     ----------
     backbone : str or path, default="MarrLab/DinoBloom/pytorch_model_s.bin"
-        A Hub repo id ("facebook/dinov2-small", "1aurent/vit_small_patch14_224.dinobloom"), a file in a Hub repo
-        ("MarrLab/DinoBloom/pytorch_model_b.bin"), "mouseland/cellpose-sam", or a local file or folder with such weights, under the names of
-        DINOv2, transformers or timm.
+        A Hub repo id ("facebook/dinov2-small", "1aurent/vit_small_patch14_224.dinobloom", "mouseland/cellpose-sam"), a
+        file in a Hub repo ("MarrLab/DinoBloom/pytorch_model_b.bin"), or a local file or folder with such weights, under
+        the names of DINOv2, transformers, timm or Cellpose-SAM.
     segmenter : str, path or SAMLoRAEmbedder, default="vit_tiny"
         What finds the cells: the backbone of a `SAMLoRAEmbedder`, the folder of a saved one, or one itself. It is used
         as it is where it is fitted, also by copies of this embedder, as a search makes them.
