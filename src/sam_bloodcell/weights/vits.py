@@ -50,7 +50,7 @@ def load_vit(backbone: Backbone) -> AnyViT:
     tensors = cellpose_names(read_tensors(path))
     if is_cellpose(tensors):
         warn_of_licence(backbone)
-        return SAMTokens(fill_sam(backbone, tensors, own_size(tensors)))
+        return SAMTokens(fill_sam(backbone, tensors, own_size(tensors))).eval()
     try:
         state, layout = dinov2_names(tensors)
         with torch.device("meta"):
