@@ -82,7 +82,7 @@ def measure(name: str, device: torch.device, tiny: bool, repeats: int) -> list[d
         seconds = by_turns(ways, 1 if tiny else repeats)
         rows.append(
             {
-                "device": f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else gpu_name(device),
+                "device": name_of(device),
                 "network": name,
                 "image_size": pair.image_size,
                 "tokens": pair.tokens,
@@ -122,8 +122,12 @@ def inference(forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor) -> C
     return torch.inference_mode()(lambda: forward(pixels))
 
 
-def gpu_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device)
+def name_of(device: torch.device) -> str:
+    """Return what a reader should know of the device."""
+    threads = torch.get_num_threads()
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} thread{'s' * (threads != 1)}"
+    )
 
 
 def show(row: dict[str, Any]) -> None:
