@@ -126,9 +126,9 @@ def encoders() -> str:
         parameters = row["parameters"] or ", ".join({f"{n / 1e6:.0f} M" for n in measured["parameters"]})
         rates = [f"{measured['ours'][t]:.1f}" if t in measured.index else "" for t in ("float32", "bfloat16")]
         scores = published[published["features"] == row["encoder"]].set_index("tested")["macro_f1"]
-        told = " / ".join(f"{scores[name]:.2f}" for name in PUBLISHED_TRANSFER if name in scores)
+        told = " / ".join(f"{scores[name]:.3f}" for name in PUBLISHED_TRANSFER if name in scores)
         size = [parameters, row["download"], row["licence"], row["patch"], row["image_size"]]
-        lines.append([row["encoder"], f"`{row['backbone']}`".replace(", ", "`, `"), *size, *rates, told])
+        lines.append([row["encoder"], row["backbone"], *size, *rates, told])
     header = ["encoder", "`backbone=`", "parameters", "weights", "licence", "patch", "image"]
     return _table([*header, "images/s, float32", "bfloat16", "Matek-19 / MLL23 / Raabin-WBC"], lines)
 
