@@ -59,10 +59,7 @@ def main():
         "ours, bf16": lambda: ours(bf16, images, device),
     }
     print(f"{args.backbone} at {SIZE} px, {len(images)} images, {device}, {torch.get_num_threads()} threads\n")
-    seconds = dict.fromkeys(ways, float("inf"))
-    for _ in range(args.repeats):  # by turns, so that a slow moment of the machine meets all
-        for name, way in ways.items():
-            seconds[name] = min(seconds[name], best(way, 1))
+    seconds = by_turns(ways, args.repeats)
     base = next(iter(seconds.values()))
     for name, value in seconds.items():
         print(f"{name:52s}{len(images) / value:8.2f} images/s {base / value:6.2f}x")
@@ -129,15 +126,19 @@ def encode(sam, batches):
     return [sam.tokens(batch.to(sam.image_encoder.patch_embed.proj.weight.dtype)) for batch in batches]
 
 
-def transformers_way(backbone, images, device):
+def transformers_sam(size, image_size=SIZE):
+    """Return transformers' own encoder of a size, with random weights."""
     from transformers import SamVisionConfig, SamVisionModel
 
-    size = SIZES[backbone]
     config = SamVisionConfig(
-        hidden_size=size.width, num_hidden_layers=size.depth, num_attention_heads=size.heads, image_size=SIZE,
-        global_attn_indexes=list(size.global_blocks), mlp_dim=4 * size.width,
+        hidden_size=size.width, num_hidden_layers=size.depth, num_attention_heads=size.heads, image_size=image_size,
+        patch_size=size.patch, global_attn_indexes=list(size.global_blocks), mlp_dim=4 * size.width,
     )  # fmt: skip
-    model = SamVisionModel(config).eval().to(device)
+    return SamVisionModel(config).eval()
+
+
+def transformers_way(backbone, images, device):
+    model = transformers_sam(SIZES[backbone]).to(device)
 
     @torch.inference_mode()
     def run():
@@ -146,9 +147,23 @@ def transformers_way(backbone, images, device):
     return run
 
 
+def by_turns(ways, repeats):
+    """Return the shortest of several times of each way; by turns, so that a slow moment of the machine meets all."""
+    seconds = dict.fromkeys(ways, float("inf"))
+    for _ in range(repeats):
+        for name, way in ways.items():
+            seconds[name] = min(seconds[name], best(way, 1))
+    return seconds
+
+
 def linear_layers(size, weight, n, batch=8):
     """Return the seconds that the encoder's linear layers alone take for n images in batches, as torch has them."""
-    rows, width = batch * (SIZE // 16) ** 2, size.width
+    return best(linear_layers_way(size, weight, batch * (SIZE // size.patch) ** 2), 3) / batch * n
+
+
+def linear_layers_way(size, weight, rows):
+    """Return what passes so many tokens through an encoder's linear layers and does nothing else."""
+    width = size.width
     shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
     kind = {"dtype": weight.dtype, "device": weight.device}
     layers = [(torch.randn(rows, i, **kind), torch.randn(o, i, **kind), torch.randn(o, **kind)) for i, o in shapes]
@@ -159,7 +174,7 @@ def linear_layers(size, weight, n, batch=8):
             for layer in layers:
                 F.linear(*layer)
 
-    return best(run, 3) / batch * n
+    return run
 
 
 def best(run, repeats):

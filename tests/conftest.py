@@ -3,6 +3,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch comes in: each worker takes one core, and so do its children
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -14,13 +15,15 @@ import pytest
 import torch
 from tests.file_server import file_server  # noqa: F401, a fixture
 from tests.hub_server import HubServer
+from tests.weights import cellpose_tokens
+from tests.weights.timm_tokens import weights
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before scipy comes in: scikit-learn's check of array APIs needs it
 
 from sam_bloodcell.embedding import base
 from sam_bloodcell.embedding.store import EmbeddingStore
 from sam_bloodcell.models._segment_anything import modeling
-from sam_bloodcell.models.sam import SAM, EncoderSize
+from sam_bloodcell.models.sam import SAM, SIZES, EncoderSize
 
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
 
@@ -114,6 +117,14 @@ def tiny_sam():
         return _randomise(SAM(size, image_size, mask_tokens), seed)
 
     return make
+
+
+@pytest.fixture
+def cellpose_file(tmp_path, monkeypatch):
+    """Return a file as Cellpose-SAM's, in torch's format and without a suffix, of a narrow network."""
+    monkeypatch.setitem(SIZES, "under test", TINY)
+    torch.save(weights(json.loads(cellpose_tokens.PATH.read_text("utf-8"))["shapes"]), tmp_path / "cpsam")
+    return tmp_path / "cpsam"
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 HERE = Path(__file__).parent
-PAGES = [HERE.parent / f"{name}.md" for name in ("results", "vit_tiny", "weights", "scale")]
+PAGES = [HERE.parent / f"{name}.md" for name in ("results", "vit_tiny", "weights", "scale", "encoders")]
 PAGES.append(HERE.parents[1] / "README.md")
 TRAINING_LOG = HERE.parents[1] / "src/sam_bloodcell/weights/vit_tiny/training_log.json"
 LABORATORIES = ("tecom", "acevedo", "cellavision")
@@ -112,6 +112,40 @@ def published_transfer() -> str:
         scores = rows.set_index("tested")["macro_f1"].map("{:.3f}".format)
         lines.append([features, source, *(scores.get(name, "") for name in PUBLISHED_TRANSFER)])
     return _table(["features", "source", *PUBLISHED_TRANSFER.values()], lines)
+
+
+def encoders() -> str:
+    """Size, licence, input and speed of each encoder, and its published score across laboratories, if there is one."""
+    table = pd.read_csv(HERE / "encoders.csv", dtype=str, keep_default_na=False)
+    speed = pd.read_csv(HERE / "encoder_speed.csv")
+    speed = speed[speed["device"].str.startswith("CPU")]
+    published = pd.read_csv(HERE / "published_transfer.csv").query("source == 'published'")
+    lines = []
+    for row in table.to_dict("records"):
+        measured = speed[speed["network"] == row["network"]].set_index("dtype")
+        parameters = row["parameters"] or ", ".join({f"{n / 1e6:.0f} M" for n in measured["parameters"]})
+        rates = [f"{measured['ours'][t]:.1f}" if t in measured.index else "" for t in ("float32", "bfloat16")]
+        scores = published[published["features"] == row["encoder"]].set_index("tested")["macro_f1"]
+        told = " / ".join(f"{scores[name]:.3f}" for name in PUBLISHED_TRANSFER if name in scores)
+        size = [parameters, row["download"], row["licence"], row["patch"], row["image_size"]]
+        lines.append([row["encoder"], row["backbone"], *size, *rates, told])
+    header = ["encoder", "`backbone=`", "parameters", "weights", "licence", "patch", "image"]
+    return _table([*header, "images/s, float32", "bfloat16", "Matek-19 / MLL23 / Raabin-WBC"], lines)
+
+
+def encoder_speed() -> str:
+    """Images per second of each network's forward pass, ours and transformers', and of its linear layers alone."""
+    table = pd.read_csv(HERE / "encoder_speed.csv")
+    lines = [
+        [
+            *(row[name] for name in ("device", "network", "dtype")),
+            *(f"{row[way]:.1f}" for way in ("ours", "transformers", "linear")),
+            f"{row['ours'] / row['transformers']:.2f}", f"{row['linear'] / row['ours']:.2f}",
+        ]
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    ways = ["ours", "`transformers`", "bare linear layers"]
+    return _table(["device", "network", "type", *ways, "ours / `transformers`", "bare / ours"], lines)
 
 
 def transductive() -> str:
@@ -388,7 +422,7 @@ MADE = (
     leave_one_laboratory_out, published_transfer, transductive, inductive, token_maps, papers_designs, metrics, pairs,
     default_autoencoder, default_autoencoder_nested, readme, backbone, masks, pseudo_masks, novelty, default_classifier,
     laboratories, laboratories_each, laboratories_mixtures, laboratories_calibration, laboratories_fine,
-    laboratories_signs, few_labels,
+    laboratories_signs, few_labels, encoders, encoder_speed,
 )  # fmt: skip
 TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in MADE}
 TABLES |= {file.stem: partial(_printed, file) for file in HERE.glob("*.txt")}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sam_bloodcell.models.sam import SIZES, EncoderSize, load_weights, size_of
+from sam_bloodcell.models.sam import SIZES, EncoderSize, load_weights, size_of, stretch
 
 HEAD = "mask_decoder.iou_prediction_head.layers.2"
 FRESH = {"mask_decoder.mask_tokens.weight", f"{HEAD}.weight", f"{HEAD}.bias"}
@@ -108,6 +108,40 @@ def test_size_of_knows_every_named_size_and_rejects_others():
         size_of({"conv1": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"is not a SAM checkpoint.*\['module.image_encoder.pos_embed'\]"):
         size_of({"module.image_encoder.pos_embed": state["image_encoder.pos_embed"]})
+
+
+def test_a_readout_tells_cellpose_sam_in_which_all_blocks_are_global_and_the_file_tells_the_patch():
+    size = SIZES["vit_l"]
+    state = {f"image_encoder.blocks.{i}.norm1.bias": torch.zeros(1) for i in range(size.depth)}
+    state |= {"image_encoder.pos_embed": torch.zeros(1, 32, 32, size.width)}
+    state |= {"image_encoder.patch_embed.proj.weight": torch.zeros(size.width, 3, 8, 8)}
+    assert size_of(state) == EncoderSize(1024, 24, 16, (5, 11, 17, 23), patch=8)
+    readout = dict.fromkeys(("out.weight", "out.bias", "W2"), torch.zeros(1))
+    assert size_of(state | readout) == EncoderSize(1024, 24, 16, tuple(range(24)), patch=8, stretched=True)
+
+
+def test_stretched_channels_go_from_the_1st_to_the_99th_percentile_whatever_they_were_before():
+    pixels = np.random.default_rng(0).integers(20, 200, (2, 40, 40, 3)) * np.array([1.0, 0.5, 0.2])
+    pixels[1, :, :, 2] = 77
+    low, high = np.percentile(pixels, [1, 99], axis=(1, 2), keepdims=True)
+    flat = high == low
+    expected = torch.from_numpy(np.where(flat, 0, (pixels - low) / np.where(flat, 1, high - low))).permute(0, 3, 1, 2)
+    given = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    for before in (given, (given - 120) / 58):
+        torch.testing.assert_close(stretch(before.float()), expected.float(), rtol=0, atol=1e-4)
+    half = stretch(given.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected.float(), rtol=0, atol=0.02)
+
+
+@torch.no_grad()
+def test_a_patch_of_8_gives_four_times_the_tokens_and_masks_of_half_the_side(tiny_sam, pixels):
+    sam = tiny_sam(size=EncoderSize(32, 2, 2, (0, 1), patch=8))
+    tokens = sam.tokens(pixels)
+    assert tokens.shape == (3, 32, 8, 8)
+    assert sam.mask_logits(tokens)[0].shape == (3, 2, 32, 32)
+    with pytest.raises(ValueError, match=r"Got image_size=60 but expected a positive multiple of 8\. Fix: use 64"):
+        tiny_sam(image_size=60, size=sam.size)
 
 
 @pytest.mark.parametrize(("px", "fix"), [(0, 16), (-16, 16), (100, 96), (230, 224)])

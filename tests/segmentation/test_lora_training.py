@@ -10,9 +10,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV
 
 from sam_bloodcell.datasets import make_blood_cells
+from sam_bloodcell.models.lora import apply_adapter
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SIZES, EncoderSize
 from sam_bloodcell.segmentation import LoRATraining, finetuning
-from sam_bloodcell.weights.backbones import Backbone, identify
+from sam_bloodcell.weights.backbones import Backbone, identify, load_sam
 
 CPU = torch.device("cpu")
 CELLS = make_blood_cells(2, domains=["lab_a"], image_size=64, random_state=0)
@@ -148,6 +149,18 @@ class TestRun:
             assert run(LoRATraining(**slow, rank=3), start=start).adapter.lora_config["r"] == 3
         given = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
         assert run(LoRATraining(**slow), start=start, pixel_stats=given).adapter.pixel_stats == given
+
+    @pytest.mark.filterwarnings("ignore:backbone=.* is Cellpose-SAM")
+    def test_cellpose_sam_gets_a_decoder_that_learns_to_segment(self, run, tmp_path):
+        encoder = SAM(EncoderSize(32, 2, 2, (0, 1), patch=8), 256).image_encoder.state_dict()
+        state = {f"encoder.{key}": value for key, value in encoder.items()}
+        torch.save(state | dict.fromkeys(("out.weight", "out.bias", "W2"), torch.ones(1)), tmp_path / "cpsam")
+        cellpose = identify(Backbone(str(tmp_path / "cpsam")))
+        trained = run(LoRATraining(**QUICK | {"epochs": 8}), backbone=cellpose)
+        assert trained.history["loss"].iloc[-1] < 0.9 * trained.history["loss"].iloc[0]
+        sam = load_sam(cellpose, 64, two_masks=True)
+        apply_adapter(sam, trained.adapter)
+        assert sam(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 32, 32)
 
     def test_masks_from_the_stain(self, run):
         blank = np.full((1, 64, 64, 3), 230, np.uint8)

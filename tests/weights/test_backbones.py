@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import re
@@ -8,10 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.conftest import TINY
+from tests.weights import cellpose_tokens
+from tests.weights.timm_tokens import weights
 from transformers import SamConfig, SamModel
 
 from sam_bloodcell.exceptions import WeightsUnavailableError
-from sam_bloodcell.models.sam import CELL_MASK_TOKENS, SAM_MASK_TOKENS, SIZES
+from sam_bloodcell.models.inference import accelerate
+from sam_bloodcell.models.sam import CELL_MASK_TOKENS, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, normalise
 from sam_bloodcell.weights import backbones
 from sam_bloodcell.weights.backbones import HUB_BACKBONES, Backbone, identify, load_backbone, load_sam, locate_backbone
 
@@ -258,3 +262,76 @@ def test_a_hub_repo_in_transformers_layout_loads_by_name(form, hub_server, in_su
     name = "wanglab/medsam-vit-base"
     assert float(in_subprocess(FROM_HUB, name, HF_ENDPOINT=hub_server.url)) == expected
     assert float(in_subprocess(FROM_HUB, name, HF_ENDPOINT=hub_server.url, HF_HUB_OFFLINE="1")) == expected
+
+
+CELLPOSE = json.loads(cellpose_tokens.PATH.read_text("utf-8"))
+
+
+@pytest.mark.filterwarnings("ignore:backbone=.* is Cellpose-SAM")
+@pytest.mark.parametrize("way", ["as it is", "for inference"])
+@torch.no_grad()
+def test_tokens_of_cellpose_sam_are_those_that_cellpose_computes(way, cellpose_file):
+    sam = load_sam(Backbone(str(cellpose_file)), cellpose_tokens.IMAGE_SIZE, two_masks=True).eval()
+    assert (sam.size.patch, sam.size.global_blocks, len(sam.image_encoder.pos_embed[0])) == (8, (0, 1), 32)
+    sam = sam if way == "as it is" else accelerate(sam)
+    tokens = sam.tokens(normalise(cellpose_tokens.image()[None], SAM_PIXEL_STATS))
+    some = tokens[0, :, :: cellpose_tokens.EVERY, :: cellpose_tokens.EVERY]
+    torch.testing.assert_close(some, torch.tensor(CELLPOSE["tokens"]), rtol=0, atol=1e-4)
+
+
+def test_loading_cellpose_sam_warns_of_its_licence(cellpose_file):
+    with pytest.warns(UserWarning, match=r"cpsam' is Cellpose-SAM.* \(CC BY-NC\)\. Fix: make sure") as caught:
+        load_sam(Backbone(str(cellpose_file)), 64, two_masks=True)
+    assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("ignore:backbone=.* is Cellpose-SAM")
+@pytest.mark.parametrize("wrapped", [lambda state: _renamed(state, "module."), lambda state: {"state_dict": state}])
+def test_cellpose_sam_loads_from_several_gpus_and_trainings(wrapped, cellpose_file):
+    expected = load_backbone(Backbone(str(cellpose_file)))
+    torch.save(wrapped(torch.load(cellpose_file)), cellpose_file)
+    loaded = load_backbone(Backbone(str(cellpose_file)))
+    assert expected.keys() == loaded.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+
+
+@pytest.mark.filterwarnings("ignore:backbone=.* is Cellpose-SAM")
+def test_without_a_decoder_cellpose_sam_finds_no_cell_and_the_error_says_what_to_do(cellpose_file):
+    with pytest.raises(ValueError, match=r"cpsam' is Cellpose-SAM, which has no mask decoder.*Fix: ViTEmbedder\('/"):
+        load_sam(Backbone(str(cellpose_file)), 64, two_masks=False)
+
+
+def test_another_network_of_cellpose_is_refused(cellpose_file):
+    state = torch.load(cellpose_file)
+    state["encoder.cls_token"] = state.pop("encoder.pos_embed")
+    torch.save(state, cellpose_file)
+    with pytest.raises(ValueError, match=r"cpsam' cannot be used.*no key 'image_encoder\.pos_embed'"):
+        load_sam(Backbone(str(cellpose_file)), 64, two_masks=True)
+
+
+@pytest.mark.parametrize(("name", "file"), [("", "cpsam"), ("/cpsam", "cpsam"), ("/cpsam_v2", "cpsam_v2")])
+def test_cellpose_sam_is_fetched_by_the_name_of_its_repo_or_file(name, file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(backbones.hub, "fetch", lambda *given, **access: asked.append((*given, access["command"])))
+    backbone = Backbone(f"mouseland/cellpose-sam{name}")
+    locate_backbone(backbone)
+    assert asked == [("mouseland/cellpose-sam", file, None, f"sam-bloodcell download {backbone.name}")]
+    assert backbone.resolved() == ("mouseland/cellpose-sam", None)
+
+
+CELLPOSE_FROM_HUB = """
+import sys
+from sam_bloodcell.models.sam import SIZES, EncoderSize
+from sam_bloodcell.weights.backbones import Backbone, load_sam
+SIZES["under test"] = EncoderSize(32, 2, 2, (1,))
+sam = load_sam(Backbone("mouseland/cellpose-sam"), 64, two_masks=True)
+print(sam.size.patch, float(sam.image_encoder.patch_embed.proj.weight.sum()))
+"""
+
+
+def test_cellpose_sam_comes_from_the_hub(cellpose_file, hub_server, in_subprocess):
+    cellpose_file.rename(hub_server.folder("mouseland/cellpose-sam") / "cpsam")
+    expected = float(weights(CELLPOSE["shapes"])["encoder.patch_embed.proj.weight"].sum())
+    for offline in ({}, {"HF_HUB_OFFLINE": "1"}):
+        patch, total = in_subprocess(CELLPOSE_FROM_HUB, HF_ENDPOINT=hub_server.url, **offline).split()
+        assert (patch, float(total)) == ("8", pytest.approx(expected, abs=1e-4))

@@ -5,10 +5,12 @@ import re
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.weights import cellpose_tokens
 from tests.weights.test_vit_names import OWN, prefixed, transformers_model
 
 from sam_bloodcell.exceptions import WeightsUnavailableError
-from sam_bloodcell.weights import vits
+from sam_bloodcell.models.sam import SAM_PIXEL_STATS, normalise
+from sam_bloodcell.weights import backbones, vits
 from sam_bloodcell.weights.backbones import Backbone
 from sam_bloodcell.weights.vits import identify_vit, is_vit, load_vit, locate_vit
 
@@ -168,3 +170,30 @@ def test_a_plain_vit_is_told_from_segment_anything_by_its_file(tmp_path, tiny_sa
     assert not any(is_vit(str(name)) for name in (*sams, tmp_path / "broken.bin", "no-such-name"))
     with pytest.raises(ValueError, match="Fix: pass one of its files"):
         is_vit("MarrLab/DinoBloom")
+
+
+def test_cellpose_sam_gives_patch_tokens_alone(cellpose_file):
+    with pytest.warns(UserWarning, match=r"cpsam' is Cellpose-SAM\. Cellpose-SAM was trained on images under"):
+        vit = load_vit(Backbone(str(cellpose_file)))
+    assert (vit.layout.patch, vit.layout.image_size, vit.layout.width) == (8, 256, 32)
+    assert (vit.layout.has_cls, vit.layout.any_size) == (False, False)
+    tokens = vit(normalise(cellpose_tokens.image()[None], SAM_PIXEL_STATS))
+    assert (tokens.cls.shape, tokens.registers.shape) == ((1, 0), (1, 0, 0))
+    expected = torch.tensor(json.loads(cellpose_tokens.PATH.read_text("utf-8"))["tokens"])
+    some = tokens.patches[0, :, :: cellpose_tokens.EVERY, :: cellpose_tokens.EVERY]
+    torch.testing.assert_close(some, expected, rtol=0, atol=1e-4)
+    assert not vit.training
+    assert not any(parameter.requires_grad for parameter in vit.parameters())
+
+
+@pytest.mark.parametrize(("name", "file"), [("", "cpsam"), ("/cpsam_v2", "cpsam_v2")])
+def test_cellpose_sam_is_found_by_its_names(name, file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(backbones.hub, "fetch", lambda *given, **access: asked.append((*given, access["command"])))
+    locate_vit(Backbone(f"mouseland/cellpose-sam{name}"))
+    assert asked == [("mouseland/cellpose-sam", file, None, f"sam-bloodcell download mouseland/cellpose-sam{name}")]
+
+
+def test_cellpose_sam_needs_a_segmenter_unless_an_adapter_brings_a_decoder(cellpose_file):
+    assert is_vit(str(cellpose_file))
+    assert not is_vit(str(cellpose_file), with_adapter=True)

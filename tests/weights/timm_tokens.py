@@ -45,11 +45,14 @@ def weights(shapes):
     return state
 
 
-class _StandIn(MetaPathFinder, Loader):
-    """Makes torchvision importable."""
+class StandIn(MetaPathFinder, Loader):
+    """Makes packages importable that are not installed."""
+
+    def __init__(self, *packages):
+        self.packages = packages
 
     def find_spec(self, name, path=None, target=None):
-        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
+        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] in self.packages else None
 
     def create_module(self, spec):
         module = MagicMock(name=spec.name)
@@ -63,7 +66,7 @@ class _StandIn(MetaPathFinder, Loader):
 
 @torch.no_grad()
 def main():
-    sys.meta_path.insert(0, _StandIn())
+    sys.meta_path.insert(0, StandIn("torchvision"))
     import timm
 
     content = {"timm": timm.__version__}

@@ -13,7 +13,7 @@ def make_embedder(
     backbone: str | os.PathLike, adapter: str | os.PathLike | None = None, *, image_size: int | None = None,
     **params: Any,
 ) -> CellEmbedder:  # fmt: skip
-    """Return an unfitted `SAMLoRAEmbedder`, or a `ViTEmbedder` where the backbone is a plain ViT.
+    """Return an unfitted `SAMLoRAEmbedder`, or a `ViTEmbedder` where the backbone finds no cells.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def make_embedder(
     """
     if image_size is not None:
         params["image_size"] = image_size
-    if not is_vit(os.fspath(backbone)):
+    if not is_vit(os.fspath(backbone), with_adapter=adapter is not None):
         return SAMLoRAEmbedder(backbone, adapter, **params)
     if adapter is None:
         return ViTEmbedder(backbone, **params)

@@ -21,7 +21,7 @@ from ..files import make_folder
 from ..images.frames import frame, is_flat
 from ..images.reading import RGB, ImageContent
 from ..models.isolation import own_settings
-from ..models.sam import PATCH, SAM
+from ..models.sam import SAM
 from ..segmentation.cell import cell_crop, find_cell, pool_tokens, published_crop, spread_tokens
 from ..weights.adapters import packaged_adapter, write_adapter_file
 from .columns import pack_mask
@@ -80,7 +80,7 @@ class Encoder:
             return int(self.batch_size)
         sam = self.network()
         parameter = sam.image_encoder.patch_embed.proj.weight
-        widest = (sam.image_size // PATCH) ** 2 * 4 * sam.size.width * parameter.element_size()
+        widest = (sam.image_size // sam.size.patch) ** 2 * 4 * sam.size.width * parameter.element_size()
         if self.recipe.features is not None:
             widest = max(widest, self.recipe.features.activation_bytes())
         return max(1, _ACTIVATION_BYTES.get(parameter.device.type, _ACTIVATION_BYTES["cpu"]) // widest)
@@ -90,7 +90,7 @@ class Encoder:
         if self.recipe.features is not None:
             return self.recipe.features.shapes()
         sam = self.network()
-        grid = sam.image_size // PATCH
+        grid = sam.image_size // sam.size.patch
         return self.recipe.token_share * sam.size.width, (sam.size.width, grid, grid)
 
     def segmenter(self) -> "Encoder":

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..models.isolation import own_settings
 from ..models.sam import PixelStats
-from ..models.vit import ViT
+from ..models.sam_tokens import AnyViT
 from ..segmentation.cell import GREY, cell_crop, pool_tokens
 from .network import ViTSpec, halved_if_too_large, load_vit_network, run_vit
 
@@ -40,7 +40,7 @@ class ViTFeatures:
         return {"backbone": name, "image_size": self.view_size, "dtype": dtype, "pooling": self.pooling}
 
     @own_settings()
-    def load(self) -> ViT:
+    def load(self) -> AnyViT:
         """Return the network, loaded if need be."""
         return load_vit_network(self.network)
 
@@ -49,7 +49,7 @@ class ViTFeatures:
         vit = self.load()
         layout = vit.layout
         widest = layout.hidden * (2 if layout.swiglu else 1)
-        return (self.view_size // layout.patch) ** 2 * widest * vit.cls_token.element_size()
+        return (self.view_size // layout.patch) ** 2 * widest * next(vit.parameters()).element_size()
 
     def shapes(self) -> tuple[int, tuple[int, int, int]]:
         """Length of an embedding, and the shape of a token map (C, h, w)."""

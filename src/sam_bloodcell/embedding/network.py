@@ -16,7 +16,7 @@ from ..models import devices
 from ..models.inference import accelerate
 from ..models.lora import Adapter, apply_adapter
 from ..models.sam import CELL, CELL_MASK_TOKENS, SAM, PixelStats, normalise
-from ..models.vit import ViT
+from ..models.sam_tokens import AnyViT
 from ..weights.adapters import packaged_adapter, read_adapter_file
 from ..weights.backbones import Backbone, load_sam
 from ..weights.vits import load_vit
@@ -46,7 +46,7 @@ class _LoadedNetworks:
     spec: NetworkSpec | None = None
     sam: SAM | None = None
     vit_spec: ViTSpec | None = None
-    vit: ViT | None = None
+    vit: AnyViT | None = None
 
     def own_lock(self) -> threading.Lock:
         """Return the lock; one of a parent process may be held by a thread that this process does not have."""
@@ -68,7 +68,7 @@ def load_network(spec: NetworkSpec, adapter: AnyAdapter = None) -> SAM:
         return _last.sam
 
 
-def load_vit_network(spec: ViTSpec) -> ViT:
+def load_vit_network(spec: ViTSpec) -> AnyViT:
     """Return a ViT ready for inference, loaded unless it was the last one used."""
     device = devices.choose(spec.device)
     with _last.own_lock():
@@ -121,10 +121,10 @@ def run_network(sam: SAM, recipe: Recipe, pixels: NDArray[np.uint8]) -> tuple[ND
 
 @torch.inference_mode()
 def run_vit(
-    vit: ViT, pixel_stats: PixelStats, pixels: NDArray[np.uint8]
+    vit: AnyViT, pixel_stats: PixelStats, pixels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Run a ViT on square images (B, S, S, 3): CLS tokens (B, C) and patch tokens (B, C, h, w)."""
-    tokens = vit(_as_batch(pixels, pixel_stats, vit.cls_token))
+    """Run a ViT on square images (B, S, S, 3): CLS tokens (B, C), or (B, 0), and patch tokens (B, C, h, w)."""
+    tokens = vit(_as_batch(pixels, pixel_stats, next(vit.parameters())))
     return tokens.cls.float().cpu().numpy(), tokens.patches.float().cpu().numpy()
 
 

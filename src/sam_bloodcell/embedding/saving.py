@@ -11,7 +11,7 @@ import pandas as pd
 from ..models.lora import Adapter
 from ..models.sam import PixelStats
 from ..weights import adapters, hub
-from ..weights.backbones import Backbone, identify
+from ..weights.backbones import CELLPOSE_LICENCE, Backbone, identify
 from ..weights.pretrained import Pretrained
 from .recipe import MASK
 
@@ -90,7 +90,8 @@ class PretrainedEmbedder(Pretrained):
         return {
             "title": "LoRA adapter for blood cell images",
             "summary": "LoRA factors and a prompt-free mask decoder for Segment Anything's encoder, trained by "
-            f"segmenting cells, for images of {self.image_size} px.",
+            f"segmenting cells, for images of {self.image_size} px."
+            + (f" {CELLPOSE_LICENCE}" if self.encoder_.network().size.stretched else ""),
             "code": "from sam_bloodcell import SAMLoRAEmbedder\n\n"
             'embedder = SAMLoRAEmbedder.from_pretrained("this folder or repo")\n'
             'embeddings = embedder.transform(["cell.png"])',

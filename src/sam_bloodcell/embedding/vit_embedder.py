@@ -13,9 +13,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from ..exceptions import WeightsUnavailableError
 from ..files import make_folder, replacing_files, write_text
 from ..models.sam import PixelStats
+from ..models.sam_tokens import SAMTokens
 from ..models.vit import ViTLayout
 from ..weights import adapters, hub
-from ..weights.backbones import Backbone, check_digest
+from ..weights.backbones import CELLPOSE_LICENCE, Backbone, check_digest
 from ..weights.tensors import read_json
 from ..weights.vits import identify_vit, locate_vit
 from .base import checked_pixel_stats
@@ -37,9 +38,9 @@ class ViTEmbedder(SegmentedEmbedder):
     Parameters
     ----------
     backbone : str or path, default="MarrLab/DinoBloom/pytorch_model_s.bin"
-        A Hub repo id ("facebook/dinov2-small", "1aurent/vit_small_patch14_224.dinobloom"), a file in a Hub repo
-        ("MarrLab/DinoBloom/pytorch_model_b.bin"), or a local file or folder with such weights, under the names of
-        DINOv2, transformers or timm.
+        A Hub repo id ("facebook/dinov2-small", "1aurent/vit_small_patch14_224.dinobloom", "mouseland/cellpose-sam"), a
+        file in a Hub repo ("MarrLab/DinoBloom/pytorch_model_b.bin"), or a local file or folder with such weights, under
+        the names of DINOv2, transformers, timm or Cellpose-SAM.
     segmenter : str, path or SAMLoRAEmbedder, default="vit_tiny"
         What finds the cells: the backbone of a `SAMLoRAEmbedder`, the folder of a saved one, or one itself. It is used
         as it is where it is fitted, also by copies of this embedder, as a search makes them.
@@ -150,6 +151,8 @@ class ViTEmbedder(SegmentedEmbedder):
     def _load_features(self) -> None:
         self.backbone_ = identify_vit(Backbone(self._backbone_name(), self.revision))
         layout = load_vit_network(self._spec()).layout
+        if self.pooling != "mask" and not layout.has_cls:
+            raise ValueError(f"Got pooling={self.pooling!r} but this network has no CLS token. Fix: pooling='mask'.")
         self.image_size_ = self._choose_image_size(layout)
         given = self.pixel_stats
         self.pixel_stats_ = layout.pixel_stats if isinstance(given, str) else checked_pixel_stats(given)
@@ -160,6 +163,11 @@ class ViTEmbedder(SegmentedEmbedder):
             raise ValueError(
                 f"Got image_size={size} but expected a positive multiple of {patch}, the side of the patches of this "
                 f"network. Fix: use {max(patch, round(size / patch) * patch)}."
+            )
+        if not layout.any_size and size != layout.image_size:
+            raise ValueError(
+                f"Got image_size={size} but this network takes images of {layout.image_size} px alone. Fix: "
+                f"image_size={layout.image_size}."
             )
         return size
 
@@ -246,7 +254,8 @@ class ViTEmbedder(SegmentedEmbedder):
         return {
             "title": "Embedder for blood cell images",
             "summary": f"A plain Vision Transformer at {self.image_size_} px, pooling={self.pooling!r}, over the cells "
-            f"that SAM ({self.segmenter_.backbone_.name}) finds.",
+            f"that SAM ({self.segmenter_.backbone_.name}) finds."
+            + (f" {CELLPOSE_LICENCE}" if isinstance(load_vit_network(self._spec()), SAMTokens) else ""),
             "code": "from sam_bloodcell import ViTEmbedder\n\n"
             'embedder = ViTEmbedder.from_pretrained("this folder or repo")\n'
             'embeddings = embedder.transform(["cell.png"])',

@@ -5,7 +5,7 @@ through them is ours: the tokens are taken before the neck, and the mask decoder
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -28,6 +28,12 @@ _OF_MASK_TOKENS = tuple(
     f"mask_decoder.{part}" for part in ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
 )
 
+# What Cellpose-SAM's files hold beside the encoder: the way from the neck to its flow fields, and cell diameters.
+_CELLPOSE_READOUT = ("out.weight", "out.bias", "W2")
+_UNUSED = ("pixel_mean", "pixel_std", *_CELLPOSE_READOUT, "diam_mean", "diam_labels")
+# The percentiles that Cellpose maps to 0 and 1.
+_PERCENTILES = (0.01, 0.99)
+
 # Means and standard deviations of the channels R, G, B, in 0-255 units.
 PixelStats = tuple[tuple[float, ...], tuple[float, ...]]
 # Those of plain SAM.
@@ -40,14 +46,29 @@ def normalise(pixels: Tensor, stats: PixelStats) -> Tensor:
     return ((pixels.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
+def stretch(pixels: Tensor) -> Tensor:
+    """Map the 1st and 99th percentile of each image's channels to 0 and 1, as Cellpose does with what it segments.
+
+    Pixels Bx3xHxW may have been normalised with any statistics before: the result is the same. A channel without
+    contrast becomes 0.
+    """
+    channels = pixels.float().flatten(2)
+    low, high = torch.quantile(channels, torch.tensor(_PERCENTILES, device=pixels.device), dim=2)[..., None]
+    spread = high - low
+    stretched = torch.where(spread > 1e-4, (channels - low) / spread.clamp(min=1e-4), 0)
+    return stretched.view_as(pixels).to(pixels.dtype)
+
+
 @dataclass(frozen=True)
 class EncoderSize:
-    """Shape of a SAM image encoder."""
+    """Shape of a SAM image encoder, and whether it takes pixels stretched to their percentiles (`stretch`)."""
 
     width: int
     depth: int
     heads: int
     global_blocks: tuple[int, ...]
+    patch: int = PATCH
+    stretched: bool = False
 
 
 SIZES = {
@@ -61,24 +82,25 @@ SIZES = {
 class SAM(nn.Module):
     """Image encoder, prompt encoder and mask decoder of Segment Anything (Kirillov et al., ICCV 2023).
 
-    The input is `image_size` pixels a side, a multiple of 16. There are 4 mask tokens in plain SAM, and 2 (background,
-    cell) in the papers' decoder.
+    The input is `image_size` pixels a side, a multiple of the patch. There are 4 mask tokens in plain SAM, and 2
+    (background, cell) in the papers' decoder.
     """
 
     def __init__(self, size: EncoderSize, image_size: int = 224, mask_tokens: int = CELL_MASK_TOKENS) -> None:
         super().__init__()
-        if image_size < PATCH or image_size % PATCH:
+        patch = size.patch
+        if image_size < patch or image_size % patch:
             raise ValueError(
-                f"Got image_size={image_size} but expected a positive multiple of {PATCH}. "
-                f"Fix: use {max(PATCH, round(image_size / PATCH) * PATCH)}."
+                f"Got image_size={image_size} but expected a positive multiple of {patch}. "
+                f"Fix: use {max(patch, round(image_size / patch) * patch)}."
             )
         parts = modeling()
-        grid = image_size // PATCH
+        grid = image_size // patch
         self.size = size
         self.image_size = image_size
         self.image_encoder = parts.ImageEncoderViT(
             img_size=image_size,
-            patch_size=PATCH,
+            patch_size=patch,
             embed_dim=size.width,
             depth=size.depth,
             num_heads=size.heads,
@@ -105,12 +127,14 @@ class SAM(nn.Module):
         )
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        """Encode normalised pixels Bx3xHxW to the pre-neck token map BxCxhxw, h = H / 16."""
+        """Encode normalised pixels Bx3xHxW to the pre-neck token map BxCxhxw, h = H / patch."""
         return self.early_and_last_tokens(pixels)[1]
 
     def early_and_last_tokens(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode normalised pixels Bx3xHxW to token maps BxCxhxw after a third of the blocks and after all of them."""
         encoder = self.image_encoder
+        if self.size.stretched:
+            pixels = stretch(pixels)
         x = encoder.patch_embed(pixels) + encoder.pos_embed  # BxhxwxC
         third = max(1, round(self.size.depth / 3))
         for block in encoder.blocks[:third]:
@@ -162,8 +186,20 @@ class SAM(nn.Module):
         return sparse.expand(batch, -1, -1), dense.expand(batch, -1, -1, -1)
 
 
+def is_cellpose(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether tensors are those of Cellpose-SAM, by its readout; they have no prompt encoder or mask decoder.
+
+    Its other networks, whose encoder is a DINOv3, have the same readout.
+    """
+    return all(key in state for key in ("image_encoder.pos_embed", *_CELLPOSE_READOUT))
+
+
 def size_of(state: Mapping[str, Tensor]) -> EncoderSize:
-    """Recognise the encoder size from a checkpoint's shapes."""
+    """Recognise the encoder size from a checkpoint's shapes.
+
+    Cellpose-SAM attends globally in every block, which no shape tells: its tables of relative positions are as short as
+    those of SAM's windows, and are stretched to the whole map.
+    """
     try:
         width = state["image_encoder.pos_embed"].shape[-1]
     except KeyError:
@@ -174,9 +210,16 @@ def size_of(state: Mapping[str, Tensor]) -> EncoderSize:
     depth = len({key.split(".")[2] for key in state if key.startswith("image_encoder.blocks.")})
     for size in SIZES.values():
         if (size.width, size.depth) == (width, depth):
-            return size
+            patches = state.get("image_encoder.patch_embed.proj.weight")
+            size = size if patches is None else replace(size, patch=patches.shape[-1])
+            return replace(size, global_blocks=tuple(range(depth)), stretched=True) if is_cellpose(state) else size
     known = ", ".join(f"{name} ({s.width} wide, {s.depth} blocks)" for name, s in SIZES.items())
     raise ValueError(f"Got an encoder {width} wide with {depth} blocks but expected one of {known}.")
+
+
+def own_size(state: Mapping[str, Tensor]) -> int:
+    """Return the side in pixels of the images that a checkpoint's table of positions was made for."""
+    return len(state["image_encoder.pos_embed"][0]) * size_of(state).patch
 
 
 def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
@@ -192,7 +235,7 @@ def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
     resized = {key: _resize_positions(key, value, target[key].shape) for key, value in state.items() if key in target}
     loaded = {key: value for key, value in resized.items() if value.shape == target[key].shape}
     whole = {key: value.shape for key, value in target.items()}
-    unknown = {key: value for key, value in state.items() if key not in (*target, "pixel_mean", "pixel_std")}
+    unknown = {key: value for key, value in state.items() if key not in (*target, *_UNUSED)}
     wrong = [
         line
         for line in differences(resized | unknown, whole)

@@ -47,6 +47,8 @@ class ViTLayout:
         Side in pixels of the images that the weights were made for, or usually are used with.
     pixel_stats : tuple
         ((mean R, G, B), (std R, G, B)) of its pixels in 0-255 units.
+    has_cls, any_size : bool
+        Whether there is a CLS token, and whether the network takes images of other sizes than `image_size`.
     """
 
     width: int
@@ -63,6 +65,8 @@ class ViTLayout:
     offset: float = 0.0
     image_size: int = 224
     pixel_stats: PixelStats = IMAGENET_PIXEL_STATS
+    has_cls: bool = True
+    any_size: bool = True
 
 
 class ViTTokens(NamedTuple):

@@ -50,7 +50,7 @@ def train_segmentation(
             batch = order[start : start + batch_size]
             images = normalise(torch.from_numpy(pixels[batch]), pixel_stats)
             images, masks = augment(images, torch.from_numpy(inside[batch])[:, None].float(), generator)
-            target = F.avg_pool2d(masks, 4)[:, 0] > 0.5  # the side of the decoder's logits is a quarter of the image's
+            target = F.avg_pool2d(masks, sam.size.patch // 4)[:, 0] > 0.5  # the decoder has 4 x 4 logits a token
             yield images.to(device), target.long().to(device)
 
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Base weights: which backbone, where its file is, and the network that it fills."""
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..exceptions import WeightsUnavailableError
-from ..models.sam import CELL_MASK_TOKENS, MASK_TOKENS, SAM, SAM_MASK_TOKENS, load_weights, size_of
+from ..models.sam import CELL_MASK_TOKENS, MASK_TOKENS, SAM, SAM_MASK_TOKENS, is_cellpose, load_weights, size_of
 from . import hub
 from .tensors import read_tensors, without_prefix
 
@@ -24,6 +25,10 @@ HUB_BACKBONES = {
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 _SHARD_LISTS = tuple(f"{name}.index.json" for name in MODEL_FILES)
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+# Cellpose-SAM's repo has a file for each release: the first one is meant unless another is named.
+CELLPOSE = re.compile(r"(mouseland/cellpose-sam)(?:/(cpsam\w*))?")
+_CELLPOSE_FILE = "cpsam"
+CELLPOSE_LICENCE = "Cellpose-SAM was trained on images under a licence without commercial use (CC BY-NC)."
 # micro-sam's models (Archit et al., Nature Methods 2025), such as vit_b_lm, are not on the Hub.
 _MICRO_SAM = re.compile(r"vit_[tblh]_[a-z_]+")
 # Every encoder has it, under the name of segment-anything or of transformers.
@@ -69,7 +74,8 @@ class Backbone:
     def resolved(self) -> tuple[str, str | None]:
         """Hub repo id and revision, the pinned one where none was asked for."""
         repo, pinned = HUB_BACKBONES.get(self.name, (self.name, None))
-        return repo, self.revision or pinned
+        cellpose = CELLPOSE.fullmatch(repo)
+        return cellpose[1] if cellpose else repo, self.revision or pinned
 
 
 def identify(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
@@ -82,10 +88,30 @@ def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
     """Load base weights with segment-anything's names, float32; a file with another digest is refused."""
     path = locate_backbone(backbone)
     check_digest(backbone, path)
-    state = _segment_anything_names(without_prefix(read_tensors(path), marks=_ENCODER_MARKS))
+    state = cellpose_names(read_tensors(path))
+    if is_cellpose(state):
+        warn_of_licence(backbone)
+        return state
+    state = _segment_anything_names(without_prefix(state, marks=_ENCODER_MARKS))
     if backbone.name == "vit_tiny":
         state |= read_tensors(path.parent / "adapter" / "decoder.safetensors")
     return state
+
+
+def cellpose_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return Cellpose-SAM's tensors with segment-anything's names for the encoder, and other tensors as they are."""
+    state = without_prefix(tensors, marks=("W2",))
+    renamed = {re.sub(r"^encoder\.", "image_encoder.", key): value for key, value in state.items()}
+    return renamed if is_cellpose(renamed) else tensors
+
+
+def warn_of_licence(backbone: Backbone) -> None:
+    """Say that Cellpose's training images are not free for all uses."""
+    warnings.warn(
+        f"backbone='{backbone.name}' is Cellpose-SAM. {CELLPOSE_LICENCE} Fix: make sure that this allows what you do; "
+        "for other uses, take another backbone.",
+        stacklevel=2,
+    )
 
 
 def check_digest(backbone: Backbone, path: Path) -> None:
@@ -103,17 +129,34 @@ def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
     """Build a network for square images of `image_size` pixels a side, and load a backbone into it.
 
     With `two_masks` it has two mask tokens (background and cell), as in the papers, instead of as many as the file.
+    Only then a file of Cellpose-SAM will do: its prompt encoder and mask decoder start fresh.
     """
     state = load_backbone(backbone)
+    without_decoder = is_cellpose(state)
+    if without_decoder and not two_masks:
+        raise ValueError(
+            f"'{backbone.name}' is Cellpose-SAM, which has no mask decoder to find the cell. Fix: "
+            f"ViTEmbedder('{backbone.name}'), which takes the masks from another network, or fit(X, masks=...) or an "
+            "adapter, which bring a decoder."
+        )
     bare = "pos_embed" in state and any(key.startswith("neck.") for key in state)
-    if bare or ("image_encoder.pos_embed" in state and not any(key.startswith("mask_decoder.") for key in state)):
+    whole = without_decoder or any(key.startswith("mask_decoder.") for key in state)
+    if bare or ("image_encoder.pos_embed" in state and not whole):
         raise ValueError(
             f"'{backbone.name}' holds SAM's image encoder alone, but its prompt encoder and mask decoder are needed to "
             "find the cell. Fix: pass the whole checkpoint that the encoder was taken from."
         )
+    mask_tokens = CELL_MASK_TOKENS if two_masks else len(state.get(MASK_TOKENS, ())) or SAM_MASK_TOKENS
+    return fill_sam(backbone, state, image_size, mask_tokens)
+
+
+def fill_sam(backbone: Backbone, state: dict[str, Tensor], image_size: int, mask_tokens: int = CELL_MASK_TOKENS) -> SAM:
+    """Build a network and load tensors into it; those of Cellpose-SAM leave prompt encoder and mask decoder fresh."""
     try:
-        mask_tokens = CELL_MASK_TOKENS if two_masks else len(state.get(MASK_TOKENS, ())) or SAM_MASK_TOKENS
         sam = SAM(size_of(state), image_size, mask_tokens)
+        if is_cellpose(state):
+            fresh = {key: value for key, value in sam.state_dict().items() if not key.startswith("image_encoder.")}
+            state = state | fresh
         load_weights(sam, state)
     except ValueError as exc:
         raise ValueError(f"The weights of backbone={backbone.name!r} cannot be used. {exc}") from exc
@@ -130,13 +173,14 @@ def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files
     if path.is_file():
         return path
     repo, revision = backbone.resolved()
+    cellpose = CELLPOSE.fullmatch(backbone.name)
     if path.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.suffix in WEIGHT_SUFFIXES:
         raise ValueError(_unknown(backbone.name))
     command = f"sam-bloodcell download {backbone.name}"
     if revision != Backbone(backbone.name).resolved()[1]:
         command += f" --revision {revision}"
     access: dict[str, Any] = {"token": token, "local_files_only": local_files_only, "command": command}
-    return hub.fetch_first(repo, MODEL_FILES, revision, **access)
+    return hub.fetch_first(repo, [cellpose[2] or _CELLPOSE_FILE] if cellpose else MODEL_FILES, revision, **access)
 
 
 def model_file(folder: Path) -> Path | None:

@@ -7,10 +7,23 @@ from typing import Any
 import torch
 
 from ..exceptions import WeightsUnavailableError
-from ..models.sam import differences
+from ..models.sam import differences, is_cellpose, own_size
+from ..models.sam_tokens import AnyViT, SAMTokens
 from ..models.vit import ViT, ViTLayout
 from . import hub
-from .backbones import HUB_BACKBONES, MODEL_FILES, WEIGHT_SUFFIXES, Backbone, check_digest, model_file
+from .backbones import (
+    CELLPOSE,
+    HUB_BACKBONES,
+    MODEL_FILES,
+    WEIGHT_SUFFIXES,
+    Backbone,
+    cellpose_names,
+    check_digest,
+    fill_sam,
+    locate_backbone,
+    model_file,
+    warn_of_licence,
+)
 from .tensors import read_json, read_tensors
 from .vit_names import dinov2_names
 
@@ -27,14 +40,17 @@ def identify_vit(backbone: Backbone, *, token: str | None = None, local_files_on
     return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
 
 
-def load_vit(backbone: Backbone) -> ViT:
+def load_vit(backbone: Backbone) -> AnyViT:
     """Load a ViT, float32 and ready for inference, in the layout that its file tells.
 
-    A file with another digest than the backbone's is refused.
+    A file with another digest than the backbone's is refused. Of Cellpose-SAM, the encoder is loaded.
     """
     path = locate_vit(backbone)
     check_digest(backbone, path)
-    tensors = read_tensors(path)
+    tensors = cellpose_names(read_tensors(path))
+    if is_cellpose(tensors):
+        warn_of_licence(backbone)
+        return SAMTokens(fill_sam(backbone, tensors, own_size(tensors))).eval()
     try:
         state, layout = dinov2_names(tensors)
         with torch.device("meta"):
@@ -59,6 +75,8 @@ def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only
     path = Path(backbone.name)
     if path.is_file():
         return path
+    if CELLPOSE.fullmatch(backbone.name) and not path.exists():
+        return locate_backbone(backbone, token=token, local_files_only=local_files_only)
     if path.is_dir() and (file := model_file(path)):
         return file
     match = _ON_HUB.fullmatch(backbone.name)
@@ -75,8 +93,10 @@ def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only
     return hub.fetch_first(repo, [name] if name else MODEL_FILES, backbone.revision, **access)
 
 
-def is_vit(name: str) -> bool:
-    """Tell whether a backbone is a plain ViT; its file is fetched, if need be, to see what it holds.
+def is_vit(name: str, *, with_adapter: bool = False) -> bool:
+    """Tell whether a backbone is for `ViTEmbedder`; its file is fetched, if need be, to see what it holds.
+
+    That is a plain ViT, and Cellpose-SAM unless it comes with an adapter, which has the decoder that it lacks.
 
     What cannot be found or read is none: loading it as Segment Anything raises the error that says why.
     """
@@ -84,14 +104,14 @@ def is_vit(name: str) -> bool:
         return False
     try:
         path = locate_vit(Backbone(name))
-        if not Path(name).exists() and name.count("/") > 1:  # a file in a Hub repo
+        if not Path(name).exists() and name.count("/") > 1 and not CELLPOSE.fullmatch(name):  # a file in a Hub repo
             return True
-        keys = read_tensors(path, keep_dtype=True)
+        state = cellpose_names(read_tensors(path, keep_dtype=True))
     except (WeightsUnavailableError, ValueError):
         if name in _ONE_OF_SEVERAL:
             raise
         return False
-    return any(key.endswith("cls_token") for key in keys)
+    return not with_adapter if is_cellpose(state) else any(key.endswith("cls_token") for key in state)
 
 
 def _check_config(path: Path, layout: ViTLayout) -> None:
