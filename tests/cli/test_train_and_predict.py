@@ -83,7 +83,7 @@ def test_laboratories_of_the_folders_are_those_of_the_training(folder, tmp_path)
     table = pd.read_csv(tmp_path / "p.csv")
     assert table["domain"].unique().tolist() == ["lab_a", "lab_b"]
     assert (table["copy_of"] == table["path"]).all()
-    assert "Copies of training cells, by their looks (column copy_of): 48." in result.stdout
+    assert "Images that look like copies of training cells (column copy_of): 48." in result.stdout
 
 
 def test_the_model_and_python_agree(folder, tmp_path):
