@@ -120,7 +120,7 @@ def test_a_laboratory_is_learned_once(fitted, frame, known):
     whole = adapted.predict_proba(new)
     np.testing.assert_allclose(adapted.predict_proba(new.iloc[:1]), whole[:1], atol=1e-5)
     np.testing.assert_allclose(whole, fitted.predict_proba(new), atol=1e-5)
-    with pytest.raises(ValueError, match="that domain is known already"):
+    with pytest.raises(ValueError, match="that domain is already known"):
         adapted.adapt(new, "lab_c")
 
 
@@ -171,7 +171,7 @@ def test_a_saved_model_answers_alike_and_keeps_nothing_of_the_machine(frame, kno
 
 def test_another_kind_of_estimator_is_refused(fitted, tmp_path):
     save_pretrained(fitted.pipeline_, tmp_path / "pipeline")
-    with pytest.raises(ValueError, match="holds a Pipeline, but expected a CellClassifier"):
+    with pytest.raises(ValueError, match="contains a Pipeline, but expected a CellClassifier"):
         CellClassifier.from_pretrained(tmp_path / "pipeline")
 
 
@@ -259,7 +259,7 @@ def test_a_classifier_that_gives_no_probabilities_is_refused(frame, known):
 
 @pytest.mark.parametrize("classifier", [LinearRegression(), SVC], ids=["regressor", "class"])
 def test_what_is_no_classifier_is_refused_before_any_image_is_read(classifier):
-    with pytest.raises(ValueError, match=r"Got classifier=.* but expected a classifier of scikit-learn"):
+    with pytest.raises(ValueError, match=r"Got classifier=.* but expected a scikit-learn classifier"):
         CellClassifier(classifier=classifier, verbose=0).fit(["no.png", "other.png"], ["a", "b"])
 
 
