@@ -143,7 +143,7 @@ def test_bad_sources_are_named(fitted, tmp_path):
     fitted[0].save_pretrained(tmp_path)
     (tmp_path / "autoencoder.safetensors").touch()
     with pytest.raises(
-        WeightsUnavailableError, match=r"holds no autoencoder\. Fix: pass a folder made by save_pretrained"
+        WeightsUnavailableError, match=r"does not contain an autoencoder\. Fix: pass a folder made by save_pretrained"
     ):
         CrossDomainAutoencoder.from_pretrained(tmp_path)
 
