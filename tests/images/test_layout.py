@@ -244,7 +244,7 @@ class TestPages:
 
 def test_what_pillow_cannot_read_says_how_to_save_it(tmp_path):
     path = _tiff(tmp_path / "a.tif", (RGB / 255).astype(np.float32), photometric="rgb")
-    _refused(path, "is no image that can be read here", "with 8 bits a channel")
+    _refused(path, "is not a readable image", "with 8 bits per channel")
 
 
 @pytest.mark.parametrize("kind", ["path", "pil"])
