@@ -127,7 +127,7 @@ def test_a_write_that_dies_halfway_leaves_the_last_whole_checkpoint(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", dies_halfway)
         with pytest.raises(
-            OSError, match=r"No space left on device, so that it is not written\. Fix: free space there.*run\.ckpt"
+            OSError, match=r"No space left on device, so it was not written\. Fix: free space there.*run\.ckpt"
         ):
             train(_network(), _loss, _batches, PLAN, checkpoint=checkpoint)
     assert checkpoint.read_bytes() == whole
