@@ -26,6 +26,9 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 default_role = "code"
 numpydoc_show_class_members = False
+# Every object of the reference: all parameters and results described. Left out: extended summaries, See Also and
+# examples, which not every object needs, and named return values, which are shown with their names.
+numpydoc_validation_checks = {"all", "ES01", "EX01", "RT02", "SA01"}
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",

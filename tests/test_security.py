@@ -120,7 +120,7 @@ def test_checkpoints_of_a_training(tmp_path, trap, content):
     embedder = SAMLoRAEmbedder(
         "vit_tiny", training=LoRATraining(epochs=1, validation_fraction=0, checkpoint=checkpoint, random_state=0)
     )
-    with pytest.raises(ValueError, match=r"run\.ckpt' is no checkpoint of a training: .*Fix: delete it"):
+    with pytest.raises(ValueError, match=r"run\.ckpt' is not a checkpoint of a training: .*Fix: delete it"):
         embedder.fit(CELLS.images, masks=CELLS.masks)
     assert checkpoint.read_bytes() == content(trap)
 
@@ -139,7 +139,7 @@ def test_autoencoders(tmp_path, trap, content):
 @pytest.mark.parametrize("content", FOREIGN)
 def test_pipelines_that_are_pickles(tmp_path, trap, content):
     (tmp_path / "pipeline.skops").write_bytes(content(trap))
-    with pytest.raises(WeightsUnavailableError, match=r"is no pipeline that can be read: .*Fix: "):
+    with pytest.raises(WeightsUnavailableError, match=r"is not a readable pipeline: .*Fix: "):
         from_pretrained(tmp_path)
 
 

@@ -123,7 +123,7 @@ def test_an_unreadable_image_stops_or_is_skipped(folder, tmp_path):
     [
         (("predict", "no_model", "lyon"), "Got 'no_model', which is neither a folder nor a repo id"),
         (("predict", "model", "nowhere"), "'nowhere' does not exist"),
-        (("predict", "cells", "lyon"), "'cells' is no pipeline folder: it lacks pipeline.skops"),
+        (("predict", "cells", "lyon"), "'cells' is not the folder of a saved pipeline: it lacks pipeline.skops"),
         (("predict", "model", "lyon", "--out", "p.xlsx"), "expected a name that ends in .csv or .parquet"),
         (("predict", "model", "lyon", "--out", "model/README.md"), "expected a name that ends in .csv or .parquet"),
         (("train", "nowhere"), "'nowhere' does not exist"),

@@ -94,7 +94,7 @@ def _hub_reachable() -> Finding:
         get_session().head(constants.ENDPOINT, timeout=5.0)  # seconds
     except Exception as exc:
         return Finding("Hugging Face Hub", f"out of reach ({type(exc).__name__})",
-                       "packaged and cached weights work; else check network, proxy and HF_ENDPOINT")  # fmt: skip
+                       "packaged and cached weights work; otherwise check network, proxy, HF_ENDPOINT")  # fmt: skip
     return Finding("Hugging Face Hub", "reachable")
 
 

@@ -148,9 +148,19 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
     @classmethod
     def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
-        """Join rows, in order; a TypeError says so where a part is not `CellEmbeddings`.
+        """Join the rows of several embeddings in order.
 
-        Tokens, masks, crops, quality or images that one of them lacks are left out of the whole.
+        Tokens, masks, crops, quality or images that one part lacks are left out of the result.
+
+        Parameters
+        ----------
+        parts : sequence of CellEmbeddings
+            Embeddings to join. Another type raises a TypeError.
+
+        Returns
+        -------
+        CellEmbeddings
+            The joined embeddings.
         """
         for part in parts:
             if not isinstance(part, CellEmbeddings):
@@ -174,7 +184,12 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         Parameters
         ----------
         index : array-like of shape (n,), optional
-            Such as the paths.
+            Row names, such as the paths.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per cell.
         """
         import pandas as pd
 
@@ -189,7 +204,12 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         Parameters
         ----------
         obs : DataFrame or dict of columns, optional
-            What is known of each cell, such as the label; its ``domain`` counts, if it has one.
+            Known columns of the cells, such as the label. If it has a ``domain``, it replaces that of the embeddings.
+
+        Returns
+        -------
+        anndata.AnnData
+            The embeddings.
 
         Raises
         ------
@@ -301,7 +321,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
 
 def carried_domain(X: Any) -> NDArray | None:
-    """Return the domain of each cell that X brings along: `CellEmbeddings`, or a table with a column domain."""
+    """Return the domain of each cell in X: of `CellEmbeddings`, or of a table with a column domain."""
     return X.domain if isinstance(X, CellEmbeddings) else domain_of(X)
 
 

@@ -75,7 +75,7 @@ def cross_domain_predictions(
         X, ``group`` (without `groups`, the row), ``label``, ``predicted``, ``confidence`` (highest ``predict_proba``;
         NaN if the classifier has none, gives NaN, or abstains), ``known`` (whether its class was in training) and
         ``n_train``. If a classifier abstains, ``predicted`` is not a class of `y`: for string classes it is the
-        classifier's own answer if that is text, else "unknown"; for numbers, it is -1 or one less than the smallest.
+        classifier's own answer if that is text, or "unknown"; for numbers, it is -1 or one less than the smallest.
         ``.attrs["provenance"]`` holds the settings, estimators, versions, and a digest of the labels and domains.
 
     Raises

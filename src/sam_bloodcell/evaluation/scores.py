@@ -83,7 +83,7 @@ def cross_domain_mean(scores: pd.DataFrame, metric: str = "balanced_accuracy") -
     Parameters
     ----------
     scores : pandas.DataFrame
-        As in `summarise_scores`, with a pair of different domains.
+        Scores, as in `summarise_scores`, with a pair of different domains.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
         Metric to average. Every pair has the same weight. Pairs without a common class are skipped.
 
@@ -118,7 +118,7 @@ def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     predictions : pandas.DataFrame
-        As in `score_predictions`.
+        Predictions, as in `score_predictions`.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def confidence_intervals(
     Parameters
     ----------
     predictions : pandas.DataFrame
-        As in `score_predictions`, with a pair of different domains unless `by_pair`.
+        Predictions, as in `score_predictions`, with a pair of different domains unless `by_pair`.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
         Score to compute.
     by_pair : bool, default=False
@@ -222,8 +222,8 @@ def compare_pipelines(
     Parameters
     ----------
     predictions : pandas.DataFrame
-        As in `score_predictions`, of two classifiers or more, with a pair of different domains. Tables of several
-        benchmarks may be joined if X was the same.
+        Predictions, as in `score_predictions`, of two classifiers or more, with a pair of different domains. Tables of
+        several benchmarks may be joined if X was the same.
     baseline : str or (features, classifier), optional
         Classifier to compare all others with. By default, each pair of classifiers is compared.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"

@@ -75,7 +75,7 @@ def train(
     verbose: int = 0,
     description: str = "training",
 ) -> list[dict[str, float]]:
-    """Train `module` in place; return the history, one dict an epoch.
+    """Train `module` in place; return the history, one dict per epoch.
 
     A row holds epoch, learning_rate, the mean of every loss term and the validation's numbers. With a validation the
     module ends with the weights of the best epoch, without it with those of the last.
@@ -83,9 +83,10 @@ def train(
     Ctrl-C ends the training with a warning and keeps the last full epoch; before the end of the first epoch it
     interrupts as usual. A loss that stops being finite raises FloatingPointError.
 
-    A `checkpoint` is written atomically after every epoch; if the file exists, training goes on from there. It holds
-    what is trained, not what is frozen. `fingerprint` names the run (data and settings); a checkpoint of another run is
-    refused with a ValueError. A resumed run equals an unbroken one if ``batches(epoch)`` depends on the epoch alone.
+    A `checkpoint` is written atomically after every epoch. If the file exists, training resumes from it. It contains
+    only trained parameters, not frozen ones. `fingerprint` names the run (data and settings), and a checkpoint of
+    another run is refused with a ValueError. A resumed run equals an uninterrupted one if ``batches(epoch)`` depends
+    only on the epoch.
     """
     run = _Run(module, loss, plan, validation)
     if checkpoint is not None and Path(checkpoint).exists():
@@ -109,11 +110,11 @@ def train(
 
 
 def check_resumable(checkpoint: str | os.PathLike | None, random_state: Any) -> None:
-    """Raise a ValueError where a training with this random state could not go on from its checkpoint."""
+    """Raise a ValueError if a training with this random state cannot resume from its checkpoint."""
     if checkpoint is not None and not isinstance(random_state, Integral):
         raise ValueError(
-            f"Got random_state={random_state!r} with a checkpoint but expected an int: a training can only go on "
-            "with the random numbers that it began with. Fix: random_state=0."
+            f"Got random_state={random_state!r} with a checkpoint but expected an int, because a training can only "
+            "resume with the same random numbers. Fix: random_state=0."
         )
 
 
@@ -204,14 +205,14 @@ class _Run:
             draft.write_bytes(content.getbuffer())
 
     def restore(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
             found = state["fingerprint"]
         except Exception as exc:  # a damaged file makes torch raise nearly anything
             raise ValueError(
-                f"'{checkpoint}' is no checkpoint of a training: {exc!s:.200}. Fix: delete it to start anew, or name "
-                "another file."
+                f"'{checkpoint}' is not a checkpoint of a training: {exc!s:.200}. Fix: delete it to start again, or "
+                "name another file."
             ) from exc
         if found != fingerprint:
             raise ValueError(
