@@ -90,7 +90,7 @@ class TestFiles:
         pages = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
         path = _save(tmp_path / "stack.tif", pages[0], save_all=True, append_images=pages[1:])
         np.testing.assert_array_equal(load_rgb(path), RGB)
-        assert "first is taken" in load_rgb.__doc__
+        assert "The first frame or colour page" in load_rgb.__doc__
 
     def test_a_colour_profile_changes_nothing(self, tmp_path):
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()

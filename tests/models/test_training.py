@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value):
 def test_ctrl_c_keeps_the_last_full_epoch(tmp_path):
     checkpoint = tmp_path / "run.ckpt"
     network = _network()
-    with pytest.warns(UserWarning, match="Interrupted: keeping what 2 full epochs of 4 arrived at"):
+    with pytest.warns(UserWarning, match="Interrupted: keeping the weights after 2 of 4 epochs"):
         history = train(network, _loss, _interrupted_in_epoch(2), PLAN, checkpoint=checkpoint)
     assert history["epoch"].tolist() == [0, 1]
     expected = _network()
@@ -312,7 +312,7 @@ def test_an_incomplete_checkpoint_is_refused(part, tmp_path):
     state = torch.load(path, weights_only=True)
     torch.save({key: value for key, value in state.items() if key != part}, path)
     with pytest.raises(
-        ValueError, match=r"run\.ckpt' is incomplete or of another version: .*Fix: delete it to start anew"
+        ValueError, match=r"run\.ckpt' is incomplete or of another version: .*Fix: delete it to start again"
     ):
         run()
     torch.save(state | {"trained": {"weight": state["trained"]["weight"]}}, path)

@@ -258,7 +258,13 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
         return pd.DataFrame(rows, columns=["domain", "n_cells", "agreement", "chance", "kappa"])
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return the metadata that `fit` and the predictions pass to the estimator."""
+        """Return the metadata that `fit` and the predictions pass to the estimator.
+
+        Returns
+        -------
+        MetadataRouter
+            The routing.
+        """
         mapping = MethodMapping().add(caller="fit", callee="fit")
         for caller in ("predict", "predict_proba"):
             mapping.add(caller=caller, callee="predict_proba")

@@ -203,7 +203,13 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         return self.pipeline_.decision_function(X, **params)
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return the metadata that the pipeline's steps request."""
+        """Return the metadata that the pipeline's steps request.
+
+        Returns
+        -------
+        MetadataRouter
+            The routing.
+        """
         mapping = MethodMapping()
         for method in ("fit", "predict", "predict_proba", "decision_function"):
             mapping.add(caller=method, callee=method)

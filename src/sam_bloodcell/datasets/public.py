@@ -156,8 +156,8 @@ def fetch_zheng18(
         Vocabulary of the labels, as in `load_zheng18`.
     digest : str, optional
         Digest of the archive, as in `fetch_file`. Its authors do not publish one.
-    url : str
-        Address of the archive or of a mirror.
+    url : str, optional
+        Address of the archive or of a mirror. By default, it is the authors' archive.
     verbose : int, default=1
         If above 0, show a progress bar.
 
@@ -260,8 +260,10 @@ def load_image_dataset(
         One split, or a folder that `datasets` reads as an image folder (label/image), with its split "train".
     domain : str
         Laboratory from which the dataset comes.
-    image, label : str
-        Names of the columns.
+    image : str, default="image"
+        Name of the column of images.
+    label : str, default="label"
+        Name of the column of labels.
     classes : list of str, optional
         Labels to keep. By default, all are kept.
 

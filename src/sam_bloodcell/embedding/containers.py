@@ -1,4 +1,4 @@
-"""Embeddings as a table of pandas or polars (``set_output``), which brings masks and domains along unseen."""
+"""Embeddings as a table of pandas or polars (``set_output``), with masks and domains as an attribute."""
 
 from importlib import import_module
 from typing import Any

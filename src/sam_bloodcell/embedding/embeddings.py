@@ -1,4 +1,4 @@
-"""What flows from the embedder to the next step of a pipeline."""
+"""`CellEmbeddings`: the output of the embedder, with masks, crops and laboratories for the next steps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,33 +30,33 @@ _LACKING = {
 
 
 class CellEmbeddings(NDArrayOperatorsMixin):
-    """Embeddings of n cells: an (n, C) float32 array to everybody, with masks and more for those who can use them.
+    """Embeddings of n cells: an (n, C) float32 array, with masks and more for steps that use them.
 
-    A ``Pipeline`` hands only X from step to step, yet later steps may need a cell's mask or its token map. To numpy,
-    pandas and scikit-learn this object is its pooled embeddings; rows can be sliced, indexed and joined without losing
-    the rest. Arithmetic and other functions of arrays give plain arrays. Values cannot be assigned: `numpy.array` makes
-    a copy that can be changed.
+    A ``Pipeline`` passes only X from step to step, but later steps may need a cell's mask or its token map. For numpy,
+    pandas and scikit-learn, this object is its pooled embeddings. Slicing, indexing and joining rows keep all parts.
+    Arithmetic and other array functions return plain arrays. Values cannot be assigned; `numpy.array` makes a copy that
+    can be changed.
 
     Parameters
     ----------
     pooled : array of shape (n, C)
         Mean of the tokens under the cell's mask, stored as float32.
     tokens : float16 array of shape (n, C, h, w), optional
-        Pre-neck token maps; only where ``SAMLoRAEmbedder(keep=("tokens", ...))`` kept them.
+        Pre-neck token maps, if ``SAMLoRAEmbedder(keep=("tokens", ...))`` kept them.
     masks : bool array of shape (n, H, W), optional
         Cell masks in the square frame that the network saw.
     crops : uint8 array of shape (n, 128, 128, 3), optional
-        Cells on grey. Where they are not given, they are cut from the images when they are indexed.
+        Cells on grey. If they are not given, they are cut from the images when they are indexed.
     quality : structured array of shape (n,), optional
-        How far each mask can be trusted; `pandas.DataFrame(quality)` shows it as a table. Fields: "area" of the mask
-        and "border" of the image inside it, as shares; "components" found, of which the largest was taken;
-        "confidence", the mask's mean probability; "fallback", whether no plausible cell was found and the whole
-        image stands in for it; "flat", whether the image shows nothing, being of one colour.
+        Quality of each mask; `pandas.DataFrame(quality)` shows it as a table. Fields: "area" of the mask and "border"
+        of the image inside it, as shares; "components" found, of which the largest was taken; "confidence", the mask's
+        mean probability; "fallback", whether no plausible cell was found and the whole image replaces it; "flat",
+        whether the image has only one colour.
     images : sequence of n images, optional
-        What was embedded, such as the paths.
+        The embedded images, such as their paths.
     domain : array-like of shape (n,), optional
-        The laboratory of each cell, strings or ints; None or NaN where it is unknown. `SAMLoRAEmbedder` takes it from a
-        table's column ``domain``, and `CrossDomainAutoencoder` reads it.
+        Laboratory of each cell, strings or ints; None or NaN if it is unknown. `SAMLoRAEmbedder` reads it from a
+        table's column ``domain``, and `CrossDomainAutoencoder` uses it.
 
     Notes
     -----
@@ -110,7 +110,14 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         Parameters
         ----------
         pooled : array-like of shape (n, C)
+            Embeddings of the cells.
         domain : array-like of shape (n,), optional
+            Laboratory of each cell, strings or ints.
+
+        Returns
+        -------
+        CellEmbeddings
+            The embeddings with the laboratories.
 
         Raises
         ------
@@ -197,7 +204,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         return pd.concat([features, self._cell_table(index)], axis=1)
 
     def to_anndata(self, obs: Any = None) -> Any:
-        """Return an AnnData object, for scanpy: ``X`` are the pooled embeddings, ``obs`` also holds quality and domain.
+        """Return an AnnData object for scanpy, with the pooled embeddings in ``X`` and quality and domain in ``obs``.
 
         The features in ``var`` are named as in `to_frame`.
 
@@ -300,7 +307,13 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         raise AttributeError(_LACKING.get(name, f"{type(self).__name__!r} object has no attribute {name!r}"))
 
     def copy(self) -> "CellEmbeddings":
-        """Return embeddings with all their parts, the pooled ones copied."""
+        """Return embeddings with all their parts and a copy of the pooled ones.
+
+        Returns
+        -------
+        CellEmbeddings
+            The copy.
+        """
         return CellEmbeddings(self.pooled.copy(), *(getattr(self, name) for name in _PARTS[1:]))
 
     def __eq__(self, other: object) -> Any:

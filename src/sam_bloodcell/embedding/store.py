@@ -47,7 +47,22 @@ class EmbeddingStore(RecordTable):
     def session(
         self, recipe: str, description: Mapping[str, Any], keep: Collection[str] = ()
     ) -> Iterator["EmbeddingSession"]:
-        """Open a session for the records of one recipe (a digest); the description is for readers."""
+        """Open a session for the records of one recipe.
+
+        Parameters
+        ----------
+        recipe : str
+            Digest of the weights and settings.
+        description : mapping
+            Description of the recipe, which `info` shows.
+        keep : collection of str, default=()
+            Parts to keep in addition to the pooled embeddings, such as "tokens".
+
+        Yields
+        ------
+        EmbeddingSession
+            The open session.
+        """
         session = EmbeddingSession(self, recipe[:16], keep)
         row = (session.recipe, json.dumps(description))
         if not self.read_only:

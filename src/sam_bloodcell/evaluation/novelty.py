@@ -77,7 +77,20 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "AbstainingClassifier":
-        """Fit to `X` (n_samples, n_features) and `y` (n_samples,) with at least two classes, and set the threshold."""
+        """Fit the classifier, and set the threshold.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of the training cells.
+        y : array-like of shape (n_samples,)
+            Class of each cell, with at least two classes.
+
+        Returns
+        -------
+        self : object
+            The fitted classifier.
+        """
         if self.criterion not in _CRITERIA:
             names = ", ".join(_CRITERIA)
             raise ValueError(f"Got criterion={self.criterion!r} but expected one of {names}. Fix: pass one of these.")
@@ -103,12 +116,34 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return self
 
     def novelty(self, X: Any) -> NDArray[np.float64]:
-        """Return how unlike the training cells each cell is, (n_samples,); higher means less alike."""
+        """Return how much each cell differs from the training cells.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of the cells.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The novelty. It is higher for cells that differ more.
+        """
         X = self._checked(X)
         return _measure(self._fitted_measure, X)
 
     def predict(self, X: Any) -> NDArray:
-        """Return each cell's class, or `unknown`, (n_samples,)."""
+        """Return the class of each cell, or `unknown`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of the cells.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The answers.
+        """
         X = self._checked(X)
         unknown = _measure(self._fitted_measure, X) > self.threshold_
         found = np.asarray(self.estimator_.predict(X))
@@ -122,7 +157,18 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the classifier's probabilities of `classes_`, (n_samples, n_classes), including unknown cells."""
+        """Return the classifier's probabilities, including those of unknown cells.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of the cells.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of `classes_`.
+        """
         X = self._checked(X)
         found = self.estimator_.predict_proba(X)
         order = np.asarray(getattr(self.estimator_, "classes_", self.classes_)).tolist()

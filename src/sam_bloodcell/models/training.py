@@ -1,6 +1,6 @@
-"""One training loop for every network here: it knows a module, a loss and batches, and no estimator.
+"""One training loop for all networks of this package, which needs a module, a loss and batches.
 
-The ladder: `train` -> `_Run.epoch` -> `_Run.step`.
+The calls are nested: `train` -> `_Run.epoch` -> `_Run.step`.
 """
 
 import io
@@ -56,7 +56,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Validation:
-    """What to look at after every epoch, and when to stop for it."""
+    """The validation after every epoch, and when it stops the training."""
 
     score: Callable[[nn.Module], Mapping[str, float]]  # computed on cells that are not trained on
     monitor: str  # key of the number that decides; higher is better; the weights of its best epoch are kept
@@ -77,11 +77,11 @@ def train(
 ) -> list[dict[str, float]]:
     """Train `module` in place; return the history, one dict per epoch.
 
-    A row holds epoch, learning_rate, the mean of every loss term and the validation's numbers. With a validation the
-    module ends with the weights of the best epoch, without it with those of the last.
+    A row has epoch, learning_rate, the mean of every loss term and the validation's numbers. With validation, the
+    module ends with the weights of the best epoch, otherwise with those of the last epoch.
 
-    Ctrl-C ends the training with a warning and keeps the last full epoch; before the end of the first epoch it
-    interrupts as usual. A loss that stops being finite raises FloatingPointError.
+    Ctrl-C ends the training with a warning and keeps the last full epoch. Before the end of the first epoch, it
+    interrupts as usual. A loss that is not finite raises FloatingPointError.
 
     A `checkpoint` is written atomically after every epoch. If the file exists, training resumes from it. It contains
     only trained parameters, not frozen ones. `fingerprint` names the run (data and settings), and a checkpoint of
@@ -102,7 +102,7 @@ def train(
             if not run.history:
                 raise
             warnings.warn(
-                f"Interrupted: keeping what {len(run.history)} full epochs of {plan.epochs} arrived at.", stacklevel=2
+                f"Interrupted: keeping the weights after {len(run.history)} of {plan.epochs} epochs.", stacklevel=2
             )
     module.load_state_dict(run.best if validation else run.last, strict=False)
     module.eval()
@@ -189,7 +189,7 @@ class _Run:
         return {name: value.item() for name, value in terms.items()}
 
     def save(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
-        """Write everything that going on needs; a write that dies leaves the last whole checkpoint."""
+        """Write everything that is needed to resume; an interrupted write leaves the last checkpoint unchanged."""
         state = {
             "fingerprint": fingerprint,
             "trained": self.last,
@@ -217,14 +217,14 @@ class _Run:
         if found != fingerprint:
             raise ValueError(
                 f"The checkpoint '{checkpoint}' belongs to a training with other data or settings. Fix: delete it to "
-                "start anew, or name another file."
+                "start again, or name another file."
             )
         try:
             self._restore(state)
         except (LookupError, RuntimeError, TypeError, ValueError) as exc:
             raise ValueError(
                 f"The checkpoint '{checkpoint}' is incomplete or of another version: {exc!s:.200}. Fix: delete it to "
-                "start anew, or name another file."
+                "start again, or name another file."
             ) from exc
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -243,7 +243,7 @@ class _Run:
 
 
 def best_epoch(scores: Iterable[float]) -> int:
-    """Index of the first highest score; NaN is lower than anything."""
+    """Return the index of the first highest score; NaN is lower than anything."""
     values = [-math.inf if math.isnan(score) else score for score in scores]
     return values.index(max(values))
 

@@ -143,13 +143,33 @@ class LoRATraining(BaseEstimator):
         self, images: Sequence[Any], masks: Sequence[Any] | str, *, backbone: Backbone, start: Adapter | None,
         image_size: int, pixel_stats: PixelStats | None, device: torch.device, verbose: int = 0,
     ) -> TrainedAdapter:  # fmt: skip
-        """Train an adapter on images, as `as_image_list` returns them, with one mask per image.
+        """Train an adapter on images with one mask per image.
 
-        `masks` are paths or (H, W) arrays, as `images.load_mask` reads them, or "auto", which makes them from the stain
-        and leaves out images in which it finds no plausible cell. Training starts with the decoder of `start`, and with
-        its LoRA factors if rank and blocks are the same, otherwise with new factors and a warning. If `start` is None,
-        it starts with the decoder of the backbone. The encoder sees the images at `image_size` px. Pixel statistics of
-        None are those of `start`, or else are measured on the training images.
+        Parameters
+        ----------
+        images : sequence of images
+            Images, as `as_image_list` returns them.
+        masks : sequence of masks or "auto"
+            Paths or (H, W) arrays, as `images.load_mask` reads them. "auto" makes them from the stain, and leaves out
+            images in which it finds no plausible cell.
+        backbone : Backbone
+            Base weights of the encoder.
+        start : Adapter or None
+            Adapter with which training starts: its decoder, and its LoRA factors if rank and blocks are the same
+            (otherwise new factors, with a warning). None starts with the decoder of the backbone.
+        image_size : int
+            Side in pixels to which the encoder resizes an image.
+        pixel_stats : tuple or None
+            Pixel statistics. None stands for those of `start`, or for those of the training images without `start`.
+        device : torch.device
+            Device of the training.
+        verbose : int, default=0
+            If above 0, show progress bars.
+
+        Returns
+        -------
+        TrainedAdapter
+            The adapter, the history and the best epoch.
         """
         self._validate_params()
         check_resumable(self.checkpoint, self.random_state)

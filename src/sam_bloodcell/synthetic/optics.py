@@ -26,21 +26,23 @@ class Laboratory:
         and of purple-black granules, of haemoglobin, and of the dried plasma between the cells. Each is the optical
         density (natural logarithm, >= 0) in red, green and blue, which transmits ``light * exp(-density)``
         (Beer-Lambert).
-    light : 3 float
+    light : 3 float, default=(0.99, 0.91, 0.83)
         Colour of the empty field. 1 is the brightest value that the camera stores, and more is overexposed.
-    vignette : float
+    vignette : float, default=0.05
         Share of the light lost in the corners, in [0, 1).
-    blur, cell_diameter : float
-        Standard deviation of the point spread, and diameter of a typical neutrophil (the magnification), both as
-        fractions of the image side.
-    red_cell_coverage, red_cell_ghost : float
-        Share of the field that red cells cover, and degree to which they are unstained (0 draws stained cells, 1 only a
-        faint outline of each), both in [0, 1].
-    edge : float
+    blur : float, default=0.003
+        Standard deviation of the point spread, as a fraction of the image side.
+    cell_diameter : float, default=0.38
+        Diameter of a typical neutrophil (the magnification), as a fraction of the image side.
+    red_cell_coverage : float, default=0.45
+        Share of the field that red cells cover, in [0, 1].
+    red_cell_ghost : float, default=0.0
+        Degree to which red cells are unstained, in [0, 1]: 0 draws stained cells, 1 only a faint outline of each.
+    edge : float, default=0.05
         Optical density of the dark, refractile line around a white cell.
-    noise : float
+    noise : float, default=0.008
         Standard deviation of the sensor noise, as a fraction of the brightest value.
-    jpeg_quality : int
+    jpeg_quality : int, default=92
         Quality of the JPEG compression, 1 to 95.
 
     Examples

@@ -38,7 +38,7 @@ def read_published_adapter(
         Backbone on which the adapter was trained. For vit_b, vit_l and vit_h, the file's shapes are checked.
     image_size : int, default=224
         Image side in pixels at which the adapter was trained, which the file does not contain.
-    pixel_stats : tuple
+    pixel_stats : tuple, optional
         ((mean R, G, B), (std R, G, B)) of the training images in 0-255 units. By default, they are those of the
         published run.
 
