@@ -42,7 +42,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or a torch device nam
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per forward pass (default: by memory).")]
 Jobs = Annotated[
     int | None,
-    typer.Option("--n-jobs", callback=_not_zero, help="Number of processes, or -1 for one per core (default: 1)."),
+    typer.Option(
+        "--n-jobs", callback=_not_zero, help="Number of processes, -1 for one per core (default: one on all cores)."
+    ),
 ]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder that caches embeddings for later runs.")]
 Classes = Annotated[str | None, typer.Option(help="Labels to keep, separated by commas (default: all).")]
