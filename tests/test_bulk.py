@@ -516,7 +516,7 @@ def test_images_are_found(folder, tmp_path):
     (tmp_path / "none").mkdir()
     for source, message in (
         (tmp_path / "bad.csv", r"lacks the column\(s\) path"),
-        (tmp_path / "none", "holds no image"),
+        (tmp_path / "none", "contains no image"),
     ):
         with pytest.raises(ValueError, match=message):
             find_images([source])
@@ -551,10 +551,10 @@ def test_other_tables_are_no_images(tmp_path, name):
 def test_a_folder_that_holds_more_than_its_images_is_told(folder, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.svs").touch()
-    with pytest.raises(ValueError, match=r"holds no image .*There is: .*\(\.svs\): 1 \(1 in 'a'\)"):
+    with pytest.raises(ValueError, match=r"contains no image .*It contains: .*\(\.svs\): 1 \(1 in 'a'\)"):
         find_images(tmp_path)
     (tmp_path / "2.png").touch()
-    with pytest.warns(UserWarning, match="Not all of"):
+    with pytest.warns(UserWarning, match="Some files of"):
         assert len(find_images(tmp_path)) == 1
 
 

@@ -82,7 +82,7 @@ def test_the_trap_works(tmp_path):
 def test_backbones(tmp_path, trap, content, name):
     (tmp_path / name).write_bytes(content(trap))
     backbone = tmp_path if name == "model.safetensors" else tmp_path / name
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         SAMLoRAEmbedder(str(backbone)).fit(CELLS.images)
 
 
@@ -90,9 +90,9 @@ def test_backbones(tmp_path, trap, content, name):
 def test_published_adapters(tmp_path, trap, content):
     path = tmp_path / "published.pth"
     path.write_bytes(content(trap))
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         read_published_adapter(path)
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         SAMLoRAEmbedder("vit_tiny", path).fit(CELLS.images)
 
 
@@ -102,7 +102,7 @@ def test_adapter_folders(tmp_path, trap, content, name):
     folder = SAMLoRAEmbedder("vit_tiny").fit(CELLS.images).save_pretrained(tmp_path / "adapter")
     (folder / name).write_bytes(content(trap))
     (folder / "adapter_model.bin").write_bytes(content(trap))  # PEFT's older, pickled name is never looked at
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         SAMLoRAEmbedder.from_pretrained(folder)
 
 
@@ -132,7 +132,7 @@ def test_autoencoders(tmp_path, trap, content):
         autoencoder.fit(np.random.default_rng(0).normal(size=(20, 4)))
     folder = autoencoder.save_pretrained(tmp_path / "autoencoder")
     (folder / "autoencoder.safetensors").write_bytes(content(trap))
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         CrossDomainAutoencoder.from_pretrained(folder)
 
 

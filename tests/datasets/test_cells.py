@@ -139,7 +139,7 @@ class TestFolder:
         for name in ("no domain.png", "a/no label.png", "a/.checkpoints/4.png", "a/lym/1_masks.png"):
             _touch(folder / name)
         (folder / "linked").symlink_to(tmp_path / "elsewhere")
-        with pytest.warns(UserWarning, match="Not all of") as caught:
+        with pytest.warns(UserWarning, match="Some files of") as caught:
             cells = load_cells(folder)
         assert len(caught) == 1
         for told in ("of a laboratory and a class: 1 (1 in '.')", "of a class: 1 (1 in 'a')"):

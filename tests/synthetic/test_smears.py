@@ -191,7 +191,7 @@ def test_a_laboratory_of_ones_own():
     ("arguments", "message"),
     [
         ({"image_size": 0}, "Got image_size=0 but expected a positive integer. Fix: "),
-        ({"image_size": 8}, "Got image_size=8 but expected at least 16 pixels; "),
+        ({"image_size": 8}, "Got image_size=8 but expected at least 16 pixels. Fix: "),
         ({"n_cells_per_class": -1}, "Got n_cells_per_class=-1 but expected a positive integer. Fix: "),
         ({"n_cells_per_class": 1.5}, "Got n_cells_per_class=1.5 but expected a positive integer. Fix: "),
         ({"n_cells_per_class": True}, "Got n_cells_per_class=True but expected a positive integer. Fix: "),
