@@ -39,6 +39,11 @@ autodoc_member_order = "bysource"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+# Every object of the reference describes its parameters and results. Not required are extended summaries, examples and
+# See Also, and return values may have names.
+numpydoc_validation_checks = {"all", "ES01", "EX01", "RT02", "SA01"}
+numpydoc_validation_exclude = {r"\.CellsFinding\.(stops|text)$"}  # fields of a NamedTuple, which Python documents
+
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",

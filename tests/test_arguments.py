@@ -237,7 +237,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
             Bad("csv_or_folder", [None, 3], NO_PATH),
             Bad("csv_or_folder", ["nowhere", ""], "exist|empty path"),
             Bad("csv_or_folder", [lambda made: made.folder / "cells" / "lab_a"], "domain/label/image"),
-            Bad("csv_or_folder", [lambda made: made.cells.paths[0]], "no readable CSV"),
+            Bad("csv_or_folder", [lambda made: made.cells.paths[0]], "not a readable CSV"),
             Bad("classes", [["blast"], "lymphocyte", 3, ["monocyte"] * 2], "class"),
             Bad("classes", [[]], "No cell"),
             Bad("domains", [["mars"], "lab_a", 3], "domain"),
@@ -294,7 +294,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
             Bad("csv", ["nowhere.csv"], "No such file"),
             Bad("csv", [3], NO_PATH),
             Bad("csv", [lambda made: made.csv], "lacks the column"),
-            Bad("csv", [lambda made: made.cells.paths[0]], "no readable CSV"),
+            Bad("csv", [lambda made: made.cells.paths[0]], "not a readable CSV"),
         ],
     ),
     datasets.data_home: (
@@ -424,7 +424,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
     ),
     read_published_adapter: (
         NotCalled(),
-        [Bad("path", [None, 3], NO_PATH), Bad("path", ["nowhere", lambda made: made.csv], "nowhere|no readable")],
+        [Bad("path", [None, 3], NO_PATH), Bad("path", ["nowhere", lambda made: made.csv], "nowhere|not a readable")],
     ),
     read_published_autoencoder: (
         NotCalled(),
@@ -458,7 +458,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
         NotCalled(folder_or_repo="pipeline"),
         [
             Bad("folder_or_repo", [None, 3], NO_PATH),
-            Bad("folder_or_repo", [lambda made: made.folder], "no pipeline folder"),
+            Bad("folder_or_repo", [lambda made: made.folder], "not the folder of a saved pipeline"),
             Bad("trusted", ["x"]),
         ],
     ),

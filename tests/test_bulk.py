@@ -356,7 +356,7 @@ def test_text_with_gaps_is_written_whichever_images_can_be_read(embedder, folder
 def test_a_column_with_a_name_of_the_file_s_own_is_refused(embedder, folder, tmp_path, monkeypatch, suffix, name):
     monkeypatch.setattr(encoder, "run_network", None)
     table = pd.DataFrame({"path": find_images([folder])["path"][:4], name: 1})
-    with pytest.raises(ValueError, match=f"Got the column.s. {name}, which are names of our own. Fix: rename"):
+    with pytest.raises(ValueError, match=f"Got the column.s. {name}, whose names the file uses itself. Fix: rename"):
         embed_to_file(embedder, table, tmp_path / f"a.{suffix}")
 
 
@@ -463,7 +463,8 @@ def test_what_cannot_be_tidied_up_does_not_make_finished_work_an_error(embedder,
 
     monkeypatch.setattr(bulk, "remove", refuse)
     with pytest.warns(
-        UserWarning, match=r"a\.npz' is whole, but '.*unfinished' stays: Device or resource busy\. Fix: del"
+        UserWarning,
+        match=r"a\.npz' is complete, but '.*unfinished' could not be deleted: Device or resource busy",
     ):
         out = embed_to_file(embedder, find_images([folder]), tmp_path / "a.npz")
     assert len(np.load(out)["path"]) == 10
@@ -515,7 +516,7 @@ def test_images_are_found(folder, tmp_path):
     (tmp_path / "none").mkdir()
     for source, message in (
         (tmp_path / "bad.csv", r"lacks the column\(s\) path"),
-        (tmp_path / "none", "holds no image"),
+        (tmp_path / "none", "contains no image"),
     ):
         with pytest.raises(ValueError, match=message):
             find_images([source])
@@ -543,17 +544,17 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
 @pytest.mark.parametrize("name", ["cells.txt", "cells.xlsx", "cells.PARQUET"])
 def test_other_tables_are_no_images(tmp_path, name):
     (tmp_path / name).write_text("path,label\n1.png,lym\n")
-    with pytest.raises(ValueError, match=rf"{name}' is no image\. Fix: if it is a table, save it as \.csv"):
+    with pytest.raises(ValueError, match=rf"{name}' is not an image\. Fix: if it is a table, save it as \.csv"):
         find_images(tmp_path / name)
 
 
 def test_a_folder_that_holds_more_than_its_images_is_told(folder, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.svs").touch()
-    with pytest.raises(ValueError, match=r"holds no image .*There is: .*\(\.svs\): 1 \(1 in 'a'\)"):
+    with pytest.raises(ValueError, match=r"contains no image .*It contains: .*\(\.svs\): 1 \(1 in 'a'\)"):
         find_images(tmp_path)
     (tmp_path / "2.png").touch()
-    with pytest.warns(UserWarning, match="Not all of"):
+    with pytest.warns(UserWarning, match="Some files of"):
         assert len(find_images(tmp_path)) == 1
 
 

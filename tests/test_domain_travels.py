@@ -303,8 +303,8 @@ def test_a_part_without_an_added_laboratory_says_that_it_has_to_be_added_again(a
         (3, ValueError, "Got name=3 but the fit knew 'lab_a'. Fix: pass a name of the same type"),
         (True, TypeError, "Got name=True but expected a text or an integer"),
         ("", TypeError, "Got name='' but expected"),
-        ("lab_a", ValueError, "known already"),
-        ("other", ValueError, r"X holds cells of \['new'\]"),
+        ("lab_a", ValueError, "already known"),
+        ("other", ValueError, r"X has cells of \['new'\]"),
     ],
 )
 def test_a_laboratory_that_cannot_be_added_leaves_all_as_it_was(aligned, frame, name, error, message):
@@ -317,7 +317,7 @@ def test_a_laboratory_that_cannot_be_added_leaves_all_as_it_was(aligned, frame, 
 def test_a_laboratory_cannot_be_added_to_a_fit_that_knew_none(frame):
     with pytest.warns(UserWarning, match="Got no domain"):
         alone = autoencoder().fit(moved(frame).pooled)
-    with pytest.raises(ValueError, match="The fit knew no domain"):
+    with pytest.raises(ValueError, match="The fit had no domains"):
         alone.add_domain(moved(frame), "new")
 
 

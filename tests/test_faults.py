@@ -170,7 +170,7 @@ def test_a_command_fails_in_one_line(csv, tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("Error: ")
-    assert "so that it is not written. Fix: free space" in done.stderr
+    assert "so it was not written. Fix: free space" in done.stderr
 
 
 SAVES = """

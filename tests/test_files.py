@@ -77,7 +77,7 @@ def test_an_error_of_the_tidying_hides_no_error_of_the_writing(tmp_path, monkeyp
     def closed(self):
         raise PermissionError(errno.EACCES, "closed")
 
-    with pytest.raises(PermissionError, match=r"Permission denied, so that it is not written\. Fix: "):
+    with pytest.raises(PermissionError, match=r"Permission denied, so it was not written\. Fix: "):
         write()
 
 
@@ -116,7 +116,7 @@ except OSError as exc:
 
 
 def test_a_sparse_file_that_will_not_fit_is_told_before_it_is_written_to(on_full_disk):
-    assert "No space left on device, so that it is not written. Fix: free space" in on_full_disk(FULL)
+    assert "No space left on device, so it was not written. Fix: free space" in on_full_disk(FULL)
 
 
 def test_allocated_space_stays_as_it_was(tmp_path):

@@ -82,7 +82,7 @@ def test_the_trap_works(tmp_path):
 def test_backbones(tmp_path, trap, content, name):
     (tmp_path / name).write_bytes(content(trap))
     backbone = tmp_path if name == "model.safetensors" else tmp_path / name
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         SAMLoRAEmbedder(str(backbone)).fit(CELLS.images)
 
 
@@ -90,9 +90,9 @@ def test_backbones(tmp_path, trap, content, name):
 def test_published_adapters(tmp_path, trap, content):
     path = tmp_path / "published.pth"
     path.write_bytes(content(trap))
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         read_published_adapter(path)
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         SAMLoRAEmbedder("vit_tiny", path).fit(CELLS.images)
 
 
@@ -102,7 +102,7 @@ def test_adapter_folders(tmp_path, trap, content, name):
     folder = SAMLoRAEmbedder("vit_tiny").fit(CELLS.images).save_pretrained(tmp_path / "adapter")
     (folder / name).write_bytes(content(trap))
     (folder / "adapter_model.bin").write_bytes(content(trap))  # PEFT's older, pickled name is never looked at
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         SAMLoRAEmbedder.from_pretrained(folder)
 
 
@@ -120,7 +120,7 @@ def test_checkpoints_of_a_training(tmp_path, trap, content):
     embedder = SAMLoRAEmbedder(
         "vit_tiny", training=LoRATraining(epochs=1, validation_fraction=0, checkpoint=checkpoint, random_state=0)
     )
-    with pytest.raises(ValueError, match=r"run\.ckpt' is no checkpoint of a training: .*Fix: delete it"):
+    with pytest.raises(ValueError, match=r"run\.ckpt' is not a checkpoint of a training: .*Fix: delete it"):
         embedder.fit(CELLS.images, masks=CELLS.masks)
     assert checkpoint.read_bytes() == content(trap)
 
@@ -132,14 +132,14 @@ def test_autoencoders(tmp_path, trap, content):
         autoencoder.fit(np.random.default_rng(0).normal(size=(20, 4)))
     folder = autoencoder.save_pretrained(tmp_path / "autoencoder")
     (folder / "autoencoder.safetensors").write_bytes(content(trap))
-    with pytest.raises(WeightsUnavailableError, match="no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match="not a readable weights file"):
         CrossDomainAutoencoder.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("content", FOREIGN)
 def test_pipelines_that_are_pickles(tmp_path, trap, content):
     (tmp_path / "pipeline.skops").write_bytes(content(trap))
-    with pytest.raises(WeightsUnavailableError, match=r"is no pipeline that can be read: .*Fix: "):
+    with pytest.raises(WeightsUnavailableError, match=r"is not a readable pipeline: .*Fix: "):
         from_pretrained(tmp_path)
 
 

@@ -1,6 +1,6 @@
 """Classify single blood cell images across laboratories.
 
-`SAMLoRAEmbedder` and `CrossDomainAutoencoder` are scikit-learn transformers that chain in front of any classifier.
+`SAMLoRAEmbedder` and `CrossDomainAutoencoder` are scikit-learn transformers that work with any classifier.
 """
 
 from importlib import import_module
@@ -41,7 +41,7 @@ __all__ = [
     "save_pretrained",
 ]
 
-# Public names are imported when they are first used: `sam-bloodcell --help` and `datasets` need no torch.
+# Public names are imported on first use, because `sam-bloodcell --help` and `datasets` do not need torch.
 _MODULES = {
     "CellClassifier": ".classification.cell_classifier",
     "CellEmbeddings": ".embedding.embeddings",
@@ -59,14 +59,14 @@ _MODULES = {
     "save_pretrained": ".weights.pipelines",
 }
 
-if not TYPE_CHECKING:  # a type checker would take every other name, too
+if not TYPE_CHECKING:  # a type checker would also accept every other name
 
     def __getattr__(name: str) -> object:
         if name in _MODULES:
             value = getattr(import_module(_MODULES[name], __name__), name)
         elif not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
             value = import_module(f".{name}", __name__)
-            for part in iter_modules(getattr(value, "__path__", ())):  # so that sam_bloodcell.embedding.store is there
+            for part in iter_modules(getattr(value, "__path__", ())):  # for sam_bloodcell.embedding.store
                 import_module(f"{value.__name__}.{part.name}")
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Any number of images embedded into one table file, with near-constant memory; an interrupted run resumes."""
+"""Embedding of any number of images into one file, with near-constant memory; it resumes if interrupted."""
 
 import json
 import os
@@ -36,40 +36,41 @@ from .images.listing import IMAGE_SUFFIXES, Listing, describe
 from .images.reading import read_file
 from .segmentation.cell import QUALITY
 
-# Rows in memory at once. Few are embedded at a time, because the heap grows with what is kept between forward passes.
+# Rows in memory at once. Only a few are embedded at a time, because data kept between forward passes fills the heap.
 _EMBEDDED_AT_ONCE = 1024
 _WRITTEN_AT_ONCE = 8192
 # Suffixes of tables that are not read.
 _OTHER_TABLES = frozenset({".feather", ".json", ".ods", ".parquet", ".tab", ".txt", ".xls", ".xlsm", ".xlsx"})
-# Names that a file uses itself.
+# Column names that a file uses itself.
 _OWN_COLUMNS = {"embeddings", "features", "made_by", *(f"quality_{name}" for name in QUALITY.names or ())}
 
 
 def find_images(
     sources: str | os.PathLike | Iterable[str | os.PathLike], *, root: str | os.PathLike | None = None
 ) -> pd.DataFrame:
-    """List images.
+    """List images in files, folders and tables.
 
     Parameters
     ----------
     sources : path or iterable of paths
-        Image files; folders, searched with all their sub-folders but for masks (names that end in "_mask") and hidden
-        or system files, with a warning if something else that looks like data was not taken; tables, ``.csv`` or
-        ``.tsv``, with a column "path" (relative to the table), whose other columns are kept as text.
+        Image files, folders and tables. Folders are searched with all sub-folders, except for masks (names that end in
+        "_mask") and hidden or system files. A warning names other files that look like data but were not taken. Tables,
+        ``.csv`` or ``.tsv``, have a column "path" (relative to the table). Their other columns are kept as text.
     root : path, optional
-        Folder that the paths of a table may not leave; default the table's own.
+        Folder that must contain all paths of a table (default: the table's folder).
 
     Returns
     -------
-    table : DataFrame
-        Column "path" and those of the tables; folders in the order of their names. Where all images of a folder lie as
-        laboratory/class/image, as `datasets.load_cells` reads them, also "domain" and "label".
+    pandas.DataFrame
+        The column "path" and the columns of the tables. Images of folders are in the order of their names. If all
+        images of a folder are arranged as laboratory/class/image, as for `datasets.load_cells`, there are also columns
+        "domain" and "label".
 
     Raises
     ------
     ValueError
-        If there is no source, one does not exist or holds no image, a table has no column "path", or a path leads out
-        of `root`.
+        If there are no sources, a source does not exist or contains no image, a table has no column "path", or a path
+        leads out of `root`.
     """
     table, listings = list_sources(sources, root=root)
     for listing in listings:
@@ -80,7 +81,7 @@ def find_images(
 def list_sources(
     sources: str | os.PathLike | Iterable[str | os.PathLike], *, root: str | os.PathLike | None = None
 ) -> tuple[pd.DataFrame, list[Listing]]:
-    """List images as `find_images`, without its warnings, and return what each of the folders holds too."""
+    """List images as `find_images` does, without its warnings, and also return the contents of each folder."""
     found = [_list(source, root) for source in _as_paths(sources)]
     return pd.concat([table for table, _ in found], ignore_index=True), [held for _, held in found if held is not None]
 
@@ -89,13 +90,13 @@ def describe_source(listing: Listing) -> str:
     """Say how many images a folder holds, and whether their laboratories and classes were read from their folders."""
     found, columns = f"{listing.root}: {len(listing.images)} images", domains_and_labels(listing)
     if columns is None:
-        return f"{found}, not all in folders of laboratory/class: no columns domain and label"
+        return f"{found}, not all in folders of laboratory/class, so there are no columns domain and label"
     domains, labels = columns.nunique()
     return f"{found} in laboratory/class: columns domain ({domains}) and label ({labels})"
 
 
 def check_not_a_source(out: str | os.PathLike, sources: Iterable[str | os.PathLike]) -> None:
-    """Raise if a file to write is one of the sources: the table of the images would be lost."""
+    """Raise if a file to write is one of the sources, because the table of the images would be lost."""
     for source in sources:
         if Path(out).exists() and Path(source).exists() and Path(out).samefile(source):
             raise ValueError(f"Got '{out}' as input and output. Fix: write to another file.")
@@ -120,15 +121,15 @@ def _list(source: Path, root: str | os.PathLike | None) -> tuple[pd.DataFrame, L
     if source.is_dir():
         listing = Listing(source)
         if not listing.images:
-            found = f" There is: {describe(listing.account())}." if listing.account() else ""
+            found = f" It contains: {describe(listing.account())}." if listing.account() else ""
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise ValueError(f"'{source}' holds no image ({suffixes}). Fix: check the folder.{found}")
+            raise ValueError(f"'{source}' contains no image ({suffixes}). Fix: check the folder.{found}")
         paths = pd.DataFrame({"path": [str(path) for path in listing.images]})
         return pd.concat([paths, domains_and_labels(listing)], axis=1), listing
     suffix = source.suffix.casefold()
     if suffix in _OTHER_TABLES:
         raise ValueError(
-            f"'{source}' is no image. Fix: if it is a table, save it as .csv with commas, or .tsv with tabs."
+            f"'{source}' is not an image. Fix: if it is a table, save it as .csv with commas, or .tsv with tabs."
         )
     if suffix in (".csv", ".tsv"):
         return read_table(source, ["path"], root=root), None
@@ -139,34 +140,37 @@ def embed_to_file(
     embedder: CellEmbedder, images: pd.DataFrame | Iterable[str | os.PathLike], out: str | os.PathLike, *,
     on_error: str = "raise", overwrite: bool = False,
 ) -> Path:  # fmt: skip
-    """Embed images into one file, row by row in their order.
+    """Embed images into one file, with a row per image in their order.
 
-    Embeddings are kept in the embedder's `cache_dir`, or without one in a folder beside the file (its name with
-    ".unfinished") until the file is whole. If the run is interrupted at any moment, the same call resumes it, repeats
-    one batch per worker at most, and on the same machine writes the same bytes. Progress bar, speed and spread over
-    processes are the embedder's `verbose`, `batch_size` and `n_jobs`.
+    Embeddings are kept in the embedder's `cache_dir` or, without one, in a folder next to the file (its name with
+    ".unfinished") until the file is complete. If the run is interrupted at any moment, the same call resumes it,
+    repeats at most one batch per worker, and writes the same bytes on the same machine. The embedder's `verbose`,
+    `batch_size` and `n_jobs` control progress bars, speed and the number of processes.
 
     Parameters
     ----------
     embedder : fitted SAMLoRAEmbedder, ViTEmbedder or FunctionEmbedder
+        Embedder of the images.
     images : iterable of paths, or DataFrame with a column "path"
-        Its other columns are carried over; a value that is missing is "" in ``.csv`` and ``.npz``.
+        Images to embed. Other columns are written to the file; missing values are "" in ``.csv`` and ``.npz``.
     out : path
-        ``.parquet`` or ``.csv``: a table with one column per feature; ``.h5ad``: AnnData, the columns in ``obs``;
-        ``.npz``: arrays. All hold the mask's quality too.
+        File to write: ``.parquet`` or ``.csv``, a table with one column per feature; ``.h5ad``, AnnData with the
+        columns in ``obs``; or ``.npz``, arrays. All include the quality of the masks.
     on_error : {"raise", "skip"}, default="raise"
-        "skip" leaves unreadable images out and lists them, with their rows, in a CSV beside the file.
-    overwrite : bool
-        Replace the file if there is one.
+        What to do with unreadable images. "skip" leaves them out and lists them, with their rows, in a CSV next to the
+        file.
+    overwrite : bool, default=False
+        Whether to replace an existing file.
 
     Returns
     -------
-    out : Path
+    pathlib.Path
+        The file that was written.
 
     Raises
     ------
     FileExistsError
-        If the file exists and is not to be replaced.
+        If the file exists and `overwrite` is False.
     ValueError
         If the suffix is none of the four, a path is missing, a column does not fit into the format or has a name of
         the file's own columns, or no image is left.
@@ -195,7 +199,7 @@ def embed_to_file(
     try:
         _check_names(table, {*_OWN_COLUMNS, *names})
         _try_format(write, table, work / out.name)
-        if not out.exists():  # the list of a run whose file is gone would seem to be that of this run
+        if not out.exists():  # a list of an earlier run whose file is gone would look like that of this run
             _list_failures(out, table, {})
         pooled, quality = _embed(embedder, table["path"].tolist(), store, work, failed if on_error == "skip" else None)
     except BaseException:
@@ -206,12 +210,13 @@ def embed_to_file(
     whole = pd.concat([table.iloc[rows].reset_index(drop=True), quality], axis=1)
     with replacing(out) as draft:
         write(draft, whole, pooled, names, embedder.encoder_.recipe.describe())
-        _list_failures(out, table, failed)  # before the file takes its place, which is the last thing that can fail
+        _list_failures(out, table, failed)  # before the file is moved into place, the last step that can fail
     del pooled
     try:
         remove(work)
-    except OSError as exc:  # a network file system or a virus scanner may hold a file of it
-        warnings.warn(f"'{out}' is whole, but '{work}' stays: {exc.strerror}. Fix: delete it.", stacklevel=2)
+    except OSError as exc:  # a network file system or a virus scanner may lock a file in it
+        found = f"'{out}' is complete, but '{work}' could not be deleted: {exc.strerror}."
+        warnings.warn(f"{found} Fix: delete it.", stacklevel=2)
     return out
 
 
@@ -241,7 +246,7 @@ def _as_text(path: Any, row: int) -> str:
 
 
 def _check_there(paths: Iterable[str]) -> None:
-    """Raise for the first path that does not exist, before hours of work on those before it."""
+    """Raise for the first path that does not exist, before hours of work on the paths before it."""
     for row, path in enumerate(paths):
         if not Path(path).exists():
             if how := how_to_find(path):
@@ -253,13 +258,13 @@ def _check_names(table: pd.DataFrame, own: set[str]) -> None:
     taken = sorted(own.intersection(map(str, table.columns)))
     if taken:
         shown = ", ".join(taken[:5]) + " ..." * (len(taken) > 5)
-        raise ValueError(f"Got the column(s) {shown}, which are names of our own. Fix: rename them.")
+        raise ValueError(f"Got the column(s) {shown}, whose names the file uses itself. Fix: rename them.")
 
 
 def _embed(
     embedder: CellEmbedder, paths: list[str], store: EmbeddingStore, work: Path, failed: dict[int, str] | None
 ) -> tuple[NDArray[np.float32], pd.DataFrame]:
-    """Embed the images that can be read: their embeddings, memory-mapped, and the quality of their masks."""
+    """Embed the readable images, and return memory-mapped embeddings and the quality of the masks."""
     encoder = replace(embedder.encoder_, keep=())
     shape = (len(paths), embedder.n_features_out_)
     pooled = np.lib.format.open_memmap(work / "pooled.npy", "w+", np.float32, shape)
@@ -282,7 +287,7 @@ def _embed(
 
 
 def _list_failures(out: Path, table: pd.DataFrame, failed: dict[int, str]) -> None:
-    """Write what could not be read beside the file; the list of an earlier run goes."""
+    """Write a list of unreadable images next to the file, in place of that of an earlier run."""
     errors = out.with_name(out.name + ".errors.csv")
     errors.unlink(missing_ok=True)
     if failed:
@@ -306,14 +311,14 @@ def _writer_of(out: Path) -> _Writer:
 
 
 def _try_format(write: _Writer, table: pd.DataFrame, path: Path) -> None:
-    """Write the table without embeddings first: what the format cannot hold is found before hours of work."""
+    """Write the table without embeddings first, to find values that the format cannot store before hours of work."""
     other = [row for row, image in enumerate(table["path"]) if path.suffix != ".npz" and not is_utf8(image)]
     if other:
         image = os.fsencode(table["path"].iloc[other[0]])
         fix = f"Fix: rename {len(other)} such file(s) or their folders, or write to .npz."
         raise ValueError(f"Row {other[0]}: the path {image!r} is not UTF-8, which {path.suffix} must be. {fix}")
     try:
-        write(path, table, np.zeros((len(table), 1), np.float32), ["feature"], {})  # older AnnData warns of no feature
+        write(path, table, np.zeros((len(table), 1), np.float32), ["feature"], {})  # older AnnData warns without one
     except OSError as exc:
         raise unwritable(path, exc) from exc
     except Exception as exc:
@@ -350,16 +355,16 @@ def _write_csv(path: Path, table: pd.DataFrame, pooled: NDArray, names: list[str
         for rows in _slices(len(table), _WRITTEN_AT_ONCE):
             features = pd.DataFrame(pooled[rows], columns=names, index=table.index[rows])
             part = pd.concat([table.iloc[rows], features], axis=1)
-            part.to_csv(file, index=False, header=rows.start == 0)  # floats in the digits that tell them apart
+            part.to_csv(file, index=False, header=rows.start == 0)  # floats with enough digits to be exact
 
 
 def _write_h5ad(path: Path, table: pd.DataFrame, pooled: NDArray, names: list[str], made_by: dict[str, Any]) -> None:
     from anndata import AnnData
 
-    # AnnData would decide by the values whether text becomes a category, and could not write other text with gaps.
+    # AnnData would choose by the values whether text becomes a category, and cannot write other text with gaps.
     obs = table.apply(lambda column: column.astype("category") if _is_text(column) else column)
     obs = obs.set_index(pd.RangeIndex(len(table)).astype(str))
-    values = pooled.view(np.ndarray)  # still memory-mapped; h5py writes it piece by piece
+    values = pooled.view(np.ndarray)  # still memory-mapped; h5py writes it in pieces
     AnnData(values, obs=obs, var=pd.DataFrame(index=names), uns={"sam_bloodcell": json.dumps(made_by)}).write_h5ad(path)
 
 
@@ -378,7 +383,7 @@ def _as_numbers_or_text(column: pd.Series) -> NDArray:
         if values.dtype.kind == "f" and column.dtype.kind in "iu" and (column.dropna().abs() > 2**53).any():
             raise ValueError(f"'{column.name}' has gaps and integers that are too large for floats")
         return values
-    # As in a CSV: "None" or "nan" would be text like any other.
+    # Gaps are "", as in a CSV, because "None" or "nan" would be ordinary text.
     return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=str)
 
 

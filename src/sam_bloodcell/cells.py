@@ -1,4 +1,4 @@
-"""Cells as columns: what every loader returns, and the checks of columns such as the label and the domain."""
+"""Cells as columns: the result of every loader, and checks of columns such as the label and the domain."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 # Statistics of fewer cells of a laboratory are poor: on one laboratory, left out of the fit, balanced accuracy was 0.63
-# with one cell a call, 0.74 with 5, 0.79 with 20 and 0.80 with all.
+# with one cell per call, 0.74 with 5, 0.79 with 20 and 0.80 with all.
 FEW_CELLS = 20
 
 # Share of its training cells that the benchmark's default network holds out to stop early. Five folds leave four cells
@@ -22,6 +22,11 @@ NETWORK_HELD_OUT = 0.25
 
 class Cells(Bunch):
     """A scikit-learn Bunch of cells, with their labels as text and a table for a pipeline.
+
+    Parameters
+    ----------
+    **kwargs : dict
+        Entries of the Bunch, as from `load_cells`.
 
     Examples
     --------
@@ -40,12 +45,12 @@ class Cells(Bunch):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row per cell with the columns path, domain, label, and group and mask where there are any.
+        """A row per cell with the columns path, domain and label, and group and mask if there are any.
 
-        This is the X of a pipeline: `SAMLoRAEmbedder` reads path and domain, and nothing else.
+        This is the X of a pipeline. `SAMLoRAEmbedder` reads only path and domain.
         """
         if self.get("paths") is None:
-            raise ValueError("These cells have images but no files. Fix: load_cells(save_cells(cells, folder)).")
+            raise ValueError("Got cells with images but expected files. Fix: load_cells(save_cells(cells, folder)).")
         table = pd.DataFrame({"path": self.paths, "domain": self.domain, "label": self.labels})
         if self.get("group") is not None:
             table["group"] = self.group
@@ -59,7 +64,7 @@ class Cells(Bunch):
 
 
 def _some(names: list[Any]) -> str:
-    """Write a list of names, of a long one the first five and the number of all."""
+    """Write a list of names, or the first five of a long list and the number of all."""
     return repr(names) if len(names) <= 8 else f"[{', '.join(map(repr, names[:5]))}, ... {len(names)} in all]"
 
 
@@ -87,9 +92,9 @@ def label_column(values: Any, name: str, n: int | None = None) -> NDArray[Any]:
 
 
 def domain_column(values: Any, n: int) -> NDArray[Any] | None:
-    """Return the domains of `n` cells as an array of shape (n,), None in rows whose domain is unknown.
+    """Return the domains of `n` cells as an array of shape (n,), with None in rows whose domain is unknown.
 
-    Where no domain is known, the whole is None.
+    If no domain is known, return None.
     """
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise TypeError(f"Got domain={values!r} but expected one value per cell. Fix: pass a list or an array.")
@@ -112,9 +117,9 @@ def some_of_each(labels: NDArray[Any], domains: NDArray[Any], n: int, rng: np.ra
 
 
 def can_hold_out(labels: NDArray[Any], share: float, *, of_each_class: bool) -> bool:
-    """Whether scikit-learn can hold out this share of the training cells to stop early, with two cells or more.
+    """Tell whether scikit-learn can hold out this share of the training cells, at least two, to stop early.
 
-    Where it holds out some `of_each_class`, both parts need a cell of each, and a class needs two.
+    If it holds out some `of_each_class`, both parts need a cell of each class, and each class needs two.
     """
     counts = np.unique(labels, return_counts=True)[1]
     held_out = int(np.ceil(share * len(labels)))
@@ -124,7 +129,7 @@ def can_hold_out(labels: NDArray[Any], share: float, *, of_each_class: bool) -> 
 
 
 def similar_values(values: Iterable[Any]) -> list[str]:
-    """Name the different values that look like one: case, spaces, dashes, accents, a plural s; "'a' and 'A'"."""
+    """Name different values that look alike: they differ in case, spaces, dashes, accents or a plural s."""
     alike: dict[str, list[str]] = {}
     for value in dict.fromkeys(map(str, values)):
         alike.setdefault(_plain(value), []).append(value)
@@ -132,24 +137,24 @@ def similar_values(values: Iterable[Any]) -> list[str]:
 
 
 def warn_of_similar(values: Iterable[Any], name: str, source: str) -> None:
-    """Warn of different values of the column `name` that look like one, as `similar_values` finds them."""
+    """Warn of different values of the column `name` that look alike, as `similar_values` finds them."""
     if groups := similar_values(values):
         shown = "; ".join(groups[:5]) + " ..." * (len(groups) > 5)
         warnings.warn(
-            f"'{source}' holds different {name}s that look like one: {shown}. Fix: give what is one {name} one name.",
+            f"'{source}' has different {name}s that look alike: {shown}. Fix: give one {name} one name.",
             stacklevel=3,
         )
 
 
 def _told_apart(names: list[str]) -> Iterable[str]:
-    """Write names so that a reader sees the difference, which may be in the bytes of an accent only."""
+    """Write names so that a reader sees the difference, which may only be in the bytes of an accent."""
     same = len({unicodedata.normalize("NFKC", name) for name in names}) < len(names)
     return map(ascii if same else repr, names)
 
 
 def _plain(name: str) -> str:
-    """Reduce a name to what tells it from others for a reader."""
-    # One of the ways to write accents, and no characters without a width.
+    """Reduce a name to the part that distinguishes it from others for a reader."""
+    # Normalise accents, and remove characters without a width.
     text = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
     text = re.sub(r"[\s_]+|(?<=\w)-(?=\w)", " ", text.casefold()).strip()
     return re.sub(r"(?<=[^\W\d_]{3})(s|\(s\))$", "", text)

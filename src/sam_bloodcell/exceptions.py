@@ -1,9 +1,9 @@
-"""The errors of this package; each is also one that scikit-learn's or Python's users expect."""
+"""The errors of this package; each is also a standard error of Python."""
 
 
 class ImageReadError(OSError, ValueError):
-    """An image could not be turned into pixels; the message names the row, the file and the fix."""
+    """An image could not be read; the message names the row, the file and the fix."""
 
 
 class WeightsUnavailableError(OSError):
-    """Weights could not be fetched or read; the message says from where and what to do."""
+    """Weights could not be downloaded or read; the message names the source and the fix."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Atomic writing of files: they are written to a temporary path, then moved into place."""
 
 import errno
 import os
@@ -12,9 +12,9 @@ from typing import Any
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a path to write a file or folder to, which takes the place of `path` only when all went well."""
+    """Yield a temporary path for a file or folder, which replaces `path` only if the block succeeds."""
     path = Path(path)
-    # The suffix stays, because some writers go by it. The name does not: with more before it, it may be too long.
+    # The suffix stays, because some writers depend on it. The name changes, because a longer one may be too long.
     draft = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield draft
@@ -24,15 +24,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as exc:
         raise unwritable(path, exc) from exc
     finally:
-        with suppress(OSError):  # it hides no error of the writing
+        with suppress(OSError):  # it must not hide an error of the writing
             remove(draft)
 
 
 @contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to write files to, which take the places of those in `folder` when all have been written.
+    """Yield an empty folder for files, which replace those in `folder` once all have been written.
 
-    What belongs together, such as factors and a decoder, is then never half new and half old.
+    Files that belong together, such as factors and a decoder, are therefore never partly new and partly old.
     """
     draft = make_folder(folder / f".{uuid.uuid4().hex}")
     try:
@@ -47,30 +47,30 @@ def replacing_files(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file, UTF-8, whole or not at all.
+    """Write a UTF-8 text file, whole or not at all.
 
-    What UTF-8 cannot hold, such as a file's name in another encoding, is escaped: work that is done must not be lost.
+    Characters that UTF-8 cannot encode, such as a file name in another encoding, are escaped, so that no work is lost.
     """
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def unwritable(path: str | os.PathLike, exc: OSError) -> OSError:
-    """Return an error that says what could not be written and what to do; of the same kind as `exc`."""
+    """Return an error of the same kind as `exc` that says what could not be written and what to do."""
     reason = exc.strerror or str(exc)
-    fix = "Fix: free space there, or write to a folder that has some and that you may write to"
-    return OSError(exc.errno, f"{reason}, so that it is not written. {fix}", os.fspath(path))
+    fix = "Fix: free space there, or choose a folder with space and write permission"
+    return OSError(exc.errno, f"{reason}, so it was not written. {fix}", os.fspath(path))
 
 
 def as_path(value: Any, name: str) -> Path:
-    """Return a path that is given as text, bytes or a path; anything else is an error that calls it `name`."""
+    """Return a path from text, bytes or a path; raise an error that calls it `name` for anything else."""
     if not isinstance(value, str | bytes | os.PathLike):
         raise TypeError(f"Got {name}={value!r} but expected a path. Fix: pass text or a pathlib.Path.")
     return Path(os.fsdecode(value))
 
 
 def how_to_find(path: str | os.PathLike) -> str:
-    """Return what to do about a path that does not exist, by what is peculiar about its name; "" for nothing."""
+    """Return a fix for a path that does not exist, if its name is unusual, or ""."""
     name = os.fspath(path)
     if "\\" in name and os.sep == "/":
         return " Write / between folders, not \\."
@@ -87,7 +87,7 @@ def is_utf8(text: str) -> bool:
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Make a folder with its parents, unless it is there."""
+    """Make a folder with its parents, unless it exists."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -96,10 +96,10 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise unless a file could be written here now; to call before the work that the file is to hold."""
+    """Raise unless a file can be written here; call it before the work whose result the file will contain."""
     if Path(path).is_dir():
         fix = "Fix: move the folder, or choose another place"
-        raise IsADirectoryError(errno.EISDIR, f"A folder lies where a file is to be written. {fix}", os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, f"A folder is in the place of the file. {fix}", os.fspath(path))
     draft = Path(path).with_name(f".{uuid.uuid4().hex}")
     try:
         draft.touch()
@@ -109,15 +109,15 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def check_outside(path: str | os.PathLike, *folders: str | os.PathLike) -> None:
-    """Raise if what is to be written lies in a folder of images: it would be taken for cells the next time."""
+    """Raise if output would be written to a folder of images, where the next run would read it as cells."""
     for folder in map(Path, folders):
         if folder.is_dir() and Path(path).resolve().is_relative_to(folder.resolve()):
             found = f"'{path}' inside the folder '{folder}' of the images"
-            raise ValueError(f"Got {found}: what is written there would be taken for cells. Fix: name another place.")
+            raise ValueError(f"Got {found}, where output would be read as cells. Fix: choose another folder.")
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif path.is_symlink() or path.exists():
@@ -125,8 +125,8 @@ def remove(path: Path) -> None:
 
 
 def allocate(path: str | os.PathLike) -> None:
-    """Have the disk set a sparse file's space aside: a write through its memory map could not say that it is full."""
-    if hasattr(os, "posix_fallocate"):  # elsewhere the system extends the file as it is made
+    """Allocate a sparse file's disk space, because a write through a memory map cannot report a full disk."""
+    if hasattr(os, "posix_fallocate"):  # other systems allocate the file when it is created
         try:
             with Path(path).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
@@ -136,9 +136,9 @@ def allocate(path: str | os.PathLike) -> None:
 
 
 def paths_beside(csv: Path, paths: Iterable[Any], root: str | os.PathLike | None = None) -> list[str]:
-    """Return the paths that a table's rows name relative to it; an empty one stays empty.
+    """Return the paths in a table's rows, which are relative to it; an empty path stays empty.
 
-    An error names the row of a path that is no text, or leads out of `root` (default: the table's folder).
+    An error names the row of a path that is not text, or leads out of `root` (default: the table's folder).
     """
     found = []
     for row, path in enumerate(paths):
@@ -147,15 +147,15 @@ def paths_beside(csv: Path, paths: Iterable[Any], root: str | os.PathLike | None
             found.append("" if empty else str(inside(root or csv.parent, Path(csv.parent, path).absolute())))
         except (TypeError, ValueError) as exc:
             raise ValueError(
-                f"'{csv}' row {row}: {exc} Fix: paths are relative to the CSV's folder and stay in it; for a larger "
-                "one that holds them all, root=... ."
+                f"'{csv}' row {row}: {exc} Fix: write paths relative to the CSV's folder and inside it, or pass the "
+                "folder that contains all files as root=... ."
             ) from exc
     return found
 
 
 def inside(folder: str | os.PathLike, name: str | os.PathLike) -> Path:
-    """Return the path of what a manifest names, relative to a folder that it must not lead out of."""
-    # Not Path.resolve, which follows links: a data set may be made of them.
+    """Return the path of a manifest's entry, relative to a folder that it must not leave."""
+    # Path.resolve is not used, because it follows links, of which a data set may consist.
     root = os.path.abspath(folder)  # noqa: PTH100
     full = os.path.abspath(Path(root, name))  # noqa: PTH100
     if os.path.commonpath([root, full]) != root:

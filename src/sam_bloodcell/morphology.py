@@ -21,14 +21,14 @@ _skimage = partial(require, "skimage", extra="masks", purpose="Measuring cells n
 
 
 class CellMorphology(TransformerMixin, BaseEstimator):
-    """Measure each cell: 16 features that a haematologist can interpret.
+    """Measure 16 features of each cell that a haematologist can interpret.
 
-    Put it beside an embedding in a ``FeatureUnion``, or compare its `set_output` table between laboratories.
+    Combine it with an embedding in a ``FeatureUnion``, or compare its `set_output` table between laboratories.
 
     Attributes
     ----------
     n_features_in_ : int
-        Width of the embeddings that it was fitted on.
+        Number of channels of the embeddings in `fit`.
 
     Notes
     -----
@@ -55,7 +55,19 @@ class CellMorphology(TransformerMixin, BaseEstimator):
     """
 
     def fit(self, X: Any, y: Any = None) -> "CellMorphology":
-        """Check that X, `CellEmbeddings`, has masks and crops; nothing is learnt and `y` is ignored.
+        """Check that X has masks and crops; nothing is learned.
+
+        Parameters
+        ----------
+        X : CellEmbeddings of n cells
+            Embeddings with masks and crops.
+        y : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The transformer.
 
         Raises
         ------
@@ -70,29 +82,57 @@ class CellMorphology(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Measure cells: shape (n, 16), in the order of `get_feature_names_out`. X is checked as in `fit`."""
+        """Measure cells; X is checked as in `fit`.
+
+        Parameters
+        ----------
+        X : CellEmbeddings of n cells
+            Embeddings with masks and crops.
+
+        Returns
+        -------
+        ndarray of shape (n, 16)
+            Features, in the order of `get_feature_names_out`.
+        """
         check_is_fitted(self)
         _check(X)
         return np.array([measure_cell(X.masks[row], X.crops[row]) for row in range(len(X))]).reshape(len(X), -1)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray:
-        """Return the names of the features."""
+        """Return the names of the features.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        ndarray of shape (16,)
+            The names.
+        """
         return np.array(FEATURES, dtype=object)
 
 
 def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float]:
-    """Measure one cell: the 16 features of `CellMorphology`, in the order of its `get_feature_names_out`.
+    """Measure the 16 features of `CellMorphology` on one cell.
 
     Parameters
     ----------
     mask : bool array of shape (H, W)
+        Mask of the cell, True inside.
     crop : uint8 array of shape (S, S, 3)
-        The cell on grey (128).
+        Picture of the cell on grey (128).
+
+    Returns
+    -------
+    list of float
+        Features, in the order of `CellMorphology.get_feature_names_out`.
 
     Raises
     ------
     ValueError
-        If the shapes are others, or there is no cell in the mask or the crop.
+        If the shapes differ from these, or there is no cell in the mask or the crop.
     """
     mask, crop = np.asarray(mask), np.asarray(crop)
     if mask.ndim != 2 or crop.ndim != 3 or crop.shape[-1] != 3 or not mask.any() or (crop == GREY).all():
@@ -113,7 +153,7 @@ def measure_cell(mask: NDArray[np.bool_], crop: NDArray[np.uint8]) -> list[float
     whole = measure.regionprops(nucleus.astype(np.uint8))[0]
     pieces = np.bincount(measure.label(nucleus)[nucleus])  # their areas
     lobes = [(pieces >= 0.08 * area).sum(), whole.solidity, whole.eccentricity]
-    measured = density[cytoplasm if cytoplasm.any() else inside]  # a cell that is all nucleus still has densities
+    measured = density[cytoplasm if cytoplasm.any() else inside]  # for a cell without cytoplasm, the whole cell
     stain = [*density[nucleus].mean(0), *measured.mean(0), measured[:, 1].std()]
     return [float(value) for value in (*shape, *ratios, *lobes, *stain)]
 

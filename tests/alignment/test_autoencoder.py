@@ -446,7 +446,7 @@ def test_errors_name_the_fix(cells):
         CrossDomainAutoencoder(0).fit(X)
     with pytest.raises(ValueError, match="'preset' parameter"):
         small(preset="bcsam").fit(X)
-    with pytest.raises(ValueError, match="Got a weight of 0 for the embedding, but this autoencoder"):
+    with pytest.raises(ValueError, match="Got embedding_weight=0, but this autoencoder"):
         small("vector", embedding_weight=0).fit(X)
     with pytest.raises(ValueError, match="Got 1 cells but expected at least 2"):
         small("conv").fit(X[:1], domain=domains[:1])

@@ -81,7 +81,7 @@ def test_our_rows_stand_below_the_published_ones_and_a_dataset_without_a_folder_
 
 def test_a_wrong_folder_is_told_before_anything_is_embedded(run, folders, tmp_path, monkeypatch):
     monkeypatch.setattr("sam_bloodcell.SAMLoRAEmbedder.fit_transform", lambda *_: pytest.fail("embedded"))
-    with pytest.raises(FileNotFoundError, match=r"holds no images of Matek-19.*Fix: get the dataset from"):
+    with pytest.raises(FileNotFoundError, match=r"contains no images of Matek-19.*Fix: download the dataset from"):
         run("acevedo", options=["--matek", str(tmp_path)])
 
 

@@ -149,7 +149,7 @@ def test_cells_to_label_are_rows_of_the_table(classifier, new):
         ({"y": [None] * 42}, "Got y without any label but expected some"),
         ({"y": [None, "blast", *[""] * 40]}, r"Row 1: got y='blast' but the fit knew 'eosinophil', 'lymphocyte', 'neu"),
         ({"y": "lymphocyte"}, "Got y='lymphocyte' but expected one label per cell"),
-        ({"domain": "lab_a"}, "Got labels of domain='lab_a', which is a laboratory of the fit"),
+        ({"domain": "lab_a"}, "Got labels of domain='lab_a', which was in the fit"),
         ({"domain": 3}, "Got name=3 but the fit knew 'lab_a'. Fix: pass a name of the same type"),
     ],
 )

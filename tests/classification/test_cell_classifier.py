@@ -178,7 +178,7 @@ def test_a_saved_model_answers_alike_and_keeps_nothing_of_the_machine(frame, kno
 
 def test_another_kind_of_estimator_is_refused(fitted, tmp_path):
     save_pretrained(fitted.pipeline_, tmp_path / "pipeline")
-    with pytest.raises(ValueError, match="holds a Pipeline, but expected a CellClassifier"):
+    with pytest.raises(ValueError, match="contains a Pipeline, but expected a CellClassifier"):
         CellClassifier.from_pretrained(tmp_path / "pipeline")
 
 
@@ -266,7 +266,7 @@ def test_a_classifier_that_gives_no_probabilities_is_refused(frame, known):
 
 @pytest.mark.parametrize("classifier", [LinearRegression(), SVC], ids=["regressor", "class"])
 def test_what_is_no_classifier_is_refused_before_any_image_is_read(classifier):
-    with pytest.raises(ValueError, match=r"Got classifier=.* but expected a classifier of scikit-learn"):
+    with pytest.raises(ValueError, match=r"Got classifier=.* but expected a scikit-learn classifier"):
         CellClassifier(classifier=classifier, verbose=0).fit(["no.png", "other.png"], ["a", "b"])
 
 

@@ -145,7 +145,7 @@ def test_the_evaluation_refuses_views_with_an_autoencoder(model, frame):
 )
 def test_a_classifier_that_divides_a_cell_from_its_views_is_refused_before_any_image_is_read(classifier):
     with pytest.raises(
-        ValueError, match=r"(?s)Got n_stain_views=1 and classifier=.*they divide cells from their views"
+        ValueError, match=r"(?s)Got n_stain_views=1 and classifier=.*whose folds split cells from their views"
     ):
         CellClassifier(classifier=classifier, n_stain_views=1, verbose=0).fit(["no.png", "other.png"], ["a", "b"])
 

@@ -40,7 +40,7 @@ def test_files_are_not_overwritten_unasked(tmp_path, name):
 
 def test_no_file_is_written_among_the_images(tmp_path):
     (tmp_path / "lyon").mkdir()
-    with pytest.raises(ValueError, match=r"inside the folder .* would be taken for cells"):
+    with pytest.raises(ValueError, match=r"inside the folder .* would be read as cells"):
         check_predictions_file(tmp_path / "lyon" / "a.csv", [tmp_path / "lyon"], overwrite=False)
 
 
@@ -60,11 +60,11 @@ def test_a_model_replaces_nothing_unasked(tmp_path):
     (tmp_path / "model").mkdir()
     check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=False)
     (tmp_path / "model" / "README.md").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"README\.md' exists, where the model card is to be written"):
+    with pytest.raises(FileExistsError, match=r"README\.md' exists in the place of the model card"):
         check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=True)
     (tmp_path / "model" / "pipeline.skops").write_text("")
     with pytest.raises(FileExistsError, match=r"pipeline\.skops' exists. Fix: overwrite=True"):
         check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=False)
     check_model_folder(tmp_path / "model", tmp_path / "cells", overwrite=True)
-    with pytest.raises(ValueError, match="would be taken for cells"):
+    with pytest.raises(ValueError, match="would be read as cells"):
         check_model_folder(tmp_path / "cells" / "model", tmp_path / "cells", overwrite=True)

@@ -54,7 +54,9 @@ def test_folders_beside_known_classes_are_labels_too(tmp_path):
 
 def test_images_without_a_class_are_counted(tmp_path):
     folder = make_images(tmp_path / "lyon", "lymphocyte/1.png", "2.png")
-    with pytest.warns(UserWarning, match=r"1 of 2 images of '.*lyon' lie in no folder of a class, such as '2\.png'"):
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 images of '.*lyon' are not in the folder of a class, such as '2\.png'"
+    ):
         assert listed(folder, domain="lyon", classes=CLASSES)["label"] == ["", "lymphocyte"]
 
 

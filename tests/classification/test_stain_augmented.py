@@ -223,7 +223,7 @@ def test_a_transductive_step_gets_each_view_with_the_laboratory_of_its_cell(fram
     ids=["search", "calibration"],
 )
 def test_folds_inside_the_pipeline_would_divide_a_cell_from_its_views_and_warn(last, frame, labels):
-    with pytest.warns(UserWarning, match=r"divides its training cells into folds.*around StainAugmentedClassifier"):
+    with pytest.warns(UserWarning, match=r"splits its training cells into folds.*around StainAugmentedClassifier"):
         augmented(last).fit(frame, labels)
 
 
@@ -282,7 +282,7 @@ def test_bad_data_is_named(frame, labels):
         augmented().fit(frame, labels, sample_weight=[1, 2, 3])
     with pytest.raises(ValueError, match="Got X as an array of shape"):
         augmented().fit(np.eye(len(labels)), labels)
-    with pytest.raises(ValueError, match="the masks of cells do not fit their views"):
+    with pytest.raises(ValueError, match="the masks of cells do not fit their rotated views"):
         augmented().fit(frame, labels, countingembedder__masks="auto")
 
 

@@ -106,13 +106,13 @@ def test_a_table_elsewhere_names_its_images_and_the_root_to_read_it(home, tmp_pa
     result = adapt("lyon", tmp_path / "two.csv", "--root", root, "--out", tmp_path / "adapted")
     assert result.exit_code == 0, result.output
     assert "Labels used: 1 (1 neutrophil).\nClasses without a label: eosinophil, lymphocyte." in result.stdout
-    assert "1.00 before, 1.00 now (it is fitted from 30 labels on)." in result.stdout
+    assert "1.00 before, 1.00 now (it is fitted with 30 or more labels)." in result.stdout
 
 
 def test_without_labels_the_stain_alone_is_learned(tmp_path):
     result = adapt("lyon", "--out", tmp_path / "adapted")
     assert result.exit_code == 0, result.output
-    assert "learned from 42 cells.\nNo cell has a label: the classifier is the same as before." in result.stdout
+    assert "learned from 42 cells.\nNo cell has a label, so the classifier is the same as before." in result.stdout
     assert CellClassifier.from_pretrained(tmp_path / "adapted").temperatures_ == {}
 
 
@@ -123,7 +123,7 @@ def test_folders_of_classes_are_labels(tmp_path):
     result = adapt(tmp_path / "sorted", "--out", tmp_path / "adapted")
     assert result.exit_code == 0, result.output
     assert "Labels used: 42 (14 eosinophil, 14 lymphocyte, 14 neutrophil)." in result.stdout
-    assert "Every cell has a label. If you have other cells of the laboratory, pass them too" in result.stdout
+    assert "Every cell has a label. If you have other cells of the laboratory, also pass them" in result.stdout
     shutil.move(tmp_path / "sorted" / "neutrophil", tmp_path / "sorted" / "blast")
     result = adapt(tmp_path / "sorted", "--out", tmp_path / "other")
     assert "got the label 'blast' but the model knows eosinophil, lymphocyte, neutrophil." in result.stderr

@@ -72,7 +72,7 @@ def test_benchmark_leaves_unreadable_images_out_when_told_to(tmp_path, one_class
     args = ("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--quiet")
     result = run(*args)
     assert result.exit_code == 1
-    assert f"Error: Row 5: '{bad}' is no image that can be read here (8 bytes). Fix:" in result.output
+    assert f"Error: Row 5: '{bad}' is not a readable image (8 bytes). Fix:" in result.output
     result = run(*args, "--on-error", "skip")
     assert result.exit_code == 0, result.output
     assert "Warning: 1 of 40 images cannot be read and are left out (rows 5); the first: " in result.output
@@ -91,9 +91,9 @@ def not_embedded(monkeypatch):
 @pytest.mark.parametrize(
     ("args", "in_the_way", "message"),
     [
-        ((), "out", "so that it is not written. Fix: free space there"),
-        ((), "out/scores.csv/", "A folder lies where a file is to be written. Fix: move the folder"),
-        ((), "out/figures", "so that it is not written. Fix: free space there"),
+        ((), "out", "so it was not written. Fix: free space there"),
+        ((), "out/scores.csv/", "A folder is in the place of the file. Fix: move the folder"),
+        ((), "out/figures", "so it was not written. Fix: free space there"),
         (
             ("--preset", "bc-sam", "--architecture", "vector"),
             "",
@@ -155,9 +155,7 @@ def test_a_picture_that_fails_costs_no_score(tmp_path, one_classifier, monkeypat
         warnings.simplefilter("always")
         result = run("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--quiet")
     assert result.exit_code == 0, result.output
-    assert (
-        "Warning: Left 1 picture(s) out of the report that cannot be drawn: cells, OSError: no font." in result.output
-    )
+    assert "Warning: The report lacks 1 picture(s) that could not be drawn: cells, OSError: no font." in result.output
     assert (tmp_path / "out" / "scores.csv").is_file()
     assert "This picture could not be drawn" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
@@ -243,7 +241,7 @@ def test_the_page_on_the_command_line_has_the_options_of_all_and_the_exit_codes(
 
 def test_exit_codes_are_told_and_true():
     told = " ".join(run("--help").output.split())
-    assert "Exit codes: 0 done; 1 an error, told in one line that starts with 'Error:', or cells that 'check'" in told
+    assert "Exit codes: 0 success; 1 an error, shown in one line that starts with 'Error:', or cells that" in told
     assert run("benchmark", "nowhere.csv").exit_code == 1
     assert run("benchmark", "nowhere.csv", "--no-such-option").exit_code == run("no-such-command").exit_code == 2
 
@@ -323,7 +321,7 @@ def test_the_help_names_the_backbone_that_is_the_default(command):
     parameters = {each.name: each for each in typer.main.get_command(app).commands[command].params}
     if "backbone" in parameters:
         default, help_ = parameters["backbone"].default, parameters["backbone"].help
-        assert re.search(rf"{default}( \([^)]*the default here\))", help_), help_
+        assert re.search(rf"{default}( \([^)]*the default\))", help_), help_
 
 
 def test_output_is_plain_when_it_is_piped(capfd):
@@ -350,7 +348,7 @@ def test_finetune_writes_an_adapter_that_loads(tmp_path):
     assert "Warning: The LoRA factors start fresh: " in result.output
     assert re.search(
         r"The fine-tuning did not improve the masks: Dice \d\.\d+ on the cells set aside before it, \d\.\d+ after its "
-        r"best epoch, .* Fix: go on with the weights that you started from",
+        r"best epoch, .* Fix: keep the weights that you started from",
         result.output,
     )
     made = {path.name for path in (tmp_path / "adapter").iterdir()}
@@ -460,7 +458,7 @@ def test_a_plain_vit_trains_and_is_benchmarked(tmp_path, vit_file, one_classifie
 def test_a_folder_that_is_no_cache_is_left_as_it_is(tmp_path, command):
     done = run("cache", command[0], tmp_path, *command[1:])
     assert done.exit_code == 1
-    assert "holds no cache. Fix: name the folder that was given as --cache-dir." in done.output
+    assert "does not contain a cache. Fix: name the folder that was given as --cache-dir." in done.output
     assert not list(tmp_path.iterdir())
 
 
@@ -491,7 +489,7 @@ def test_embed_tells_that_a_flat_folder_has_no_laboratories_and_classes(tmp_path
     save_cells(make_blood_cells(1, domains=["lab_a"], random_state=0), tmp_path / "cells")
     result = run("embed", tmp_path / "cells" / "lab_a", "--out", tmp_path / "a.csv", "--quiet")
     assert result.exit_code == 0, result.output
-    assert "lab_a: 5 images, not all in folders of laboratory/class: no columns domain and label;" in result.stderr
+    assert "lab_a: 5 images, not all in folders of laboratory/class, so there are no columns domain" in result.stderr
     assert not {"domain", "label"} & set(pd.read_csv(tmp_path / "a.csv"))
 
 
@@ -535,4 +533,4 @@ def test_pictures_do_not_become_cells(tmp_path):
     save_cells(make_blood_cells(1, image_size=32, random_state=0), tmp_path / "cells")
     result = run("benchmark", tmp_path / "cells", "--out", tmp_path / "cells" / "out")
     assert result.exit_code == 1
-    assert "would be taken for cells" in result.output
+    assert "would be read as cells" in result.output

@@ -83,7 +83,7 @@ def test_laboratories_of_the_folders_are_those_of_the_training(folder, tmp_path)
     table = pd.read_csv(tmp_path / "p.csv")
     assert table["domain"].unique().tolist() == ["lab_a", "lab_b"]
     assert (table["copy_of"] == table["path"]).all()
-    assert "Copies of training cells, by their looks (column copy_of): 48." in result.stdout
+    assert "Images that look like copies of training cells (column copy_of): 48." in result.stdout
 
 
 def test_the_model_and_python_agree(folder, tmp_path):
@@ -123,7 +123,7 @@ def test_an_unreadable_image_stops_or_is_skipped(folder, tmp_path):
     [
         (("predict", "no_model", "lyon"), "Got 'no_model', which is neither a folder nor a repo id"),
         (("predict", "model", "nowhere"), "'nowhere' does not exist"),
-        (("predict", "cells", "lyon"), "'cells' is no pipeline folder: it lacks pipeline.skops"),
+        (("predict", "cells", "lyon"), "'cells' is not the folder of a saved pipeline: it lacks pipeline.skops"),
         (("predict", "model", "lyon", "--out", "p.xlsx"), "expected a name that ends in .csv or .parquet"),
         (("predict", "model", "lyon", "--out", "model/README.md"), "expected a name that ends in .csv or .parquet"),
         (("train", "nowhere"), "'nowhere' does not exist"),

@@ -47,8 +47,8 @@ def test_a_flag_has_no_value():
         "Row 3: /data/cv=5/n_jobs.png",
         "the CSV's folder",
         "2 images are copies, such as cv cells/1.png",
-        "'/data/O'Brien cv=5/1.png' is no image. Fix: look at '/data/O'Brien cv/1.png'",
-        '"/data/O\'Brien cv=5/1.png" is no image. Fix: look at "/data/O\'Brien cv"',
+        "'/data/O'Brien cv=5/1.png' is not an image. Fix: look at '/data/O'Brien cv/1.png'",
+        '"/data/O\'Brien cv=5/1.png" is not an image. Fix: look at "/data/O\'Brien cv"',
         "Fix: leave root=None",
     ],
 )
@@ -62,7 +62,7 @@ def test_without_options_nothing_changes():
 
 @pytest.mark.parametrize(
     ("option", "value", "told"),
-    [("--seed", "-1", "'--seed'"), ("--n-jobs", "0", "0 processes can do nothing")],
+    [("--seed", "-1", "'--seed'"), ("--n-jobs", "0", "Got 0 processes")],
 )
 @pytest.mark.parametrize("command", ["benchmark", "train"])
 def test_a_number_that_cannot_be_is_a_usage_error(command, option, value, told):

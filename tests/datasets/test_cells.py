@@ -130,7 +130,7 @@ class TestFolder:
         _rejects(ValueError, tree, "Got the domain 'lab_c' but", "has lab_a, lab_b. Fix:", domains=["lab_c"])
 
     def test_empty(self, tmp_path):
-        _rejects(ValueError, tmp_path, f"'{tmp_path}' holds no images. Fix: arrange them as domain/label/image")
+        _rejects(ValueError, tmp_path, f"'{tmp_path}' contains no images. Fix: arrange them as domain/label/image")
 
     def test_deeper_folders_and_links_belong_to_the_label_above_them(self, tmp_path):
         folder = tmp_path / "cells"
@@ -139,7 +139,7 @@ class TestFolder:
         for name in ("no domain.png", "a/no label.png", "a/.checkpoints/4.png", "a/lym/1_masks.png"):
             _touch(folder / name)
         (folder / "linked").symlink_to(tmp_path / "elsewhere")
-        with pytest.warns(UserWarning, match="Not all of") as caught:
+        with pytest.warns(UserWarning, match="Some files of") as caught:
             cells = load_cells(folder)
         assert len(caught) == 1
         for told in ("of a laboratory and a class: 1 (1 in '.')", "of a class: 1 (1 in 'a')"):
@@ -165,7 +165,7 @@ class TestFolder:
             _touch(tmp_path / name) if name.endswith("png") else _touch(tmp_path / "x.png").rename(
                 _parent(tmp_path / name)
             )
-        with pytest.warns(UserWarning, match=f"Not all of '.*' was taken as it lies there: .*{told}"):
+        with pytest.warns(UserWarning, match=f"Some files of '.*' were not taken, or taken twice: .*{told}"):
             load_cells(tmp_path)
 
     def test_leftovers_are_no_classes_no_laboratories_and_no_cells(self, tree):
@@ -282,7 +282,7 @@ class TestCSV:
     def test_unreadable(self, tmp_path, content):
         csv = tmp_path / "cells.csv"
         csv.write_bytes(content)
-        _rejects(ValueError, csv, f"'{csv}' is no readable CSV: ", "Fix: save it as UTF-8 with commas.")
+        _rejects(ValueError, csv, f"'{csv}' is not a readable CSV: ", "Fix: save it as UTF-8 with commas.")
 
     def test_no_rows(self, tmp_path):
         csv = _csv(tmp_path, [])
@@ -314,7 +314,7 @@ def test_names_that_look_like_one_are_told(tmp_path, kind, one, other, shown):
     rows = [{"path": "1.png", "domain": "x", "label": "l", "group": "g"} | {kind: name} for name in (one, other)]
     csv = tmp_path / "cells.csv"
     pd.DataFrame(rows).to_csv(csv, index=False)
-    with pytest.warns(UserWarning, match=f"holds different {kind}s that look like one: {re.escape(shown)}. Fix: give"):
+    with pytest.warns(UserWarning, match=f"has different {kind}s that look alike: {re.escape(shown)}. Fix: give"):
         load_cells(csv)
 
 
@@ -330,7 +330,7 @@ def test_parts_with_names_that_look_like_one_are_told():
         make_blood_cells(1, domains=[domain], classes=["monocyte"], image_size=32) for domain in ("lab_a", "lab_b")
     ]
     parts[1].target_names = ["Monocytes"]
-    with pytest.warns(UserWarning, match="2 parts' holds different labels that look like one: 'monocyte' and 'Monocyt"):
+    with pytest.warns(UserWarning, match="2 parts' has different labels that look alike: 'monocyte' and 'Monocyt"):
         join_cells(*parts)
 
 

@@ -46,7 +46,7 @@ def test_good_cells_are_ready_and_counted(table):
     assert (found.images[["width_min", "width_max", "height_min", "height_max"]] == 32).all(axis=None)
     assert found.patients is None
     assert (len(found.unreadable), len(found.copies)) == (0, 0)
-    assert [finding.text.split(" (")[0] for finding in found.findings] == ["The patients are not known"]
+    assert [finding.text.split(".")[0] for finding in found.findings] == ["The patients are not known"]
 
 
 def test_a_bunch_a_table_and_a_folder_are_examined_alike(table):
@@ -55,7 +55,7 @@ def test_a_bunch_a_table_and_a_folder_are_examined_alike(table):
         pd.testing.assert_frame_equal(other.counts, found[0].counts)
         pd.testing.assert_frame_equal(other.images, found[0].images)
         # The folder also holds the table, which is no image.
-        assert [each for each in other.findings if not each.text.startswith("Not taken")] == found[0].findings
+        assert [each for each in other.findings if not each.text.startswith("Files that were")] == found[0].findings
 
 
 def test_unreadable_files_are_named_with_the_reason_and_stop_a_benchmark(table):
@@ -65,7 +65,7 @@ def test_unreadable_files_are_named_with_the_reason_and_stop_a_benchmark(table):
     assert not found.ready
     assert found.unreadable["row"].tolist() == [3]
     assert found.unreadable["path"].tolist() == [cells.paths[3]]
-    assert "is no image that can be read here (8 bytes)" in found.unreadable["reason"][0]
+    assert "is not a readable image (8 bytes)" in found.unreadable["reason"][0]
     assert found.images["readable"].sum() == 79
     assert found.problems[0].startswith(f"1 image cannot be read, such as '{cells.paths[3]}'. Fix: ")
 
@@ -110,13 +110,13 @@ def test_sizes_colours_grey_alpha_and_depth_are_told_by_laboratory(tmp_path):
     assert "There are images without colour. " in told
     assert ": 2 of 3 in 'b'." in told
     assert "with an alpha channel. Their transparent pixels are read as white: 1 of 3 in 'b'." in told
-    assert "with more than 8 bits a number." in told
+    assert "with more than 8 bits per value." in told
 
 
 def test_classes_that_do_not_match_are_told():
     found = examine_cells(cells_of({("a", "lym"): 9, ("a", "Blast"): 9, ("b", "lym"): 9, ("b", "blasts"): 9}))
     told = texts(found)
-    assert "Different classes have names that look like one: 'Blast' and 'blasts'. Fix: give one label" in told
+    assert "Different classes have names that look alike: 'Blast' and 'blasts'. Fix: give one label" in told
     assert "Only 'a' has the class 'Blast' (9), which no other laboratory can test. Fix: " in told
     assert "Only 'b' has the class 'blasts' (9), which" in told
 
@@ -147,9 +147,9 @@ PLANS = [
         {**ENOUGH, ("b", "x"): 9, ("b", "y"): 9},
         None,
         False,
-        "No two laboratories have a class of enough cells in common",
+        "No two laboratories share a class with enough cells",
     ),
-    ({**ENOUGH, ("b", "mon"): 9, ("b", "y"): 9}, None, True, "fewer than two classes of enough cells in common, so"),
+    ({**ENOUGH, ("b", "mon"): 9, ("b", "y"): 9}, None, True, "fewer than two classes with enough cells, so"),
     (ENOUGH, np.tile(["p1", "p2", "p3", "p4", "p5"], 4), True, ""),
     (ENOUGH, np.tile(["p1", "p2"], 10), False, "'a' has 2 patients, fewer than cv=5 folds, and no fold may split"),
     (ENOUGH, [*["p1"] * 10, *GROUPS[:10]], False, "'a' has 3 patients"),
@@ -187,13 +187,13 @@ def test_patients_are_counted_and_those_of_several_laboratories_told():
         "patients": 5, "cells_min": 4, "cells_median": 4, "cells_max": 4, "shared": 1,
     }  # fmt: skip
     assert found.patients.loc["b", "patients"] == 6
-    assert "1 patient is in several laboratories: a0. Scores across laboratories become too good. Fix: " in texts(found)
+    assert "1 patient is in several laboratories: a0. Scores across laboratories become too high. Fix: " in texts(found)
 
 
 def test_a_folder_without_laboratories_is_examined_and_not_ready(table):
     found = examine_cells(table.parent / "lab_a")
     assert not found.ready
-    assert found.problems[0].startswith(f"Found 40 images in '{table.parent / 'lab_a'}', but one level too high: ")
+    assert found.problems[0].startswith(f"Got 40 images in '{table.parent / 'lab_a'}', but one level too high: ")
     assert found.counts.empty
     assert found.images["readable"].tolist() == [40]
 
@@ -201,7 +201,7 @@ def test_a_folder_without_laboratories_is_examined_and_not_ready(table):
 def test_what_the_loader_warns_of_is_among_the_findings(table):
     table.unlink()
     (table.parent / "lab_a" / "monocyte" / "scan.svs").touch()
-    assert "Not all of " in texts(examine_cells(table.parent))
+    assert "Some files of " in texts(examine_cells(table.parent))
 
 
 def test_a_bar_is_shown_when_asked_for(table, capsys):
@@ -252,4 +252,4 @@ def test_what_is_not_taken_of_a_folder_is_told(tmp_path):
     save_cells(made, tmp_path / "cells")
     (tmp_path / "cells" / "lab_a" / "lymphocyte" / "notes.txt").write_text("a note")
     texts = [finding.text for finding in examine_cells(tmp_path / "cells").findings]
-    assert any("Not taken of the folder: " in text and "(.txt): 1" in text for text in texts)
+    assert any("Files that were not taken from the folder: " in text and "(.txt): 1" in text for text in texts)

@@ -24,7 +24,7 @@ def refusal(folder):
 def test_one_laboratory_by_itself_is_one_level_too_high(tmp_path):
     put(tmp_path, *(f"{label}/{number}.png" for label in ("lym", "mon") for number in range(3)))
     told = refusal(tmp_path)
-    assert f"Found 6 images in '{tmp_path}', but one level too high: 'lym/0.png' has no laboratory;" in told
+    assert f"Got 6 images in '{tmp_path}', but one level too high: 'lym/0.png' has no laboratory;" in told
     assert "Fix: if all are of one laboratory, move 'lym' and the other classes into a folder with the " in told
     assert "or pass a CSV with the columns path, domain and label." in told
 
@@ -32,28 +32,29 @@ def test_one_laboratory_by_itself_is_one_level_too_high(tmp_path):
 def test_a_flat_folder_is_two_levels_too_high(tmp_path):
     put(tmp_path, "1.png")
     told = refusal(tmp_path)
-    assert f"Found 1 image in '{tmp_path}', but two levels too high: '1.png' has neither laboratory nor class;" in told
+    assert f"Got 1 image in '{tmp_path}', but two levels too high: '1.png' has neither laboratory nor class;" in told
 
 
 def test_a_folder_of_archives_is_to_be_unpacked(tmp_path):
     for name in ("munich.zip", "lyon.tar.gz"):
         (tmp_path / name).touch()
     told = refusal(tmp_path)
-    assert f"'{tmp_path}' holds no images. Fix: unpack the archives in it. There is: " in told
+    assert f"'{tmp_path}' contains no images. Fix: unpack the archives in it. It contains: " in told
     assert "(.zip): 1 (1 in '.')" in told
 
 
 def test_an_empty_folder_holds_no_images(tmp_path):
-    assert refusal(tmp_path) == f"'{tmp_path}' holds no images. Fix: arrange them as domain/label/image, or pass a CSV."
+    fix = "Fix: arrange them as domain/label/image, or pass a CSV."
+    assert refusal(tmp_path) == f"'{tmp_path}' contains no images. {fix}"
 
 
 def test_patients_above_the_classes_are_told(tmp_path):
     names = [f"{lab}/{lab}{patient}/{label}/1.png" for lab in "ab" for patient in range(3) for label in ("lym", "mon")]
     put(tmp_path, *names[:-1])  # one patient lacks a class
-    with pytest.warns(UserWarning, match="may lie one level too deep") as caught:
+    with pytest.warns(UserWarning, match="may be one level too deep") as caught:
         load_cells(tmp_path)
     told = str(caught[0].message)
-    assert f"The 11 images of '{tmp_path}' may lie" in told
+    assert f"The 11 images of '{tmp_path}' may be one level" in told
     assert "folders named 'lym', 'mon' are in most of the 6 folders that are taken as classes, as in 'a/a0/lym/" in told
     assert "Fix: if these are the classes, arrange the images as laboratory/class/patient/image, or pass a CSV" in told
 

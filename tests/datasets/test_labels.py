@@ -62,7 +62,7 @@ def test_common_scheme():
 @pytest.mark.parametrize(
     ("codes", "dataset", "scheme", "message"),
     [
-        (["SNE", "XYZ"], "acevedo-20", "common", r"Row 1: 'XYZ' is no code of acevedo-20, which has BA.*Fix:"),
+        (["SNE", "XYZ"], "acevedo-20", "common", r"Row 1: 'XYZ' is not a code of acevedo-20, which has BA.*Fix:"),
         (["SNE"], "nowhere", "common", "Got dataset='nowhere' but there are maps for acevedo-20.*Fix:"),
         (["SNE"], "acevedo-20", "seven", "Got scheme='seven' but expected one of harmonised, common"),
     ],
@@ -80,7 +80,7 @@ def test_a_missing_code_names_its_row(missing):
 
 def test_an_unknown_code_of_a_column_is_named_by_its_place():
     codes = pd.Series(["SNE", "XYZ"], index=[1, 0])
-    with pytest.raises(ValueError, match="Row 1: 'XYZ' is no code"):
+    with pytest.raises(ValueError, match="Row 1: 'XYZ' is not a code"):
         harmonise_labels(codes, "acevedo-20")
 
 
@@ -108,7 +108,7 @@ def test_users_add_maps(tmp_path):
     ("text", "message"),
     [
         ("dataset,code,common\nm,G,neutrophil\n", r"lacks the column\(s\) harmonised"),
-        ("dataset,code,harmonised,common\nm,G,neutrofil,\n", "row 0: 'neutrofil' is no harmonised class"),
+        ("dataset,code,harmonised,common\nm,G,neutrofil,\n", "row 0: 'neutrofil' is not a harmonised class"),
         ("dataset,code,harmonised,common\nm,G,,\nm,g,,\n", "maps the code 'g' of m twice"),
     ],
 )

@@ -41,7 +41,7 @@ def test_each_layout_is_read_and_documented(loader, tmp_path):
 @pytest.mark.parametrize("loader", [*LAYOUTS, "load_zheng18"])
 def test_a_missing_or_empty_folder_says_where_the_data_is_to_be_had(loader, tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"Fix: get the dataset from http.*expected: "):
+        with pytest.raises(FileNotFoundError, match=r"Fix: download the dataset from http.*expected: "):
             getattr(datasets, loader)(folder)
 
 
@@ -68,7 +68,7 @@ def test_cells_that_are_left_keep_their_codes_and_their_licence(tmp_path):
 
 def test_an_unknown_code_is_an_error_that_names_the_file(tmp_path):
     write_image(tmp_path / "any" / "XX_1.jpg")
-    with pytest.raises(ValueError, match=r"XX_1\.jpg.*'XX' is no code of acevedo-20"):
+    with pytest.raises(ValueError, match=r"XX_1\.jpg.*'XX' is not a code of acevedo-20"):
         load_acevedo20(tmp_path)
 
 
@@ -129,7 +129,7 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path, file_server):
         archive.writestr("../evil.txt", "x")
     with (
         pytest.warns(UserWarning, match="digest"),
-        pytest.raises(ValueError, match=r"holds '\.\./evil\.txt', which leads out of its folder"),
+        pytest.raises(ValueError, match=r"contains '\.\./evil\.txt', which leads out of its folder"),
     ):
         datasets.fetch_zheng18(tmp_path / "home", url=f"{file_server.url}/z.zip", verbose=0)
     assert not list(tmp_path.rglob("evil.txt"))

@@ -41,15 +41,21 @@ def test_tabs_comments_and_trailing_separators(written):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("sep=;\r\npath;label\r\n1.png;lym\r\n", "begins with the line 'sep=;' of Excel. Fix: remove that line"),
-        ("sep=,\npath,label\n1.png,lym\n", "begins with the line 'sep=,' of Excel"),
-        ("path,label\n1.png,lym\n".encode("utf-16"), "is no readable CSV: line 1 is not UTF-8. Fix: save it as UTF-8"),
-        ("path,label\n1.png,lym\n".encode("utf-16-le"), "is no readable CSV: line 1 holds a NUL byte. Fix: save it"),
-        ("path,label\n1.png,ly\0m\n", "is no readable CSV: line 2 holds a NUL byte"),
+        ("sep=;\r\npath;label\r\n1.png;lym\r\n", "begins with Excel's line 'sep=;'. Fix: remove that line"),
+        ("sep=,\npath,label\n1.png,lym\n", "begins with Excel's line 'sep=,'"),
+        (
+            "path,label\n1.png,lym\n".encode("utf-16"),
+            "is not a readable CSV: line 1 is not UTF-8. Fix: save it as UTF-8",
+        ),
+        (
+            "path,label\n1.png,lym\n".encode("utf-16-le"),
+            "is not a readable CSV: line 1 contains a NUL byte. Fix: save it",
+        ),
+        ("path,label\n1.png,ly\0m\n", "is not a readable CSV: line 2 contains a NUL byte"),
         ("path,label,label\n1.png,lym,mon\n", "has the column 'label' twice. Fix: rename or remove"),
         ("Path,label\n1.png,lym\n", r"lacks the column\(s\) path; .*Fix: .* Write path, not 'Path'\."),
         ("path, label\n1.png, lym\n", r"lacks the column\(s\) label; .*Fix: .* Write label, not ' label'\."),
-        ('path,label\n1.png,"lym\n2.png,"mon\n', "row 0: label goes on in the next line. Fix: close the quotation"),
+        ('path,label\n1.png,"lym\n2.png,"mon\n', "row 0: label continues on the next line. Fix: close the quotation"),
         ("path,label\n1.png,lym\n2.png,mon,\n", ".*line 3.*Fix: .*remove commas at the ends of rows"),
     ],
 )
@@ -71,14 +77,14 @@ def test_quoted_lines_blank_lines_short_rows_and_long_values(written):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no readable CSV: No columns"),
+        (b"", "is not a readable CSV: No columns"),
         ("path,label\n", "has a header but no rows. Fix: add a row"),
         (
             "path,label\n1.png,lym\n2.png,cél\n".encode("cp1252"),
-            "is no readable CSV: line 3 is not UTF-8. Fix: save it",
+            "is not a readable CSV: line 3 is not UTF-8. Fix: save it",
         ),
-        ("path,label\n1.png,lym,x\n", "is no readable CSV: its rows have more values"),
-        ("path,label\n1.png,lym\n2.png,lym,x\n", "is no readable CSV: .*line 3"),
+        ("path,label\n1.png,lym,x\n", "is not a readable CSV: its rows have more values"),
+        ("path,label\n1.png,lym\n2.png,lym,x\n", "is not a readable CSV: .*line 3"),
         ("path,lab\n1.png,a\n", r"lacks the column\(s\) label; it has path, lab. Fix: name its columns path, label"),
         ("path;label\n1.png;lym\n", ".*Fix: name its columns path, label. Separate them with commas, not semicolons"),
         ("path\tlabel\n1.png\tlym\n", ".*Fix: name its columns path, label. Separate them with commas, not tabs"),
@@ -98,7 +104,7 @@ def test_a_missing_table(tmp_path):
 
 def test_a_quotation_mark_that_swallows_a_row_is_found_in_any_column(tmp_path):
     (tmp_path / "cells.csv").write_text('path,domain,label,group\n1.png,a,x,"p1\n2.png,b,y,p2"\n')
-    with pytest.raises(ValueError, match=r"row 0: group goes on in the next line. Fix: close the quotation mark"):
+    with pytest.raises(ValueError, match=r"row 0: group continues on the next line. Fix: close the quotation mark"):
         read_table(tmp_path / "cells.csv", ("path",))
 
 

@@ -421,7 +421,7 @@ def test_bad_parameters_are_named(cells, tmp_path):
             SAMLoRAEmbedder("vit_tiny", pixel_stats=wrong).fit(cells.images)
     with pytest.raises(ValueError, match="'prompt' parameter"):
         SAMLoRAEmbedder("vit_tiny", prompt="box").fit(cells.images)
-    with pytest.raises(WeightsUnavailableError, match=r"is no adapter folder: it lacks adapter_config.json"):
+    with pytest.raises(WeightsUnavailableError, match=r"not the folder of a saved adapter: it lacks adapter_config"):
         SAMLoRAEmbedder("vit_tiny", adapter=tmp_path).fit(cells.images)
 
 

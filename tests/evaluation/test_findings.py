@@ -135,7 +135,7 @@ def test_the_lines_say_what_the_verdict_holds():
         "Recommended: LR on the features 'autoencoder', the best of 2",
         "Within laboratories: balanced accuracy 1.000",
         "Across laboratories: balanced accuracy 1.000 (95% interval 1.000 to 1.000; chance 0.500), mean over 2 pairs.",
-        "Weakest direction: trained in a, tested in b: 1.000 on 20 cells.",
+        "Weakest direction: 1.000 when trained in a and tested in b (20 cells).",
         "No class is weak: each has a recall of 1.000 across laboratories.",
         "Autoencoder: it helps LR across laboratories: +0.125",
     ):
@@ -143,7 +143,7 @@ def test_the_lines_say_what_the_verdict_holds():
     one = [column[:16] for column in two_laboratories()]
     assert "mean over 1 laboratory." in "\n".join(verdict_lines(make_result(*one)))
     assert verdict_lines(make_result(list("xxyyvvww"), list("aaaabbbb"))) == [
-        "No pair of laboratories has a class in common, so nothing was scored."
+        "No two laboratories share a class, so nothing was scored."
     ]
 
 
@@ -181,7 +181,7 @@ def test_one_laboratory_has_a_verdict_within_alone():
     wrong = mistakes(result)
     assert wrong["row"].tolist() == [8, 12]
     assert (wrong["train_domain"] == wrong["test_domain"]).all()
-    assert "All cells are of one laboratory" in next(one for one in advice(result) if one.topic == "cells").text
+    assert "All cells come from one laboratory" in next(one for one in advice(result) if one.topic == "cells").text
 
 
 @pytest.mark.parametrize("n", [3, 30])
@@ -370,7 +370,7 @@ def test_a_line_drawn_elsewhere_is_found():
 
     found = clashing_labels(make_result(*two_laboratories(classes="xyz"), answer))
     assert found[["label", "domain", "other_domain"]].to_numpy().tolist() == [["x", "b", "a"]]
-    start = "Most 'x' cells of b are called 'y' by classifiers trained in a, though other classes carry over."
+    start = "Most 'x' cells of b are called 'y' by classifiers trained in a, though other classes transfer well."
     assert found["finding"][0] == f"{start} Check whether both laboratories use the same definition."
 
 
@@ -405,7 +405,7 @@ def test_a_class_of_one_laboratory_is_told_with_its_number():
     assert found[["label", "domain", "other_domain"]].to_numpy().tolist() == [["z", "a", ""]]
     assert "Only a has cells of class 'z' (3)" in found["finding"][0]
     (told,) = [one for one in advice(result) if one.topic == "labels"]
-    assert told.text.startswith("One laboratory alone has cells of 'z' (a), so nothing is known")
+    assert told.text.startswith("Only one laboratory has cells of 'z' (a), so it is not known")
     assert told.rows == [4, 5, 6]
 
 
@@ -416,9 +416,11 @@ def test_advice_names_classes_with_few_cells():
         return "x" if train == "b" != test else label
 
     first, second = [one for one in advice(make_result(labels, domains, no_y_after_b)) if one.topic == "cells"]
-    assert first.text.startswith("Too few cells to train or to test on: 'z' in a (1).")
+    assert first.text.startswith("These classes have too few cells to train or test on: 'z' in a (1).")
     assert first.rows == [6]
-    assert second.text.startswith("Few cells, and low recall: 'y' after training on 3 cells of b (0%).")
+    assert second.text.startswith(
+        "These classes have few cells and a low recall: 'y' after training on 3 cells of b (0%)."
+    )
     assert second.rows == [10, 11, 12]
 
 
@@ -455,7 +457,7 @@ def test_advice_on_patients_is_for_cells_without_and_laboratories_with_few():
     assert not [one for one in advice(make_result(labels, domains, groups=np.arange(48))) if one.topic == "patients"]
     few = make_result(labels, domains, groups=np.r_[np.arange(24), np.repeat([30, 31], 12)])
     (text,) = [one.text for one in advice(few) if one.topic == "patients"]
-    assert text.startswith("Few patients or slides: b (2).")
+    assert text.startswith("These laboratories have few patients or slides: b (2).")
 
 
 def test_advice_names_laboratories_that_a_few_labels_would_help():

@@ -52,7 +52,7 @@ def test_numbers_answer_minus_one(blobs):
     [
         ({"criterion": "magic"}, "Got criterion='magic' but expected one of neighbours"),
         ({"coverage": 1.0}, "The 'coverage' parameter of AbstainingClassifier"),
-        ({"unknown": "monocyte"}, "Got unknown='monocyte', which is a class too"),
+        ({"unknown": "monocyte"}, "Got unknown='monocyte', which is a class, but expected another answer"),
     ],
 )
 def test_bad_parameters(blobs, parameters, message):

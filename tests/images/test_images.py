@@ -90,7 +90,7 @@ class TestFiles:
         pages = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
         path = _save(tmp_path / "stack.tif", pages[0], save_all=True, append_images=pages[1:])
         np.testing.assert_array_equal(load_rgb(path), RGB)
-        assert "first is taken" in load_rgb.__doc__
+        assert "The first frame or colour page" in load_rgb.__doc__
 
     def test_a_colour_profile_changes_nothing(self, tmp_path):
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -196,7 +196,7 @@ class TestArrays:
             pytest.param(float("nan"), ("Got nan", "leave this row out"), id="missing-in-a-table"),
             pytest.param(7, ("shape ()",), id="number"),
             pytest.param(np.dstack([RGB, np.zeros_like(GREY)]), ("wholly transparent",), id="RGBA-clear"),
-            pytest.param([[1], [1, 2]], ("a list that is no array", "pass a path"), id="ragged"),
+            pytest.param([[1], [1, 2]], ("a list that is not an array", "pass a path"), id="ragged"),
             pytest.param(
                 GREY.astype(np.uint16), ("16-bit values up to", "would be black", "save it as 8 bit"), id="dim"
             ),
@@ -228,7 +228,7 @@ class TestBrokenFiles:
     def test_empty_and_text(self, tmp_path, content, size):
         path = tmp_path / "a.png"
         path.write_bytes(content)
-        _rejected(path, f"Row 2: '{path}' is no image that can be read here {size}. Fix: remove", row=2)
+        _rejected(path, f"Row 2: '{path}' is not a readable image {size}. Fix: remove", row=2)
 
     @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
     @pytest.mark.parametrize("opened", [False, True])
@@ -258,12 +258,12 @@ class TestBrokenFiles:
 
     def test_kinds_that_run_other_programs_are_not_tried(self, tmp_path):
         path = _save(tmp_path / "a.png", RGB, format="EPS")
-        _rejected(path, "Row 0: ", "is no image that can be read here", "PNG", row=0)
+        _rejected(path, "Row 0: ", "is not a readable image", "PNG", row=0)
 
     @pytest.mark.parametrize("read", [load_rgb, load_mask, read_content])
     def test_what_is_no_file_is_not_waited_for(self, tmp_path, read):
         os.mkfifo(tmp_path / "pipe.png")
-        with pytest.raises(ImageReadError, match=r"^Row 3: '.*pipe\.png' is no file. Fix: pass image files"):
+        with pytest.raises(ImageReadError, match=r"^Row 3: '.*pipe\.png' is not a file. Fix: pass image files"):
             read(tmp_path / "pipe.png", 3)
 
     @pytest.mark.parametrize("read", [load_rgb, load_mask, read_content])
@@ -318,7 +318,7 @@ class TestMasks:
     def test_nan(self, tmp_path):
         values = np.array([[0, np.nan]], np.float32)
         for mask in (values, _save(tmp_path / "m.tif", values)):
-            with pytest.raises(ImageReadError, match=r"Row 2: .*The mask holds NaN\. Fix: write 0 outside"):
+            with pytest.raises(ImageReadError, match=r"Row 2: .*The mask contains NaN\. Fix: write 0 outside"):
                 load_mask(mask, 2)
 
     def test_missing(self, tmp_path):
@@ -384,11 +384,11 @@ class TestCollections:
             pytest.param(iter(()), "Got an empty X", id="empty-generator"),
             pytest.param(
                 pd.DataFrame({"file": ["a"], "label": ["b"]}),
-                "Got X with the columns file, label but expected one that is called path. Fix: X.rename(",
+                "Got X with the columns file, label but expected a column 'path'. Fix: X.rename(",
                 id="table",
             ),
-            pytest.param(np.array([["a", "b"]], object), "shape (1, 2) but expected one path an image", id="columns"),
-            pytest.param(np.array("a.png"), "shape () but expected one path an image", id="0-d"),
+            pytest.param(np.array([["a", "b"]], object), "shape (1, 2) but expected one path per image", id="columns"),
+            pytest.param(np.array("a.png"), "shape () but expected one path per image", id="0-d"),
             pytest.param(b"a.png", "Got one image as X but expected a collection", id="bytes"),
             pytest.param(BytesIO(b"GIF"), "Got one image as X but expected a collection", id="open-file"),
             pytest.param(torch.from_numpy(RGB), "shape (6, 5, 3) but expected (n, H, W, 3)", id="one-tensor"),

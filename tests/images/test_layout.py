@@ -192,7 +192,7 @@ class TestPages:
         with tifffile.TiffWriter(path) as file:
             file.write(RGB[::4, ::4].copy(), photometric="rgb")
             file.write(RGB, photometric="rgb")
-        _refused(path, "page 1 is larger than page 0", "save the picture alone")
+        _refused(path, "page 1 is larger than page 0", "save only the picture")
 
     def test_a_smaller_page_behind_changes_nothing(self, tmp_path):
         path = tmp_path / "a.tif"
@@ -216,9 +216,9 @@ class TestPages:
             tmp_path / "a.tif", RGB.transpose(2, 0, 1).astype(dtype) * (257 if dtype == np.uint16 else 1), **options
         )
         for read in (load_rgb, load_mask):
-            _refused(path, "holds 3 grey pages", "save it as one RGB page", read=read)
+            _refused(path, "has 3 grey pages", "save it as one RGB page", read=read)
         with Image.open(path) as image:
-            _refused(image, "holds 3 grey pages")
+            _refused(image, "has 3 grey pages")
 
     def test_imagej_planes_that_only_its_description_counts_are_refused(self, tmp_path):
         path = _tiff(
@@ -228,7 +228,7 @@ class TestPages:
             description="ImageJ=1.53\nimages=3\nchannels=3\n",
             metadata=None,
         )
-        _refused(path, "holds 3 grey pages")
+        _refused(path, "has 3 grey pages")
 
     def test_a_page_that_the_caller_turned_to_is_taken(self, tmp_path):
         path = _tiff(tmp_path / "a.tif", RGB.transpose(2, 0, 1), photometric="minisblack")
@@ -244,7 +244,7 @@ class TestPages:
 
 def test_what_pillow_cannot_read_says_how_to_save_it(tmp_path):
     path = _tiff(tmp_path / "a.tif", (RGB / 255).astype(np.float32), photometric="rgb")
-    _refused(path, "is no image that can be read here", "with 8 bits a channel")
+    _refused(path, "is not a readable image", "with 8 bits per channel")
 
 
 @pytest.mark.parametrize("kind", ["path", "pil"])

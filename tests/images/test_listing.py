@@ -66,7 +66,7 @@ def test_what_systems_leave_behind_and_folders_of_masks_are_counted_not_taken(tm
         ("a/lym", "hidden and system files and folders"): 3,
         ("a/lym", "folders of masks"): 1,
         ("a/lym", "masks"): 2,
-        ("a/lym", "files that are no images (.txt)"): 1,
+        ("a/lym", "files that are not images (.txt)"): 1,
     }
     assert not listing.lost
     listing.warn()
@@ -75,7 +75,7 @@ def test_what_systems_leave_behind_and_folders_of_masks_are_counted_not_taken(tm
 def test_what_looks_like_data_but_is_not_taken_is_told(tmp_path):
     put(tmp_path, "a/1.png", "a/2.svs", "a/3.SVS", "b/4.heic", "b/5.czi")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    with pytest.warns(UserWarning, match=r"Not all of '.*' was taken.*\(\.svs\): 2 \(2 in 'a'\).*Fix: ") as caught:
+    with pytest.warns(UserWarning, match=r"Some files of '.*' were not.*\(\.svs\): 2 \(2 in 'a'\).*Fix: ") as caught:
         assert listed(tmp_path) == ["a/1.png"]
     assert len(caught) == 1
     for told in ("(.heic): 1 (1 in 'b')", "(.czi): 1 (1 in 'b')", "broken links: 1 (1 in '.')"):

@@ -141,5 +141,5 @@ def test_probabilities_are_cut_at_a_half(ground, cell):
 def test_logits_are_no_mask():
     logits = np.full((32, 32), -4.5)
     logits[8:20, 8:20] = 4.5
-    with pytest.raises(ImageReadError, match=r"fractions from -4.5 to 4.5, as a model's logits are. Fix: pass mask >"):
+    with pytest.raises(ImageReadError, match=r"fractions from -4.5 to 4.5, such as a model's logits. Fix: pass mask >"):
         load_mask(logits)

@@ -127,7 +127,7 @@ def test_a_write_that_dies_halfway_leaves_the_last_whole_checkpoint(tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", dies_halfway)
         with pytest.raises(
-            OSError, match=r"No space left on device, so that it is not written\. Fix: free space there.*run\.ckpt"
+            OSError, match=r"No space left on device, so it was not written\. Fix: free space there.*run\.ckpt"
         ):
             train(_network(), _loss, _batches, PLAN, checkpoint=checkpoint)
     assert checkpoint.read_bytes() == whole
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value):
 def test_ctrl_c_keeps_the_last_full_epoch(tmp_path):
     checkpoint = tmp_path / "run.ckpt"
     network = _network()
-    with pytest.warns(UserWarning, match="Interrupted: keeping what 2 full epochs of 4 arrived at"):
+    with pytest.warns(UserWarning, match="Interrupted: keeping the weights after 2 of 4 epochs"):
         history = train(network, _loss, _interrupted_in_epoch(2), PLAN, checkpoint=checkpoint)
     assert history["epoch"].tolist() == [0, 1]
     expected = _network()
@@ -312,7 +312,7 @@ def test_an_incomplete_checkpoint_is_refused(part, tmp_path):
     state = torch.load(path, weights_only=True)
     torch.save({key: value for key, value in state.items() if key != part}, path)
     with pytest.raises(
-        ValueError, match=r"run\.ckpt' is incomplete or of another version: .*Fix: delete it to start anew"
+        ValueError, match=r"run\.ckpt' is incomplete or of another version: .*Fix: delete it to start again"
     ):
         run()
     torch.save(state | {"trained": {"weight": state["trained"]["weight"]}}, path)

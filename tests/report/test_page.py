@@ -201,9 +201,7 @@ def test_a_picture_that_fails_costs_nothing_else(result, tmp_path, monkeypatch):
         raise RuntimeError("no <font>")
 
     monkeypatch.setattr("sam_bloodcell.plotting.plot_confusions", fail)
-    with pytest.warns(
-        UserWarning, match=r"Left 1 picture\(s\) out of the report .*confusions, RuntimeError: no <font>"
-    ):
+    with pytest.warns(UserWarning, match=r"The report lacks 1 picture\(s\) .*confusions, RuntimeError: no <font>"):
         page = write_report(result, tmp_path).read_text("utf-8")
     assert "This picture could not be drawn (confusions, RuntimeError: no &lt;font&gt;)." in page
     assert page.count("<img") == 5
@@ -253,7 +251,7 @@ def test_one_laboratory_is_reported_within_itself(result, tmp_path):
     assert "Add a second laboratory" in tree.one("section", id="verdict").text
     assert tree.one("section", id="recall").table()[0] == ["class", "b"]
     assert "transfer" not in [section.attributes["id"] for section in tree.all("section")]
-    assert "There are no two laboratories of enough cells to measure a distance between." in tree.text
+    assert "The distance was not measured because fewer than two laboratories have enough cells." in tree.text
 
 
 def test_nothing_to_score_is_said(result, tmp_path):
@@ -301,10 +299,10 @@ def test_thousands_of_copies_are_counted_and_twenty_are_listed(result, tmp_path)
 
 def test_a_report_that_cannot_be_written_is_refused_beforehand(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="so that it is not written"):
+    with pytest.raises(OSError, match="so it was not written"):
         prepare_report(tmp_path / "file" / "report.html")
     monkeypatch.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
-    with pytest.raises(OSError, match="Read-only file system, so that it is not written"):
+    with pytest.raises(OSError, match="Read-only file system, so it was not written"):
         prepare_report(tmp_path / "report.html")
     monkeypatch.undo()
     assert prepare_report(tmp_path / "new" / "report.html", tmp_path / "figures").parent.is_dir()
@@ -320,7 +318,7 @@ def test_a_picture_that_does_not_fit_on_the_disk_is_named(result, tmp_path, monk
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full)
-    with pytest.warns(UserWarning, match=r"so that it is not written\. Fix: free space there.*transfer.*\.svg"):
+    with pytest.warns(UserWarning, match=r"so it was not written\. Fix: free space there.*transfer.*\.svg"):
         write_report(result, tmp_path / "report.html", figures=tmp_path / "figures")
     assert not list((tmp_path / "figures").glob("*.svg"))
     assert not list((tmp_path / "figures").glob(".*"))

@@ -123,7 +123,7 @@ def test_labels_to_check_are_listed(three, tmp_path, monkeypatch):
 def test_images_that_are_gone_are_named_once_and_counted_in_the_warning(three, tmp_path):
     paths = [str(tmp_path / "gone" / Path(path).name) for path in three.cells.paths]
     gone = replace(three, cells=Bunch(**three.cells | {"paths": paths}))
-    with pytest.warns(UserWarning, match=r"Left \d+ picture\(s\) out of the report.*; and \d+ more\.") as caught:
+    with pytest.warns(UserWarning, match=r"The report lacks \d+ picture\(s\).*; and \d+ more\.") as caught:
         page = write_report(gone, tmp_path).read_text("utf-8")
     assert len(str(caught[0].message)) < 3000
     cells = list(parse(page).all("details", class_="cell"))
@@ -195,7 +195,7 @@ def test_a_few_labels_have_a_table_and_small_laboratories_are_named(three, tmp_p
     text = parse(write_report(replace(three, label_curve=curve), tmp_path).read_text("utf-8")).text
     assert f"{names[0]} 32 random 0.700 ± 0.141 0.100 ± 0.000" in text
     assert f"{names[0]} 32 informative 0.810 0.100" in text
-    assert f"Too few cells to try this: {names[1]} , {names[2]}" in text
+    assert f"These laboratories have too few cells to try this: {names[1]} , {names[2]}" in text
     assert "cells of one patient may be among both the labelled and the tested cells" in text
     grouped = replace(three, label_curve=curve, cells=Bunch(**three.cells | {"group": range(len(three.cells.target))}))
     text = parse(write_report(grouped, tmp_path / "grouped").read_text("utf-8")).text

@@ -150,7 +150,7 @@ def test_plain_sam_without_masks_is_warned_of(folders, tmp_path, randomise, monk
     save_file(randomise(SAM(SIZES["vit_tiny"], 224, SAM_MASK_TOKENS)).state_dict(), file)
     monkeypatch.setattr(SAMLoRAEmbedder, "fit_transform", lambda *_, **__: pytest.fail("It went on."))
     with (
-        pytest.warns(UserWarning, match="Got neither an adapter nor masks: plain SAM"),
+        pytest.warns(UserWarning, match="Got neither an adapter nor masks, so plain SAM"),
         pytest.raises(pytest.fail.Exception, match="It went on"),
     ):
         reproduce("dorl", *folders, **SMALL | {"backbone": str(file)})
@@ -168,7 +168,7 @@ def test_time_and_disk_space_are_told_before_the_start(folders, tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("paper", "code", "message"),
-    [("dorl", 1, "A folder lies where a file is to be"), ("x/y", 2, "'x/y' is not one of")],
+    [("dorl", 1, "A folder is in the place of the file"), ("x/y", 2, "'x/y' is not one of")],
 )
 def test_reproduce_refuses_before_embedding(paper, code, message, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(encoder, "run_network", lambda *_: pytest.fail("An image was embedded."))

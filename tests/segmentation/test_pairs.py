@@ -31,7 +31,7 @@ def test_as_many_masks_as_images():
 
 def test_a_mask_of_another_size_names_the_row():
     image, good, bad = np.ones((8, 8, 3), np.uint8), np.ones((8, 8)), np.ones((8, 9))
-    with pytest.raises(ImageReadError, match=r"Row 1: the mask is \(8, 9\) px but its image \(8, 8\)\. Fix: export"):
+    with pytest.raises(ImageReadError, match=r"Row 1: the mask is \(8, 9\) px but its image is \(8, 8\)\. Fix: export"):
         read_pairs([image, image], [good, bad], 16)
 
 

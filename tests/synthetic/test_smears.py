@@ -190,18 +190,18 @@ def test_a_laboratory_of_ones_own():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_size": 0}, "Got image_size=0 but expected a positive integer; "),
-        ({"image_size": 8}, "Got image_size=8 but expected at least 16 pixels; "),
-        ({"n_cells_per_class": -1}, "Got n_cells_per_class=-1 but expected a positive integer; "),
-        ({"n_cells_per_class": 1.5}, "Got n_cells_per_class=1.5 but expected a positive integer; "),
-        ({"n_cells_per_class": True}, "Got n_cells_per_class=True but expected a positive integer; "),
+        ({"image_size": 0}, "Got image_size=0 but expected a positive integer. Fix: "),
+        ({"image_size": 8}, "Got image_size=8 but expected at least 16 pixels. Fix: "),
+        ({"n_cells_per_class": -1}, "Got n_cells_per_class=-1 but expected a positive integer. Fix: "),
+        ({"n_cells_per_class": 1.5}, "Got n_cells_per_class=1.5 but expected a positive integer. Fix: "),
+        ({"n_cells_per_class": True}, "Got n_cells_per_class=True but expected a positive integer. Fix: "),
         ({"classes": ["blast"]}, "choose from basophil, eosinophil, lymphocyte, monocyte, neutrophil."),
-        ({"classes": []}, "Got classes=[] but expected distinct names; "),
-        ({"classes": ["basophil", "basophil"]}, "but expected distinct names; "),
+        ({"classes": []}, "Got classes=[] but expected distinct names. Fix: "),
+        ({"classes": ["basophil", "basophil"]}, "but expected distinct names. Fix: "),
         ({"domains": ["lab_z"]}, "choose from lab_a, lab_b, lab_c, lab_d."),
-        ({"domains": [3]}, "Got domain 3 but expected a Laboratory or a known name; "),
-        ({"domains": []}, "Got domains named [] but expected one or more distinct names; "),
-        ({"domains": ["lab_a", "lab_a"]}, "but expected one or more distinct names; "),
+        ({"domains": [3]}, "Got domain 3 but expected a Laboratory or a known name. Fix: "),
+        ({"domains": []}, "Got domains named [] but expected one or more distinct names. Fix: "),
+        ({"domains": ["lab_a", "lab_a"]}, "but expected one or more distinct names. Fix: "),
         ({"random_state": -1}, "Got random_state=-1 but expected None, an integer >= 0"),
         ({"random_state": "x"}, "Got random_state='x' but expected None, an integer >= 0"),
     ],
@@ -212,7 +212,7 @@ def test_impossible_arguments(arguments, message):
 
 
 def test_draw_cell_names_its_own_parameter():
-    with pytest.raises(ValueError, match="Got size=0 but expected a positive integer; "):
+    with pytest.raises(ValueError, match=r"Got size=0 but expected a positive integer\. Fix: "):
         draw_cell("basophil", "lab_a", 0, np.random.default_rng(0))
 
 

@@ -63,7 +63,7 @@ def test_a_malicious_pth_is_refused_and_runs_nothing(form, tmp_path):
         torch.save(payload, path)
     else:
         path.write_bytes(pickle.dumps(payload, protocol=2))
-    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is not a readable weights file"):
         load_backbone(Backbone(str(path)))
     assert not marker.exists()
 
@@ -75,14 +75,14 @@ def test_a_truncated_file_says_so(suffix, kept, tmp_path):
     torch.save(STATE, path) if suffix == ".pth" else save_file(STATE, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(WeightsUnavailableError, match=r"no readable weights file: .*Fix: fetch it again"):
+    with pytest.raises(WeightsUnavailableError, match=r"not a readable weights file: .*Fix: fetch it again"):
         load_backbone(Backbone(str(path)))
 
 
 @pytest.mark.parametrize("content", [torch.zeros(2), {"net": STATE, "epoch": 3}], ids=["tensor", "nested"])
 def test_a_pth_that_holds_no_state_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "sam.pth")
-    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match=r"sam\.pth' is not a readable weights file"):
         load_backbone(Backbone(str(tmp_path / "sam.pth")))
 
 

@@ -136,14 +136,16 @@ def test_what_only_looks_like_scikit_learn_is_not_trusted(name, tmp_path):
 def test_bad_sources_are_named(fitted, tmp_path):
     with pytest.raises(NotFittedError):
         save_pretrained(line(SAMLoRAEmbedder("vit_tiny")), tmp_path)
-    with pytest.raises(WeightsUnavailableError, match=r"is no pipeline folder: it lacks pipeline\.skops\. Fix:"):
+    with pytest.raises(
+        WeightsUnavailableError, match=r"the folder of a saved pipeline: it lacks pipeline\.skops\. Fix:"
+    ):
         from_pretrained(tmp_path)
-    with pytest.raises(WeightsUnavailableError, match=r"is no autoencoder folder: it lacks sam_bloodcell\.json"):
+    with pytest.raises(WeightsUnavailableError, match=r"folder of a saved autoencoder: it lacks sam_bloodcell\.json"):
         CrossDomainAutoencoder.from_pretrained(tmp_path)
     fitted[0].save_pretrained(tmp_path)
     (tmp_path / "autoencoder.safetensors").touch()
     with pytest.raises(
-        WeightsUnavailableError, match=r"holds no autoencoder\. Fix: pass a folder made by save_pretrained"
+        WeightsUnavailableError, match=r"does not contain an autoencoder\. Fix: pass a folder made by save_pretrained"
     ):
         CrossDomainAutoencoder.from_pretrained(tmp_path)
 

@@ -177,7 +177,7 @@ def test_everything_wrong_is_listed_in_one_error(published, tmp_path):
     state["w_a_4"] = torch.zeros(4, 32)
     state["image_encoder.pos_embed"] = torch.zeros(1)
     state["mask_decoder.mask_tokens.weight"] = torch.zeros(4, 256)
-    with pytest.raises(ValueError, match=r"published\.pth' is no adapter of the published code for own") as caught:
+    with pytest.raises(ValueError, match=r"published\.pth' is not an adapter of the published code for own") as caught:
         read_published_adapter(save(state, tmp_path), backbone="own")
     lines = str(caught.value).splitlines()
     assert lines[1:-1] == [
@@ -233,7 +233,7 @@ class _TouchesAFile:
 def test_a_malicious_file_is_refused_and_runs_nothing(published, tmp_path):
     marker = tmp_path / "executed"
     path = save(published[1] | {"w_a_000": _TouchesAFile(marker)}, tmp_path)
-    with pytest.raises(WeightsUnavailableError, match=r"published\.pth' is no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match=r"published\.pth' is not a readable weights file"):
         read_published_adapter(path, backbone="own")
     assert not marker.exists()
 

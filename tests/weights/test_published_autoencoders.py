@@ -197,7 +197,7 @@ def test_a_file_that_is_not_whole_is_refused_by_name(tmp_path, shapes):
     state = named_weights(shapes)
     for name in ("decoder.0.weight", "encoder.transformer.1.norm2.bias"):
         if name in state:
-            with pytest.raises(ValueError, match=rf"network\.mdl' is no whole autoencoder of .*\n  {name}: missing\nF"):
+            with pytest.raises(ValueError, match=rf"mdl' is not a complete autoencoder of .*\n  {name}: missing\nF"):
                 read({key: value for key, value in state.items() if key != name}, tmp_path)
     with pytest.raises(ValueError, match=r"  head\.weight: unknown\nFix: pass the state dict"):
         read(state | {"head.weight": torch.ones(2)}, tmp_path)
@@ -211,9 +211,9 @@ def test_a_network_of_another_kind_is_refused(tmp_path):
         ValueError, match=r"neither 'encoder\.0\.weight' \(BC-SAM\) nor 'encoder\.cls_token' .* its 1 names\. Fix: "
     ):
         read({"w_a_000": torch.ones(4, 16)}, tmp_path)
-    with pytest.raises(ValueError, match=r"is no whole autoencoder of BC-SAM:(\n  .*){10}\n  and \d+ more\nFix"):
+    with pytest.raises(ValueError, match=r"is not a complete autoencoder of BC-SAM:(\n  .*){10}\n  and \d+ more\nFix"):
         read({"encoder.0.weight": torch.ones(4)}, tmp_path)
-    with pytest.raises(ValueError, match=r"is no whole autoencoder of DoRL:"):
+    with pytest.raises(ValueError, match=r"is not a complete autoencoder of DoRL:"):
         read({"encoder.cls_token": torch.tensor(1.0), "encoder.transformer.9999.norm1.bias": torch.ones(1)}, tmp_path)
 
 
@@ -227,10 +227,10 @@ def test_another_grid_than_14_by_14_is_refused(tmp_path):
 def test_nothing_is_unpickled_but_tensors(tmp_path):
     path = tmp_path / "whole.mdl"
     torch.save(DoRLAutoencoder(8, depth=(1, 1)), path)
-    with pytest.raises(WeightsUnavailableError, match=r"whole\.mdl' is no readable weights file: besides tensors it"):
+    with pytest.raises(WeightsUnavailableError, match=r"whole\.mdl' is not a readable weights file: besides"):
         read_published_autoencoder(path)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(WeightsUnavailableError, match=r"whole\.mdl' is no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match=r"whole\.mdl' is not a readable weights file"):
         read_published_autoencoder(path)
     with pytest.raises(WeightsUnavailableError, match=r"absent\.mdl"):
         read_published_autoencoder(tmp_path / "absent.mdl")

@@ -179,7 +179,7 @@ def test_another_width_is_refused():
             {key: value for key, value in OWN.items() if key != "pos_embed"},
             r"it has no 'pos_embed'\. Its first keys",
         ),
-        (OWN | {"patch_embed.proj.weight": torch.ones(2, 2)}, r"no ViT in the layout of DINOv2.*Its first keys are"),
+        (OWN | {"patch_embed.proj.weight": torch.ones(2, 2)}, r"not a ViT in the layout of DINOv2.*Its first keys are"),
     ],
     ids=["a ResNet", "no positions", "a linear patch embedding"],
 )

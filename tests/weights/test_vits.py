@@ -46,7 +46,7 @@ class _TouchesAFile:
 
 def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path):
     torch.save(OWN | {"cls_token": _TouchesAFile(tmp_path / "executed")}, tmp_path / "vit.bin")
-    with pytest.raises(WeightsUnavailableError, match=r"vit\.bin' is no readable weights file"):
+    with pytest.raises(WeightsUnavailableError, match=r"vit\.bin' is not a readable weights file"):
         load_vit(Backbone(str(tmp_path / "vit.bin")))
     assert not (tmp_path / "executed").exists()
 

@@ -3,7 +3,6 @@
 import copy
 import os
 from dataclasses import replace
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..embedding.containers import carried_embeddings
 from ..models import devices
-from ..models.alignment import ALIGNMENTS
-from ..models.autoencoders import CROP_SIZES
 from ..models.isolation import own_settings
 from ..models.training import check_resumable
 from .domains import name_to_add, read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
@@ -26,81 +22,85 @@ from .inputs import NetworkInputs, refuse_not_finite, token_maps
 from .normalization import ClusterShifts, DomainScaler
 from .reconstruction import run_network, train_network
 from .saving import PretrainedAutoencoder
-from .settings import DEFAULTS, PRESETS, Settings, resolve_settings
-
-_AUTO = StrOptions({"auto"})
+from .settings import CONSTRAINTS, Settings, resolve_settings
 
 
 class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PretrainedAutoencoder):
     """Compress embeddings to a few features from which the cell, but not its laboratory, can be reconstructed.
 
-    A domain is a laboratory. `CellEmbeddings` bring the domain of each cell along; an argument ``domain`` is for other
-    arrays, and takes precedence. Inputs are standardised by domain, and a network is trained to reconstruct them (and,
-    from token maps, the cell's crop) from a few features. The features of clusters of like cells are then moved
-    together across domains. No class labels are used.
+    A domain is a laboratory. `CellEmbeddings` contain the domain of each cell. For other arrays, pass ``domain``, which
+    takes precedence. Inputs are standardised by domain, and a network is trained to reconstruct them (and, from token
+    maps, the cell's crop) from a few features. The features of clusters of similar cells are then aligned across
+    domains. No class labels are used.
 
     Parameters
     ----------
     n_components : int, default=50
-        Number of features. With ``preset="dorl"`` there are as many features as the embedding is wide (768 for vit_b);
-        `n_components` is then the size of the layer on which alone the alignment works.
+        Number of features, at least 1. With ``preset="dorl"`` there are as many features as the embedding has channels
+        (768 for vit_b), and `n_components` is the size of the layer that is aligned.
     architecture : {"auto", "linear", "vector", "conv", "masked"}, default="auto"
-        "linear", whose features span the principal components, and "vector", an MLP, read any 2-D array, as pooled
-        embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the token maps of ``SAMLoRAEmbedder(..., keep=("tokens",
-        "crops"))`` and also reconstruct the cells' crops. "auto" is the preset's network, else "linear", which measured
-        best on real cells. It is solved at once: the parameters from `epochs` to `device` have no effect on it.
+        Network. "linear" (its features span the principal components) and "vector" (an MLP) read any 2-D array, such as
+        pooled embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the token maps of ``SAMLoRAEmbedder(...,
+        keep=("tokens", "crops"))`` and also reconstruct the cells' crops. "auto" is the preset's network, or else
+        "linear", which measured best on real cells. "linear" has a closed-form solution, so the parameters from
+        `epochs` to `device` do not affect it.
     preset : {"bc-sam", "dorl"} or None, default=None
-        A paper's network and training, layer by layer, with its settings for every parameter that is "auto" (what
-        still differs: docs/method.md). None takes our own.
+        Network and training of a paper, with its settings for every parameter that is "auto" (docs/method.md lists the
+        remaining differences). None uses our own settings.
     alignment : {"auto", "mean", "first", "mmd"} or None, default="auto"
-        Distance between the domains' features that training lowers (``sam_bloodcell.models.alignment``); None, and
-        "auto" without a preset, train without one. "first", the presets', compares all domains with the first alone.
-    alignment_weight, embedding_weight : float or "auto", default="auto"
-        Weights in the loss of the alignment and of the embedding's squared error; the crops' 1 - SSIM weighs 1.
+        Distance between the domains' features that training minimises (``sam_bloodcell.models.alignment``). None, and
+        "auto" without a preset, train without it. "first", which presets use, compares all domains with the first one.
+    alignment_weight : float or "auto", default="auto"
+        Weight of the alignment in the loss, at least 0. The 1 - SSIM of the crops has weight 1.
     normalization : {"auto", "cluster", "domain", "raw"} or None, default="auto"
-        "domain" standardises each domain's inputs by that domain's own statistics. "cluster" also moves the features
-        of each domain, cluster by cluster, onto those of the others. None standardises all domains alike. "raw" takes
-        the inputs as they are, as the presets do. "auto" without a preset is "cluster".
+        "domain" standardises each domain's inputs by the statistics of that domain. "cluster" also shifts the features
+        of each domain, cluster by cluster, to those of the others. None standardises all domains together. "raw" uses
+        the inputs unchanged, as the presets do. "auto" without a preset is "cluster".
+    embedding_weight : float or "auto", default="auto"
+        Weight of the embedding's squared error in the loss, at least 0.
     crop_size : {32, 64, 128} or "auto", default="auto"
-        Side in pixels of the reconstructed crops; a step with the papers' 128 takes far longer than with our 32.
+        Side in pixels of the reconstructed crops. A step takes much longer with the papers' 128 than with our 32.
     epochs : int or "auto", default="auto"
-        "auto" without a preset: as many as make 600 steps ("vector") or 300 steps ("conv", "masked").
-    learning_rate, weight_decay : float or "auto", default="auto"
-        Of AdamW, with a cosine decay. In presets the weight decay also applies to biases and norms.
+        Number of epochs. "auto" without a preset makes 600 optimiser steps ("vector") or 300 ("conv", "masked").
+    learning_rate : float or "auto", default="auto"
+        Highest learning rate of AdamW, above 0. It decays by a cosine schedule.
+    weight_decay : float or "auto", default="auto"
+        Weight decay of AdamW, at least 0. In presets it also applies to biases and norms.
     batch_size : int or "auto", default="auto"
-        Cells in a training step, the same number of every domain; in presets, drawn from all cells alike.
+        Number of cells per training step, at least 2, with equal numbers of every domain except in presets.
     warmup_steps : int or "auto", default="auto"
-        Steps of linear warm-up, at most a tenth of the training; in presets as many as asked for, 500.
+        Number of steps of linear warm-up, limited to a tenth of the training. Presets use 500 steps without this limit.
     patience : int or None, default=None
-        Training stops after this many epochs without an improvement in the reconstruction of held-out cells, and the
-        best epoch's weights are kept. None trains to the end on all cells.
+        Number of epochs without an improvement in the reconstruction of held-out cells after which training stops and
+        the best epoch's weights are kept. None trains to the end on all cells.
     validation_fraction : float, default=0.1
-        Share of the cells that is held out where `patience` is set.
+        Share of the cells that is held out if `patience` is set, between 0 and 1.
     checkpoint : str or path, optional
-        File, written after every epoch of `fit`, from which an interrupted fit resumes; needs an int `random_state`.
+        File that `fit` writes after every epoch, from which it resumes if interrupted. It needs an int `random_state`.
     device : str, default="auto"
-        "auto", "cpu", "cuda" or a torch device name. "vector" trains there, and always computes features on CPU.
+        "auto", "cpu", "cuda" or a torch device name. "vector" trains there, but always computes features on the CPU.
     random_state : int, RandomState or None, default=None
+        Seed of the initial weights, the batches and the clusters.
     verbose : int, default=0
-        1 shows a progress bar.
+        If above 0, show a progress bar.
 
     Attributes
     ----------
     network_ : torch.nn.Module, on CPU
-        A network of ``sam_bloodcell.models.autoencoders``, or with a preset of ``sam_bloodcell.models.published``.
+        A network of ``sam_bloodcell.models.autoencoders`` or, with a preset, of ``sam_bloodcell.models.published``.
     settings_ : Settings
-        The values that were used for the parameters that are "auto", and how training was done.
+        The values that replaced the parameters that are "auto", and further settings of the training.
     domains_ : ndarray
         Names of the domains in `fit` and of those that `add_domain` added, sorted; empty without `domain`.
     scaler_ : DomainScaler
         Statistics of the inputs of each domain.
     shifts_ : ClusterShifts or None
-        How far each domain's features lie off, cluster by cluster; None without "cluster" or any domain.
+        Offset of each domain's features in each cluster; None without "cluster" or any domain.
     history_ : DataFrame
-        One row for each epoch, one in all for "linear". Columns: epoch, loss, reconstruction; learning_rate, alignment,
-        crops and embedding (the parts of the reconstruction) where there are such; validation_score, with `patience`.
+        One row per epoch ("linear" has one row in total). Columns: epoch, loss, reconstruction; if they apply,
+        learning_rate, alignment, crops and embedding (the parts of the reconstruction), and validation_score.
     n_features_in_ : int
-        Width C of the embeddings.
+        Number of channels C of the embeddings.
 
     References
     ----------
@@ -121,27 +121,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     __metadata_request__partial_fit = {"domain": True}
     __metadata_request__transform = {"domain": True}
 
-    _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "architecture": [StrOptions({"auto", *DEFAULTS})],
-        "preset": [StrOptions(set(PRESETS)), None],
-        "alignment": [StrOptions({"auto", *ALIGNMENTS}), None],
-        "alignment_weight": [Interval(Real, 0, None, closed="left"), _AUTO],
-        "normalization": [StrOptions({"auto", "cluster", "domain", "raw"}), None],
-        "embedding_weight": [Interval(Real, 0, None, closed="left"), _AUTO],
-        "crop_size": [Options(Integral, set(CROP_SIZES)), _AUTO],
-        "epochs": [Interval(Integral, 1, None, closed="left"), _AUTO],
-        "learning_rate": [Interval(Real, 0, None, closed="neither"), _AUTO],
-        "weight_decay": [Interval(Real, 0, None, closed="left"), _AUTO],
-        "batch_size": [Interval(Integral, 2, None, closed="left"), _AUTO],
-        "warmup_steps": [Interval(Integral, 0, None, closed="left"), _AUTO],
-        "patience": [Interval(Integral, 1, None, closed="left"), None],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "checkpoint": [str, os.PathLike, None],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints = CONSTRAINTS
 
     def __init__(
         self,
@@ -192,15 +172,18 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Parameters
         ----------
-        X : CellEmbeddings of n cells (from a `SAMLoRAEmbedder`), or array-like of shape (n, C)
-        y : ignored
+        X : CellEmbeddings of n cells, or array-like of shape (n, C)
+            Embeddings of the cells, such as those of a `SAMLoRAEmbedder`.
+        y : object, default=None
+            Ignored.
         domain : array-like of shape (n,), optional
-            Each cell's domain, strings or ints; default ``X.domain`` of `CellEmbeddings`. Without it, or with a single
-            domain, nothing is aligned, and a warning says so.
+            Domain of each cell, strings or ints, by default ``X.domain`` of `CellEmbeddings`. Without it, or with a
+            single domain, nothing is aligned, and a warning says so.
 
         Returns
         -------
-        self
+        self : object
+            The fitted autoencoder.
 
         Raises
         ------
@@ -224,16 +207,22 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Train on one part of the data: one epoch at a constant learning rate, or by solving "linear" for all parts.
 
         The statistics of the domains are gathered over all parts, but the clusters are those of the last part. A part
-        should hold cells of all domains. The first call starts a new training; a call after `fit` continues that one.
+        should contain cells of all domains. The first call starts a new training. A call after `fit` continues it. The
+        method raises the errors of `fit`.
 
         Parameters
         ----------
-        X, y, domain
-            As in `fit`, whose errors this raises, too.
+        X : CellEmbeddings of n cells, or array-like of shape (n, C)
+            Embeddings of the cells of this part.
+        y : object, default=None
+            Ignored.
+        domain : array-like of shape (n,), optional
+            Domain of each cell, as in `fit`.
 
         Returns
         -------
-        self
+        self : object
+            The autoencoder, trained on this part.
         """
         n_epochs = len(self.history_) if hasattr(self, "network_") else 0
         inputs = self._prepare_training(X, domain, part=True)
@@ -244,24 +233,27 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def transform(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
         """Compute the features.
 
-        Where the domain is known, **unlabelled statistics of each domain** are used, as `normalization` says: for a
-        domain of the fit, or one that `add_domain` has learned, those; for a new one those of its rows in X, which
-        should be many. Rows of an unknown domain are transformed one by one, scaled by the mean statistics of the
-        domains, which is worse: a warning says so after a fit that knew domains.
+        If the domain is given, **unlabelled statistics of each domain** are used, according to `normalization`. For a
+        domain of the fit or of `add_domain`, the stored statistics are used. For a new domain, they are computed from
+        its rows in X, so pass many rows. Rows of an unknown domain are scaled by the mean statistics of the domains.
+        Their features are worse, and a warning says so after a fit with domains.
 
         Parameters
         ----------
-        X, domain
-            As in `fit`.
+        X : CellEmbeddings of n cells, or array-like of shape (n, C)
+            Embeddings of the cells.
+        domain : array-like of shape (n,), optional
+            Domain of each cell, as in `fit`.
 
         Returns
         -------
-        features : float32 array of shape (n, n_components), or with ``preset="dorl"`` (n, C)
+        float32 array of shape (n, n_components), or (n, C) with ``preset="dorl"``
+            The features.
 
         Raises
         ------
         NotFittedError, ValueError, TypeError
-            Before `fit`; as in `fit`.
+            If the autoencoder is not fitted, or as in `fit`.
         """
         inputs = self._prepare_inference(X, domain)
         features = self._run_network(inputs)
@@ -270,20 +262,24 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self.shifts_.correct(features, inputs.domain)
 
     def fit_transform(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> NDArray[np.float32]:
-        """Fit, then transform the same cells as later ones will be.
+        """Fit, then transform the same cells in the way in which later cells will be transformed.
 
-        A pipeline can hand the argument `domain` to a later `transform` only where scikit-learn's metadata routing is
-        enabled. Without routing it is used in `fit` alone, unless X brings domains along, as later X will.
+        A pipeline can pass `domain` to a later `transform` only if scikit-learn's metadata routing is enabled. Without
+        routing, `domain` is used only in `fit`, unless X contains domains. The method raises the errors of `fit`.
 
         Parameters
         ----------
-        X, y, domain
-            As in `fit`, whose errors this raises, too.
+        X : CellEmbeddings of n cells, or array-like of shape (n, C)
+            Embeddings of the cells.
+        y : object, default=None
+            Ignored.
+        domain : array-like of shape (n,), optional
+            Domain of each cell, as in `fit`.
 
         Returns
         -------
-        features : float32 array
-            As `transform`.
+        float32 array of shape (n, n_components), or (n, C) with ``preset="dorl"``
+            The features, as from `transform`.
         """
         self.fit(X, y, domain=domain)
         later = get_config()["enable_metadata_routing"] or read_domain(carried_embeddings(X), None, 0) is not None
@@ -291,17 +287,19 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @own_settings()
     def reconstruct(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray:
-        """Reconstruct the cells' crops or embeddings.
+        """Reconstruct the cells' crops or embeddings; it raises the errors of `transform`.
 
         Parameters
         ----------
-        X, domain
-            As in `transform`, whose errors this raises, too.
+        X : CellEmbeddings of n cells, or array-like of shape (n, C)
+            Embeddings of the cells.
+        domain : array-like of shape (n,), optional
+            Domain of each cell, as in `fit`.
 
         Returns
         -------
-        reconstruction : array
-            From token maps: crops, uint8 (n, crop_size, crop_size, 3). From vectors: vectors, float32 (n, C).
+        ndarray
+            Crops of shape (n, crop_size, crop_size, 3), uint8, from token maps; vectors (n, C), float32, from vectors.
         """
         inputs = self._prepare_inference(X, domain)
         made = self._run_network(inputs, reconstruct=True)
@@ -310,26 +308,28 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return (np.moveaxis(made, 1, -1).clip(0, 1) * 255).round().astype(np.uint8)
 
     def add_domain(self, X: Any, name: str | int) -> "CrossDomainAutoencoder":
-        """Learn a new laboratory from its unlabelled cells, once; from then on each of its cells is transformed alike.
+        """Learn a new laboratory once from its unlabelled cells, so that later cells are transformed consistently.
 
-        Without this, `transform` takes the statistics of a new domain from the rows it is given, so that they differ
-        from call to call and are poor for few cells.
+        Otherwise, `transform` computes the statistics of a new domain from the rows in X, so that they differ between
+        calls and are poor for few cells. The network does not change.
 
         Parameters
         ----------
         X : CellEmbeddings of n cells or array-like of shape (n, C)
-            At least 20 cells, of the cell types that are usual in the laboratory; the network does not change.
+            At least 20 cells, of the cell types that are usual in the laboratory.
         name : str or int
             The domain that these cells will have in `transform`.
 
         Returns
         -------
-        self
+        self : object
+            The autoencoder, which now knows the domain.
 
         Raises
         ------
         NotFittedError, TypeError, ValueError
-            Before `fit`; as in `transform`; if the domain is known already, or the settings align nothing.
+            If the autoencoder is not fitted, the domain is already known, the settings align nothing, or as in
+            `transform`.
 
         Examples
         --------
@@ -360,7 +360,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @property
     def _known_domains(self) -> list[Any]:
-        """The domains whose statistics are whole: the clusters of a later `partial_fit` may lack some."""
+        """The domains with complete statistics: the clusters of a later `partial_fit` may lack some."""
         return [name for name in self.domains_.tolist() if self.shifts_ is None or name in self.shifts_.shifts]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -370,13 +370,13 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _prepare_training(self, X: Any, domain: ArrayLike | None, *, part: bool = False) -> NetworkInputs:
         """Check the parameters, X and domain for training, and add the cells to the statistics.
 
-        A `part` of the data goes on with the statistics of the parts before it.
+        A `part` of the data adds to the statistics of the parts before it.
         """
         self._validate_params()
         continues = part and hasattr(self, "network_")
         settings = self.settings_ if continues else resolve_settings(self.get_params())
         inputs = self._check_inputs(X, domain, settings, reset=not continues, needs_crops=True)
-        # A copy: a part that is refused half-way must not have moved the statistics.
+        # A copy, so that a part that is refused half-way does not change the statistics.
         scaler = copy.deepcopy(self.scaler_) if continues else DomainScaler()
         for rows in inputs.chunks():
             scaler.update(inputs.read(rows), inputs.domain_of(rows))
@@ -399,7 +399,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _check_inputs(
         self, X: Any, domain: ArrayLike | None, settings: Settings, *, reset: bool, needs_crops: bool
     ) -> NetworkInputs:
-        """Check X and domain; with `reset` a fit starts, else X must look like that of the fit."""
+        """Check X and domain; with `reset` a fit starts, otherwise X must match the X of the fit."""
         least = 2 if reset else 1
         carried = carried_embeddings(X)
         if settings.reads_vectors:
@@ -427,7 +427,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     ) -> "CrossDomainAutoencoder":
         """Train the network, then find the clusters' shifts among the features of these cells.
 
-        On a `part` of the data, the network of the parts before it is trained on, at a constant learning rate.
+        On a `part` of the data, training continues from the parts before it, at a constant learning rate.
         """
         continues = part and hasattr(self, "network_")
         self.network_, history = train_network(
@@ -445,6 +445,6 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self
 
     def _run_network(self, inputs: NetworkInputs, reconstruct: bool = False) -> NDArray[np.float32]:
-        """Return the features of all rows, or what the network reconstructs of them."""
+        """Return the features of all rows, or their reconstructions."""
         device = devices.choose("cpu" if self.settings_.reads_vectors else str(self.device))
         return run_network(self.network_, inputs, device, reconstruct=reconstruct)

@@ -1,4 +1,4 @@
-"""The domain of each cell: where it comes from, and what is said where it is unknown or new."""
+"""The domain of each cell: its source, and the warnings if it is unknown or new."""
 
 import warnings
 from numbers import Integral
@@ -12,34 +12,34 @@ from ..cells import FEW_CELLS, label_column
 from ..embedding.embeddings import CellEmbeddings
 from .normalization import DomainScaler, known_domains
 
-# A warning is given where the variance of a new domain's cells, over that of a domain of the fit, is below this. On six
-# laboratories it fired in a third of the draws of one class, and in 1 % of the other ones (docs/results.md).
+# A warning is given if the variance of a new domain's cells, divided by that of a domain of the fit, is below this. On
+# six laboratories it fired in a third of the draws of one class, and in 1 % of the other draws (docs/results.md).
 _LEAST_SPREAD = 0.5
 
 
 def read_domain(X: Any, domain: ArrayLike | None, n: int) -> NDArray[Any] | None:
-    """Return the domains of n cells: those given, or else those that the embeddings bring along."""
+    """Return the domains of n cells: those given, or else those of the embeddings."""
     if domain is not None:
         return label_column(domain, "domain", n)
     return X.domain if isinstance(X, CellEmbeddings) else None
 
 
 def name_to_add(X: Any, name: Any, known: list[Any], normalization: str | None) -> str | int:
-    """Return the name of a laboratory that is to be learned from the cells X, or raise if it cannot be learned."""
+    """Return the name of a laboratory to learn from the cells X, or raise if it cannot be learned."""
     if isinstance(name, bool) or not isinstance(name, str | Integral) or name == "":
         raise TypeError(f"Got name={name!r} but expected a text or an integer. Fix: pass the laboratory's name.")
     if normalization in (None, "raw"):
         got = f"Got normalization={normalization!r}, which has no statistics of domains."
         raise ValueError(f"{got} Fix: normalization='cluster'.")
     if not known:
-        raise ValueError("The fit knew no domain, so that nothing is aligned with a new one. Fix: fit with domains.")
+        raise ValueError("The fit had no domains, so a new one cannot be aligned with it. Fix: fit with domains.")
     if isinstance(name, str) != isinstance(known[0], str):
         raise ValueError(f"Got name={name!r} but the fit knew {known[0]!r}. Fix: pass a name of the same type.")
     if name in known:
-        raise ValueError(f"Got name={name!r} but that domain is known already. Fix: choose another name.")
+        raise ValueError(f"Got name={name!r} but that domain is already known. Fix: choose another name.")
     carried = known_domains(read_domain(X, None, 0)).tolist()
     if any(other != name for other in carried):
-        raise ValueError(f"Got name={name!r} but X holds cells of {carried}. Fix: pass cells of that laboratory alone.")
+        raise ValueError(f"Got name={name!r} but X has cells of {carried}. Fix: pass only cells of that laboratory.")
     return str(name) if isinstance(name, str) else int(name)
 
 
@@ -47,8 +47,8 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
     """Warn that a fit with no domain, or a single one, aligns nothing."""
     if domains:
         message = (
-            f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Where a cross-validation left "
-            "one over because the rows are sorted, not on purpose, shuffle the rows."
+            f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Fix: if a cross-validation left "
+            "one domain by accident because the rows are sorted, shuffle the rows."
         )
     else:
         message = (
@@ -59,14 +59,14 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
 
 
 def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any], scaler: DomainScaler) -> None:
-    """Warn of the rows among n whose domain is unknown, and of domains, not `known`, with few rows or all alike.
+    """Warn of rows of unknown domain, and of new domains with few rows or rows that are too similar.
 
-    A number that is known as text, or the other way round, is an error.
+    A number that is known as text, or text that is known as a number, is an error.
     """
     unknown = n if domain is None else int(pd.isna(domain).sum())
     if unknown:
         warnings.warn(
-            f"The domain of {unknown} of {n} cells is unknown, though the fit knew domains: their features are worse. "
+            f"The domain of {unknown} of {n} cells is unknown, so their features are worse than with a domain. "
             "Fix: name the laboratory of each cell in a column domain of the table, or pass domain=... .",
             stacklevel=4,
         )
@@ -83,14 +83,14 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any], sc
         if count < FEW_CELLS:
             warnings.warn(
                 f"The domain {name!r} is new, and the statistics of {count} of its cells are poor. Fix: pass at least "
-                f"{FEW_CELLS} of its cells at once, or learn it once from as many unlabelled ones (in Python: "
+                f"{FEW_CELLS} of its cells at once, or learn it once from as many unlabelled cells (in Python: "
                 f"classifier.adapt(X, {name!r}), or autoencoder.add_domain(X, {name!r})).",
                 stacklevel=4,
             )
         elif (spread := scaler.spread(name)) < _LEAST_SPREAD:
             warnings.warn(
                 f"The domain {name!r} is new, and its {count} cells vary {spread:.2f} times as much as those of a "
-                "domain of the fit, which is usual where most are of one class. The features are worse then, because "
+                "domain of the fit, probably because most are of one class. The features are worse then, because "
                 "they are standardised by these cells. Fix: pass cells of the laboratory's usual mixture, or leave out "
                 "the domain.",
                 stacklevel=4,

@@ -1,4 +1,4 @@
-"""The cells that a network is trained or run on: embeddings or token maps, crops and domains, and their scaling."""
+"""The inputs of a network: embeddings or token maps, crops and domains, and their scaling."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ from ..models.published import GRID
 from .normalization import DomainScaler, known_domains
 from .settings import PRESETS, Settings
 
-CHUNK = 256  # rows that are read and encoded at a time
+CHUNK = 256  # number of rows that are read and encoded at once
 
 
 class ReconstructionBatch(NamedTuple):
-    """What a training step needs of a few cells."""
+    """The data of a few cells for a training step."""
 
     inputs: Tensor  # BxC or BxCxhxw, scaled
     pooled: Tensor  # BxC, scaled
     crops: Tensor | None  # Bx3xSxS in [0, 1]
-    codes: Tensor  # B, the number of the domain, -1 unknown
+    codes: Tensor  # B, the index of the domain, or -1 if unknown
 
 
 @dataclass
 class NetworkInputs:
     """The inputs of n cells, with the statistics to scale them by."""
 
-    unscaled: NDArray  # (n, C) or (n, C, h, w): the network encodes it once it is scaled
+    unscaled: NDArray  # (n, C) or (n, C, h, w); the network encodes it after scaling
     pooled: NDArray  # (n, C), unscaled
     crops: NDArray[np.uint8] | None  # (n, S, S, 3)
     crop_size: int  # side in pixels to which a batch's crops are averaged down; S is a multiple of it
@@ -47,14 +47,14 @@ class NetworkInputs:
         return len(self.unscaled)
 
     def chunks(self) -> Iterator[slice]:
-        """Rows in order, a few at a time: the inputs may lie on disk."""
+        """Yield slices of rows in order, a few rows each, because the inputs may be on disk."""
         return gen_batches(len(self), CHUNK)
 
     def scale_by(self, scaler: DomainScaler, settings: Settings) -> None:
-        """Set the statistics to scale by; domains that `scaler` does not know get those of their rows here.
+        """Set the statistics for scaling; domains that `scaler` does not know get the statistics of their rows here.
 
-        Where the settings do not tell domains apart, all rows are scaled alike, or not at all, and `domain` is
-        forgotten; the codes stay.
+        If the settings do not distinguish domains, all rows are scaled together, or not at all, and `domain` is
+        dropped. The codes stay.
         """
         self.scaler, self.raw = scaler, settings.normalization == "raw"
         if not settings.by_domain:
@@ -69,11 +69,11 @@ class NetworkInputs:
         return values
 
     def scaled(self, rows: Any) -> NDArray[np.float32]:
-        """Return what the network encodes of these rows."""
+        """Return the scaled inputs of these rows, which the network encodes."""
         return self._scale(self.read(rows), rows)
 
     def unscaled_again(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (n, C) values that the network made of all rows in the units of the inputs."""
+        """Convert (n, C) outputs of the network for all rows to the units of the inputs."""
         return values if self.raw else self.scaler.scale(values, self.domain, undo=True)
 
     def batch(self, rows: NDArray, device: torch.device) -> ReconstructionBatch:
@@ -94,7 +94,7 @@ class NetworkInputs:
         return ReconstructionBatch(inputs, pooled, crops, torch.from_numpy(self.codes[rows]).to(device))
 
     def domain_of(self, rows: Any) -> NDArray | None:
-        """Return the domain of these rows, where it is known."""
+        """Return the domain of these rows, or None if there are no domains."""
         return None if self.domain is None else self.domain[rows]
 
     def _scale(self, values: NDArray, rows: Any) -> NDArray[np.float32]:
@@ -113,11 +113,11 @@ def refuse_not_finite(values: NDArray, rows: NDArray[np.intp]) -> None:
 
 
 def token_maps(X: Any, architecture: str, *, needs_crops: bool) -> tuple[Any, Any]:
-    """Return the token maps of embeddings and, if asked for, their crops; an error says how to get them."""
+    """Return the token maps of embeddings and, if needed, their crops; an error says how to get them."""
     tokens, crops = getattr(X, "tokens", None), getattr(X, "crops", None) if needs_crops else None
     if tokens is None or (needs_crops and crops is None):
         asked, instead = f"architecture={architecture!r}", "architecture='auto'"
-        if architecture in PRESETS:  # the papers' networks bear the presets' names
+        if architecture in PRESETS:  # the papers' networks have the names of the presets
             asked, instead = f"preset={architecture!r}", "preset=None"
         raise TypeError(
             f"Got X of type {type(X).__name__} but {asked} expected embeddings with token maps and crops. Fix: "
@@ -126,8 +126,8 @@ def token_maps(X: Any, architecture: str, *, needs_crops: bool) -> tuple[Any, An
     height, width = tokens.shape[2:]
     if architecture == "dorl" and (height, width) != (GRID, GRID):
         raise ValueError(
-            f"Got token maps of {height} x {width} tokens but preset='dorl' expected {GRID} x {GRID}: it learns a "
-            "position for each. Fix: SAMLoRAEmbedder(..., image_size=224)."
+            f"Got token maps of {height} x {width} tokens but preset='dorl' expected {GRID} x {GRID}, because it "
+            "learns a position for each token. Fix: SAMLoRAEmbedder(..., image_size=224)."
         )
     if architecture == "bc-sam" and min(height, width) < 3:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Normalisation by domain without any label: statistics of the inputs, and shifts of clusters of features."""
+"""Normalisation by domain without labels: statistics of the inputs, and shifts of clusters of features."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,28 +16,28 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 @dataclass
 class DomainScaler:
-    """Standardise channels by the statistics of each row's own domain, or without a domain by the `overall` ones.
+    """Standardise channels by the statistics of each row's domain, or by the `overall` statistics without a domain.
 
-    A domain of None is unknown, for a row or for all of them.
+    A domain of None is unknown, for a row or for all rows.
     """
 
     statistics: dict[Hashable, StandardScaler] = field(default_factory=dict)
     added: set[Hashable] = field(default_factory=set)  # domains that were not in the fit
 
     def update(self, values: NDArray, domain: NDArray | None) -> None:
-        """Add (n, C) or (n, C, h, w) rows to the statistics; without `domain` they belong to one domain, None."""
+        """Add (n, C) or (n, C, h, w) rows to the statistics; without `domain`, they all belong to domain None."""
         for name, rows in rows_by_domain(domain, len(values)):
-            # Every place of a token map is a sample. StandardScaler sums in float64 whatever the type of the values.
+            # Every token of a token map is a sample. StandardScaler sums in float64 for every type of values.
             samples = np.moveaxis(values[rows], 1, -1).reshape(-1, values.shape[1])
             self.statistics.setdefault(name, StandardScaler()).partial_fit(samples)
 
     def overall(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and variance of each channel: averages over the domains of the fit, each of which weighs the same."""
+        """Return the mean and variance of each channel, as averages over the domains of the fit with equal weights."""
         known = [part for name, part in self.statistics.items() if name not in self.added]
         return np.mean([part.mean_ for part in known], axis=0), np.mean([part.var_ for part in known], axis=0)
 
     def spread(self, name: Hashable) -> float:
-        """Variance of a domain's rows over that of a domain of the fit, mean over the channels that vary."""
+        """Return a domain's variance divided by that of a domain of the fit, as a mean over channels that vary."""
         variance = self.overall()[1]
         varies = variance > 0
         return float(np.mean(self.statistics[name].var_[varies] / variance[varies])) if varies.any() else 1.0
@@ -45,8 +45,8 @@ class DomainScaler:
     def including(self, parts: Iterable[tuple[NDArray, NDArray]]) -> "DomainScaler":
         """Return a scaler that also knows the new domains in `parts` of (values, domain).
 
-        The statistics of a new domain are those of its rows, blended with one row's worth of the overall ones, so that
-        a domain of a single row has a variance, too.
+        The statistics of a new domain are those of its rows, combined with the overall statistics at the weight of one
+        row, so that even a domain of a single row has a variance.
         """
         added = DomainScaler()
         overall = self.overall()
@@ -65,7 +65,7 @@ class DomainScaler:
             known = None if name is None else self.statistics[name]
             mean, variance = self.overall() if known is None else (known.mean_, known.var_)
             deviation = np.sqrt(variance)
-            # A channel that never changes is centred, not blown up.
+            # A constant channel is centred but not scaled.
             deviation[deviation <= 1e-12 * np.abs(mean)] = 1.0
             part = values[rows]
             dtype = np.promote_types(part.dtype, np.float32)
@@ -99,19 +99,18 @@ class DomainScaler:
 
 @dataclass
 class ClusterShifts:
-    """Subtract, cluster by cluster, how far each domain's cells lie from those of the others.
+    """Subtract, cluster by cluster, the offset of each domain's cells from those of the other domains.
 
-    Domains differ in how many cells of each type they hold, and then their means should differ. k-means over the cells
-    of all domains, each domain weighing the same, finds clusters of like cells without a label. In every cluster, each
-    domain's mean is moved to the mean over the domains. Cells belong to clusters softly, and a domain with few cells in
-    a cluster is moved little. This is one round of Harmony (Korsunsky et al., Nature Methods 2019) without its
-    diversity penalty.
+    Domains with different mixtures of cell types should have different means. k-means over the cells of all domains,
+    with equal weights of the domains, finds clusters of similar cells without labels. In every cluster, each domain's
+    mean is moved to the mean over the domains. Cells have soft memberships, and a domain with few cells in a cluster is
+    moved little. This is one round of Harmony (Korsunsky et al., Nature Methods 2019) without its diversity penalty.
     """
 
     centres: NDArray[np.float64]  # (K, F)
-    temperature: float  # squared distance from a centre over which membership falls by a factor of e
+    temperature: float  # squared distance from a centre at which membership falls by a factor of e
     means: NDArray[np.float64]  # (K, F), each domain weighing the same
-    shifts: dict[Hashable, NDArray[np.float64]]  # (K, F) for each domain: how far its cells lie from the means
+    shifts: dict[Hashable, NDArray[np.float64]]  # (K, F) for each domain: offset of its cells from the means
 
     @classmethod
     def fit(cls, features: NDArray, domain: NDArray, seed: int) -> "ClusterShifts":
@@ -129,9 +128,9 @@ class ClusterShifts:
         return found
 
     def correct(self, features: NDArray[np.float32], domain: NDArray) -> NDArray[np.float32]:
-        """Return (n, F) features after the move; a domain that was not in the fit is moved by its rows given here.
+        """Return shifted (n, F) features; the shift of a domain that was not in the fit is computed from its rows here.
 
-        Rows of an unknown domain (None) stay where they are.
+        Rows of an unknown domain (None) do not change.
         """
         corrected = features.copy()
         for name, rows in rows_by_domain(domain, len(features)):
@@ -144,7 +143,7 @@ class ClusterShifts:
         return corrected
 
     def shift_of(self, features: NDArray) -> NDArray[np.float64]:
-        """Return how far the cells of a domain lie off, cluster by cluster: (K, F)."""
+        """Return the offset of a domain's cells in each cluster, (K, F)."""
         return self._shift(*self._mass_and_sum(features))
 
     def to_plain(self) -> dict[str, Any]:
@@ -158,21 +157,21 @@ class ClusterShifts:
         return cls(np.asarray(plain["centres"]), plain["temperature"], np.asarray(plain["means"]), shifts)
 
     def _membership(self, features: NDArray) -> NDArray[np.float64]:
-        """Share (n, K) of each cell in each cluster; the shares of a cell add up to 1."""
+        """Return the share (n, K) of each cell in each cluster; the shares of a cell sum to 1."""
         return softmax(-cdist(features, self.centres, "sqeuclidean") / self.temperature, axis=1)
 
     def _mass_and_sum(self, features: NDArray) -> tuple[NDArray, NDArray]:
-        """Sum of the shares (K, 1) and of the features weighted by them (K, F)."""
+        """Return the sum of the shares (K, 1), and of the features weighted by them (K, F)."""
         membership = self._membership(features)
         return membership.sum(0)[:, None], membership.T @ features
 
     def _shift(self, mass: NDArray, total: NDArray) -> NDArray:
-        # Ten cells' worth of no shift keep a domain with few cells in a cluster nearly where it is.
+        # Ten imaginary cells without a shift keep a domain with few cells in a cluster nearly unchanged.
         return (total - mass * self.means) / (mass + 10.0)
 
 
 def rows_by_domain(domain: NDArray | None, n: int) -> list[tuple[Hashable, Any]]:
-    """List the domains with an index of their rows among n; rows without a domain belong to None, the last one."""
+    """List the domains with an index of their rows among n; rows without a domain belong to None, which is last."""
     if domain is None:
         return [(None, slice(None))]
     known = pd.notna(domain)
@@ -192,5 +191,5 @@ def _known_statistics(count: int, mean: ArrayLike, variance: ArrayLike) -> Stand
     scaler = StandardScaler()
     scaler.n_samples_seen_ = np.int64(count)
     scaler.mean_, scaler.var_ = np.asarray(mean, np.float64), np.asarray(variance, np.float64)
-    scaler.scale_ = np.sqrt(scaler.var_)  # partial_fit starts anew without it
+    scaler.scale_ = np.sqrt(scaler.var_)  # without it, partial_fit would restart
     return scaler

@@ -1,4 +1,4 @@
-"""Training a network to reconstruct cells from a few features: its inputs, the network, its loss, its batches."""
+"""Training of a network that reconstructs cells from a few features: the network, its loss and its batches."""
 
 import copy
 import math
@@ -33,7 +33,7 @@ from .settings import Settings
 
 
 def build_network(settings: Settings, width: int) -> nn.Module:
-    """Make the untrained network of an architecture for embeddings of this width."""
+    """Make the untrained network of an architecture for embeddings with this number of channels."""
     if settings.architecture == "linear":
         return LinearAutoencoder(width, settings.n_components)
     if settings.architecture == "vector":
@@ -48,13 +48,13 @@ def build_network(settings: Settings, width: int) -> nn.Module:
 
 
 def for_inference(network: nn.Module) -> nn.Module:
-    """Return the network in evaluation mode; one of vectors in float64, where no row depends on the others."""
+    """Return the network in evaluation mode; a network of vectors uses float64, so that no row affects the others."""
     network.eval()
     return network.double() if isinstance(network, LinearAutoencoder | VectorAutoencoder) else network
 
 
 def loss_terms(network: nn.Module, batch: ReconstructionBatch, settings: Settings) -> dict[str, Tensor]:
-    """Return the loss of a batch, and the terms that it consists of, by name."""
+    """Return the loss of a batch and its terms, by name."""
     made: Reconstruction = network(batch.inputs)
     parts = {}
     if made.crops is not None and batch.crops is not None:
@@ -77,12 +77,12 @@ def train_network(
     patience: int | None, decay: bool, device: torch.device, seed: int, verbose: int,
     checkpoint: str | os.PathLike | None = None,
 ) -> tuple[nn.Module, pd.DataFrame]:  # fmt: skip
-    """Train a network, and return it on CPU and ready for inference, with one row of history for each epoch.
+    """Train a network, and return it on the CPU and ready for inference, with one row of history per epoch.
 
-    A given network is trained further; with None, a new one is. With `decay` the learning rate warms up and decays to
-    0, else it is constant. The `held_out` rows are not trained on: training stops when `patience` epochs have not
-    improved their reconstruction. `seed` decides the initial weights and the batches. A training of the same cells and
-    settings goes on from a `checkpoint`. The linear network is solved instead, at once and from all rows.
+    A given network is trained further; None trains a new network. With `decay`, the learning rate warms up and decays
+    to 0; otherwise it is constant. The `held_out` rows are not used for training, which stops if `patience` epochs have
+    not improved their reconstruction. `seed` sets the initial weights and the batches. A training of the same cells and
+    settings resumes from a `checkpoint`. The linear network has a closed-form solution from all rows instead.
     """
     if settings.architecture == "linear":
         return _solve_linear(network, inputs, settings.n_components)
@@ -95,7 +95,7 @@ def train_network(
         decay_everything=settings.decay_everything,
         amp_dtype=None if settings.architecture == "vector" else devices.half_dtype(device),
     )  # fmt: skip
-    # Without balance all cells are drawn alike, as if they came from one domain.
+    # Without balance, all cells are drawn as if they came from one domain.
     groups = inputs.codes[rows] if settings.balanced_batches else np.zeros(len(rows), int)
 
     def batches(epoch: int) -> Iterator[ReconstructionBatch]:
@@ -126,14 +126,14 @@ def train_network(
 
 
 def _fingerprint(inputs: NetworkInputs, *run: Any) -> str:
-    """Tell a training on other cells or settings; token maps, which may be huge, by their statistics."""
+    """Identify the cells and settings of a training; token maps, which may be huge, by their statistics."""
     return joblib.hash((inputs.pooled, inputs.crops, inputs.codes, inputs.scaler.to_plain(), run), coerce_mmap=True)
 
 
 def _solve_linear(network: Any, inputs: NetworkInputs, n_components: int) -> tuple[nn.Module, pd.DataFrame]:
-    """Return the linear autoencoder of the cells, in which every domain weighs the same, and a history of one row.
+    """Return the linear autoencoder of the cells, with equal weights of all domains, and a history of one row.
 
-    A given network takes in these cells beside those that it has seen.
+    A given network is solved for these cells and those that it has seen before.
     """
     network = LinearAutoencoder(inputs.pooled.shape[1], n_components) if network is None else network
     weights = compute_sample_weight("balanced", inputs.codes)
@@ -152,7 +152,7 @@ def run_network(
     network: Any, inputs: NetworkInputs, device: torch.device, *, reconstruct: bool = False
 ) -> NDArray[np.float32]:
     """Return the features of all rows, or with `reconstruct` their crops or embeddings, a few rows at a time."""
-    # The network that is given stays on CPU, as it is documented.
+    # The given network stays on the CPU, as documented.
     network = network if device.type == "cpu" else copy.deepcopy(network).to(device)
     dtype = next(network.parameters()).dtype
     parts = []
@@ -171,9 +171,9 @@ def run_network(
 def balanced_batches(
     codes: NDArray[np.int64], size: int, steps: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Row numbers of `steps` batches of about `size`, the same number of every domain in each.
+    """Return row numbers of `steps` batches of about `size`, each with the same number of cells from every domain.
 
-    A domain's cells are gone through in random order, from the start again when it has too few.
+    The cells of a domain are drawn in random order, and again from the start if it has too few.
     """
     groups = [np.flatnonzero(codes == code) for code in np.unique(codes)]
     share = max(1, min(size, len(codes)) // len(groups))

@@ -1,4 +1,4 @@
-"""A fitted autoencoder on disk and in pickles: the network's weights as arrays, everything else as plain values."""
+"""A fitted autoencoder on disk and in pickles, with the network's weights as arrays and the rest as plain values."""
 
 import json
 import os
@@ -26,7 +26,7 @@ _Autoencoder = TypeVar("_Autoencoder", bound="PretrainedAutoencoder")
 
 
 class PretrainedAutoencoder(Pretrained):
-    """The base of `CrossDomainAutoencoder`: its fitted state, and how that is saved, loaded and pickled."""
+    """The base of `CrossDomainAutoencoder` that saves, loads and pickles its fitted state."""
 
     network_: Any
     settings_: Settings
@@ -36,7 +36,7 @@ class PretrainedAutoencoder(Pretrained):
     history_: pd.DataFrame
     n_features_in_: int
 
-    checkpoint: str | os.PathLike | None = None  # those that were saved before this parameter existed lack it
+    checkpoint: str | os.PathLike | None = None  # autoencoders that were saved before this parameter existed lack it
 
     _packing = {
         "settings_": (asdict, lambda values: Settings(**values)),
@@ -55,9 +55,19 @@ class PretrainedAutoencoder(Pretrained):
         Parameters
         ----------
         folder_or_repo : str or path
-            "vit_tiny" is the packaged one, fitted on vit_tiny's embeddings of three laboratories; works offline.
-        revision, token, local_files_only
-            For the Hub, as in `SAMLoRAEmbedder.from_pretrained`.
+            Folder, or repo on the Hugging Face Hub. "vit_tiny" is the packaged autoencoder, which was fitted on
+            vit_tiny's embeddings of three laboratories and works offline.
+        revision : str, optional
+            Commit, tag or branch of the repo (default: main).
+        token : str, optional
+            Token of the Hub (default: that of ``HF_TOKEN`` or ``hf auth login``).
+        local_files_only : bool, default=False
+            Whether to use only files that are already in the Hub's cache.
+
+        Returns
+        -------
+        CrossDomainAutoencoder
+            The fitted autoencoder.
 
         Raises
         ------
@@ -70,7 +80,7 @@ class PretrainedAutoencoder(Pretrained):
         settings = read_json(folder / _SETTINGS)
         if settings.get("kind") != "autoencoder":
             fix = "Fix: pass a folder made by save_pretrained."
-            raise WeightsUnavailableError(f"'{folder_or_repo}' holds no autoencoder. {fix}")
+            raise WeightsUnavailableError(f"'{folder_or_repo}' does not contain an autoencoder. {fix}")
         tensors = read_tensors(folder / _WEIGHTS)
         autoencoder = cls.__new__(cls)
         try:
@@ -81,7 +91,7 @@ class PretrainedAutoencoder(Pretrained):
             autoencoder.__setstate__(state | arrays)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as exc:
             raise WeightsUnavailableError(
-                f"'{folder_or_repo}' holds an autoencoder that is incomplete, or of another version of this package: "
+                f"'{folder_or_repo}' contains an autoencoder that is incomplete or of another version of this package: "
                 f"{' '.join(str(exc).split()):.300}. Fix: fetch or save it again, {_SETTINGS} and {_WEIGHTS} together."
             ) from exc
         return autoencoder
@@ -101,7 +111,7 @@ class PretrainedAutoencoder(Pretrained):
     def _card(self) -> dict[str, Any]:
         return {
             "title": "Cross-domain autoencoder for blood cell embeddings",
-            "summary": f"Turns embeddings {self.n_features_in_} wide into {self.network_.n_features} features. "
+            "summary": f"Turns embeddings of {self.n_features_in_} channels into {self.network_.n_features} features. "
             f"Laboratories seen in training: {', '.join(map(str, self.domains_)) or 'not named'}.",
             "code": "from sam_bloodcell import CrossDomainAutoencoder\n\n"
             'autoencoder = CrossDomainAutoencoder.from_pretrained("this folder or repo")\n'

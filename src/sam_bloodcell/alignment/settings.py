@@ -1,16 +1,24 @@
 """The settings of a fit: our defaults for each architecture, and those of the two papers."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
+
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+
+from ..models.alignment import ALIGNMENTS
+from ..models.autoencoders import CROP_SIZES
 
 
 @dataclass(frozen=True)
 class Settings:
     """Parameters of `CrossDomainAutoencoder` in which every "auto" has been replaced by a value.
 
-    The exception is `epochs`: None stands for as many epochs as make `steps` optimiser steps. The fields from
-    `clip_norm` on are no parameters: they are what else differs between our training (the defaults) and the papers'.
+    The exception is `epochs`: None stands for the number of epochs that makes `steps` optimiser steps. The fields from
+    `clip_norm` on are not parameters. They hold the other differences between our training (the defaults) and the
+    papers'.
     """
 
     architecture: str
@@ -34,7 +42,7 @@ class Settings:
 
     @property
     def reads_vectors(self) -> bool:
-        """Whether the network reads pooled embeddings, or any vectors, and no token maps."""
+        """Whether the network reads pooled embeddings or other vectors instead of token maps."""
         return self.architecture in _VECTORS
 
     @property
@@ -54,7 +62,7 @@ _PAPERS: dict[str, Any] = {
     "alignment": "first", "normalization": "raw", "crop_size": 128, "clip_norm": None, "published_schedule": True,
     "decay_everything": True, "balanced_batches": False, "padded_ssim": True,
 }  # fmt: skip
-# Their networks, "bc-sam" and "dorl", come with the presets alone.
+# The papers' networks, "bc-sam" and "dorl", are only available as presets.
 PRESETS = {
     "bc-sam": Settings(
         "bc-sam", learning_rate=5e-4, batch_size=128, epochs=10, embedding_weight=0.0, alignment_weight=5.0, **_PAPERS
@@ -63,25 +71,50 @@ PRESETS = {
 }
 
 
+_AUTO = StrOptions({"auto"})
+# What each parameter of `CrossDomainAutoencoder` may be.
+CONSTRAINTS: dict[str, list[Any]] = {
+    "n_components": [Interval(Integral, 1, None, closed="left")],
+    "architecture": [StrOptions({"auto", *DEFAULTS})],
+    "preset": [StrOptions(set(PRESETS)), None],
+    "alignment": [StrOptions({"auto", *ALIGNMENTS}), None],
+    "alignment_weight": [Interval(Real, 0, None, closed="left"), _AUTO],
+    "normalization": [StrOptions({"auto", "cluster", "domain", "raw"}), None],
+    "embedding_weight": [Interval(Real, 0, None, closed="left"), _AUTO],
+    "crop_size": [Options(Integral, set(CROP_SIZES)), _AUTO],
+    "epochs": [Interval(Integral, 1, None, closed="left"), _AUTO],
+    "learning_rate": [Interval(Real, 0, None, closed="neither"), _AUTO],
+    "weight_decay": [Interval(Real, 0, None, closed="left"), _AUTO],
+    "batch_size": [Interval(Integral, 2, None, closed="left"), _AUTO],
+    "warmup_steps": [Interval(Integral, 0, None, closed="left"), _AUTO],
+    "patience": [Interval(Integral, 1, None, closed="left"), None],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "checkpoint": [str, os.PathLike, None],
+    "device": [str],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+
 def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
-    """Replace every "auto" among the autoencoder's parameters by the preset's value, or else by our default."""
+    """Replace every "auto" among the autoencoder's parameters by the preset's value or our default."""
     given = {field.name: parameters.get(field.name, "auto") for field in fields(Settings)}
     given = {name: value for name, value in given.items() if value != "auto"}
     preset = parameters["preset"]
     settings = replace(PRESETS[preset] if preset else DEFAULTS[given.get("architecture", "linear")], **given)
     if settings.reads_vectors and settings.embedding_weight == 0:
-        got = "Got a weight of 0 for the embedding, but this autoencoder reconstructs nothing else."
+        got = "Got embedding_weight=0, but this autoencoder reconstructs only the embedding."
         raise ValueError(f"{got} Fix: choose another architecture, or a weight above 0.")
     if settings.architecture == "linear" and settings.alignment:
-        got = f"Got alignment={settings.alignment!r} but a linear autoencoder is solved without any loss."
+        got = f"Got alignment={settings.alignment!r} but a linear autoencoder is solved without a loss."
         raise ValueError(f"{got} Fix: architecture='vector', or alignment=None.")
     return settings
 
 
 def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:
-    """Return what `SAMLoRAEmbedder` has to keep of every cell for this autoencoder, besides its pooled embedding.
+    """Return the parts that `SAMLoRAEmbedder` must keep for this autoencoder, besides the pooled embedding.
 
-    An unknown preset keeps nothing here; the autoencoder refuses it by its name.
+    For an unknown preset there are none; the autoencoder itself raises an error that names it.
     """
     preset_architecture = PRESETS[preset].architecture if preset in PRESETS else "linear"
     read = preset_architecture if architecture == "auto" else architecture

@@ -1,4 +1,4 @@
-"""Stage 3: the whole line from images to answers as one estimator."""
+"""Stage 3: the whole pipeline from images to classes as one estimator."""
 
 from .cell_classifier import CellClassifier
 from .neighbor_smoothing import NeighborSmoothedClassifier

@@ -1,4 +1,4 @@
-"""A fitted `CellClassifier` in a new laboratory: it learns from unlabelled cells, and from the labels of a few."""
+"""How a fitted `CellClassifier` learns a new laboratory, from unlabelled cells and from a few labels."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ _Adaptable = TypeVar("_Adaptable", bound="AdaptableClassifier")
 
 
 def with_plain_output(method: _Method) -> _Method:
-    """Let a method's steps hand on what they made: a table, which a user may have set as output, has no masks."""
+    """Let a method's steps pass on their own output; a table, which a user may have set as output, has no masks."""
     return config_context(transform_output="default")(method)
 
 
 class AdaptableClassifier(PretrainedClassifier):
-    """The base of `CellClassifier`: how it learns a new laboratory, and which labels it asks for."""
+    """The base of `CellClassifier` that learns a new laboratory and suggests cells to label."""
 
     coverage: float
     random_state: Any
@@ -47,31 +47,38 @@ class AdaptableClassifier(PretrainedClassifier):
 
     @with_plain_output
     def adapt(self: _Adaptable, X: Any, domain: str | int, y: Any = None) -> _Adaptable:
-        """Learn a new laboratory from its cells, once; from then on its cells are answered one by one.
+        """Learn a new laboratory once from its cells, so that later cells are classified independently of each other.
 
-        Its stain is learned from all cells, without labels. If some cells have labels, the classifier is fitted again
-        on the training cells and these: the labelled cells together count as many as the training cells of a
-        laboratory, but each as 10 training cells at least. From 30 labels on, the temperature of the laboratory's
-        probabilities is fitted, too, by cross-validation on its labelled cells (``temperatures_``). A few labels change
-        it little, as a prior holds it near 1. That of a `NeighborSmoothedClassifier` is fitted on the probabilities
-        without smoothing. The labelled cells become training cells. The limit of "unknown" is set anew.
+        The stain is learned from all cells, without labels. If some cells have labels, the classifier is fitted again
+        on the training cells and the labelled cells. The labelled cells together weigh as much as the training cells of
+        a laboratory, but each weighs at least as much as 10 training cells. With 30 or more labels, the temperature of
+        the laboratory's probabilities is also fitted, by cross-validation on its labelled cells (``temperatures_``). A
+        few labels change it little, because a prior keeps it near 1. The temperature of a `NeighborSmoothedClassifier`
+        is fitted on the probabilities without smoothing. The labelled cells become training cells, and the limit of
+        "unknown" is computed again.
 
         Parameters
         ----------
         X : n images, as in `fit`
             At least 20 cells, of the cell types that are usual in the laboratory.
         domain : str or int
-            The laboratory's name, which its cells will have in the column domain. A laboratory that was learned before
-            can be given labels later: what its unlabelled cells have taught stays, and the new labels replace earlier
-            ones.
+            Name of the laboratory, which its cells will have in the column domain. A laboratory that was learned before
+            can be given labels later: the statistics of its unlabelled cells stay, and the new labels replace earlier
+            labels.
         y : array-like of shape (n,), optional
-            Class of each cell, None, NaN or "" where it is not known. `cells_to_label` says which ones would help most.
+            Class of each cell, or None, NaN or "" if it is not known. `cells_to_label` returns the cells whose labels
+            would help most.
+
+        Returns
+        -------
+        self : object
+            The adapted classifier.
 
         Raises
         ------
         NotFittedError, ValueError, TypeError
-            Before `fit`; if there is neither an autoencoder nor a label; if a label is no class of the fit, or the
-            laboratory is one of the fit; as in `CrossDomainAutoencoder.add_domain`.
+            If the classifier is not fitted, if there is neither an autoencoder nor a label, if a label is not a class
+            of the fit, if the laboratory was in the fit, or as in `CrossDomainAutoencoder.add_domain`.
         """
         check_is_fitted(self)
         X = list(X) if isinstance(X, Iterator) else X
@@ -101,21 +108,26 @@ class AdaptableClassifier(PretrainedClassifier):
 
     @with_plain_output
     def cells_to_label(self, X: Any, n: int) -> NDArray[np.intp]:
-        """Return which cells of a new laboratory to label for `adapt`, as row numbers of X, shape (n,).
+        """Return which cells of a new laboratory to label for `adapt`.
 
-        They are cells about which the classifier is in doubt, of many kinds, the most doubtful ones first.
+        The classifier is uncertain about these cells, and they differ from each other.
 
         Parameters
         ----------
         X : images, as in `fit`
             Cells of one laboratory.
         n : int
-            Number of cells; 32 already help (docs/results.md).
+            Number of cells, at least 1 and at most the number of cells in X. 32 already help (docs/results.md).
+
+        Returns
+        -------
+        ndarray of shape (n,), int
+            Row numbers of X, the most uncertain cell first.
 
         Raises
         ------
         NotFittedError, ValueError
-            Before `fit`; if n is no number of cells of X; as in `predict`.
+            If the classifier is not fitted, if n is out of range, or as in `predict`.
         """
         check_is_fitted(self)
         X = list(X) if isinstance(X, Iterator) else X
@@ -134,7 +146,7 @@ class AdaptableClassifier(PretrainedClassifier):
         return found
 
     def _keep_training(self, embeddings: CellEmbeddings, features: Any, labels: NDArray[Any], paths: list[str]) -> None:
-        """Keep what a later `adapt` needs of the training cells, and set the limit of what is unlike them."""
+        """Keep what a later `adapt` needs of the training cells, and set the limit of "unknown"."""
         domain = carried_domain(embeddings)
         names = [None] * len(paths) if domain is None else domain.tolist()
         self.training_embeddings_ = np.asarray(embeddings, np.float16)
@@ -146,9 +158,9 @@ class AdaptableClassifier(PretrainedClassifier):
         self._set_limit()
 
     def _set_limit(self) -> None:
-        """Set the limit from which a cell is unlike the training cells."""
+        """Set the novelty above which a cell is called unknown."""
         limit = AbstainingClassifier(
-            # Its answers are not used; None is no class, whatever the classes are called.
+            # Its answers are not used. None is never a class.
             FrozenEstimator(self.pipeline_[-1]),
             coverage=self.coverage,
             unknown=None,
@@ -157,22 +169,22 @@ class AdaptableClassifier(PretrainedClassifier):
         self.novelty_ = limit.fit(self.training_features_, self.training_labels_)
 
     def _given_labels(self, y: Any, domain: Any, n: int) -> tuple[NDArray[np.intp], NDArray[Any]]:
-        """Return the rows of the labelled cells and their labels; raise for what cannot be learned from."""
+        """Return the rows of the labelled cells and their labels; raise if the labels cannot be used."""
         if y is None:
             return np.array([], np.intp), self.classes_[:0]
         if isinstance(y, str) or not hasattr(y, "__iter__"):
-            raise TypeError(f"Got y={y!r} but expected one label per cell. Fix: pass a list, None where it is unknown.")
+            raise TypeError(f"Got y={y!r} but expected one label per cell. Fix: pass a list, with None if unknown.")
         labels = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=object)
         if labels.shape != (n,):
             raise ValueError(
                 f"Got {n} cells and labels of shape {labels.shape}. Fix: pass one label, or None, per cell."
             )
         if not hasattr(self, "training_features_"):
-            found = "a model of an earlier version, which keeps too little of its training cells to learn labels"
+            found = "a model of an earlier version, which does not keep enough of its training cells to learn labels"
             raise ValueError(f"Got {found}. Fix: train it again.")
         if str(domain) in self.training_domains_ and str(domain) not in self.temperatures_:
             fix = "Fix: fit again with these cells, or choose another name."
-            raise ValueError(f"Got labels of domain={domain!r}, which is a laboratory of the fit. {fix}")
+            raise ValueError(f"Got labels of domain={domain!r}, which was in the fit. {fix}")
         rows = np.flatnonzero([not (pd.isna(label) or label == "") for label in labels])
         if not len(rows):
             raise ValueError("Got y without any label but expected some. Fix: leave y out, or label some cells.")
@@ -186,7 +198,7 @@ class AdaptableClassifier(PretrainedClassifier):
         return rows, self.classes_[[known.index(labels[row]) for row in rows]]
 
     def _learn_labels(self, domain: str, *cells: NDArray[Any]) -> None:
-        """Fit the classifier again, with labelled cells of a domain: embeddings, features, labels and paths."""
+        """Fit the classifier again with labelled cells of a domain: embeddings, features, labels and paths."""
         columns = ("training_embeddings_", "training_features_", "training_labels_", "training_paths_")
         stays = self.training_domains_ != domain
         kept = {name: getattr(self, name)[stays] for name in columns}

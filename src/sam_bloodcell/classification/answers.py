@@ -1,4 +1,4 @@
-"""What a table of predictions says: its wrong answers, and a few sentences."""
+"""Summaries of a table of predictions: its wrong answers, and a few sentences."""
 
 from collections.abc import Iterator
 
@@ -32,11 +32,11 @@ def describe_predictions(table: pd.DataFrame) -> Iterator[str]:
     counts = ", ".join(f"{n} {name}" for name, n in table["predicted"].value_counts().items())
     yield f"{_number(len(table), 'cell')}: {counts}."
     if n := int(table["unknown"].sum()):
-        yield f"Unlike the training cells (column unknown): {n}. Do not trust these answers without a look."
+        yield f"Cells unlike the training cells (column unknown): {n}. Look at them before you trust these answers."
     if n := int(table["quality_fallback"].sum()):
-        yield f"Without a cell that was found (column quality_fallback): {n}. The whole image was classified."
+        yield f"Images in which no cell was found (column quality_fallback): {n}. The whole image was classified."
     if n := int((table["copy_of"] != "").sum()):
-        yield f"Copies of training cells, by their looks (column copy_of): {n}. They do not count as new cells."
+        yield f"Images that look like copies of training cells (column copy_of): {n}. Do not count them as new cells."
     if "label" in table:
         yield from _describe_mistakes(table)
 
@@ -52,11 +52,11 @@ def _describe_mistakes(table: pd.DataFrame) -> Iterator[str]:
         cells = _number(int(known.sum()), "cell")
         by_class = ", ".join(f"{name} {share:.2f}" for name, share in recall.items())
         yield (
-            f"Labels were given: the balanced accuracy is {recall.mean():.2f} on {cells} whose class the model knows "
+            f"The balanced accuracy on the given labels is {recall.mean():.2f} on {cells} whose class the model knows "
             f"(recall: {by_class})."
         )
     for name, n in labels[~known].value_counts().items():
-        yield f"The model does not know the class {name}: the {_number(n, 'answer')} for its cells cannot be right."
+        yield f"The model does not know the class {name}, so the {_number(n, 'answer')} for its cells cannot be right."
     wrong = wrong_answers(table)
     if len(wrong):
         yield f"Answers that differ from the label: {len(wrong)}. The most confident ones are:"

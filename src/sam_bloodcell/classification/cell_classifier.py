@@ -1,4 +1,4 @@
-"""`CellClassifier`: images in, classes out; embedder, autoencoder and classifier as one scikit-learn estimator."""
+"""`CellClassifier`: embedder, autoencoder and classifier as one scikit-learn estimator from images to classes."""
 
 import os
 import warnings
@@ -31,71 +31,82 @@ from .neighbor_smoothing import NeighborSmoothedClassifier
 from .sources import given_columns, paths_of
 from .stain_augmented import StainAugmentedClassifier, view_size, with_stain_views
 
-_FEW = 5  # cells of a class: fewer are left out of a benchmark with its usual five folds, so nothing is known of them
+_FEW = 5  # a benchmark with the usual five folds leaves out classes with fewer cells, so that it says nothing of them
 
 
 class CellClassifier(ClassifierMixin, AdaptableClassifier):
-    """Classify images of single blood cells: embed, align the laboratories, classify.
+    """Classify images of single blood cells: embed them, align the laboratories, and classify the features.
 
-    This is the pipeline `SAMLoRAEmbedder` -> `CrossDomainAutoencoder` -> classifier, with default settings that need no
-    choice. Beside a class and its probability, `predict_table` says of each cell how unlike the training cells it is,
-    how far its mask can be trusted, and whether it is a copy of a training cell.
+    This is the pipeline `SAMLoRAEmbedder` -> `CrossDomainAutoencoder` -> classifier with tested default settings. For
+    each cell, `predict_table` returns not only a class and its probability, but also how much the cell differs from the
+    training cells, how reliable its mask is, and whether it looks like a copy of a training cell.
 
     Parameters
     ----------
     backbone : str, default="vit_tiny"
-        Weights of the encoder, as in `SAMLoRAEmbedder`. The default here is the packaged one, which needs no network.
+        Weights of the encoder, as in `SAMLoRAEmbedder`. The default is packaged and needs no network connection.
     classifier : classifier, default=None
         Any scikit-learn classifier of the features. None stands for logistic regression on standardised features, with
         C=0.1 and classes of equal weight: of the settings tried, its probabilities were the best calibrated across
         laboratories (docs/results.md). A classifier without ``predict_proba``, such as ``SVC``, gets calibrated
-        probabilities from `CalibratedClassifierCV`. A `NeighborSmoothedClassifier` smooths each laboratory of a call by
-        itself.
+        probabilities from `CalibratedClassifierCV`. A `NeighborSmoothedClassifier` smooths each laboratory of a call
+        separately.
     adapter : str or path, optional
         Adapter of the encoder, as in `SAMLoRAEmbedder`.
     embedder : SAMLoRAEmbedder, ViTEmbedder or FunctionEmbedder, optional
         What embeds the cells, in place of `backbone` and `adapter`. A copy of it is fitted, with the `cache_dir`,
         `device`, `batch_size`, `n_jobs` and `verbose` of this classifier.
     autoencoder : "auto", CrossDomainAutoencoder or None, default="auto"
-        "auto" stands for ``CrossDomainAutoencoder(random_state=random_state)``. None classifies the embeddings.
+        Alignment of the laboratories. "auto" stands for ``CrossDomainAutoencoder(random_state=random_state)``. With
+        None, the embeddings are classified without alignment.
     coverage : float, default=0.95
-        Share of cells like the training cells that are not called unknown, as in `AbstainingClassifier`. Cells of a
-        new laboratory differ from the training cells, so that more of them are called unknown.
+        Share of cells like the training cells that are not called unknown, between 0 and 1, as in
+        `AbstainingClassifier`. Cells of a new laboratory differ from the training cells, so more of them are called
+        unknown.
     n_stain_views : int, default=0
-        Views of each training cell in other stains, on which the classifier is trained, too (`StainAugmentedClassifier`
-        explains them). Training embeds ``1 + n_stain_views`` times as many images. Use views where no image of the new
-        laboratory is at hand and cells are predicted without a domain. On embeddings without an autoencoder, with the
-        default classifier, four views raised the mean balanced accuracy from 0.561 to 0.592 where five laboratories
-        trained. They gained nothing where one or two trained, or with C=0.01 (docs/results.md). The classifier must not
-        divide its training cells into folds, as a search does. `adapt` with labels fits the classifier again without
-        views, so that their gain is lost.
-    cache_dir, device, batch_size, n_jobs
-        As in `SAMLoRAEmbedder`. A saved model does not keep them: they belong to the machine.
+        Number of views of each training cell in other stains, on which the classifier is also trained
+        (`StainAugmentedClassifier` explains them). Training embeds ``1 + n_stain_views`` times as many images. Use
+        views if you have no images of the new laboratory and predict cells without a domain. On embeddings without an
+        autoencoder, with the default classifier, four views raised the mean balanced accuracy from 0.561 to 0.592 after
+        training on five laboratories. They gained nothing after training on one or two, or with C=0.01
+        (docs/results.md). The classifier must not split its training cells into folds, as a search does. `adapt` with
+        labels fits the classifier again without views, so that their gain is lost.
+    cache_dir : str or path, optional
+        Folder that caches embeddings, as in `SAMLoRAEmbedder`. A saved model keeps none of the settings from
+        `cache_dir` to `n_jobs`, because they depend on the machine.
+    device : str, default="auto"
+        "auto", "cpu", "cuda" or a torch device name.
+    batch_size : int or "auto", default="auto"
+        Number of images per forward pass. "auto" chooses it by memory.
+    n_jobs : int or None, default=None
+        Number of processes that embed, as in `SAMLoRAEmbedder`.
     random_state : int, RandomState instance or None, default=None
         Seed of the autoencoder, of the views and of the threshold of `coverage`.
     verbose : int, default=1
-        1 shows progress bars.
+        If above 0, show progress bars.
 
     Attributes
     ----------
     pipeline_ : Pipeline
         The fitted steps "embedder", "autoencoder" (unless it is None) and "classifier".
     classes_ : ndarray of shape (n_classes,)
+        The classes, sorted.
     novelty_ : AbstainingClassifier
-        Measures how unlike the training cells the features of a cell are; ``novelty_.threshold_`` is the limit.
+        Measures how much the features of a cell differ from those of the training cells. ``novelty_.threshold_`` is the
+        limit of "unknown".
     training_embeddings_ : float16 array of shape (n_samples, C)
-        Embeddings of the training cells, which copies are searched for in.
+        Embeddings of the training cells, among which `predict_table` searches for copies.
     training_paths_ : ndarray of shape (n_samples,), str
-        Paths of the training cells, or "row 0" and so on where they were no paths.
+        Paths of the training cells, or "row 0" and so on if the images were not paths.
     training_features_, training_labels_, training_domains_ : arrays of length n_samples
         Features, labels and laboratories of the training cells, on which `adapt` fits the classifier again.
     temperatures_ : dict of str to float
-        Temperature of the probabilities in each laboratory of which `adapt` had labels. They are not in `pipeline_`.
+        Temperature of the probabilities in each laboratory for which `adapt` had labels. `pipeline_` does not use them.
 
     See Also
     --------
-    sam_bloodcell.evaluation.run_benchmark : measures how good such a classifier is in another laboratory.
-    StainAugmentedClassifier : trains any pipeline of images on stain views.
+    sam_bloodcell.evaluation.run_benchmark : Measures how good such a classifier is in another laboratory.
+    StainAugmentedClassifier : Trains any pipeline of images on stain views.
 
     Examples
     --------
@@ -127,7 +138,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         "verbose": ["verbose"],
     }
 
-    # Here, too: models that were saved before these parameters existed lack them.
+    # Also here, because models that were saved before these parameters existed lack them.
     n_stain_views: int = 0
     embedder: CellEmbedder | None = None
 
@@ -165,9 +176,14 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
     def make_pipeline(self) -> Pipeline | StainAugmentedClassifier:
         """Return the unfitted pipeline that `fit` fits; with stain views, in a `StainAugmentedClassifier`.
 
-        The functions of `sam_bloodcell.evaluation` use it where they get a `CellClassifier`. They cannot combine views
-        and an autoencoder: an autoencoder gets the domains as a step of a pipeline, and views are drawn before its
+        The functions of `sam_bloodcell.evaluation` use it for a `CellClassifier`. They cannot combine views with an
+        autoencoder, because an autoencoder gets the domains as a step of a pipeline, and views are drawn before its
         first step.
+
+        Returns
+        -------
+        Pipeline or StainAugmentedClassifier
+            The unfitted estimator.
 
         Raises
         ------
@@ -197,9 +213,9 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         classifier = self._checked_classifier()
         if self.n_stain_views and _divides(classifier):
             raise ValueError(
-                f"Got n_stain_views={self.n_stain_views} and classifier={self.classifier!r}, which is fitted in folds: "
-                "they divide cells from their views. Fix: n_stain_views=0, or a classifier without folds, such as "
-                "LogisticRegression(); put a search around CellClassifier."
+                f"Got n_stain_views={self.n_stain_views} and classifier={self.classifier!r}, whose folds split cells "
+                "from their views. Fix: n_stain_views=0, or a classifier without folds, such as LogisticRegression(); "
+                "put a search around CellClassifier."
             )
         steps = [("embedder", embedder), ("autoencoder", autoencoder), ("classifier", classifier)]
         return Pipeline([(name, clone(step)) for name, step in steps if step is not None])
@@ -215,15 +231,15 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         return clone(self.embedder).set_params(keep=kept, **self._of_the_machine())
 
     def _checked_classifier(self) -> Any:
-        """Return the classifier, wrapped where it gives no probabilities or takes no names of classes."""
+        """Return the classifier, wrapped if it gives no probabilities or does not take class names."""
         if self.classifier is None:
             return default_classifiers()["LR balanced"]
         if isinstance(self.classifier, type) or not is_classifier(self.classifier):
             fix = "Fix: pass one, such as LogisticRegression()."
-            raise ValueError(f"Got classifier={self.classifier!r} but expected a classifier of scikit-learn. {fix}")
+            raise ValueError(f"Got classifier={self.classifier!r} but expected a scikit-learn classifier. {fix}")
         classifier = self.classifier
         parts = [classifier, *classifier.get_params().values()]
-        if any(type(part).__module__.startswith("xgboost.") for part in parts):  # it takes classes as 0, 1, ... alone
+        if any(type(part).__module__.startswith("xgboost.") for part in parts):  # it only takes classes 0, 1, ...
             classifier = VotingClassifier([("classifier", classifier)], voting="soft")
         elif not hasattr(classifier, "predict_proba") and hasattr(classifier, "decision_function"):
             classifier = CalibratedClassifierCV(classifier, ensemble=False)
@@ -238,7 +254,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         classes, counts = np.unique(labels, return_counts=True)
         if len(classes) < 2:
             raise ValueError(
-                f"Got one class, {classes.tolist()[0]!r}, but expected two or more. Fix: add cells of another."
+                f"Got one class, {classes.tolist()[0]!r}, but expected two or more. Fix: add cells of another class."
             )
         if (few := counts < _FEW).any():
             pairs = zip(classes[few].tolist(), counts[few].tolist(), strict=True)
@@ -254,7 +270,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
                     f"one cell of class {classes.tolist()[counts.argmin()]!r} and a classifier without predict_proba"
                 )
                 fix = "Fix: add cells of this class, leave it out, or pass a classifier with probabilities."
-                raise ValueError(f"Got {found}, but a calibration takes two cells of each class. {fix}")
+                raise ValueError(f"Got {found}, but calibration needs two cells of each class. {fix}")
             classifier.set_params(cv=int(min(5, counts.min())))
         return labels
 
@@ -265,15 +281,20 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         Parameters
         ----------
         X : n images, as in `SAMLoRAEmbedder.fit`
-            A DataFrame with the columns path and domain lets the laboratories be aligned.
+            The training cells. A DataFrame with the columns path and domain lets the autoencoder align laboratories.
         y : array-like of shape (n,)
-            Class of each cell, strings or ints; at least two classes.
+            Class of each cell, strings or ints, with at least two classes.
+
+        Returns
+        -------
+        self : object
+            The fitted classifier.
 
         Raises
         ------
         ValueError, TypeError
-            If a parameter is out of range, X and y differ in length, a label is missing, there is one class only, the
-            classifier gives no probabilities, or it divides stain views from their cells.
+            If a parameter is out of range, X and y differ in length, a label is missing, there is only one class, the
+            classifier gives no probabilities, or it separates stain views from their cells.
         ImageReadError, WeightsUnavailableError
             As in `SAMLoRAEmbedder.fit`.
 
@@ -306,7 +327,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         seed = seed_of(self.random_state)
         table, rows = with_stain_views(X, n_views=self.n_stain_views, size=view_size(pipeline[0]), seed=seed)
         views = table.iloc[len(labels) :] if isinstance(table, pd.DataFrame) else table[len(labels) :]
-        # A view stands for a cell of a laboratory that nobody knows.
+        # A view stands for a cell of an unknown laboratory.
         seen = without_domain(pipeline[0].transform(views))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The domain of .* is unknown")
@@ -315,38 +336,60 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         return np.concatenate([np.asarray(features), np.asarray(seen)]), labels[rows]
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the class of each image, shape (n,).
+        """Return the class of each image.
 
-        The features of a laboratory that the fit did not know are scaled by the cells of this call, which should be
-        many (`CrossDomainAutoencoder.transform`), unless `adapt` has learned it.
+        The features of an unseen laboratory are scaled by the cells of this call (`CrossDomainAutoencoder.transform`),
+        so pass many of them, or let `adapt` learn the laboratory first.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+            Cells to classify.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            The class of each image.
 
         Raises
         ------
         NotFittedError, ValueError, ImageReadError
-            Before `fit`; as in `SAMLoRAEmbedder.transform`.
+            If the classifier is not fitted, or as in `SAMLoRAEmbedder.transform`.
         """
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
     @with_plain_output
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of each class of `classes_`, shape (n, n_classes); errors as in `predict`."""
+        """Return the probability of each class; it raises the errors of `predict`.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+            Cells to classify.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Probabilities, in the order of `classes_`.
+        """
         embeddings = self._embed(X)
         return self._probabilities(embeddings, self._features(embeddings))
 
     @with_plain_output
     def predict_table(self, X: Any) -> pd.DataFrame:
-        """Return the answers with all that helps to judge them.
+        """Return a table of answers with columns that help to judge them.
 
         Parameters
         ----------
         X : n images, as in `fit`
+            Cells to classify.
 
         Returns
         -------
         pandas.DataFrame
-            A row per cell, in the order of X and with its index if it has one. First the columns of X, if it is a
-            table, or ``path``, if it is a list of paths; columns of earlier answers are replaced. Then:
+            A row per cell, in the order of X and with its index if it has one. The first columns are those of X, if it
+            is a table, or ``path``, if it is a list of paths. Columns of earlier answers are replaced. Then follow:
 
             - ``predicted``, the most probable class, and ``confidence``, its probability;
             - ``probability_<class>`` for each class;
@@ -354,7 +397,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
               limit that `coverage` sets;
             - ``quality_<name>``, the mask's quality (`CellEmbeddings.quality`);
             - ``copy_of``, the path of the training cell of which the image looks like a copy
-              (`evaluation.near_duplicates`), or "".
+              (`evaluation.near_duplicates`), or "" if there is none.
         """
         X = list(X) if isinstance(X, Iterator) else X
         embeddings = self._embed(X)
@@ -398,7 +441,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         return _with_domain(features, embeddings, self.pipeline_[-1])
 
     def _copies(self, embeddings: CellEmbeddings) -> NDArray[np.object_]:
-        """Return the path of the training cell that each cell looks duplicated from, or ""."""
+        """Return the path of the training cell of which each cell looks like a copy, or ""."""
         pairs = near_duplicates(embeddings, self.training_embeddings_).drop_duplicates("a")  # the closest comes first
         copies = np.full(len(embeddings), "", dtype=object)
         copies[pairs["a"]] = self.training_paths_[pairs["b"]]
@@ -406,7 +449,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
 
 
 def _with_domain(features: Any, embeddings: CellEmbeddings, classifier: Any) -> Any:
-    """Return the features with the domain of each cell, which an autoencoder drops, if the classifier smooths by it."""
+    """Return the features, with the domain of each cell (which an autoencoder drops) if the classifier needs it."""
     parts = [classifier, *classifier.get_params().values()]
     if embeddings.domain is None or not any(isinstance(part, NeighborSmoothedClassifier) for part in parts):
         return features
@@ -414,7 +457,7 @@ def _with_domain(features: Any, embeddings: CellEmbeddings, classifier: Any) -> 
 
 
 def _divides(classifier: Any) -> bool:
-    """Return whether a classifier, or a part of it, divides its training cells, as a search or early stopping does."""
+    """Return whether a classifier, or a part of it, splits its training cells, as a search or early stopping does."""
     parameters = [(name.rpartition("__")[2], value) for name, value in classifier.get_params().items()]
     # SVC(probability=True) calibrates in folds of its own.
     return any(

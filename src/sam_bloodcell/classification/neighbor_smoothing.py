@@ -1,4 +1,4 @@
-"""`NeighborSmoothedClassifier`: the answers for many cells of a laboratory, smoothed over like cells."""
+"""`NeighborSmoothedClassifier`: answers for many cells of a laboratory, smoothed over similar cells."""
 
 import copy
 import warnings
@@ -28,49 +28,53 @@ from ..cells import FEW_CELLS, label_column
 from ..embedding.containers import carried_embeddings
 from ..embedding.embeddings import carried_domain
 
-_LEAST = 1e-10  # probability that smoothing takes for one of 0, whose logarithm is infinite
+_LEAST = 1e-10  # replaces a probability of 0, whose logarithm is infinite
 _TOLERANCE, _MOST_ROUNDS = 1e-4, 100
 # Five neighbours among 10 cells cost 0.10 of accuracy and gained 0.02 among 60; with at most one neighbour for every 20
 # cells, nothing was lost on average (means over pairs of laboratories and left-out laboratories).
 _CELLS_PER_NEIGHBOR = FEW_CELLS
-_EXACT = 10_000  # cells among which all pairs are compared
-_LISTS = 16  # in which a cell's neighbours are searched for among more cells, beside the cell's own list
+_EXACT = 10_000  # up to this many cells, all pairs are compared
+_LISTS = 16  # with more cells, lists in which a cell's neighbours are searched, besides the cell's own list
 
 
 class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """Classify the cells of a laboratory together, so that like cells get like answers.
+    """Classify the cells of a laboratory together, so that similar cells get similar answers.
 
-    The estimator answers each cell by itself. Its probabilities are then smoothed over the nearest neighbours of the
-    cell among the cells of the same laboratory in the same call, until they change little: Laplacian-adjusted maximum
-    likelihood (LAME; Boudiaf et al., CVPR 2022). No label is used, and nothing is learned from the cells of a call.
+    The estimator first classifies each cell. Its probabilities are then smoothed over the nearest neighbours of the
+    cell among the cells of the same laboratory in the same call, until they converge. The method is Laplacian-adjusted
+    maximum likelihood (LAME; Boudiaf et al., CVPR 2022). It uses no labels and learns nothing from the cells of a call.
 
-    **An answer therefore depends on the other cells of the call.** Pass all cells of a laboratory at once. A cell
-    that is alone, or one of fewer than 20 of its laboratory, gets the estimator's own answer.
+    **An answer therefore depends on the other cells of the call.** Pass all cells of a laboratory at once. If a call
+    has fewer than 20 cells of a laboratory, they get the estimator's own answers.
 
     Parameters
     ----------
     estimator : classifier
         Any scikit-learn classifier with ``predict_proba``, or a pipeline that ends in one. It stays unfitted.
     n_neighbors : int, default=5
-        Number of neighbours that each cell is smoothed over, at most one for every 20 cells of its laboratory in the
-        call. Neighbours are the cells with the highest cosine similarity of their features, after the laboratory's mean
-        has been subtracted. Features are those that the last step of a pipeline sees, or X for any other estimator.
+        Number of neighbours over which each cell is smoothed, at least 1. At most one neighbour is used for every 20
+        cells of its laboratory in the call. Neighbours are the cells with the highest cosine similarity of their
+        features, after the laboratory's mean has been subtracted. The features are the input of the last step of a
+        pipeline, or X for any other estimator.
 
     Attributes
     ----------
     estimator_ : classifier
-        The fitted estimator; ``estimator_.predict(X)`` are the answers without smoothing.
+        The fitted estimator; ``estimator_.predict(X)`` returns the answers without smoothing.
     classes_ : ndarray of shape (n_classes,)
+        The classes, sorted.
     n_features_in_ : int
+        Number of features in X, if the estimator has this attribute.
     feature_names_in_ : ndarray of str
-        These two only where the estimator has them.
+        Names of the features in X, if the estimator has this attribute.
 
     Notes
     -----
     On six laboratories (docs/howto/new_laboratory.md), smoothing raised the mean balanced accuracy of the default
-    autoencoder's features from 0.67 to 0.69 in pairs of laboratories, and from 0.69 to 0.70 with one left out. It lost
-    more than 0.01 in one of five cases. `neighbor_agreement` tells most of them apart, without labels. Do not smooth to
-    find a few cells of a rare class, which neighbours of other classes can outvote.
+    autoencoder's features from 0.67 to 0.69 in pairs of laboratories, and from 0.69 to 0.70 with one left out. It
+    lowered the accuracy by more than 0.01 in one of five cases. `neighbor_agreement` detects most of these cases
+    without labels. Do not smooth to find a few cells of a rare class, because neighbours of other classes can outvote
+    them.
 
     Examples
     --------
@@ -107,26 +111,27 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
         Parameters
         ----------
         X : CellEmbeddings, array-like or table of n cells
-            Anything that the estimator takes.
+            Training cells, as anything that the estimator takes.
         y : array-like of shape (n,)
             Class of each cell.
         sample_weight : array-like of shape (n,), optional
-            Handed on to the estimator, or to the last step of a pipeline.
+            Weights of the cells, passed to the estimator or to the last step of a pipeline.
         domain : array-like of shape (n,), optional
-            Each cell's laboratory, for estimators that take a domain. With scikit-learn's metadata routing enabled, it
-            is handed on to what requests it, else to the estimator, or the steps of a pipeline, whose `fit` has such an
-            argument.
-        **params
-            Handed on to the estimator's `fit`; with metadata routing enabled, as the estimator requests.
+            Laboratory of each cell, for estimators that take a domain. With scikit-learn's metadata routing enabled, it
+            is passed to the estimators that request it. Otherwise it is passed to the estimator, or to the steps of a
+            pipeline, if `fit` has such an argument.
+        **params : dict
+            Further arguments of the estimator's `fit`. With metadata routing enabled, they are passed as requested.
 
         Returns
         -------
-        self
+        self : object
+            The fitted classifier.
 
         Raises
         ------
         ValueError
-            If a parameter is out of range, the estimator has no ``predict_proba``, or y names no classes.
+            If a parameter is out of range, the estimator has no ``predict_proba``, or y does not contain classes.
         """
         self._validate_params()
         labels = column_or_1d(y, warn=True)
@@ -152,30 +157,51 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
         return self
 
     def predict(self, X: Any, *, domain: ArrayLike | None = None, **params: Any) -> NDArray[Any]:
-        """Return the class of each cell, shape (n,); arguments, errors and warnings as in `predict_proba`."""
-        best = self.predict_proba(X, domain=domain, **params).argmax(axis=1)
-        return self.classes_[best]
-
-    def predict_proba(self, X: Any, *, domain: ArrayLike | None = None, **params: Any) -> NDArray[np.float64]:
-        """Return the smoothed probability of each class of `classes_`, shape (n, n_classes).
-
-        On average over a laboratory's cells, the highest probability of a cell is at most what the estimator gives.
+        """Return the class of each cell; errors and warnings are those of `predict_proba`.
 
         Parameters
         ----------
         X : CellEmbeddings, array-like or table of n cells
-            Anything that the estimator takes.
+            Cells to classify, as anything that the estimator takes.
         domain : array-like of shape (n,), optional
-            Each cell's laboratory, strings or ints; default what X brings along: ``X.domain`` of `CellEmbeddings`, or a
-            table's column domain. Cells whose laboratory is unknown are smoothed together: behind other steps of a
-            pipeline, which hand on plain features, these are all cells.
-        **params
-            Handed on to the estimator's ``predict_proba``; with metadata routing enabled, as the estimator requests.
+            Laboratory of each cell, as in `predict_proba`.
+        **params : dict
+            Further arguments of the estimator's ``predict_proba``.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            The class of each cell.
+        """
+        best = self.predict_proba(X, domain=domain, **params).argmax(axis=1)
+        return self.classes_[best]
+
+    def predict_proba(self, X: Any, *, domain: ArrayLike | None = None, **params: Any) -> NDArray[np.float64]:
+        """Return the smoothed probability of each class.
+
+        On average over a laboratory's cells, smoothing does not raise the highest probability of a cell.
+
+        Parameters
+        ----------
+        X : CellEmbeddings, array-like or table of n cells
+            Cells to classify, as anything that the estimator takes.
+        domain : array-like of shape (n,), optional
+            Laboratory of each cell, strings or ints. By default, it is taken from X: ``X.domain`` of `CellEmbeddings`,
+            or a table's column domain. Cells of unknown laboratory are smoothed together. After other steps of a
+            pipeline, which pass on plain features, all laboratories are unknown.
+        **params : dict
+            Further arguments of the estimator's ``predict_proba``. With metadata routing enabled, they are passed as
+            requested.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Probabilities, in the order of `classes_`.
 
         Raises
         ------
         NotFittedError, ValueError, TypeError
-            Before `fit`; if X has features that are no finite numbers, or `domain` does not fit X.
+            If the classifier is not fitted, X has features that are not finite, or `domain` does not fit X.
 
         Warns
         -----
@@ -199,18 +225,25 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
 
         Parameters
         ----------
-        X, domain
-            As in `predict_proba`, whose errors this raises, too.
+        X : CellEmbeddings, array-like or table of n cells
+            Cells, as in `predict_proba`.
+        domain : array-like of shape (n,), optional
+            Laboratory of each cell, as in `predict_proba`.
 
         Returns
         -------
         pandas.DataFrame
-            A row for each laboratory that has enough cells to be smoothed. Columns: ``domain``, ``n_cells``;
-            ``agreement``, the share of neighbours with the same answer as the cell, without smoothing; ``chance``, that
-            share for neighbours drawn at random; and ``kappa``, the agreement beyond chance, at most 1 and NaN where
-            all answers are the same. **Do not smooth where kappa is below 0.6.** This limit was chosen on three
-            laboratories and tested on three others: above it, smoothing changed the balanced accuracy by +0.02 on
+            A row for each laboratory that has enough cells to be smoothed. The columns are ``domain``, ``n_cells``,
+            ``agreement`` (the share of neighbours with the same answer as the cell, without smoothing), ``chance``
+            (that share for neighbours drawn at random) and ``kappa`` (the agreement beyond chance, at most 1, and NaN
+            if all answers are the same). **Do not smooth if kappa is below 0.6.** This limit was chosen on three
+            laboratories and tested on three others. Above it, smoothing changed the balanced accuracy by +0.02 on
             average, below it by -0.01; with the laboratories swapped, by +0.04 and -0.02.
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError
+            As in `predict_proba`.
         """
         features, probabilities, domain = self._unsmoothed(X, domain, {})
         rows: list[dict[str, Any]] = []
@@ -227,7 +260,13 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
         return pd.DataFrame(rows, columns=["domain", "n_cells", "agreement", "chance", "kappa"])
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return what `fit` and the answers hand on to the estimator, as scikit-learn asks for."""
+        """Return the metadata that `fit` and the predictions pass to the estimator.
+
+        Returns
+        -------
+        MetadataRouter
+            The routing.
+        """
         mapping = MethodMapping().add(caller="fit", callee="fit")
         for caller in ("predict", "predict_proba"):
             mapping.add(caller=caller, callee="predict_proba")
@@ -244,13 +283,13 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
         return tags
 
     def _number_of_neighbors(self, n: int) -> int:
-        """Return how many neighbours each of n cells of a laboratory is smoothed over; 0 where they are too few."""
+        """Return the number of neighbours for each of n cells of a laboratory; 0 if there are too few cells."""
         return min(self.n_neighbors, n // _CELLS_PER_NEIGHBOR)
 
     def _unsmoothed(
         self, X: Any, domain: ArrayLike | None, params: dict[str, Any]
     ) -> tuple[Any, NDArray[np.float64], NDArray | None]:
-        """Return the features that neighbours are found in, the estimator's own probabilities, and the domains."""
+        """Return the features for the neighbour search, the estimator's own probabilities, and the domains."""
         check_is_fitted(self)
         self._validate_params()
         if get_config()["enable_metadata_routing"]:
@@ -264,9 +303,9 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
 
 
 def _without_routing(estimator: Any, params: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an estimator's `fit` under the names that a pipeline knows them by.
+    """Return the arguments of an estimator's `fit` under the names that a pipeline uses.
 
-    The domain goes to all that take one, and is dropped where nothing does; weights go to a pipeline's last step.
+    The domain goes to all steps that take one, and is dropped if there are none. Weights go to a pipeline's last step.
     """
     params = dict(params)
     domain = params.pop("domain", None)
@@ -282,13 +321,13 @@ def _without_routing(estimator: Any, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _features_and_probabilities(estimator: Any, X: Any, params: dict[str, Any]) -> tuple[Any, NDArray[np.float64]]:
-    """Return what the last step of a pipeline sees, or X for any other estimator, and the probabilities."""
+    """Return the input of the last step of a pipeline, or X for any other estimator, and the probabilities."""
     while isinstance(estimator, Pipeline):
         routed = None
         if params and get_config()["enable_metadata_routing"]:
             routed = process_routing(estimator, "predict_proba", **params)
         for name, step in estimator.steps[:-1]:
-            if hasattr(step, "transform"):  # None, "passthrough" and the samplers of imbalanced-learn have none
+            if hasattr(step, "transform"):  # None, "passthrough" and imbalanced-learn's samplers do not
                 X = step.transform(X, **(routed[name].transform if routed else {}))
         name, estimator = estimator.steps[-1]
         params = routed[name].predict_proba if routed else params
@@ -298,7 +337,7 @@ def _features_and_probabilities(estimator: Any, X: Any, params: dict[str, Any]) 
 def _warn_of_few(name: Any, n: int) -> None:
     whose = "of unknown domain" if name is None else f"of the domain {name!r}"
     warnings.warn(
-        f"Got {n} cells {whose}, which are too few to be smoothed: they get the estimator's own answers. "
+        f"Got {n} cells {whose}, which are too few to be smoothed, so they get the estimator's own answers. "
         f"Fix: pass all cells of a laboratory at once, at least {_CELLS_PER_NEIGHBOR}.",
         stacklevel=3,
     )
@@ -307,15 +346,16 @@ def _warn_of_few(name: Any, n: int) -> None:
 def nearest_cells(features: Any, rows: Any, k: int) -> NDArray[np.intp]:
     """Return the k nearest other cells of each of n rows, (n, k), numbered within these rows.
 
-    Near is by the cosine about the mean of the rows. Many cells are first put into lists of cells that lie close
-    together, and the search looks into some lists only. It misses some neighbours, but finds others that are as good,
-    and its time does not grow with the square of n. The features are never copied as a whole.
+    Cells are near if their features, centred on the mean of the rows, have a high cosine. If there are many cells, they
+    are first put into lists of similar cells, and the search covers only some lists. It misses some neighbours but
+    finds others that are nearly as near, and its time does not grow with the square of n. No copy of all features is
+    made.
     """
     rows = np.arange(features.shape[0])[rows]
     n = len(rows)
     blocks = [np.arange(start, min(start + _EXACT, n)) for start in range(0, n, _EXACT)]
     mean = 0.0
-    if not sparse.issparse(features):  # a sparse matrix would be sparse no more
+    if not sparse.issparse(features):  # centring would make a sparse matrix dense
         mean = sum(features[rows[block]].sum(axis=0, dtype=np.float64) for block in blocks) / n
 
     def directions(cells: NDArray[np.intp]) -> Any:
@@ -344,12 +384,12 @@ def _nearest_among(
     index = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(directions(candidates))
     near = candidates[index.kneighbors(directions(cells), return_distance=False)]
     itself = near == cells[:, None]
-    itself[~itself.any(axis=1), -1] = True  # more than k equal cells: any k of them will do
+    itself[~itself.any(axis=1), -1] = True  # if more than k cells are equal, any k of them are correct
     return near[~itself].reshape(len(cells), k)
 
 
 def smoothed_logits(probabilities: NDArray[np.float64], near: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the logarithms, up to a constant of each row, of the smoothed probabilities (n, K)."""
+    """Return the logarithms of the smoothed probabilities, (n, K), up to a constant per row."""
     own = np.log(np.clip(probabilities, _LEAST, None))
     smoothed = probabilities
     for _ in range(_MOST_ROUNDS):
@@ -361,15 +401,15 @@ def smoothed_logits(probabilities: NDArray[np.float64], near: NDArray[np.intp]) 
 
 
 def as_sure_as(probabilities: NDArray[np.float64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return probabilities of the logits (n, K), divided by the temperature that makes them no surer than before.
+    """Return probabilities of the logits (n, K), at the temperature that makes them at most as confident as before.
 
-    Agreement with the neighbours drives the highest probability of most cells to 1, though answers are not that often
-    right. One temperature for all changes no answer, and brings the mean highest probability back to the estimator's.
+    Agreement with the neighbours drives the highest probability of most cells to 1, although answers are right less
+    often. One temperature for all cells changes no answer, and restores the estimator's mean highest probability.
     """
     sure = probabilities.max(axis=1).mean()
     if softmax(logits, axis=1).max(axis=1).mean() <= sure:
         return softmax(logits, axis=1)
-    low, high = 0.0, 10.0  # logarithms of a temperature that is too low, and of one that is high enough
+    low, high = 0.0, 10.0  # logarithms of a temperature that is too low and of one that is high enough
     for _ in range(40):
         middle = (low + high) / 2
         if softmax(logits / np.exp(middle), axis=1).max(axis=1).mean() > sure:

@@ -1,4 +1,4 @@
-"""Cells of a new laboratory from files: which to label, their labels for `adapt`, and what these have changed."""
+"""Cells of a new laboratory from files: which to label, their labels for `adapt`, and what the labels changed."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,12 +18,13 @@ from .sources import list_cells
 def list_new_cells(
     sources: Iterable[str | os.PathLike], domain: str, classes: Iterable[Any], *, root: str | os.PathLike | None = None
 ) -> tuple[pd.DataFrame, list[Listing]]:
-    """List the cells of a laboratory once each, with the labels that tables and folders of classes give them.
+    """List each cell of a laboratory once, with its label from a table or a class folder.
 
     Parameters
     ----------
     sources, root
-        As in `bulk.find_images`. A cell may be in several sources, such as a folder of all cells and a table of labels.
+        Sources and root as in `bulk.find_images`. A cell may be in several sources, such as a folder of all cells and a
+        table of labels.
     domain : str
         The laboratory of all cells.
     classes : iterable
@@ -32,14 +33,14 @@ def list_new_cells(
     Returns
     -------
     table : DataFrame
-        The columns path, domain and, unless no source has labels, label: a text, "" where a cell has none.
+        The columns path, domain and, if any source has labels, label: text, or "" if a cell has no label.
     listings : list of Listing
-        What else each of the folders holds.
+        The other contents of each folder.
 
     Raises
     ------
     ValueError
-        If a label is no class of the model, or a cell has two labels; as in `bulk.find_images`.
+        If a label is not a class of the model, if a cell has two labels, or as in `bulk.find_images`.
     """
     names = [str(name) for name in classes]
     tables, listings = [], []
@@ -57,7 +58,7 @@ def list_new_cells(
 
 
 def check_new_laboratory(classifier: CellClassifier, domain: str) -> None:
-    """Raise unless the classifier could learn labels of a laboratory of this name."""
+    """Raise unless the classifier can learn labels of a laboratory with this name."""
     if domain != domain.strip() or not domain:
         raise ValueError(f"Got domain={domain!r} but expected a name. Fix: pass it without spaces around it.")
     if domain in getattr(classifier, "training_domains_", ()) and domain not in classifier.temperatures_:
@@ -66,7 +67,7 @@ def check_new_laboratory(classifier: CellClassifier, domain: str) -> None:
 
 
 def labels_for_adapt(cells: pd.DataFrame, classes: Iterable[Any]) -> list[Any] | None:
-    """Return the model's class of each cell, None where it has no label; None where there is no column of labels."""
+    """Return the model's class of each cell, or None if it has no label; None if there is no column of labels."""
     if "label" not in cells:
         return None
     if (cells["label"] == "").all():
@@ -81,18 +82,18 @@ def suggest_cells(classifier: CellClassifier, cells: pd.DataFrame, n: int) -> li
     unlabelled = unlabelled[["path", "domain"]].reset_index(drop=True)
     if not 1 <= n <= len(unlabelled):
         found = f"suggest={n} but {len(unlabelled)} cells without a label"
-        fix = f"Fix: suggest={len(unlabelled)} or fewer." if len(unlabelled) else "Fix: pass the other cells, too."
+        fix = f"Fix: suggest={len(unlabelled)} or fewer." if len(unlabelled) else "Fix: also pass the other cells."
         raise ValueError(f"Got {found}. {fix}")
     return unlabelled["path"].iloc[classifier.cells_to_label(unlabelled, n)].tolist()
 
 
 def table_to_label(paths: Iterable[str], csv: Path) -> pd.DataFrame:
-    """Return a table of images with an empty column label; the paths are relative to the file that it is to become."""
+    """Return a table of images with an empty column label; the paths are relative to the CSV file."""
     return pd.DataFrame({"path": [_beside(path, csv) for path in paths], "label": ""})
 
 
 def root_of(paths: Iterable[str], csv: Path) -> Path | None:
-    """Return the folder that holds a table and images outside its own folder; None where they are all in that."""
+    """Return the folder that contains a table and its images, or None if all images are in the table's folder."""
     folder = csv.parent.absolute()
     root = Path(os.path.commonpath([folder, *(Path(path).absolute() for path in paths)]))
     return None if root == folder else root
@@ -111,12 +112,13 @@ def describe_adaptation(
     Parameters
     ----------
     classifier : CellClassifier
-        After `adapt`.
+        The classifier after `adapt`.
     cells : DataFrame
-        As of `list_new_cells`.
+        The table of `list_new_cells`.
     domain : str
+        Name of the laboratory.
     before : float
-        The laboratory's temperature before.
+        Temperature of the laboratory before `adapt`.
     learned : bool
         Whether the stain was learned in this call.
     """
@@ -126,24 +128,24 @@ def describe_adaptation(
     if learned:
         yield f"The stain of {domain} was learned from {len(cells)} cells."
     if not n:
-        yield "No cell has a label: the classifier is the same as before."
+        yield "No cell has a label, so the classifier is the same as before."
         return
     yield f"Labels used: {n} ({', '.join(f'{count} {name}' for name, count in counts.items())})."
     lacking = [str(name) for name in classifier.classes_ if str(name) not in counts.index]
     if lacking:
-        yield f"Classes without a label: {', '.join(lacking)}. The classifier knows them from the training cells alone."
+        yield f"Classes without a label: {', '.join(lacking)}. The classifier knows them only from the training cells."
     if learned and n == len(cells):
         yield (
-            "Every cell has a label. If you have other cells of the laboratory, pass them too: its stain is best "
-            "learned from its usual mixture of cells."
+            "Every cell has a label. If you have other cells of the laboratory, also pass them, because its stain is "
+            "learned best from its usual mixture of cells."
         )
     after = classifier.temperatures_[domain]
-    few = f" (it is fitted from {ENOUGH_FOR_TEMPERATURE} labels on)" if n < ENOUGH_FOR_TEMPERATURE else ""
+    few = f" (it is fitted with {ENOUGH_FOR_TEMPERATURE} or more labels)" if n < ENOUGH_FOR_TEMPERATURE else ""
     yield f"Temperature of the probabilities of {domain}: {before:.2f} before, {after:.2f} now{few}."
 
 
 def _check_labels(table: pd.DataFrame, source: Path, names: list[str]) -> None:
-    """Raise for the first label that is no class of the model."""
+    """Raise for the first label that is not a class of the model."""
     unknown = np.flatnonzero((table["label"] != "") & ~table["label"].isin(names))
     if not len(unknown):
         return
@@ -158,7 +160,7 @@ def _check_labels(table: pd.DataFrame, source: Path, names: list[str]) -> None:
 
 
 def _each_once(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return each cell once, with the label that any of its rows has; raise where two of them differ."""
+    """Return each cell once, with the label that any of its rows has; raise if two of them differ."""
     # Not Path.absolute, which keeps "..", and not Path.resolve, which follows links.
     places = pd.Series([os.path.abspath(path) for path in cells["path"]])  # noqa: PTH100
     once = cells[~places.duplicated()].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""The files of predictions and models: whether they can be written is told before the work."""
+"""The files of predictions and models, with checks before the work that they can be written."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -53,13 +53,13 @@ def check_model_folder(folder: Path, *cells: Path, overwrite: bool) -> None:
     if model.exists() and not overwrite:
         raise FileExistsError(f"'{model}' exists. Fix: overwrite=True, or another folder.")
     if card.exists() and not model.exists():
-        raise FileExistsError(f"'{card}' exists, where the model card is to be written. Fix: name another folder.")
+        raise FileExistsError(f"'{card}' exists in the place of the model card. Fix: name another folder.")
     make_folder(folder)
     check_writable(model)
 
 
 def check_names(table: pd.DataFrame) -> None:
-    """Raise for a path that is not UTF-8, which no format can hold."""
+    """Raise for a path that is not UTF-8, because no format can store it."""
     for row, image in enumerate(table["path"]):
         if not is_utf8(str(image)):
             name = os.fsencode(str(image))
@@ -67,6 +67,6 @@ def check_names(table: pd.DataFrame) -> None:
 
 
 def write_predictions(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of predictions, whole or not at all, in the format that the file's suffix names."""
+    """Write a table of predictions, whole or not at all, in the format of the file's suffix."""
     with replacing(path) as draft:
         _WRITERS[path.suffix](table, draft)

@@ -21,18 +21,18 @@ def fit_recommended(
     ----------
     result : BenchmarkResult
     cells : Cells
-        Those of the benchmark, with paths. Cells of a class that was too rare to be scored anywhere are left out.
+        The cells of the benchmark, with paths. Cells of a class that was too rare to be scored anywhere are left out.
     autoencoder : estimator or None
-        The benchmark's, fitted or not. It is not used where the embeddings alone did better.
+        The autoencoder of the benchmark, fitted or not. It is not used if the embeddings alone scored better.
     random_state : int
-        The benchmark's seed.
+        The seed of the benchmark.
     **options
         Parameters of `CellClassifier`: backbone, adapter, cache_dir and so on.
 
     Returns
     -------
     classifier : CellClassifier or None
-        None where nothing was scored.
+        The fitted classifier, or None if nothing was scored.
     """
     best = recommended(result)
     if best is None:
@@ -45,6 +45,6 @@ def fit_recommended(
         **options,
     )
     scored = np.isin(cells.labels, result.predictions["label"].unique())
-    with warnings.catch_warnings():  # the benchmark has told which classes have too few cells
+    with warnings.catch_warnings():  # the benchmark already named the classes with too few cells
         warnings.filterwarnings("ignore", message="Classes of fewer than", category=UserWarning)
         return classifier.fit(cells.frame[scored], cells.labels[scored])

@@ -1,4 +1,4 @@
-"""A fitted `CellClassifier` on disk and on the Hub, without what belongs to the machine that fitted it."""
+"""A fitted `CellClassifier` on disk and on the Hub, without the settings of the machine that fitted it."""
 
 import copy
 import os
@@ -12,13 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..weights import hub, pipelines
 
-# What belongs to the machine and not to the model: a saved model has the defaults.
+# Settings of the machine, not of the model: a saved model has the defaults.
 _OF_THE_MACHINE = {"cache_dir": None, "device": "auto", "batch_size": "auto", "n_jobs": None}
 _Classifier = TypeVar("_Classifier", bound="PretrainedClassifier")
 
 
 class PretrainedClassifier(BaseEstimator):
-    """The base of `CellClassifier`: how it is saved, loaded and shared."""
+    """The base of `CellClassifier` that saves, loads and shares it."""
 
     autoencoder: Any
     embedder: Any
@@ -30,16 +30,24 @@ class PretrainedClassifier(BaseEstimator):
     ) -> Path:  # fmt: skip
         """Write the fitted classifier and a model card into a folder.
 
-        The folder holds embeddings and paths of the training cells, but no images and no base weights of the encoder.
+        The folder contains embeddings and paths of the training cells, but no images and no base weights of the
+        encoder. The method raises the errors of `sam_bloodcell.save_pretrained`.
 
         Parameters
         ----------
-        folder, metrics, data, licence
-            As in `sam_bloodcell.save_pretrained`, whose errors this raises, too.
+        folder : str or path
+            Folder to write; created if it is missing.
+        metrics : dict of str to float, optional
+            Numbers for the model card, by name.
+        data : str, optional
+            Description of the training data for the model card.
+        licence : str, optional
+            SPDX identifier of the licence for the model card.
 
         Returns
         -------
-        folder : Path
+        pathlib.Path
+            The folder.
         """
         check_is_fitted(self)
         saved = copy.copy(self).set_params(**_OF_THE_MACHINE)
@@ -62,31 +70,51 @@ class PretrainedClassifier(BaseEstimator):
 
         Parameters
         ----------
-        folder_or_repo, **options
-            As in `sam_bloodcell.from_pretrained`, whose errors this raises, too.
+        folder_or_repo : str or path
+            Folder, or repo on the Hugging Face Hub.
+        **options : dict
+            Further arguments of `sam_bloodcell.from_pretrained`: revision, token, local_files_only and trusted.
+
+        Returns
+        -------
+        CellClassifier
+            The fitted classifier.
 
         Raises
         ------
         ValueError
-            If the folder holds another kind of estimator.
+            If the folder contains another kind of estimator, or as in `sam_bloodcell.from_pretrained`.
         """
         loaded = pipelines.from_pretrained(folder_or_repo, **options)
         if not isinstance(loaded, cls):
             kind = type(loaded).__name__
             fix = "Fix: load it with sam_bloodcell.from_pretrained."
-            raise ValueError(f"'{os.fspath(folder_or_repo)}' holds a {kind}, but expected a {cls.__name__}. {fix}")
+            raise ValueError(f"'{os.fspath(folder_or_repo)}' contains a {kind}, but expected a {cls.__name__}. {fix}")
         return loaded
 
     def push_to_hub(
         self, repo_id: str, *, revision: str | None = None, private: bool | None = None, token: str | None = None,
         **card: Any,
     ) -> str:  # fmt: skip
-        """Save and upload to a Hub repo, and return the commit's URL.
+        """Save the classifier and upload it to a Hub repo; it raises the errors of `sam_bloodcell.push_to_hub`.
 
         Parameters
         ----------
-        repo_id, revision, private, token, **card
-            As in `sam_bloodcell.push_to_hub`, whose errors this raises, too.
+        repo_id : str
+            Repo on the Hugging Face Hub, as "owner/name". It is created if it is missing.
+        revision : str, optional
+            Branch to write (default: main).
+        private : bool, optional
+            Whether a new repo is private.
+        token : str, optional
+            Token with write access (default: that of ``HF_TOKEN`` or ``hf auth login``).
+        **card : dict
+            Arguments of `save_pretrained`: metrics, data and licence.
+
+        Returns
+        -------
+        str
+            URL of the commit.
         """
         return hub.push(self.save_pretrained, repo_id, revision=revision, private=private, token=token, **card)
 

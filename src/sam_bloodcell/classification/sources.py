@@ -1,4 +1,4 @@
-"""The cells that a trained classifier is to predict: files, folders and tables as one table of cells."""
+"""The cells that a trained classifier predicts: files, folders and tables as one table of cells."""
 
 import os
 import warnings
@@ -18,24 +18,25 @@ def list_cells(
     sources: Iterable[str | os.PathLike], *, domain: str | None = None, classes: Collection[str] = (),
     root: str | os.PathLike | None = None,
 ) -> tuple[pd.DataFrame, list[Listing]]:  # fmt: skip
-    """List images as `bulk.find_images`, with their laboratory and, where folders tell it, their class.
+    """List images as `bulk.find_images` does, with their laboratory and, if folders give it, their class.
 
     Parameters
     ----------
     sources, root
-        As in `bulk.find_images`.
+        Sources and root as in `bulk.find_images`.
     domain : str, optional
-        The laboratory of all cells; default what a table's column domain or the folders laboratory/class/image say.
+        Laboratory of all cells. By default, it is taken from a table's column domain or from the folders
+        laboratory/class/image.
     classes : collection of str
-        Names of known classes. Where images of a folder lie below folders of such names, the folders of this level are
-        the labels. A warning counts the images that have none.
+        Names of known classes. If images lie in folders with such names, the folders of this level are the labels. A
+        warning counts the images without a label.
 
     Returns
     -------
     table : DataFrame
-        The columns path and, where they are known, domain and label; those of tables, too.
+        The columns path and, if they are known, domain and label, and the other columns of tables.
     listings : list of Listing
-        What else each of the folders holds.
+        The other contents of each folder.
     """
     tables, listings = [], []
     for source in sources:
@@ -47,8 +48,8 @@ def list_cells(
             if labels is not None and "" in labels:
                 some = listing.below(listing.images[labels.index("")])
                 warnings.warn(
-                    f"{labels.count('')} of {len(labels)} images of '{listing.root}' lie in no folder of a class, such "
-                    f"as '{some}': they have no label. Fix: move them, if they have one.",
+                    f"{labels.count('')} of {len(labels)} images of '{listing.root}' are not in the folder of a class, "
+                    f"such as '{some}', so they have no label. Fix: move the images whose class you know.",
                     stacklevel=2,
                 )
             if domain is not None or (labels is not None and labels != read):
@@ -60,7 +61,7 @@ def list_cells(
 
 
 def keep_readable(cells: pd.DataFrame) -> pd.DataFrame:
-    """Open every image and leave out the rows of those that cannot be read, with a warning; raise if none is left."""
+    """Open every image and leave out, with a warning, rows that cannot be read; raise if none is left."""
     reasons = unreadable_images(cells["path"])
     if not reasons:
         return cells
@@ -72,10 +73,10 @@ def keep_readable(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels_below(listing: Listing, classes: Collection[str]) -> list[str] | None:
-    """Return the class of each image of a folder, "" where it has none; None where no image has one.
+    """Return the class of each image of a folder, or "" if it has none; None if no image has one.
 
-    The classes are the folders of the level at which most images have a folder with the name of a known class: those
-    that the model does not know are there, too.
+    The classes are the folders of the level at which most images have a folder with the name of a known class. Other
+    folders of this level are classes that the model does not know.
     """
     folders = [(listing.root.resolve().name, *image.relative_to(listing.root).parts[:-1]) for image in listing.images]
     levels = Counter(level for names in folders for level, name in enumerate(names) if name in classes)
@@ -86,7 +87,7 @@ def _labels_below(listing: Listing, classes: Collection[str]) -> list[str] | Non
 
 
 def paths_of(X: Any) -> list[str]:
-    """Return the images' paths, and "row 0" and so on where they are no paths."""
+    """Return the images' paths, or "row 0" and so on for images that are not paths."""
     images = as_image_list(X)
     return [os.fsdecode(image) if _is_path(image) else f"row {row}" for row, image in enumerate(images)]
 

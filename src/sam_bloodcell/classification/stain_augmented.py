@@ -1,4 +1,4 @@
-"""`StainAugmentedClassifier`: a pipeline that is trained on views of each cell in other stains, too."""
+"""`StainAugmentedClassifier`: a pipeline that is also trained on views of each cell in other stains."""
 
 import warnings
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from ..evaluation.checks import seed_of, values_of_cells
 from ..images.collections import as_image_list, domain_of, table_columns
 from ..images.stain_views import draw_views
 
-# Side of the views where the pipeline's first step does not say what its network sees.
+# Side of the views if the pipeline's first step does not say at what size its network sees images.
 _SIZE = 224
 
 
@@ -35,39 +35,40 @@ def _pipeline_has(method: str) -> Any:
 
 
 class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """Train a pipeline on views of each cell in other stains, so that it copes with laboratories it never saw.
+    """Train a pipeline on views of each cell in other stains, so that it generalises to unseen laboratories.
 
-    `fit` draws views of each training cell: the optical densities of its colours are changed, in most views towards
-    the stain of another training cell, and the picture is turned, mirrored and zoomed a little. The pipeline is fitted
-    to the cells and their views, which have the label and the laboratory of their cell. Prediction is the pipeline's,
-    from the cell alone. No image of the new laboratory is needed. Where there are some, aligning the laboratories
+    `fit` draws views of each training cell: it changes the optical densities of the colours, in most views towards the
+    stain of another training cell (the donor), and rotates, mirrors and slightly zooms the picture. The pipeline is
+    fitted to the cells and their views, which have the label and the laboratory of their cell. It predicts from the
+    cell, without views. No image of the new laboratory is needed. If you have some, aligning the laboratories
     (`CrossDomainAutoencoder`) gains more. In a pipeline with such a step, views count as cells of their laboratory,
-    also in its statistics, and gain nothing.
+    including in its statistics, and gain nothing.
 
-    Views are embedded lazily, a batch at a time, and cached under the digest of the cell, its donor and the seed. With
-    the same `random_state`, another fit to the same cells embeds nothing anew, and in a cross-validation most views are
-    the same in all folds. Views are made of training cells alone, so a tested cell is neither seen nor a donor.
+    Views are embedded lazily, one batch at a time, and cached under the digest of the cell, its donor and the seed.
+    With the same `random_state`, another fit to the same cells reuses all embeddings, and in a cross-validation most
+    views are the same in all folds. Views are made only of training cells, so a tested cell is never a donor.
 
     Parameters
     ----------
     pipeline : Pipeline
-        Begins with a `SAMLoRAEmbedder` or another transformer of images, and ends with a classifier. A step that
-        divides its training cells into folds, such as a search or a calibration, would have a cell and its views in
-        different folds: put it around this estimator, or pass it groups.
+        Pipeline that begins with a `SAMLoRAEmbedder` or another transformer of images, and ends with a classifier. A
+        step that splits its training cells into folds, such as a search or a calibration, would put a cell and its
+        views into different folds. Put it around this estimator, or pass it groups.
     n_views : int, default=4
-        Views of each training cell. Embedding takes ``1 + n_views`` times as long.
+        Number of views of each training cell, at least 1. Embedding takes ``1 + n_views`` times as long.
     random_state : int, RandomState instance or None, default=None
         Seed of the views. Pass an int to have them cached.
 
     Attributes
     ----------
     pipeline_ : Pipeline
-        Fitted to the cells and their views.
+        The pipeline, fitted to the cells and their views.
     classes_ : ndarray of shape (n_classes,)
+        The classes, sorted.
 
     See Also
     --------
-    CrossDomainAutoencoder : aligns laboratories by unlabelled cells of the new one.
+    CrossDomainAutoencoder : Aligns laboratories by unlabelled cells of the new one.
 
     References
     ----------
@@ -106,14 +107,19 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         Parameters
         ----------
         X : n images, as in `SAMLoRAEmbedder.fit`
-            With a column domain, all laboratories are equally likely to lend their stain to a view.
+            Training cells. With a column domain, each laboratory is equally likely to be the donor of a view's stain.
         y : array-like of shape (n,)
             Class of each cell.
         sample_weight : array-like of shape (n,), optional
             Weights of the cells, for the last step. A view weighs as much as its cell.
-        **params
-            Passed to the pipeline's `fit`, such as ``crossdomainautoencoder__domain``. Those with a value for each
-            cell are repeated for its views.
+        **params : dict
+            Further arguments of the pipeline's `fit`, such as ``crossdomainautoencoder__domain``. Arguments with a
+            value for each cell are repeated for its views.
+
+        Returns
+        -------
+        self : object
+            The fitted classifier.
 
         Raises
         ------
@@ -125,7 +131,7 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         Warns
         -----
         UserWarning
-            If a step divides its training cells into folds, and no groups are passed.
+            If a step splits its training cells into folds, and no groups are passed.
         """
         self._validate_params()
         pipeline = self._checked_pipeline(has_groups=any(name.rpartition("__")[2] == "groups" for name in params))
@@ -141,24 +147,69 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         return self
 
     def predict(self, X: Any, **params: Any) -> NDArray[Any]:
-        """Return the class of each image, shape (n,), as the pipeline does; errors, too."""
+        """Return the class of each image; it raises the errors of the pipeline.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+            Cells to classify.
+        **params : dict
+            Further arguments of the pipeline's ``predict``.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            The class of each image.
+        """
         check_is_fitted(self)
         return self.pipeline_.predict(X, **params)
 
     @available_if(_pipeline_has("predict_proba"))
     def predict_proba(self, X: Any, **params: Any) -> NDArray[np.float64]:
-        """Return the probability of each class of `classes_`, shape (n, n_classes), as the pipeline does."""
+        """Return the probability of each class; it raises the errors of the pipeline.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+            Cells to classify.
+        **params : dict
+            Further arguments of the pipeline's ``predict_proba``.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Probabilities, in the order of `classes_`.
+        """
         check_is_fitted(self)
         return self.pipeline_.predict_proba(X, **params)
 
     @available_if(_pipeline_has("decision_function"))
     def decision_function(self, X: Any, **params: Any) -> NDArray[np.float64]:
-        """Return the scores of the classes, as the pipeline does."""
+        """Return the scores of the classes; it raises the errors of the pipeline.
+
+        Parameters
+        ----------
+        X : n images, as in `fit`
+            Cells to classify.
+        **params : dict
+            Further arguments of the pipeline's ``decision_function``.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), or (n,) for two classes
+            Scores, in the order of `classes_`.
+        """
         check_is_fitted(self)
         return self.pipeline_.decision_function(X, **params)
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return which metadata the pipeline's steps ask for."""
+        """Return the metadata that the pipeline's steps request.
+
+        Returns
+        -------
+        MetadataRouter
+            The routing.
+        """
         mapping = MethodMapping()
         for method in ("fit", "predict", "predict_proba", "decision_function"):
             mapping.add(caller=method, callee=method)
@@ -171,7 +222,7 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         return tags
 
     def _checked_pipeline(self, *, has_groups: bool) -> Any:
-        """Return a fresh copy of the pipeline; warn where a step divides its training cells into folds of any kind."""
+        """Return an unfitted copy of the pipeline; warn if a step splits its training cells into folds."""
         if not isinstance(self.pipeline, Pipeline) or len(self.pipeline) < 2:
             raise ValueError(
                 f"Got pipeline={self.pipeline!r} but expected a Pipeline that begins with a transformer of images. "
@@ -182,8 +233,8 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         dividing = [step for step, *_, parameter in (part for part in parts if len(part) > 1) if parameter == "cv"]
         if dividing and not has_groups:
             warnings.warn(
-                f"The step {dividing[0]!r} divides its training cells into folds, in which views of one cell are on "
-                "both sides: its scores and probabilities are too good. Fix: put the search or the calibration around "
+                f"The step {dividing[0]!r} splits its training cells into folds and separates views of one cell, so "
+                "its scores and probabilities are too high. Fix: put the search or the calibration around "
                 "StainAugmentedClassifier.",
                 stacklevel=3,
             )
@@ -197,7 +248,7 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
             raise ValueError(f"Got {n} cells and {len(labels)} labels. Fix: pass one label per cell.")
         if masked := [name for name in params if name.rpartition("__")[2] == "masks"]:
             raise ValueError(
-                f"Got {masked[0]} but expected none: the masks of cells do not fit their views, which are turned. "
+                f"Got {masked[0]} but expected none, because the masks of cells do not fit their rotated views. "
                 "Fix: fine-tune a SAMLoRAEmbedder first, save it, and pass its folder as adapter."
             )
         if sample_weight is None:
@@ -219,7 +270,7 @@ def view_size(embedder: Any) -> int:
 
 
 def with_stain_views(X: Any, *, n_views: int, size: int, seed: int) -> tuple[Any, NDArray[np.intp]]:
-    """Append to the images of cells, with all columns of a table, `n_views` views of each, as `draw_views` does.
+    """Append `n_views` views of each cell to the images of cells, with all columns of a table.
 
     Returns
     -------
@@ -240,6 +291,6 @@ def with_stain_views(X: Any, *, n_views: int, size: int, seed: int) -> tuple[Any
 
 
 def _repeat(values: Any, rows: NDArray[np.intp], n: int) -> Any:
-    """Repeat what has a value for each of n cells for their views; leave all else alone."""
+    """Repeat values of n cells for their views; return anything else unchanged."""
     is_column = not isinstance(values, str) and hasattr(values, "__len__") and len(values) == n
     return np.asarray(values)[rows] if is_column else values

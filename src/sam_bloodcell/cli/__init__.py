@@ -1,4 +1,4 @@
-"""The command line; it parses, calls and prints, and has no logic of its own."""
+"""The command line: it parses arguments, calls the library and prints results."""
 
 from .app import app
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 def adapt(
     model: Model,
     cells: Images,
-    domain: Annotated[str, typer.Option(help="Name of the new laboratory; all these cells are its cells.")],
+    domain: Annotated[str, typer.Option(help="Name of the new laboratory, from which all these cells come.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the adapted model, default adapted; with --suggest a CSV, default to_label.csv."),
+        typer.Option(help="Folder for the adapted model (default: adapted), or CSV for --suggest (to_label.csv)."),
     ] = None,
     suggest: Annotated[
-        int | None, typer.Option(min=1, help="Write a table of so many cells that are worth labelling, and end.")
+        int | None, typer.Option(min=1, help="Write a table of this many cells that are worth labelling, and exit.")
     ] = None,
     overwrite: Overwrite = False,
     on_error: OnError = "raise",
@@ -48,10 +48,10 @@ def adapt(
     n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
-    """Teach a saved model a new laboratory, from its cells and the labels of some of them.
+    """Adapt a saved model to a new laboratory, from its cells and the labels of some of them.
 
     First, --suggest 32 writes a table of the cells whose labels would help most. Fill in its column label. Then pass
-    the folder and the table together: cells without a label help, too, because the stain is learned from all.
+    the folder and the table together. Cells without a label also help, because the stain is learned from all cells.
 
     Example: sam-bloodcell adapt model lyon --domain lyon --suggest 32
     """
@@ -100,7 +100,7 @@ def write_suggestions(classifier: "CellClassifier", cells: "pd.DataFrame", n: in
 
 
 def tell_to_label(cells: "pd.DataFrame", out: Path, command: list[str], root: Path | None) -> None:
-    """Print what to do with the table; on the standard error."""
+    """Print what to do with the table, to standard error."""
     from ..classification.new_laboratory import root_of
 
     root = root or root_of(cells["path"], out)

@@ -1,4 +1,4 @@
-"""The commands together, and how their errors and warnings are shown."""
+"""All commands, and the way in which their errors and warnings are shown."""
 
 import io
 import sys
@@ -53,8 +53,8 @@ def _options_of(ctx: Any) -> dict[str, str]:
 app = typer.Typer(
     cls=_OneLineErrors,
     help="Classify single blood cell images across laboratories. For research only, not for diagnosis.",
-    epilog="Exit codes: 0 done; 1 an error, told in one line that starts with 'Error:', or cells that 'check' finds "
-    "not ready; 2 no such command, option or choice; 130 stopped by Ctrl-C.",
+    epilog="Exit codes: 0 success; 1 an error, shown in one line that starts with 'Error:', or cells that 'check' "
+    "finds not ready; 2 an unknown command, option or choice; 130 stopped by Ctrl-C.",
     rich_markup_mode="markdown" if sys.stdout.isatty() else None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -67,7 +67,7 @@ def benchmark(
     n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train in each laboratory, test in every one, and write tables, a report and what to do about it.
+    """Train in each laboratory, test in every laboratory, and write tables and a report with advice.
 
     Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
     """
@@ -114,7 +114,7 @@ def benchmark(
 
 
 def prepare_folder(out: Path, *names: str) -> None:
-    """Make the output folder, and raise before hours of work if these files or the report could not be written."""
+    """Make the output folder, and raise now, before hours of work, if these files or the report cannot be written."""
     from ..files import check_writable, make_folder
     from ..report.page import prepare_report
 
@@ -125,7 +125,7 @@ def prepare_folder(out: Path, *names: str) -> None:
 
 
 def write_tables(result: "BenchmarkResult", out: Path) -> None:
-    """Write a benchmark's tables: before its pictures, whatever becomes of those."""
+    """Write a benchmark's tables; this comes before the pictures, which may fail."""
     from ..evaluation import per_class_recall
     from ..evaluation.verdict import recommended_predictions
     from ..files import remove, write_text
@@ -142,12 +142,12 @@ def write_tables(result: "BenchmarkResult", out: Path) -> None:
         if table is not None:
             write_text(out / name, printable(table.to_csv(index=False)))
         else:
-            remove(out / name)  # that of an earlier run
+            remove(out / name)  # left by an earlier run
     write_text(out / "provenance.json", json.dumps(result.settings, indent=2))
 
 
 def write_model(result: "BenchmarkResult", cells: Any, autoencoder: Any, folder: Path, **options: Any) -> None:
-    """Fit the recommended classifier on all cells and save it; where there is none, remove that of an earlier run."""
+    """Fit the recommended classifier on all cells and save it; if there is none, remove that of an earlier run."""
     from ..classification.recommended import fit_recommended
     from ..files import remove
 
@@ -163,10 +163,10 @@ def write_model(result: "BenchmarkResult", cells: Any, autoencoder: Any, folder:
 
 
 def print_headlines(result: "BenchmarkResult") -> None:
-    """Print the best mean scores beside chance, the lowest recalls of classes, and the laboratories' distance."""
+    """Print the best mean scores and chance, the lowest recalls of classes, and the distance between laboratories."""
     pairs = result.scores[["train_domain", "test_domain"]].nunique()
     where = "all pairs of different laboratories" if pairs.max() > 1 else "the folds of the one laboratory"
-    typer.echo(f"\nMean scores over {where}, balanced accuracy with a 95% interval from low to high.")
+    typer.echo(f"\nMean scores over {where}; low and high are the 95% interval of the balanced accuracy.")
     typer.echo("Chance (balanced accuracy) and majority (accuracy) are the scores of always answering one class:")
     best = result.headlines.sort_values("balanced_accuracy", ascending=False, kind="stable")
     _print_rows(best, "intervals.csv" if result.intervals is not None else "scores.csv")
@@ -174,12 +174,12 @@ def print_headlines(result: "BenchmarkResult") -> None:
     recall = result.recall[result.recall["features"].isin(best["features"].head(1))]
     _print_rows(recall.sort_values("recall", kind="stable"), "recall_by_class.csv")
     if len(result.shift):
-        typer.echo("\nHow far the laboratories lie apart (an mmd near 0 and an accuracy near chance: not at all):")
+        typer.echo("\nDistance between laboratories (if they do not differ, mmd is near 0 and accuracy near chance):")
         typer.echo(result.shift.round(3).to_string())
 
 
 def print_findings(result: "BenchmarkResult") -> None:
-    """Print in words how good the recommended classifier is, and what to do about what was found."""
+    """Print in words how good the recommended classifier is, and what to do next."""
     from ..evaluation.findings import advice
     from ..evaluation.verdict import verdict_lines
 
@@ -195,8 +195,8 @@ def print_findings(result: "BenchmarkResult") -> None:
 def print_files(out: Path) -> None:
     """Print what was written, and what each file holds."""
     files = {
-        "report.html": "all of it with pictures, to open in a browser",
-        "figures": "its pictures",
+        "report.html": "all results with pictures, to open in a browser",
+        "figures": "the report's pictures",
         "model": "the recommended classifier, trained on all cells, for 'sam-bloodcell predict'",
         **TABLES,
     }
@@ -207,7 +207,7 @@ def print_files(out: Path) -> None:
 
 
 def _print_rows(table: "pd.DataFrame", file: str) -> None:
-    """Print the first rows of a table, and where the others are."""
+    """Print the first rows of a table, and the file that has all of them."""
     typer.echo(table.head(_MOST_ROWS).round(3).to_string(index=False))
     if len(table) > _MOST_ROWS:
         typer.echo(f"({len(table) - _MOST_ROWS} more in {file})")

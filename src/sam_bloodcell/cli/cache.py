@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path, typer.Argument(help="The folder that was given as --cache-dir.", exists=True, file_okay=False)]
 
-cache = typer.Typer(help="Look after a folder that was given as --cache-dir.", no_args_is_help=True)
+cache = typer.Typer(help="Inspect or shrink a folder that was given as --cache-dir.", no_args_is_help=True)
 
 
 @cache.command()
@@ -25,9 +25,9 @@ def info(folder: Folder) -> None:
 
 @cache.command()
 def prune(
-    folder: Folder, to: Annotated[str, typer.Option(help="What may stay: bytes, or as 20GB; 0 empties it.")]
+    folder: Folder, to: Annotated[str, typer.Option(help="Size to keep, in bytes or as 20GB; 0 empties the cache.")]
 ) -> None:
-    """Delete the embeddings used longest ago.
+    """Delete the least recently used embeddings.
 
     Example: sam-bloodcell cache prune cache --to 20GB
     """
@@ -36,9 +36,9 @@ def prune(
 
 
 def _open(folder: Path) -> "EmbeddingStore":
-    """Open the cache in a folder; a folder of another kind is left as it is."""
+    """Open the cache in a folder, or raise if the folder does not contain one."""
     from ..embedding.store import EmbeddingStore
 
     if not EmbeddingStore.is_in(folder):
-        raise ValueError(f"'{folder}' holds no cache. Fix: name the folder that was given as --cache-dir.")
+        raise ValueError(f"'{folder}' does not contain a cache. Fix: name the folder that was given as --cache-dir.")
     return EmbeddingStore(folder)

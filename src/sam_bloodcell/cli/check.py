@@ -19,8 +19,9 @@ _SHOWN, _SHOWN_COPIES = 10, 3  # files of a kind, and copies of one image, that 
 def check(ctx: typer.Context, cells: Cells, cv: Folds = 5, root: Root = None, quiet: Quiet = False) -> None:
     """Examine cells before a benchmark, in seconds.
 
-    It shows counts by laboratory and class, unreadable files, copies, sizes, colours, patients, and what is too few for
-    what. Nothing is embedded. Exit code 0: a benchmark can run. Exit code 1: it cannot, and the problems are listed.
+    It shows counts by laboratory and class, unreadable files, copies, sizes, colours, patients, and classes with too
+    few cells. It embeds nothing. Exit code 0 means that a benchmark can run. Exit code 1 means that it cannot, and the
+    problems are listed.
 
     Example: sam-bloodcell check cells
     """
@@ -43,7 +44,7 @@ def check(ctx: typer.Context, cells: Cells, cv: Folds = 5, root: Root = None, qu
 
 
 def print_tables(found: "CellsExamination") -> None:
-    """Print what is counted by laboratory, the files that cannot be read, and the copies."""
+    """Print the counts by laboratory, the files that cannot be read, and the copies."""
     if len(found.counts):
         counts = found.counts.assign(all=found.counts.sum(axis=1))
         typer.echo("Cells by laboratory and class:")
@@ -74,7 +75,7 @@ def _shortened(images: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _as_equation(paths: "pd.Series") -> str:
-    """Write the paths of one set of copies, of a large set the first ones and the number of the others."""
+    """Write the paths of one set of copies; of a large set, write the first ones and the number of the others."""
     more = f" and {len(paths) - _SHOWN_COPIES} more" if len(paths) > _SHOWN_COPIES else ""
     return " = ".join(paths[:_SHOWN_COPIES]) + more
 

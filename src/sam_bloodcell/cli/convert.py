@@ -10,13 +10,13 @@ from .options import PapersBackbone
 
 def convert(
     published: Annotated[Path, typer.Argument(help="The .pth that the papers' published code saved.")],
-    folder: Annotated[Path, typer.Argument(help="Adapter folder to write; made if need be.")],
+    folder: Annotated[Path, typer.Argument(help="Adapter folder to write; created if it is missing.")],
     backbone: PapersBackbone = "vit_b",
-    image_size: Annotated[int, typer.Option(help="Side in pixels that it was trained at.")] = 224,
-    mean: Annotated[str | None, typer.Option(help="R,G,B of its training pixels; default the published run's.")] = None,
-    std: Annotated[str | None, typer.Option(help="R,G,B of its training pixels; default the published run's.")] = None,
+    image_size: Annotated[int, typer.Option(help="Image side in pixels at which it was trained.")] = 224,
+    mean: Annotated[str | None, typer.Option(help="R,G,B of its training pixels (default: as published).")] = None,
+    std: Annotated[str | None, typer.Option(help="R,G,B of its training pixels (default: as published).")] = None,
 ) -> None:
-    """Turn an adapter of the papers' published code into an adapter folder.
+    """Convert an adapter of the papers' published code into an adapter folder.
 
     Example: sam-bloodcell convert published.pth adapter --backbone vit_b
     """

@@ -22,7 +22,7 @@ def demo(
     n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw two synthetic laboratories and run the benchmark on them, offline, with the packaged vit_tiny.
+    """Draw cells of two synthetic laboratories and run the benchmark on them, offline, with the packaged vit_tiny.
 
     Example: sam-bloodcell demo --out demo
     """

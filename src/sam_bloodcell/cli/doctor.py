@@ -4,7 +4,7 @@ import typer
 
 
 def doctor() -> None:
-    """Tell what works on this machine, and what to do about the rest.
+    """Show what works on this machine, and how to fix the rest.
 
     Example: sam-bloodcell doctor
     """

@@ -7,9 +7,9 @@ import typer
 
 def download(
     backbone: Annotated[str, typer.Argument(help="vit_b (the default here), vit_l, vit_h or a Hub repo id.")] = "vit_b",
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch; default the pinned one.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch (default: the pinned commit).")] = None,
 ) -> None:
-    """Fetch a backbone from the Hugging Face Hub into its cache, for later offline use.
+    """Download a backbone into the Hugging Face cache, for later offline use.
 
     Example: sam-bloodcell download vit_b
     """

@@ -37,7 +37,7 @@ def embed(
     root: Root = None,
     quiet: Quiet = False,
 ) -> None:
-    """Embed any number of images into one file; after a kill, the same command goes on where it was.
+    """Embed any number of images into one file; the same command resumes if interrupted.
 
     Example: sam-bloodcell embed slides/ --out cells.parquet --on-error skip
     """

@@ -1,4 +1,4 @@
-"""Examine this machine: what works on it, and what to do about the rest."""
+"""Examine this machine: what works on it, and how to fix the rest."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ EXTRAS = {
 
 
 class Finding(NamedTuple):
-    """What was found about one thing; `fix` says what to do if it is not well, and is empty if it is."""
+    """What was found about one thing; `fix` says what to do, and is empty if nothing is wrong."""
 
     what: str
     found: str
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> Iterator[Finding]:
-    """Yield what is found about one thing after the other; nothing is changed or downloaded."""
+    """Yield one finding after the other; nothing is changed or downloaded."""
     yield Finding("python, torch", f"{sys.version.split()[0]}, {torch.__version__}")
     yield _device()
     yield from _threads()
@@ -54,7 +54,7 @@ def _threads() -> Iterator[Finding]:
     threads = torch.get_num_threads()
     fix = ""
     if threads > cores:
-        fix = f"more threads than cores slow all down: OMP_NUM_THREADS={cores}"
+        fix = f"more threads than cores slow every step down: set OMP_NUM_THREADS={cores}"
     elif threads < cores:
         fix = f"some cores stay idle: unset OMP_NUM_THREADS, or set it to {cores}"
     yield Finding("threads", f"{threads} of torch on {cores} cores", fix)
@@ -94,7 +94,7 @@ def _hub_reachable() -> Finding:
         get_session().head(constants.ENDPOINT, timeout=5.0)  # seconds
     except Exception as exc:
         return Finding("Hugging Face Hub", f"out of reach ({type(exc).__name__})",
-                       "packaged and cached weights work; else see to network, proxy or HF_ENDPOINT")  # fmt: skip
+                       "packaged and cached weights work; otherwise check network, proxy, HF_ENDPOINT")  # fmt: skip
     return Finding("Hugging Face Hub", "reachable")
 
 

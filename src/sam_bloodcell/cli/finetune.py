@@ -10,21 +10,21 @@ from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, S
 
 def finetune(
     cells: Cells,
-    out: Annotated[Path, typer.Option(help="Adapter folder to write; made if need be.")] = Path("adapter"),
+    out: Annotated[Path, typer.Option(help="Adapter folder to write; created if it is missing.")] = Path("adapter"),
     masks: Annotated[
-        Literal["given", "auto"], typer.Option(help="given: the cells' own; auto: made from the stain.")
+        Literal["given", "auto"], typer.Option(help="given: masks of the table; auto: masks made from the stain.")
     ] = "given",
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
     lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA factors.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="At most; training stops when it gets no better.")] = 150,
+    epochs: Annotated[int, typer.Option(min=1, help="Maximum number of epochs; training stops early.")] = 150,
     image_size: ImageSize = 224,
     device: Device = "auto",
     seed: Seed = 0,
     root: Root = None,
     quiet: Quiet = False,
 ) -> None:
-    """Adapt the encoder to your cells by LoRA, from their masks; after a kill, the same command goes on.
+    """Adapt the encoder to your cells by LoRA, from their masks; the same command resumes if interrupted.
 
     Example: sam-bloodcell finetune cells.csv --out adapter
     """
@@ -52,7 +52,7 @@ def finetune(
     else:
         told = (
             f"The fine-tuning did not improve the masks: Dice {before:.3f} on the cells set aside before it, "
-            f"{best:.3f} after its best epoch, whose weights are in the folder. Fix: go on with the weights that you "
-            "started from, or try more cells, better masks, or LoRATraining(learning_rate=1e-5) in Python."
+            f"{best:.3f} after its best epoch, whose weights are in the folder. Fix: keep the weights that you started "
+            "from, or try more cells, better masks, or LoRATraining(learning_rate=1e-5) in Python."
         )
     typer.echo(f"{told}\n{out}")

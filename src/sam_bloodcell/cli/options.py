@@ -15,59 +15,62 @@ OnErrors = Literal["raise", "skip"]
 
 def _not_zero(number: int | None) -> int | None:
     if number == 0:
-        raise typer.BadParameter("0 processes can do nothing: give 1 or more, or -1 for one on each core.")
+        raise typer.BadParameter("Got 0 processes but expected 1 or more, or -1 for one per core.")
     return number
 
 
 Cells = Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or folder of domain/label/image.")]
-Out = Annotated[Path, typer.Option(help="Folder for the report and the tables; made if need be.")]
+Out = Annotated[Path, typer.Option(help="Folder for the report and the tables; created if it is missing.")]
 Backbone = Annotated[
     str,
     typer.Option(
-        help="vit_tiny (packaged, the default here), vit_b, vit_l, vit_h, or a Hugging Face repo id or file of Segment "
+        help="vit_tiny (packaged, the default), vit_b, vit_l, vit_h, or a Hugging Face repo id or file of Segment "
         "Anything or of a plain ViT, such as MarrLab/DinoBloom/pytorch_model_s.bin."
     ),
 ]
 PapersBackbone = Annotated[
     str,
-    typer.Option(help="vit_b (the papers', from the Hugging Face Hub, the default here), vit_l, vit_h or vit_tiny."),
+    typer.Option(help="vit_b (the papers', from the Hugging Face Hub, the default), vit_l, vit_h or vit_tiny."),
 ]
-Adapter = Annotated[str | None, typer.Option(help="Adapter folder, Hub repo id, or published .pth.")]
-ImageSize = Annotated[int, typer.Option(help="Side in pixels at which the encoder sees an image.")]
+Adapter = Annotated[str | None, typer.Option(help="Adapter folder, Hugging Face repo id, or published .pth.")]
+ImageSize = Annotated[int, typer.Option(help="Side in pixels to which the encoder resizes an image.")]
 OwnImageSize = Annotated[
-    int | None, typer.Option(help="Side in pixels at which the encoder sees an image; default 224, or its own.")
+    int | None,
+    typer.Option(help="Side in pixels to which the encoder resizes an image (default: 224, or that of the weights)."),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of an autoencoder that is not linear.")]
 Architecture = Annotated[Architectures, typer.Option(help="Architecture of the autoencoder.")]
-Preset = Annotated[Presets | None, typer.Option(help="A paper's settings of the autoencoder.")]
+Preset = Annotated[Presets | None, typer.Option(help="Use a paper's settings of the autoencoder.")]
 OnError = Annotated[OnErrors, typer.Option(help="Unreadable images: stop with an error, or skip them with a warning.")]
-Folds = Annotated[int, typer.Option("--cv", min=2, help="Folds in the training laboratory.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
-Root = Annotated[Path | None, typer.Option(help="Folder that a CSV's paths may not leave; default the CSV's own.")]
+Folds = Annotated[int, typer.Option("--cv", min=2, help="Number of folds in the training laboratory.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that must contain all paths of a CSV (default: its own).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or a torch device name.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images in a forward pass; default by memory.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per forward pass (default: by memory).")]
 Jobs = Annotated[
     int | None,
-    typer.Option("--n-jobs", callback=_not_zero, help="Processes, -1 for all cores; default one that uses all cores."),
+    typer.Option(
+        "--n-jobs", callback=_not_zero, help="Number of processes, -1 for one per core (default: one on all cores)."
+    ),
 ]
-CacheDir = Annotated[Path | None, typer.Option(help="Folder for embeddings; a killed run reuses them.")]
-Classes = Annotated[str | None, typer.Option(help="Labels to keep, separated by commas; default all.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Folder that caches embeddings for later runs.")]
+Classes = Annotated[str | None, typer.Option(help="Labels to keep, separated by commas (default: all).")]
 Images = Annotated[list[Path], typer.Argument(help="Image files, folders, or CSV tables with a column path.")]
 Model = Annotated[str, typer.Argument(help="Folder that train or benchmark wrote, or a Hugging Face repo id.")]
 Trusted = Annotated[
-    list[str] | None, typer.Option(help="A type that the model's file may use beside the usual ones; repeatable.")
+    list[str] | None, typer.Option(help="A type that the model's file may contain, besides the usual ones. Repeatable.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Hide progress bars.")]
 
 
 def split_names(text: str | None) -> list[str] | None:
-    """Return the names in a list that is separated by commas, without the spaces around them; None for no list."""
+    """Return the names in a comma-separated list, without the spaces around them; None if there is no list."""
     return [name for part in text.split(",") if (name := part.strip())] if text else None
 
 
 def tell_cells(cells: Any) -> None:
-    """Print what `load_cells` took, by laboratory and class, and what it left out; on the standard error."""
+    """Print what `load_cells` took, by laboratory and class, and what it left out, to standard error."""
     counts = Counter(zip(cells.domain.tolist(), cells.target.tolist(), strict=True))
     for domain in sorted(set(cells.domain.tolist())):
         numbers = {name: counts[domain, code] for code, name in enumerate(cells.target_names)}
@@ -78,7 +81,7 @@ def tell_cells(cells: Any) -> None:
 
 
 def tell_left_out(taken: str, account: Mapping[tuple[str, str], int]) -> None:
-    """Print what was taken and what was left out, by kind and folder; on the standard error."""
+    """Print what was taken and what was left out, by kind and folder, to standard error."""
     from ..images.listing import describe
 
     typer.echo(f"{taken}; not taken: {describe(account) or 'nothing'}", err=True)

@@ -29,7 +29,7 @@ def predict(
     images: Images,
     domain: Annotated[
         str | None,
-        typer.Option(help="Name of the laboratory; default what the folders or the column domain of a CSV say."),
+        typer.Option(help="Name of the laboratory (default: from the folders, or from a CSV's column domain)."),
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")] = Path("predictions.csv"),
     overwrite: Overwrite = False,
@@ -42,10 +42,10 @@ def predict(
     n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
-    """Classify images with a model that 'train' or 'benchmark' saved, and write a row for each.
+    """Classify images with a model that 'train' or 'benchmark' saved, and write a row per image.
 
-    Pass all cells of a laboratory together: its stain is learned from them. Where the images lie in folders of their
-    classes, or a CSV has a column label, the mistakes are named and drawn.
+    Pass all cells of a laboratory together, because its stain is learned from them. If the images lie in one folder
+    per class, or a CSV has a column label, the mistakes are listed and drawn.
 
     Example: sam-bloodcell predict model lyon --domain lyon --out predictions.csv
     """
@@ -76,7 +76,7 @@ def predict(
 
 
 def draw_mistakes(mistakes: "pd.DataFrame", images: list[str], path: Path) -> None:
-    """Draw the mistakes into a file, if there are any, and print its path; remove that of an earlier run."""
+    """Draw the mistakes into a file and print its path; if there are none, remove the file of an earlier run."""
     from ..files import remove, replacing
     from ..plotting import plot_mistakes
 

@@ -23,17 +23,20 @@ from .options import (
 
 
 def reproduce(
-    paper: Annotated[Presets, typer.Argument(help="The paper whose table is run.")],
+    paper: Annotated[Presets, typer.Argument(help="The paper whose table is reproduced.")],
     matek: Annotated[Path, typer.Option(help="Folder of Matek-19 (AML-Cytomorphology_LMU).")],
     acevedo: Annotated[Path, typer.Option(help="Folder of Acevedo-20 (PBC_dataset_normal_DIB).")],
     out: Out = Path("out"),
     backbone: PapersBackbone = "vit_b",
     adapter: Adapter = None,
     masks: Annotated[
-        str | None, typer.Option(help="Train an adapter first: the authors' Bloodcell_train.dat.gz, or auto.")
+        str | None,
+        typer.Option(
+            help="Train an adapter first: path of the authors' Bloodcell_train.dat.gz, or auto (stain masks)."
+        ),
     ] = None,
-    adapter_epochs: Annotated[int, typer.Option(min=1, help="Epochs of that training, at most.")] = 150,
-    limit: Annotated[int | None, typer.Option(min=1, help="Cells of a class and laboratory, for a trial.")] = None,
+    adapter_epochs: Annotated[int, typer.Option(min=1, help="Maximum number of epochs of the adapter.")] = 150,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of cells per class and laboratory.")] = None,
     epochs: Epochs = None,
     cv: Folds = 5,
     seed: Seed = 0,
@@ -43,9 +46,9 @@ def reproduce(
     n_jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a paper's table from folders of its two datasets, and print our numbers beside the published ones.
+    """Reproduce a paper's table from folders of its two datasets, and print our numbers beside the published ones.
 
-    After a kill, the same command goes on: what its stages have made is in the folder of the output, in "stages".
+    The same command resumes if interrupted: its stages keep their results in the folder "stages" of the output.
 
     Example: sam-bloodcell reproduce bc-sam --matek AML --acevedo PBC --adapter published.pth
     """
@@ -62,8 +65,8 @@ def reproduce(
     table = table.round(2)
     write_text(out / f"{paper}.csv", table.to_csv(index=False))
     report = write_report(result, out / "report.html", title=f"{paper}, reproduced", figures=out / "figures")
-    typer.echo("Accuracy in percent, mean and standard deviation over folds, beside the published one:")
+    typer.echo("Accuracy in percent (mean and standard deviation over folds) beside the published one:")
     typer.echo(table.to_string(index=False))
     numbers = [name for name in ("ours", "published", "notebook") if name in table]
     means = table.groupby("classifier", sort=False)[numbers].mean().round(2)
-    typer.echo(f"\nAverages over the four:\n{means.to_string()}\n\n{out / f'{paper}.csv'}\n{report}")
+    typer.echo(f"\nAverages over the four pairs of datasets:\n{means.to_string()}\n\n{out / f'{paper}.csv'}\n{report}")

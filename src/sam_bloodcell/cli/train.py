@@ -26,13 +26,13 @@ from .options import (
 
 def train(
     cells: Cells,
-    out: Annotated[Path, typer.Option(help="Folder for the model; made if need be.")] = Path("model"),
+    out: Annotated[Path, typer.Option(help="Folder for the model; created if it is missing.")] = Path("model"),
     classes: Classes = None,
     overwrite: Overwrite = False,
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
     stain_views: Annotated[
-        int, typer.Option(min=0, help="Views of each cell in other stains, for laboratories without images at hand.")
+        int, typer.Option(min=0, help="Views of each cell in other stains, for laboratories without images.")
     ] = 0,
     seed: Seed = 0,
     root: Root = None,
@@ -45,7 +45,7 @@ def train(
 ) -> None:
     """Train a classifier on all cells, and save it for `sam-bloodcell predict`.
 
-    How good it is in another laboratory, `sam-bloodcell benchmark` measures.
+    `sam-bloodcell benchmark` measures how good it is in another laboratory.
 
     Example: sam-bloodcell train cells --out model
     """

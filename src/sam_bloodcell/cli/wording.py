@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Paths and names stand in quotation marks, and are left as they are. An apostrophe in or behind a word is no such mark.
+# Paths and names in quotation marks are left as they are. An apostrophe in or after a word is not a quotation mark.
 _QUOTED = r"""(?<![\w=])'.*?'(?!\w)|(?<![\w=])".*?"(?!\w)"""
 _VALUE = r"""'[^']*'|"[^"]*"|\.\.\.|\w+(?:\.\w+)*"""
-_UNSAID = ("None", "False")  # no option says these
+_UNSAID = ("None", "False")  # values that no option has
 
 
 def option_names(parameters: Iterable[Any]) -> dict[str, str]:
@@ -18,8 +18,8 @@ def option_names(parameters: Iterable[Any]) -> dict[str, str]:
 def in_options(message: str, options: dict[str, str]) -> str:
     """Write the arguments in a message as options: `batch_size=8` as `8 (--batch-size)`, in a fix as `--batch-size 8`.
 
-    A name without a value is replaced in the fix alone, and only where no English word is written so, as in "lower cv".
-    Arguments that are no option of the command, and all that stands in quotation marks, stay as they are.
+    A name without a value is replaced only in the fix, and only if it is not an English word, as in "lower cv".
+    Arguments that are not options of the command, and everything in quotation marks, stay as they are.
     """
     if not options:
         return message

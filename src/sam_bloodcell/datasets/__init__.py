@@ -1,4 +1,4 @@
-"""Cells to work with: your own folders, the field's public datasets, one vocabulary of labels, synthetic smears."""
+"""Sources of cells: your own folders, public datasets, one vocabulary of labels, and synthetic smears."""
 
 from ..cells import Cells
 from ..synthetic.optics import LABORATORIES, Laboratory

@@ -1,4 +1,4 @@
-"""Cells on disk: a CSV, or a tree of domain/label/image."""
+"""Cells on disk: a CSV, or a folder of domain/label/image."""
 
 import os
 import warnings
@@ -22,7 +22,7 @@ from .folders import read_folder
 from .tables import read_table, similar_columns
 
 _REQUIRED = ("path", "domain", "label")
-# What loaders return about all cells together, though it may be as long as there are cells.
+# Entries of loaders that describe all cells together, even if they are as long as the cells.
 _OF_ALL_CELLS = ("target_names", "audit")
 _COLUMNS = (list, tuple, np.ndarray, pd.Series, pd.DataFrame)
 
@@ -31,31 +31,31 @@ def load_cells(
     csv_or_folder: str | os.PathLike, *, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None,
     root: str | os.PathLike | None = None,
 ) -> Cells:  # fmt: skip
-    """List the cells of a CSV or a folder; no image is opened.
+    """List the cells of a CSV or a folder, without opening an image.
 
     Parameters
     ----------
     csv_or_folder : path
         A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
-        slide; a cell without one is its own), or a folder of ``domain/label/image`` files (also in folders below a
-        label) with masks named ``image_mask.png``, ``image_masks.tif`` or the like; beside the image that they name,
-        also ``mask_image.png``, ``image_seg.png`` and ``image_label.png``. Hidden and system files and folders of masks
-        are skipped; a warning says what else that looks like data was not taken, such as images of other formats or
-        without a class.
+        slide; a cell without one is its own group). Or a folder of ``domain/label/image`` files (also in folders below
+        a label) with masks named ``image_mask.png``, ``image_masks.tif`` or the like. Next to their image, masks may
+        also be named ``mask_image.png``, ``image_seg.png`` or ``image_label.png``. Hidden and system files and folders
+        of masks are skipped. A warning names other files that look like data but were not taken, such as images of
+        other formats or without a class.
     classes : sequence of str, optional
-        Labels to keep, in the order of ``target_names``; default all, sorted.
+        Labels to keep, in the order of ``target_names``. By default, all labels are kept and sorted.
     domains : sequence of str, optional
-        Domains to keep; default all.
+        Domains to keep. By default, all are kept.
     root : path, optional
-        Folder that the CSV's paths may not leave; default the CSV's own.
+        Folder that must contain all paths of the CSV (default: the CSV's folder).
 
     Returns
     -------
     Cells
-        paths : list of str; target : int array (n,), an index into target_names : list of str; domain : str array
-        (n,); masks : list of str or None; group : str array (n,), or None if the CSV has no such column; dropped : dict
-        of label to count, the cells left out by `classes`; left_out : dict of (folder, kind) to count, what was not
-        taken of a folder.
+        A Bunch with paths : list of str; target : int array (n,), indices into target_names : list of str; domain : str
+        array (n,); masks : list of str or None; group : str array (n,), or None if the CSV has no such column; dropped
+        : dict of label to count, the cells left out by `classes`; left_out : dict of (folder, kind) to count, the files
+        of a folder that were not taken.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def load_cells(
     -----
     UserWarning
         If names of classes, laboratories or groups differ only in case, spaces or a plural s, if a folder's images seem
-        to lie a level too deep (``domain/patient/label/image``), or if each class has one image.
+        to be one level too deep (``domain/patient/label/image``), or if each class has only one image.
 
     Examples
     --------
@@ -103,12 +103,12 @@ def drop_unreadable(cells: Bunch) -> Cells:
     Parameters
     ----------
     cells : Bunch
-        With ``paths``, as the loaders return.
+        Cells with ``paths``, from a loader.
 
     Returns
     -------
     Cells
-        The same with fewer rows, and unreadable : dict of path to the reason.
+        The readable cells, and unreadable : dict of path to the reason.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def unreadable_images(images: Iterable[Any]) -> dict[int, str]:
 
 
 def told_unreadable(reasons: Mapping[int, str], n: int) -> str:
-    """Return a sentence about the images among n that cannot be read, which are left out."""
+    """Return a sentence about the images, among n, that cannot be read and are left out."""
     rows, first = list(reasons), next(iter(reasons.values()), "")
     return f"{len(rows)} of {n} images cannot be read and are left out ({name_rows(rows)}); the first: {first}"
 
@@ -147,12 +147,12 @@ def keep_masked(cells: Bunch) -> Cells:
     Parameters
     ----------
     cells : Bunch
-        With ``paths``, as the loaders return.
+        Cells with ``paths``, from a loader.
 
     Returns
     -------
     Cells
-        The same with fewer rows; none of its ``masks`` is None.
+        The cells that have a mask.
 
     Raises
     ------
@@ -163,14 +163,14 @@ def keep_masked(cells: Bunch) -> Cells:
     bare = [row for row, mask in enumerate(_masks(cells)) if mask is None]
     n = len(cells.paths)
     error = (
-        f"None of the {n} cells has a mask. Fix: name them in a column 'mask' of the CSV, or as number_mask.png beside "
-        'number.png; or let them be made from the stain: masks="auto".'
+        f"None of the {n} cells has a mask. Fix: name the masks in a column 'mask' of the CSV, or as number_mask.png "
+        'next to number.png, or make them from the stain with masks="auto".'
     )
     return _leave_out(cells, bare, error, f"{len(bare)} of {n} cells have no mask and are left out.")
 
 
 def _leave_out(cells: Bunch, rows: list[int], error: str, warning: str) -> Cells:
-    """Take all rows but some; warn if there are any to leave out, and raise if none is left."""
+    """Leave out some rows, with a warning if there are any, and raise if none is left."""
     n = len(cells.paths)
     if len(rows) == n:
         raise ValueError(error)
@@ -180,12 +180,12 @@ def _leave_out(cells: Bunch, rows: list[int], error: str, warning: str) -> Cells
 
 
 def check_cells(cells: Any, *names: str) -> None:
-    """Raise unless this is what the loaders return, with these parts, and each target has a name."""
+    """Raise unless these are cells from a loader, with these parts and a name for each target."""
     lacking = [name for name in names if not isinstance(cells, Bunch) or cells.get(name) is None]
     if lacking:
         got = f"Got cells of type {type(cells).__name__} without {', '.join(lacking)}"
         fix = "Fix: sam_bloodcell.datasets.load_cells(csv_or_folder), or make_blood_cells()."
-        raise ValueError(f"{got} but expected what load_cells returns. {fix}")
+        raise ValueError(f"{got} but expected the result of load_cells. {fix}")
     if {"target", "target_names"} <= set(names):
         codes, n = np.asarray(cells.target), len(cells.target_names)
         unnamed = np.flatnonzero((codes < 0) | (codes >= n))
@@ -195,9 +195,9 @@ def check_cells(cells: Any, *names: str) -> None:
 
 
 def take_cells(cells: Bunch, rows: np.ndarray) -> Cells:
-    """Take some rows of cells with ``paths``; what does not belong to single cells stays as it is.
+    """Take some rows of cells with ``paths``; entries that do not describe single cells stay the same.
 
-    Entries of a user's own belong to single cells if they are columns (lists, arrays, Series, tables) as long as paths.
+    A user's own entries describe single cells if they are columns (lists, arrays, Series, tables) as long as paths.
     """
     n = len(cells.paths)
     columns = {
@@ -215,23 +215,23 @@ def _take(column: Any, rows: np.ndarray) -> Any:
 
 
 def join_cells(*parts: Bunch) -> Cells:
-    """Put the cells of several loaders together, one vocabulary for all.
+    """Join the cells of several loaders under one vocabulary of classes.
 
     Parameters
     ----------
     *parts : Bunch
-        With ``paths``, or all with ``images``.
+        Cells from loaders, all with ``paths`` or all with ``images``.
 
     Returns
     -------
     Cells
-        As `load_cells` returns, ``target_names`` in order of appearance. Groups of different parts are different
-        patients or slides, whatever their names; a cell without one is a group of its own.
+        All cells, with ``target_names`` in order of appearance. Groups of different parts are different patients or
+        slides, even if they have the same name. A cell without a group is its own group.
 
     Raises
     ------
     ValueError
-        If there is no part, one is not what a loader returns, or some have paths and some images.
+        If there are no parts, a part does not come from a loader, or some parts have paths and others images.
 
     Examples
     --------
@@ -273,12 +273,12 @@ def _masks(part: Bunch) -> Sequence[Any]:
     masks = part.get("masks")
     if masks is None:
         return [None] * len(part.target)
-    # A column of a table has NaN or pandas.NA for no mask, and masks themselves may be arrays or images.
+    # In a column of a table, a missing mask is NaN or pandas.NA; masks may be arrays or images.
     return [None if pd.api.types.is_scalar(mask) and (pd.isna(mask) or mask == "") else mask for mask in masks]
 
 
 def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, source: str | os.PathLike) -> Cells:
-    """Turn a table of path, domain, label, mask and maybe group into what loaders return; None keeps all classes."""
+    """Convert a table of path, domain, label, mask and optionally group into `Cells`; None keeps all classes."""
     for kind in ("label", "domain", "group"):
         if kind in table:
             warn_of_similar(table[kind].unique(), kind, str(source))
@@ -307,18 +307,20 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
     Parameters
     ----------
     cells : Bunch
-        As `make_blood_cells` returns.
+        Cells from `make_blood_cells`.
     folder : path
-        Made if need be; gets cells.csv and ``domain/label/number.png``, masks as ``number_mask.png``.
+        Folder for cells.csv, ``domain/label/number.png`` and masks as ``number_mask.png``. It is created if it is
+        missing.
 
     Returns
     -------
-    csv : Path
+    pathlib.Path
+        The CSV.
 
     Raises
     ------
     ValueError
-        If there are no images or masks, or a domain or class is no folder name.
+        If there are no images or masks, or a domain or class cannot be a folder name.
     OSError
         If a file cannot be written.
     """
@@ -365,7 +367,7 @@ def _check_known(wanted: Iterable[str], column: pd.Series, kind: str, source: Pa
         raise TypeError(f"Got {wanted!r} to choose by {kind} but expected a list of names. Fix: pass [{wanted!r}].")
     wanted = list(wanted)
     if len(set(wanted)) < len(wanted):
-        raise ValueError(f"Got a {kind} twice in {wanted}. Fix: name each once.")
+        raise ValueError(f"Got a {kind} twice in {wanted} but expected each once. Fix: remove one of them.")
     unknown = sorted(set(wanted) - set(column))
     if unknown:
         known = ", ".join(sorted(column.unique()))

@@ -1,4 +1,4 @@
-"""Downloads of public data: resumed, checked, kept."""
+"""Downloads of public data, which resume if interrupted, are checked and cached."""
 
 import os
 import warnings
@@ -11,12 +11,17 @@ from ..files import inside, make_folder
 
 
 def data_home(folder: str | os.PathLike | None = None) -> Path:
-    """Return the folder that downloads go to, made if need be.
+    """Return the folder for downloads, and create it if it is missing.
 
     Parameters
     ----------
     folder : path, optional
-        Default the environment variable ``SAM_BLOODCELL_HOME``, else the user's cache folder.
+        The folder. By default, it is the environment variable ``SAM_BLOODCELL_HOME``, or else the user's cache folder.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
     """
     chosen = folder or os.environ.get("SAM_BLOODCELL_HOME") or _pooch().os_cache("sam-bloodcell")
     return make_folder(Path(chosen).expanduser())
@@ -26,32 +31,34 @@ def fetch_file(
     url: str, digest: str | None = None, *, name: str | None = None, folder: str | os.PathLike | None = None,
     verbose: int = 1,
 ) -> Path:  # fmt: skip
-    """Download a file once; an interrupted download goes on where it was.
+    """Download a file once; an interrupted download resumes.
 
     Parameters
     ----------
     url : str
-        http or https.
+        Address of the file, http or https.
     digest : str, optional
-        "sha256:..." or "md5:..." of the file. Without it the first download is trusted, and a warning gives its
-        SHA-256 to pass from then on.
+        "sha256:..." or "md5:..." of the file. Without it, the first download is trusted, and a warning gives its
+        SHA-256, which you can pass from then on.
     name : str, optional
-        File name; default the last part of the URL.
+        File name (default: the last part of the URL).
     folder : path, optional
-        As in `data_home`.
+        Folder for the file, as in `data_home`.
     verbose : int, default=1
-        Above 0, a progress bar.
+        If above 0, show a progress bar.
 
     Returns
     -------
     pathlib.Path
+        The downloaded file.
 
     Raises
     ------
     ValueError
-        If it is no http address, the name leads out of the folder, or the file has another digest; it is not kept.
+        If `url` is not an http address, `name` leads out of the folder, or the file has another digest. Such a file is
+        not kept.
     OSError
-        If it cannot be downloaded; what came is kept for the next call.
+        If the file cannot be downloaded. The part that arrived is kept for the next call.
     ImportError
         If pooch is not installed.
     """
@@ -67,19 +74,19 @@ def fetch_file(
     path = Path(pooch.retrieve(url, digest, name, home, downloader=downloader))
     if digest is None:
         fix = f"Fix: from now on pass digest='sha256:{pooch.file_hash(str(path))}'."
-        warnings.warn(f"The digest of '{url}' is not known here; what came is trusted. {fix}", stacklevel=2)
+        warnings.warn(f"The digest of '{url}' is not known, so the downloaded file is trusted. {fix}", stacklevel=2)
     return path
 
 
 def _resume(url: str, output_file: Any, pooch: Any, *, part: Path, quiet: bool) -> None:
-    """Download for pooch; what came is kept in a file beside, and the server is asked for the rest."""
+    """Download for pooch: a file next to the target keeps what arrived, and the server is asked for the rest."""
     import requests
     from tqdm.auto import tqdm
 
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=60) as answer:
-        if answer.status_code != 416:  # 416: all of it is here
+        if answer.status_code != 416:  # 416: the file is complete
             answer.raise_for_status()
             have = have if answer.status_code == 206 else 0
             expected = have + int(answer.headers.get("Content-Length", 0))
@@ -90,7 +97,7 @@ def _resume(url: str, output_file: Any, pooch: Any, *, part: Path, quiet: bool) 
                     bar.update(len(chunk))
             have = part.stat().st_size
             if have < expected:
-                raise OSError(f"'{url}' broke off after {have} of {expected} bytes. Fix: call again, it goes on there.")
+                raise OSError(f"'{url}' broke off after {have} of {expected} bytes. Fix: call again to resume.")
     part.replace(output_file)
 
 

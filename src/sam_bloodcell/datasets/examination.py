@@ -1,4 +1,4 @@
-"""Cells examined before anything is embedded: what they are, what is wrong with them, and what is too few for what."""
+"""An examination of cells before anything is embedded: counts, problems, and classes with too few cells."""
 
 import itertools
 import os
@@ -27,7 +27,15 @@ _COLUMNS = ["row", "path", "domain", "label"]
 
 
 class CellsFinding(NamedTuple):
-    """What was found, in sentences with numbers and a fix; `stops` says whether a benchmark of these cells fails."""
+    """A finding about cells.
+
+    Parameters
+    ----------
+    text : str
+        The finding, in sentences with numbers and a fix.
+    stops : bool, default=False
+        Whether a benchmark of these cells fails because of it.
+    """
 
     text: str
     stops: bool = False
@@ -35,27 +43,27 @@ class CellsFinding(NamedTuple):
 
 @dataclass(frozen=True)
 class CellsExamination:
-    """What `examine_cells` found.
+    """The result of `examine_cells`.
 
     Parameters
     ----------
     counts : pandas.DataFrame
-        Number of cells, a row per laboratory and a column per class; empty where these are not known.
+        Number of cells, with a row per laboratory and a column per class; empty if these are not known.
     images : pandas.DataFrame
         A row per laboratory: ``readable`` images; ``width_min``, ``width_max``, ``height_min`` and ``height_max`` in
-        pixels; how many are ``grey``, have an ``alpha`` channel, or more than 8 bits a number (``deep``); and the mean
-        ``red``, ``green`` and ``blue`` (0 to 255).
+        pixels; the numbers of images that are ``grey``, have an ``alpha`` channel, or have more than 8 bits per value
+        (``deep``); and the mean ``red``, ``green`` and ``blue`` (0 to 255).
     patients : pandas.DataFrame or None
         A row per laboratory: the number of ``patients`` (groups), the fewest, median and most cells of one
-        (``cells_min``, ``cells_median``, ``cells_max``), and how many are also in another laboratory (``shared``). None
-        where the cells have no groups.
+        (``cells_min``, ``cells_median``, ``cells_max``), and the number that are also in another laboratory
+        (``shared``). None if the cells have no groups.
     unreadable : pandas.DataFrame
         Cells that cannot be read: ``row``, ``path``, ``domain``, ``label`` and ``reason``.
     copies : pandas.DataFrame
-        Cells with the same decoded pixels as another: ``copy`` (a number for each set), ``row``, ``path``, ``domain``
-        and ``label``.
+        Cells with the same decoded pixels as another cell: ``copy`` (a number for each set), ``row``, ``path``,
+        ``domain`` and ``label``.
     findings : list of CellsFinding
-        What to know or do, first what stops a benchmark.
+        What to know or do. Findings that stop a benchmark come first.
     """
 
     counts: pd.DataFrame
@@ -79,32 +87,33 @@ class CellsExamination:
 def examine_cells(
     cells: Bunch | str | os.PathLike, *, cv: int = 5, root: str | os.PathLike | None = None, verbose: int = 0
 ) -> CellsExamination:
-    """Open every image once and tell what a benchmark of these cells would stumble over; nothing is embedded.
+    """Open every image once and report problems for a benchmark of these cells, without embedding them.
 
     Parameters
     ----------
     cells : Bunch or path
-        As the loaders return, or what `load_cells` takes. The images of a folder without laboratories or classes are
-        examined too, and the first of the findings is that these are missing.
+        Cells from a loader, or a path that `load_cells` takes. The images of a folder without laboratories or classes
+        are also examined, and the first finding is that these are missing.
     cv : int, default=5
-        Number of folds of the benchmark.
+        Number of folds of the benchmark, at least 2.
     root : path, optional
-        Folder that a CSV's paths may not leave; default the CSV's own.
+        Folder that must contain all paths of a CSV (default: the CSV's folder).
     verbose : int, default=0
         If above 0, show a progress bar.
 
     Returns
     -------
     CellsExamination
+        Counts, tables of images, patients, unreadable files and copies, and findings.
 
     Raises
     ------
     ValueError
-        If `cells` are not what a loader returns, or `cv` is less than 2.
+        If `cells` do not come from a loader, or `cv` is less than 2.
     TypeError
-        If `verbose` is no number.
+        If `verbose` is not a number.
     FileNotFoundError, ValueError
-        As `load_cells`, but for images that lie in too few levels of folders.
+        As in `load_cells`, except for images in too few levels of folders.
 
     Examples
     --------
@@ -143,7 +152,7 @@ def examine_cells(
     findings += _on_images(images)
     passed_over = {key: number for key, number in (cells.get("left_out") or {}).items() if "mask" not in key[1]}
     if passed_over:
-        findings.append(CellsFinding(f"Not taken of the folder: {describe(passed_over)}.", stops=False))
+        findings.append(CellsFinding(f"Files that were not taken from the folder: {describe(passed_over)}."))
     return CellsExamination(
         counts=_counts(table) if labelled else pd.DataFrame(),
         images=images,
@@ -159,7 +168,7 @@ def _counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _load(source: str | os.PathLike, root: str | os.PathLike | None) -> tuple[Bunch, list[CellsFinding]]:
-    """Load cells, with the loader's warnings as findings; of a folder with too few levels the images alone."""
+    """Load cells, with the loader's warnings as findings; from a folder with too few levels, load only the images."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -170,12 +179,12 @@ def _load(source: str | os.PathLike, root: str | os.PathLike | None) -> tuple[Bu
             unknown = Cells(paths=paths, domain=np.full(len(paths), "(none)"), group=None, **nothing)
             return unknown, [CellsFinding(str(exc), stops=True)]
     told = [str(warning.message) for warning in caught]
-    # Names that look alike are found again, whether the cells were loaded here or not.
-    return cells, [CellsFinding(text) for text in told if "that look like one" not in text]
+    # Names that look alike are found again later, for cells that were not loaded here as well.
+    return cells, [CellsFinding(text) for text in told if "that look alike" not in text]
 
 
 class _Seen(NamedTuple):
-    """What one image is."""
+    """The properties of one image."""
 
     digest: bytes
     width: int
@@ -187,7 +196,7 @@ class _Seen(NamedTuple):
 
 
 def _look_at_all(items: Any, verbose: int) -> tuple[dict[int, _Seen], dict[int, str]]:
-    """Return what each image is, and why others cannot be read, by row."""
+    """Return the properties of each image, and the reasons why others cannot be read, by row."""
     seen, reasons = {}, {}
     bar = tqdm(items, desc="reading", unit="image", disable=verbose < 1, total=len(items))
     for row, item in enumerate(bar):
@@ -267,8 +276,8 @@ def _on_files(unreadable: pd.DataFrame, copies: pd.DataFrame) -> Iterator[CellsF
     within = copies[sets["domain"].transform("nunique") == 1]
     unlike = copies[sets["label"].transform("nunique") > 1]
     for found, where, effect in (
-        (within, "are copies of one another in one laboratory", "Copies in training and test make scores too good"),
-        (across, "are copies of one another in different laboratories", "Scores across laboratories become too good"),
+        (within, "are copies of one another in one laboratory", "Copies in training and test make scores too high"),
+        (across, "are copies of one another in different laboratories", "Scores across laboratories become too high"),
         (unlike, "are copies of one another with different classes", "One of the classes is wrong"),
     ):
         if len(found):
@@ -284,7 +293,7 @@ def _on_classes(table: pd.DataFrame) -> Iterator[CellsFinding]:
         if column in table and (alike := similar_values(table[column].unique())):
             shown = _some(alike, "; ")
             yield CellsFinding(
-                f"Different {name} have names that look like one: {shown}. Fix: give one {column} one name."
+                f"Different {name} have names that look alike: {shown}. Fix: give one {column} one name."
             )
     if len(table["domain"].unique()) < 2:
         return
@@ -299,7 +308,7 @@ def _on_classes(table: pd.DataFrame) -> Iterator[CellsFinding]:
 
 
 def _on_numbers(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
-    """Yield what is too few for a benchmark; the rules are those of `evaluation.run_benchmark`."""
+    """Yield classes and laboratories that are too small for a benchmark, by the rules of `evaluation.run_benchmark`."""
     counts = table.groupby(["domain", "label"]).size()
     rare = [f"{label!r} of {domain!r} ({n})" for domain, label, n in counts.reset_index().to_numpy() if n < cv]
     if rare:
@@ -323,7 +332,7 @@ def _on_numbers(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
             "Fix: add cells, which need no labels for this."
         )
     if len(kept) == 1:
-        yield CellsFinding("There is one laboratory: a benchmark scores within it, and nothing across laboratories.")
+        yield CellsFinding("There is one laboratory, so a benchmark scores only within it, not across laboratories.")
     else:
         yield from _on_common_classes(kept)
 
@@ -331,7 +340,7 @@ def _on_numbers(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
 def _on_common_classes(kept: dict[Any, set[str]]) -> Iterator[CellsFinding]:
     if not any(a & b for a, b in itertools.combinations(kept.values(), 2)):
         yield CellsFinding(
-            "No two laboratories have a class of enough cells in common, so that nothing can be scored across them. "
+            "No two laboratories share a class with enough cells, so nothing can be scored across them. "
             "Fix: give the same classes the same names in each laboratory.",
             stops=True,
         )
@@ -339,16 +348,16 @@ def _on_common_classes(kept: dict[Any, set[str]]) -> Iterator[CellsFinding]:
     few = [f"{a!r} and {b!r}" for a, b in itertools.combinations(kept, 2) if len(kept[a] & kept[b]) < 2]
     if few:
         yield CellsFinding(
-            "These laboratories have fewer than two classes of enough cells in common, so that scores between them "
-            f"say nothing: {_some(few)}. Fix: add cells, or give the same classes the same names."
+            "These laboratories share fewer than two classes with enough cells, so scores between them mean "
+            f"nothing: {_some(few)}. Fix: add cells, or give the same classes the same names."
         )
 
 
 def _on_patients(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
     if "group" not in table:
         yield CellsFinding(
-            "The patients are not known (a column group in a CSV). Cells of one patient may be in training and test, "
-            "which makes scores within a laboratory too good."
+            "The patients are not known. Cells of one patient may be in training and test, which makes scores within "
+            "a laboratory too high. Fix: add a column group with the patient of each cell to the CSV."
         )
         return
     for domain, members in table.groupby("domain"):
@@ -363,18 +372,18 @@ def _on_patients(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
         elif len(kept["label"].unique()) > 1 and any(len(np.unique(labels)) < 2 for labels in _trained_on(kept, cv)):
             yield CellsFinding(
                 f"A fold of the laboratory {domain!r} has fewer than two classes left in training, because few "
-                "patients hold the others. Fix: add patients, change cv, or leave the laboratory out.",
+                "patients have cells of the others. Fix: add patients, change cv, or leave the laboratory out.",
                 stops=True,
             )
     if shared := _shared_groups(table):
         yield CellsFinding(
             f"{len(shared)} patient{'s are' if len(shared) > 1 else ' is'} in several laboratories: {_some(shared)}. "
-            "Scores across laboratories become too good. Fix: name different patients differently, or leave them out."
+            "Scores across laboratories become too high. Fix: name different patients differently, or leave them out."
         )
 
 
 def _on_training(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
-    """Yield laboratories whose folds train on too few cells for the default network; other findings tell of less."""
+    """Yield laboratories whose folds have too few cells to train the default network, unless another finding does."""
     for domain, members in table.groupby("domain"):
         kept = members[members.groupby("label")["label"].transform("size") >= cv]
         if kept["label"].nunique() < 2 or ("group" in kept and kept["group"].nunique() < cv):
@@ -404,9 +413,9 @@ def _trained_on(cells: pd.DataFrame, cv: int) -> list[NDArray[Any]]:
 
 def _on_images(images: pd.DataFrame) -> Iterator[CellsFinding]:
     for column, what in (
-        ("grey", "without colour. Stain tells classes apart, so expect less of them"),
+        ("grey", "without colour. Stain distinguishes classes, so expect lower scores"),
         ("alpha", "with an alpha channel. Their transparent pixels are read as white"),
-        ("deep", "with more than 8 bits a number. They are scaled to 8 bits by the range of their type"),
+        ("deep", "with more than 8 bits per value. They are scaled to 8 bits by the range of their type"),
     ):
         found = [f"{n} of {total} in {name!r}" for name, n, total in images[[column, "readable"]].itertuples() if n]
         if found:

@@ -1,4 +1,4 @@
-"""Folders of cells, read as domain/label/image, and what is said where the levels are others."""
+"""Folders of cells, read as domain/label/image, and the messages if the levels differ."""
 
 import os
 import warnings
@@ -17,14 +17,14 @@ _CSV = "pass a CSV with the columns path, domain and label"
 
 
 class LevelsError(ValueError):
-    """Images lie in too few levels of folders to have a laboratory and a class."""
+    """Images are in too few levels of folders to have a laboratory and a class."""
 
 
 def read_folder(listing: Listing) -> pd.DataFrame:
-    """List the images of domain/label/image as path, domain, label and mask; a warning names what else looks like data.
+    """List the images of domain/label/image as path, domain, label and mask; warn of other files that look like data.
 
-    Raises a `LevelsError` where no image lies so deep, and a ValueError where there is none, or the name of a domain or
-    a class is not UTF-8.
+    It raises a `LevelsError` if no image is deep enough, and a ValueError if there are no images or the name of a
+    domain or a class is not UTF-8.
     """
     rows = []
     masks = {listing.image_of(mask): mask for mask in listing.masks}
@@ -49,7 +49,7 @@ def read_folder(listing: Listing) -> pd.DataFrame:
 
 
 def domains_and_labels(listing: Listing) -> pd.DataFrame | None:
-    """Return the domain and the label of each image by the rule of `read_folder`; None where an image has none."""
+    """Return the domain and the label of each image by the rule of `read_folder`; None if an image has none."""
     parts = [file.relative_to(listing.root).parts for file in listing.images]
     if any(len(each) < 3 for each in parts):
         return None
@@ -60,31 +60,32 @@ def _why_none(listing: Listing) -> str:
     """Say why a folder has no image in a class of a laboratory, and what to do."""
     n, root = len(listing.images), listing.root
     if not n:
-        found = f" There is: {describe(listing.account())}." if listing.account() else ""
+        found = f" It contains: {describe(listing.account())}." if listing.account() else ""
         packed = any(kind.endswith(f"({suffix})") for _, kind in listing.left_out for suffix in _ARCHIVES)
         fix = "unpack the archives in it" if packed else "arrange them as domain/label/image, or pass a CSV"
-        return f"'{root}' holds no images. Fix: {fix}.{found}"
+        return f"'{root}' contains no images. Fix: {fix}.{found}"
     depths = Counter(len(file.relative_to(root).parts) for file in listing.images)
     depth = depths.most_common(1)[0][0]
     example = next(file for file in listing.images if len(file.relative_to(root).parts) == depth)
     images, shown, above = f"{n} image{'s' * (n > 1)}", listing.below(example), example.parent.name
     if depth == 1:
         return (
-            f"Found {images} in '{root}', but two levels too high: '{shown}' has neither laboratory nor class; "
+            f"Got {images} in '{root}', but two levels too high: '{shown}' has neither laboratory nor class; "
             f"expected {_EXPECTED}. Fix: sort the images into such folders, or {_CSV}."
         )
     return (
-        f"Found {images} in '{root}', but one level too high: '{shown}' has no laboratory; expected {_EXPECTED}. Fix: "
+        f"Got {images} in '{root}', but one level too high: '{shown}' has no laboratory; expected {_EXPECTED}. Fix: "
         f"if all are of one laboratory, move '{above}' and the other classes into a folder with the laboratory's name; "
         f"if '{above}' is a laboratory, sort its images into a folder for each class; or {_CSV}."
     )
 
 
 def _too_deep(listing: Listing) -> str:
-    """Say that the images may lie as laboratory/patient/class/image; "" where they do not seem to.
+    """Say that the images may be arranged as laboratory/patient/class/image; "" if this seems unlikely.
 
-    They seem to if a few folders of one name are in most of the folders that were taken as classes, and these are of
-    one laboratory each, as patients are. Folders of patients below a class are many, and those classes are everywhere.
+    It is likely if a few folder names occur in most of the folders that were taken as classes, and each of these
+    belongs to one laboratory, as patients do. Folders of patients below a class are many, and classes are in all
+    laboratories.
     """
     parts = [file.relative_to(listing.root).parts for file in listing.images]
     deep = [each for each in parts if len(each) > 3]
@@ -97,25 +98,25 @@ def _too_deep(listing: Listing) -> str:
         return ""
     names = ", ".join(map(repr, sorted(inner)[:5])) + " ..." * (len(inner) > 5)
     return (
-        f"The {len(parts)} images of '{listing.root}' may lie one level too deep: folders named {names} are in most of "
+        f"The {len(parts)} images of '{listing.root}' may be one level too deep: folders named {names} are in most of "
         f"the {len(classes)} folders that are taken as classes, as in '{'/'.join(deep[0])}'. Fix: if these are the "
         f"classes, arrange the images as laboratory/class/patient/image, or {_CSV}, and group for the patient."
     )
 
 
 def _one_image_a_class(listing: Listing, table: pd.DataFrame) -> str:
-    """Say that each class has one image, as where each cell has a folder of its own; "" where it is otherwise."""
+    """Say that each class has one image, for example because each cell has its own folder; "" otherwise."""
     if len(table) < 3 or table["label"].nunique() < len(table):
         return ""
     return (
         f"Each of the {len(table)} classes of '{listing.root}' has one image, as in "
         f"'{listing.below(Path(table['path'][0]))}'. The second folder is taken as the class. "
-        "Fix: if it is a cell or a patient, arrange the images as laboratory/class/image."
+        "Fix: if that folder is a cell or a patient, arrange the images as laboratory/class/image."
     )
 
 
 def _check_folders(listing: Listing, table: pd.DataFrame) -> None:
-    """Count classes that hold no image, or lie a level too deep; raise if a class or domain is not UTF-8."""
+    """Count classes without images or one level too deep; raise if a class or domain is not UTF-8."""
     taken = set(zip(table["domain"], table["label"], strict=True))
     domains, labels = set(table["domain"]), set(table["label"])
     for folder in listing.folders:

@@ -1,4 +1,4 @@
-"""One vocabulary for all laboratories: from each dataset's codes to harmonised classes, with an audit."""
+"""One vocabulary for all laboratories: each dataset's codes become harmonised classes, with an audit."""
 
 import os
 import re
@@ -30,8 +30,8 @@ def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
     Parameters
     ----------
     csv : path, optional
-        A table with the columns dataset, code, harmonised, common and optionally meaning and note; an empty class
-        drops the code, and note says why. Lines that begin with # are comments. Default: the packaged maps.
+        A table with the columns dataset, code, harmonised, common and optionally meaning and note. An empty class
+        drops the code, and note says why. Lines that begin with # are comments. By default, the packaged maps are read.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def read_label_maps(csv: str | os.PathLike | None = None) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If it is no CSV, lacks a column, or a row's code is there twice or its class is not in the vocabulary.
+        If the file is not a CSV or lacks a column, a code occurs twice, or a class is not in the vocabulary.
     """
     source = Path(__file__).with_name("label_maps.csv") if csv is None else Path(csv)
     return _checked(read_table(source, comment="#"), str(source))
@@ -54,7 +54,7 @@ def _checked(table: pd.DataFrame, source: str) -> pd.DataFrame:
         for row, name in enumerate(table[scheme]):
             if name not in ("", *classes):
                 fix = f"Fix: leave it empty to drop the code, or use one of {', '.join(classes)}."
-                raise ValueError(f"'{source}' row {row}: {name!r} is no {scheme} class. {fix}")
+                raise ValueError(f"'{source}' row {row}: {name!r} is not a {scheme} class. {fix}")
     twice = table[table.assign(code=table["code"].map(_key)).duplicated(["dataset", "code"])]
     if len(twice):
         code, dataset = twice.iloc[0][["code", "dataset"]]
@@ -71,19 +71,19 @@ def harmonise_labels(
     Parameters
     ----------
     codes : sequence of length n
-        As the dataset has them; case, spaces, dashes and underscores do not matter.
+        Codes of the dataset. Case, spaces, dashes and underscores do not matter.
     dataset : str
-        Whose codes they are, such as "matek-19".
+        Name of the dataset, such as "matek-19".
     scheme : {"harmonised", "common"}, default="harmonised"
-        13 classes, or 5.
+        Vocabulary with 13 classes ("harmonised") or 5 classes ("common").
     maps : DataFrame or path, optional
-        As from `read_label_maps`; default the packaged maps.
+        Label maps, as from `read_label_maps`. By default, the packaged maps are used.
 
     Returns
     -------
     Bunch
-        label : str array (n,), "" where dropped; kept : bool array (n,); audit : DataFrame with a row per code: code,
-        meaning, label, n, note; version : int of the packaged maps, or None for your own.
+        The labels, as label : str array (n,), "" if dropped; kept : bool array (n,); audit : DataFrame with a row per
+        code (code, meaning, label, n, note); version : int of the packaged maps, or None for your own maps.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def harmonise_labels(
     for at, key in enumerate(keys):
         if key not in labels:
             known, fix = ", ".join(rows["code"]), "Fix: correct it, or pass maps= with a row for it."
-            raise ValueError(f"Row {at}: {codes[at]!r} is no code of {dataset}, which has {known}. {fix}")
+            raise ValueError(f"Row {at}: {codes[at]!r} is not a code of {dataset}, which has {known}. {fix}")
     counts = [keys.count(key) for key in labels]
     audit = rows.assign(label=rows[scheme], n=counts)[["code", "meaning", "label", "n", "note"]].reset_index(drop=True)
     label = np.array([labels[key] for key in keys], dtype=str)

@@ -1,4 +1,4 @@
-"""The papers' ``*.dat.gz`` files of cells with masks: pickles, of which nothing but arrays and containers is read."""
+"""The papers' ``*.dat.gz`` files of cells with masks: pickles, from which only arrays and containers are read."""
 
 import codecs
 import gzip
@@ -20,27 +20,29 @@ _FIX = "Fix: pass the Bloodcell_train.dat.gz of BC-SAM's authors, or train with 
 def read_mask_archive(path: str | os.PathLike) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.bool_]]]:
     """Read the cells and masks on which the papers' authors fine-tuned SAM, from their ``Bloodcell_train.dat.gz``.
 
-    The format is the one that their published training code reads: a gzip-compressed pickle of a dict, in which the
-    name of each cell stands for a dict with its ``image`` (H, W, 3), from 0 to 255, and its ``label`` (H, W), which is
-    0 outside the cell. Other entries of a cell are left aside. A pickle can run any code when it is loaded, so that
-    this one is read without: numpy arrays, numbers, text and plain containers are taken, and anything else is refused.
+    The format is that of their published training code: a gzip-compressed pickle of a dict that maps the name of each
+    cell to a dict with its ``image`` (H, W, 3), from 0 to 255, and its ``label`` (H, W), which is 0 outside the cell.
+    Other entries of a cell are ignored. Loading a pickle can run any code, so only numpy arrays, numbers, text and
+    plain containers are accepted, and other objects are refused.
 
     Parameters
     ----------
     path : path
+        The file.
 
     Returns
     -------
     images : list of uint8 arrays (H, W, 3)
+        The cells.
     masks : list of bool arrays (H, W)
-        True inside the cell.
+        The masks, which are True inside the cell.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ImageReadError
-        If the file is damaged, holds other objects, or is laid out otherwise; the message says what was found.
+        If the file is damaged, contains other objects, or has another layout. The message says what was found.
     """
     content = _unpickle(Path(path))
     if not isinstance(content, Mapping) or not content:
@@ -71,7 +73,7 @@ def _cell(where: str, cell: Any) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
 
 
 def _described(value: Any) -> str:
-    """Say what a value is, and what is directly in it."""
+    """Describe a value and its direct contents."""
     if isinstance(value, np.ndarray):
         return f"an array {value.shape} of {value.dtype}"
     if isinstance(value, Mapping):
@@ -98,23 +100,23 @@ def _unpickle(path: Path) -> Any:
             return _ArraysOnly(file, encoding="latin1").load()  # as numpy needs it for pickles of Python 2
     except _RefusedError as exc:
         raise ImageReadError(f"'{path}' holds {exc}, which can run any code and is not read. {_FIX}") from exc
-    except Exception as exc:  # a damaged pickle raises nearly anything
+    except Exception as exc:  # a damaged pickle may raise anything
         raise ImageReadError(f"'{path}' cannot be read: {exc!s:.200}. Fix: fetch it again.") from exc
 
 
 class _RefusedError(Exception):
-    """Says which object a pickle asks for that is neither an array nor a plain container."""
+    """Names the object in a pickle that is neither an array nor a plain container."""
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
-    """Do what ``_codecs.encode`` does for bytes in old pickles, and for them alone."""
+    """Do what ``_codecs.encode`` does, but only for bytes in old pickles."""
     if encoding != "latin1":
         raise _RefusedError(f"a text to be encoded as {encoding!r}")
     return codecs.encode(text, "latin1")
 
 
 def _array_maker(array: Any, protocol: int) -> Callable:
-    """Return the function that pickles of arrays name; each numpy has it in another module."""
+    """Return the function that pickles of arrays name, whose module depends on the version of numpy."""
     return array.__reduce_ex__(protocol)[0]
 
 
@@ -132,7 +134,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Loads what `_ALLOWED` names, and plain containers, numbers and text, which name nothing."""
+    """Loads the objects of `_ALLOWED`, and plain containers, numbers and text, which need no class."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:

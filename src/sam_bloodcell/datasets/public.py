@@ -1,4 +1,4 @@
-"""Loaders of the field's public datasets: their folders as they come, their labels harmonised."""
+"""Loaders of the field's public datasets, from their original folders, with harmonised labels."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from .tables import check_columns, read_table
 # Each dataset's title, page, licence, citation and layout, by its name in the label maps.
 _SOURCES = read_table(Path(__file__).with_name("sources.csv")).set_index("name", drop=False).to_dict("index")
 _DESCRIPTION = "{title}\nSource: {page}\nLicence: {licence}\nPlease cite: {citation}"
-_FIX = "Fix: get the dataset from {page}, unpack it and pass its folder (expected: {layout})."
+_FIX = "Fix: download the dataset from {page}, unpack it and pass its folder (expected: {layout})."
 _FIXES = {name: _FIX.format_map(source) for name, source in _SOURCES.items()}
 _BLOODMNIST_MD5 = {
     28: "7053d0359d879ad8a5505303e11de1dc",
@@ -37,18 +37,18 @@ _SHARED_DOCSTRING = """
     folder : path
         The unpacked dataset: {layout}.
     scheme : {{"common", "harmonised", "original"}}, default="common"
-        5 or 13 shared classes, or the dataset's own codes.
+        Vocabulary of the labels: 5 or 13 shared classes, or the dataset's own codes.{parameters}
 
     Returns
     -------
     Cells
-        As `load_cells` returns, with code : str array (n,), the dataset's own; audit : DataFrame, what `scheme` made
-        of each code and why; DESCR : licence and citation.
+        The cells, as from `load_cells`, with code : str array (n,), the dataset's own codes; audit : DataFrame, the
+        class of each code under `scheme` and the reason; DESCR : licence and citation.
 
     Raises
     ------
     FileNotFoundError
-        If the folder does not exist or lacks such images; the message says where to get the dataset.
+        If the folder does not exist or does not contain such images. The message says where to get the dataset.
     ValueError
         If a code is unknown or no cell is left.
 
@@ -59,11 +59,18 @@ _SHARED_DOCSTRING = """
     """
 
 
-def _documented(name: str) -> Callable:
-    """Complete a loader's docstring with what all loaders share and what its source says."""
+_ANNOTATION = """
+    annotation : {"first", "second", "third"} or None, default=None
+        Column of the dataset's annotations.dat from which the classes are taken: the first annotation or one of two
+        re-annotations. Cells without one are left out. None takes the classes from the folders."""
+
+
+def _documented(name: str, parameters: str = "") -> Callable:
+    """Complete a loader's docstring with the part that all loaders share and the details of its source."""
 
     def complete(loader: Callable) -> Callable:
-        loader.__doc__ = (loader.__doc__ or "").rstrip() + _SHARED_DOCSTRING.format_map(_SOURCES[name])
+        details = {**_SOURCES[name], "parameters": parameters}
+        loader.__doc__ = (loader.__doc__ or "").rstrip() + _SHARED_DOCSTRING.format_map(details)
         return loader
 
     return complete
@@ -71,17 +78,13 @@ def _documented(name: str) -> Callable:
 
 @_documented("acevedo-20")
 def load_acevedo20(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
-    """Load Acevedo-20 (the PBC dataset); the finer class is the file's prefix."""
+    """Load Acevedo-20 (the PBC dataset), with the finer class from the prefix of the file name."""
     return _load("acevedo-20", folder, scheme, lambda path: path.stem.split("_")[0])
 
 
-@_documented("matek-19")
+@_documented("matek-19", _ANNOTATION)
 def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotation: str | None = None) -> Cells:
-    """Load Matek-19 (AML-Cytomorphology_LMU).
-
-    `annotation` is "first", "second" or "third" to take the classes from the dataset's annotations.dat (the first
-    annotation and two re-annotations; cells without one are left out) instead of the folders.
-    """
+    """Load Matek-19 (AML-Cytomorphology_LMU)."""
     if annotation is None:
         return _load("matek-19", folder, scheme)
     columns = ["first", "second", "third"]
@@ -89,7 +92,7 @@ def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotatio
         raise ValueError(f"Got annotation={annotation!r} but expected one of {', '.join(columns)} or None.")
     files = sorted(Path(folder).rglob("annotations.dat"))
     if not files:
-        raise FileNotFoundError(f"'{folder}' holds no annotations.dat. {_FIXES['matek-19']}")
+        raise FileNotFoundError(f"'{folder}' contains no annotations.dat. {_FIXES['matek-19']}")
     table = pd.read_csv(files[0], sep=r"\s+", header=None, names=["path", *columns], index_col="path", dtype=str)
     codes = table[annotation].dropna().to_dict()
     return _load("matek-19", folder, scheme, lambda path: codes.get(f"{path.parent.name}/{path.name}", ""))
@@ -115,7 +118,7 @@ def load_raabin(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
 
 @_documented("lisc")
 def load_lisc(folder: str | os.PathLike, *, scheme: str = "common") -> Cells:
-    """Load LISC's images by class; its ground truth of whole fields is left aside."""
+    """Load LISC's images by class, without its ground truth of whole fields."""
 
     def code_of(path: Path) -> str:
         return "" if "expert" in str(path.relative_to(folder)).casefold() else path.parent.name
@@ -147,20 +150,26 @@ def fetch_zheng18(
 
     Parameters
     ----------
-    data_folder, scheme, digest, verbose
-        As in `data_home`, `load_zheng18` and `fetch_file`. The authors of the archive publish no digest.
-    url : str
-        Of the archive, or of a mirror.
+    data_folder : path, optional
+        Folder for the download, as in `data_home`.
+    scheme : {"common", "harmonised", "original"}, default="common"
+        Vocabulary of the labels, as in `load_zheng18`.
+    digest : str, optional
+        Digest of the archive, as in `fetch_file`. Its authors do not publish one.
+    url : str, optional
+        Address of the archive or of a mirror. By default, it is the authors' archive.
+    verbose : int, default=1
+        If above 0, show a progress bar.
 
     Returns
     -------
     Cells
-        As `load_zheng18`.
+        The cells, as from `load_zheng18`.
 
     Raises
     ------
     OSError, ValueError
-        As `fetch_file`.
+        As in `fetch_file`.
     """
     archive = fetch_file(url, digest, name="zheng18.zip", folder=data_folder, verbose=verbose)
     return load_zheng18(_unpack(archive), scheme=scheme)
@@ -170,26 +179,32 @@ def fetch_bloodmnist(
     data_folder: str | os.PathLike | None = None, *, image_size: int = 224, scheme: str = "common",
     url: str | None = None, verbose: int = 1,
 ) -> Cells:  # fmt: skip
-    """Download BloodMNIST and load it; its images are Acevedo-20's, scaled down, so it is no laboratory of its own.
+    """Download BloodMNIST and load it.
+
+    Its images are scaled-down images of Acevedo-20, so it is not a separate laboratory.
 
     Parameters
     ----------
-    data_folder, scheme, verbose
-        As in `data_home`, `load_acevedo20` and `fetch_file`.
+    data_folder : path, optional
+        Folder for the download, as in `data_home`.
     image_size : {28, 64, 128, 224}, default=224
         Side of the images in pixels.
+    scheme : {"common", "harmonised", "original"}, default="common"
+        Vocabulary of the labels, as in `load_acevedo20`.
     url : str, optional
-        Of a mirror.
+        Address of a mirror.
+    verbose : int, default=1
+        If above 0, show a progress bar.
 
     Returns
     -------
     Cells
-        As `read_bloodmnist`.
+        The cells, as from `read_bloodmnist`.
 
     Raises
     ------
     OSError, ValueError
-        As `fetch_file`; or if there is no such size.
+        If `image_size` is not one of these sizes, or as in `fetch_file`.
     """
     if image_size not in _BLOODMNIST_MD5:
         raise ValueError(f"Got image_size={image_size} but expected one of {', '.join(map(str, _BLOODMNIST_MD5))}.")
@@ -200,25 +215,25 @@ def fetch_bloodmnist(
 
 
 def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Cells:
-    """Load a BloodMNIST file that is there already.
+    """Load a BloodMNIST file from disk.
 
     Parameters
     ----------
     file : path
         An .npz file of any of the sizes.
     scheme : {"common", "harmonised", "original"}, default="common"
-        As in `load_acevedo20`.
+        Vocabulary of the labels, as in `load_acevedo20`.
 
     Returns
     -------
     Cells
-        images : uint8 array (n, S, S, 3); split : str array (n,) of train, val, test; target, target_names, domain
-        ("acevedo-20"), code, audit, DESCR as `load_acevedo20`.
+        The cells, as images : uint8 array (n, S, S, 3); split : str array (n,) of train, val, test; and target,
+        target_names, domain ("acevedo-20"), code, audit, DESCR as from `load_acevedo20`.
 
     Raises
     ------
     ValueError
-        If it is another file.
+        If it is not a BloodMNIST file.
     """
     splits = ("train", "val", "test")
     try:
@@ -226,7 +241,7 @@ def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Cells
             images = np.concatenate([arrays[f"{split}_images"] for split in splits])
             labels = [arrays[f"{split}_labels"].ravel() for split in splits]
     except (ValueError, LookupError, BadZipFile, AttributeError, TypeError) as exc:
-        raise ValueError(f"'{file}' is no BloodMNIST file: {exc}. Fix: fetch_bloodmnist.") from exc
+        raise ValueError(f"'{file}' is not a BloodMNIST file: {exc}. Fix: call fetch_bloodmnist.") from exc
     split = np.repeat(splits, [len(part) for part in labels])
     rows = [(row, "acevedo-20", str(code), "") for row, code in enumerate(np.concatenate(labels))]
     cells = _harmonised("bloodmnist", rows, file, scheme)
@@ -242,18 +257,20 @@ def load_image_dataset(
     Parameters
     ----------
     dataset : datasets.Dataset, or path
-        One split; or a folder that `datasets` reads as an image folder (label/image), with its split "train".
+        One split, or a folder that `datasets` reads as an image folder (label/image), with its split "train".
     domain : str
-        The laboratory that it comes from.
-    image, label : str
-        Names of the columns.
+        Laboratory from which the dataset comes.
+    image : str, default="image"
+        Name of the column of images.
+    label : str, default="label"
+        Name of the column of labels.
     classes : list of str, optional
-        Labels to keep; default all.
+        Labels to keep. By default, all are kept.
 
     Returns
     -------
     Cells
-        images : list of PIL images; target, target_names, domain, dropped as in `load_cells`.
+        The cells, as images : list of PIL images; target, target_names, domain and dropped as from `load_cells`.
 
     Raises
     ------
@@ -272,7 +289,7 @@ def load_image_dataset(
     names = getattr(dataset.features[label], "names", None)
     codes = list(dataset[label])
     for row, code in enumerate(codes):
-        if pd.isna(code) or (names and code < 0):  # the library's -1 for no label would count from the end
+        if pd.isna(code) or (names and code < 0):  # the library's -1 for a missing label would be the last name
             raise ValueError(f"'{source}' row {row}: {label} is missing. Fix: fill it in or leave the row out.")
     labels = pd.Series([names[code] if names else str(code) for code in codes], dtype=str)
     table = pd.DataFrame({"path": np.arange(len(labels)), "domain": domain, "label": labels, "mask": ""})
@@ -283,17 +300,17 @@ def load_image_dataset(
 def _load(
     name: str, folder: str | os.PathLike, scheme: str, code_of: Callable[[Path], str] = lambda path: path.parent.name
 ) -> Cells:
-    """Load the images below a folder; `code_of` takes each one's code from its path, "" leaves it out."""
+    """Load the images below a folder; `code_of` returns an image's code from its path, or "" to leave it out."""
     rows = [(str(path), name, code, "") for path in list_images(folder) if (code := code_of(path))]
     return _harmonised(name, rows, folder, scheme)
 
 
 def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme: str) -> Cells:
-    """Turn rows of path, domain, code and mask into cells with the labels of a scheme."""
+    """Convert rows of path, domain, code and mask into cells with the labels of a scheme."""
     if scheme not in (*SCHEMES, "original"):
         raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)} or original.")
     if not rows:
-        raise FileNotFoundError(f"'{folder}' holds no images of {_SOURCES[name]['title']}. {_FIXES[name]}")
+        raise FileNotFoundError(f"'{folder}' contains no images of {_SOURCES[name]['title']}. {_FIXES[name]}")
     table = pd.DataFrame(rows, columns=["path", "domain", "code", "mask"])
     codes = table["code"].tolist()
     try:
@@ -312,13 +329,13 @@ def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme:
 
 
 def _unpack(archive: Path) -> Path:
-    """Unpack a zip beside itself, whole or not at all; names that lead elsewhere are refused."""
+    """Unpack a zip into its own folder, whole or not at all; refuse names that lead out of the folder."""
     folder = archive.with_suffix("")
     if folder.is_dir():
         return folder
     with replacing(folder) as draft, ZipFile(archive) as zipped:
         for member in zipped.namelist():
             if not (draft / member).resolve().is_relative_to(draft.resolve()):
-                raise ValueError(f"'{archive}' holds '{member}', which leads out of its folder. Fix: do not trust it.")
+                raise ValueError(f"'{archive}' contains '{member}', which leads out of its folder. Fix: do not use it.")
         zipped.extractall(draft)
     return folder

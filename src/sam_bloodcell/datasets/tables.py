@@ -1,4 +1,4 @@
-"""Tables that users hand over: CSV files of text, with paths relative to the table."""
+"""Tables of users: CSV files of text, with paths relative to the table."""
 
 import io
 import os
@@ -15,17 +15,17 @@ import pandas as pd
 from ..files import paths_beside
 
 _SEPARATORS = (("semicolons", ";"), ("tabs", "\t"), ("bars", "|"))
-_UNCLOSED = "Fix: close the quotation mark before it; what follows it was read as one value."
+_UNCLOSED = "Fix: close the quotation mark before it; the text after it was read as one value."
 
 
 def read_table(
     csv: str | os.PathLike, required: Sequence[str] = (), *, root: str | os.PathLike | None = None,
     comment: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Read a CSV file (with tabs if its name ends in ".tsv") as text: "007" and "NA" stay as written, no value is "".
+    """Read a CSV file (with tabs if its name ends in ".tsv") as text: "007" and "NA" stay as written, and gaps are "".
 
-    The required columns must be there and have a value in every row. If "path" is one of them, the paths in the columns
-    path and mask are relative to the table, become whole, and may not leave `root` (default the table's folder).
+    The required columns must exist and have a value in every row. If "path" is one of them, the paths in the columns
+    path and mask are relative to the table, are made absolute, and must be in `root` (default: the table's folder).
     """
     csv = Path(csv)
     table = _parsed(csv, comment)
@@ -48,16 +48,16 @@ def _check_values(column: pd.Series, name: str, csv: Path) -> None:
         raise ValueError(f"'{csv}' row {empty[0]}: {name} is empty. Fix: fill it in or remove the row.")
     broken = np.flatnonzero(column.str.contains("[\r\n]"))
     if len(broken):
-        raise ValueError(f"'{csv}' row {broken[0]}: {name} goes on in the next line. {_UNCLOSED}")
+        raise ValueError(f"'{csv}' row {broken[0]}: {name} continues on the next line. {_UNCLOSED}")
 
 
 def _check_lines(column: pd.Series, name: str, csv: Path, n_separators: int) -> None:
-    """Raise where a value goes on with what looks like another row; a note of several lines is none."""
+    """Raise if a value continues with text that looks like another row; a note of several lines does not."""
     separator = "\t" if csv.suffix.casefold() == ".tsv" else ","
     swallowed = rf"[\r\n](?:[^\r\n{separator}]*{separator}){{{max(n_separators, 1)}}}"
     broken = np.flatnonzero(column.str.contains(swallowed))
     if len(broken):
-        raise ValueError(f"'{csv}' row {broken[0]}: {name} goes on in the next line. {_UNCLOSED}")
+        raise ValueError(f"'{csv}' row {broken[0]}: {name} continues on the next line. {_UNCLOSED}")
 
 
 def _parsed(csv: Path, comment: str | None) -> pd.DataFrame:
@@ -67,9 +67,9 @@ def _parsed(csv: Path, comment: str | None) -> pd.DataFrame:
     options: dict[str, Any] = {"sep": character, "comment": comment, "dtype": str, "keep_default_na": False}
     try:
         with warnings.catch_warnings():
-            # For rows with more values than the header has names, pandas would only warn and drop values.
+            # pandas would only warn, and drop values, if a row has more values than the header has names.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            # As a row, because pandas would rename what is there twice.
+            # The header is read as a row, because pandas would rename duplicate columns.
             header = pd.read_csv(io.StringIO(text), header=None, nrows=1, **options).iloc[0].tolist()
             table = pd.read_csv(io.StringIO(text), index_col=False, **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as exc:
@@ -77,8 +77,8 @@ def _parsed(csv: Path, comment: str | None) -> pd.DataFrame:
         if isinstance(exc, pd.errors.ParserWarning):
             reason = "its rows have more values than its header has names"
         if not isinstance(exc, pd.errors.EmptyDataError):
-            fix += f" Quote values that hold {separator}, and remove {separator} at the ends of rows."
-        raise ValueError(f"'{csv}' is no readable CSV: {reason}. {fix}") from exc
+            fix += f" Quote values that contain {separator}, and remove {separator} at the ends of rows."
+        raise ValueError(f"'{csv}' is not a readable CSV: {reason}. {fix}") from exc
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise ValueError(f"'{csv}' has the column '{twice[0]}' twice. Fix: rename or remove one of them.")
@@ -88,20 +88,20 @@ def _parsed(csv: Path, comment: str | None) -> pd.DataFrame:
 def _text_of(csv: Path, fix: str) -> str:
     content = csv.read_bytes()
     try:
-        text = content.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
+        text = content.decode("utf-8-sig")  # spreadsheets write a byte order mark first
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
-        raise ValueError(f"'{csv}' is no readable CSV: line {line} is not UTF-8. {fix}") from exc
+        raise ValueError(f"'{csv}' is not a readable CSV: line {line} is not UTF-8. {fix}") from exc
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(f"'{csv}' is no readable CSV: line {line} holds a NUL byte. {fix}")
+        raise ValueError(f"'{csv}' is not a readable CSV: line {line} contains a NUL byte. {fix}")
     if re.match(r"sep=.?\r?\n", text):
-        raise ValueError(f"'{csv}' begins with the line '{text.splitlines()[0]}' of Excel. Fix: remove that line.")
+        raise ValueError(f"'{csv}' begins with Excel's line '{text.splitlines()[0]}'. Fix: remove that line.")
     return text
 
 
 def check_columns(columns: Sequence[str], required: Sequence[str], source: str | os.PathLike, fix: str = "") -> None:
-    """Raise unless all the required columns are there; `source` is the table's name in the message."""
+    """Raise unless all required columns exist; `source` is the table's name in the message."""
     lacking = [name for name in required if name not in columns]
     if not lacking:
         return
@@ -115,6 +115,6 @@ def check_columns(columns: Sequence[str], required: Sequence[str], source: str |
 
 
 def similar_columns(columns: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
-    """Return columns that would be the wanted ones but for capitals or spaces around them, by the wanted name."""
+    """Return columns that differ from the wanted ones only in case or surrounding spaces, by the wanted name."""
     named = {str(column).strip().casefold(): str(column) for column in columns}
     return {name: named[name] for name in wanted if name not in columns and name in named}

@@ -1,4 +1,4 @@
-"""Columns of embeddings whose rows are made when somebody asks for them."""
+"""Columns of embeddings whose rows are computed on demand."""
 
 from __future__ import annotations
 

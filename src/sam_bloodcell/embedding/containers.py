@@ -1,4 +1,4 @@
-"""Embeddings as a table of pandas or polars (``set_output``), which brings masks and domains along unseen."""
+"""Embeddings as a table of pandas or polars (``set_output``), with masks and domains as an attribute."""
 
 from importlib import import_module
 from typing import Any
@@ -29,7 +29,7 @@ def as_container(embeddings: CellEmbeddings, container: str, X: Any) -> Any:
 
 
 def carried_embeddings(X: Any) -> Any:
-    """Return the embeddings that a table of `as_container` carries, unless its values changed; else X itself."""
+    """Return the embeddings that a table of `as_container` carries, unless its values changed; or X itself."""
     embeddings = getattr(X, _ATTRIBUTE, None)
     if isinstance(embeddings, CellEmbeddings) and np.array_equal(np.asarray(X), embeddings.pooled, equal_nan=True):
         return embeddings

@@ -35,77 +35,79 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
     Parameters
     ----------
     backbone : str, default="vit_b"
-        "vit_tiny" (packaged, works offline), "vit_b", "vit_l" or "vit_h" (from the Hugging Face Hub), a Hub repo id,
-        or a local file of weights (``.pth``, ``.pt``, ``.bin``, ``.safetensors``) or folder.
+        Weights of the encoder: "vit_tiny" (packaged, works offline), "vit_b", "vit_l" or "vit_h" (from the Hugging Face
+        Hub), a Hub repo id, or a local file (``.pth``, ``.pt``, ``.bin``, ``.safetensors``) or folder of weights.
     adapter : str or path, optional
-        Adapter folder made by `save_pretrained`, its Hub repo id, or a file that the papers' published code saved.
-        With "vit_tiny", default the packaged one. `fit` with masks trains it further; LoRA factors of another rank or
-        other blocks start fresh.
+        Adapter folder made by `save_pretrained`, its Hub repo id, or a file that the papers' published code saved. The
+        default for "vit_tiny" is the packaged adapter. `fit` with masks trains it further; LoRA factors of another rank
+        or other blocks are initialised again.
     revision, adapter_revision : str, optional
-        Commit, tag or branch of the backbone and of the adapter on the Hub; default the pinned commit of a backbone
-        that has one, else the newest.
+        Commit, tag or branch of the backbone and of the adapter on the Hub. The default is the pinned commit of a
+        backbone that has one, or the newest commit.
     image_size : int, default=224
-        Side in pixels at which the encoder sees the image, a multiple of 16.
+        Side in pixels to which the encoder resizes an image, a multiple of 16.
     prompt : {"auto", "none", "center"}, default="auto"
-        "none" needs a decoder trained without prompts, as the papers do; "center" puts a foreground point in the
-        middle, for centred cells and plain SAM. "auto" is "none" where the decoder was trained so.
+        Prompt of the decoder. "none" needs a decoder that was trained without prompts, as in the papers. "center" is a
+        foreground point in the middle, for centred cells and plain SAM. "auto" is "none" for decoders trained so.
     pixel_stats : {"auto", "sam"} or ((float, float, float), (float, float, float)), default="auto"
-        Channel means and standard deviations (R, G, B) in 0-255 units. "auto" takes the adapter's, when fitting with
-        masks the training images', else SAM's.
+        Channel means and standard deviations (R, G, B) in 0-255 units. "auto" uses those of the adapter, those of the
+        training images in a `fit` with masks, or otherwise those of SAM.
     pooling : {"mask", "mask+texture"}, default="mask"
-        "mask" averages the last tokens over the cell. "mask+texture" appends mean and standard deviation, over the
-        cell, of the tokens after a third of the blocks: three times as many features, in no more time. They tell cells
-        apart better where each laboratory is standardised by its own statistics, and worse without: see the model card
-        of vit_tiny. The packaged autoencoder and the papers' presets take "mask".
+        "mask" averages the last tokens over the cell. "mask+texture" appends the mean and the standard deviation, over
+        the cell, of the tokens after a third of the blocks: three times as many features in the same time. They
+        separate cell types better if each laboratory is standardised by its own statistics, and worse otherwise (see
+        the model card of vit_tiny). The packaged autoencoder and the papers' presets need "mask".
     training : LoRATraining, optional
-        How `fit` with masks fine-tunes; default ``LoRATraining()``.
+        Settings of the fine-tuning in `fit` with masks, by default ``LoRATraining()``.
     keep : collection of {"tokens", "crops", "published_crops"}, default=()
-        What to keep beside the pooled embeddings: the token maps and crops that a `CrossDomainAutoencoder` with the
-        architecture "conv" or "masked" reads. They take a hundred times as much space. "published_crops", for presets,
-        are crops as the papers' code cuts them: holes stay, and the cell is stretched to a square.
+        Data to keep in addition to the pooled embeddings: the token maps and crops that a `CrossDomainAutoencoder` with
+        the architecture "conv" or "masked" reads. They take a hundred times as much space. "published_crops", for
+        presets, are crops as the papers' code cuts them, with holes, and with the cell stretched to a square.
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Of the encoder in `transform`. "auto" is bfloat16 where the device computes in it natively, else float32.
+        Data type of the encoder in `transform`. "auto" is bfloat16 if the device supports it natively, or float32.
     batch_size : int or "auto", default="auto"
-        Images in a forward pass. "auto" fits the widest activation into a CPU's cache, or on a GPU into 160 MB.
+        Number of images per forward pass. "auto" fits the widest activation into a CPU's cache or 160 MB of a GPU.
     n_jobs : int, optional
-        Processes that `transform` spreads over, as in `joblib.Parallel`; a backend set by ``joblib.parallel_config``
-        (Dask, Ray) takes it to a cluster. An adapter of your own then travels through `cache_dir`, which all machines
-        of the cluster have to see.
+        Number of processes of `transform`, as in `joblib.Parallel`. A backend set by ``joblib.parallel_config`` (Dask,
+        Ray) runs it on a cluster. Your own adapter is then shared through `cache_dir`, which all machines of the
+        cluster must be able to read.
     on_error : {"raise", "nan"}, default="raise"
-        What `transform` does with an image that cannot be read: raise, or give it a row of NaN, and warn.
-        `predict_masks` then gives None for it.
+        Behaviour of `transform` for an unreadable image: raise, or return a row of NaN and warn. `predict_masks` then
+        returns None for the image.
     cache_dir : str or path, optional
-        Folder where embeddings are kept by image content, weights and settings, for all estimators, processes and
-        sessions. Default: the memory of this process, up to a quarter of what is free.
+        Folder that caches embeddings by image content, weights and settings, for all estimators, processes and
+        sessions. By default, they are kept in the memory of this process, up to a quarter of the free memory.
     cache_limit : int or str, optional
-        Bytes, or as "20GB", beyond which the embeddings in `cache_dir` used longest ago are deleted.
+        Size in bytes, or as "20GB", beyond which the least recently used embeddings in `cache_dir` are deleted.
     verbose : int, default=0
-        1 shows progress bars.
+        If above 0, show progress bars.
 
     Attributes
     ----------
     backbone_ : Backbone
-        Where the base weights come from.
+        The source of the base weights.
     adapter_ : Adapter or None
-        What was trained: LoRA factors, decoder, prompt encoder, pixel statistics.
+        The trained parts: LoRA factors, decoder, prompt encoder, pixel statistics.
     encoder_ : Encoder
         The forward pass that `transform` runs: weights by reference, pixel statistics, prompt.
     pixel_stats_ : tuple
+        The pixel statistics that are used.
     prompt_ : {"none", "center"}
+        The prompt that is used.
     n_features_out_ : int
-        Width C of the embeddings: 192 for vit_tiny, 768, 1024, 1280 for vit_b, vit_l, vit_h; with
-        ``pooling="mask+texture"`` three times that.
+        Number of channels C of the embeddings: 192 for vit_tiny, 768, 1024, 1280 for vit_b, vit_l, vit_h; three times
+        that for ``pooling="mask+texture"``.
     history_ : DataFrame
-        Only after `fit` with masks: one row an epoch, with the columns epoch, learning_rate, loss, dice_loss and
-        cross_entropy of the training, and dice on the cells set aside.
+        One row per epoch, only after `fit` with masks. The columns are epoch, learning_rate, loss, dice_loss and
+        cross_entropy of the training, and dice on the validation cells.
     best_epoch_ : int
-        Only after `fit` with masks: the epoch whose weights were kept.
+        The epoch whose weights were kept, only after `fit` with masks.
 
     See Also
     --------
-    CrossDomainAutoencoder : takes the `CellEmbeddings` on to features that survive a change of laboratory.
+    CrossDomainAutoencoder : Turns the `CellEmbeddings` into features that survive a change of laboratory.
 
     References
     ----------
@@ -190,12 +192,18 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         ----------
         X : n images
             Paths, PIL images, arrays, an (n, H, W, 3) array, a Series of paths, or a DataFrame with a column path. Its
-            column domain, if there is one, travels with the embeddings to the next step; all others are ignored. An
-            iterator, such as ``folder.glob("*.png")``, is used up by one call; for several, pass a list.
-        y : ignored
+            column domain, if there is one, is passed with the embeddings to the next step. Other columns are ignored.
+            One call consumes an iterator, such as ``folder.glob("*.png")``, so pass a list to several calls.
+        y : object, default=None
+            Ignored.
         masks : sequence of n masks or "auto", optional
             Paths or (H, W) arrays of the images' sizes, as `images.load_mask` reads them. "auto" makes them from the
-            stain (`segmentation.stain_mask`), which is worse than annotated ones and needs scikit-image.
+            stain (`segmentation.stain_mask`), which is worse than annotated masks and needs scikit-image.
+
+        Returns
+        -------
+        self : object
+            The fitted embedder.
 
         Raises
         ------

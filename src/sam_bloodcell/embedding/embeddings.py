@@ -1,4 +1,4 @@
-"""What flows from the embedder to the next step of a pipeline."""
+"""`CellEmbeddings`: the output of the embedder, with masks, crops and laboratories for the next steps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,35 +30,35 @@ _LACKING = {
 
 
 class CellEmbeddings(NDArrayOperatorsMixin):
-    """Embeddings of n cells: an (n, C) float32 array to everybody, with masks and more for those who can use them.
+    """Embeddings of n cells: an (n, C) float32 array, with masks and more for steps that use them.
 
-    A ``Pipeline`` hands only X from step to step, yet later steps may need a cell's mask or its token map. To numpy,
-    pandas and scikit-learn this object is its pooled embeddings; rows can be sliced, indexed and joined without losing
-    the rest. Arithmetic and other functions of arrays give plain arrays. Values cannot be assigned: `numpy.array` makes
-    a copy that can be changed.
+    A ``Pipeline`` passes only X from step to step, but later steps may need a cell's mask or its token map. For numpy,
+    pandas and scikit-learn, this object is its pooled embeddings. Slicing, indexing and joining rows keep all parts.
+    Arithmetic and other array functions return plain arrays. Values cannot be assigned; `numpy.array` makes a copy that
+    can be changed.
 
     Parameters
     ----------
     pooled : array of shape (n, C)
         Mean of the tokens under the cell's mask, stored as float32.
     tokens : float16 array of shape (n, C, h, w), optional
-        Pre-neck token maps; only where ``SAMLoRAEmbedder(keep=("tokens", ...))`` kept them.
+        Pre-neck token maps, if ``SAMLoRAEmbedder(keep=("tokens", ...))`` kept them.
     masks : bool array of shape (n, H, W), optional
         Cell masks in the square frame that the network saw.
     crops : uint8 array of shape (n, 128, 128, 3), optional
-        Cells on grey. Where they are not given, they are cut from the images when they are indexed.
+        Cells on grey. If they are not given, they are cut from the images when they are indexed.
     quality : structured array of shape (n,), optional
-        How far each mask can be trusted; `pandas.DataFrame(quality)` shows it as a table. Fields: "area" of the mask
-        and "border" of the image inside it, as shares; "components" found, of which the largest was taken;
-        "confidence", the mask's mean probability; "fallback", whether no plausible cell was found and the whole
-        image stands in for it; "flat", whether the image shows nothing, being of one colour.
+        Quality of each mask; `pandas.DataFrame(quality)` shows it as a table. Fields: "area" of the mask and "border"
+        of the image inside it, as shares; "components" found, of which the largest was taken; "confidence", the mask's
+        mean probability; "fallback", whether no plausible cell was found and the whole image replaces it; "flat",
+        whether the image has only one colour.
     images : sequence of n images, optional
-        What was embedded, such as the paths.
+        The embedded images, such as their paths.
     domain : array-like of shape (n,), optional
-        The laboratory of each cell, strings or ints; None or NaN where it is unknown. `SAMLoRAEmbedder` takes it from a
-        table's column ``domain``, and `CrossDomainAutoencoder` reads it.
+        Laboratory of each cell, strings or ints; None or NaN if it is unknown. `SAMLoRAEmbedder` reads it from a
+        table's column ``domain``, and `CrossDomainAutoencoder` uses it.
     prefix : str, default="samloraembedder"
-        Of the features' names in tables of cells with a quality; that of the embedder.
+        Prefix of the feature names in tables of cells with a quality; that of the embedder.
 
     Notes
     -----
@@ -114,7 +114,14 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         Parameters
         ----------
         pooled : array-like of shape (n, C)
+            Embeddings of the cells.
         domain : array-like of shape (n,), optional
+            Laboratory of each cell, strings or ints.
+
+        Returns
+        -------
+        CellEmbeddings
+            The embeddings with the laboratories.
 
         Raises
         ------
@@ -152,9 +159,19 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
     @classmethod
     def concatenate(cls, parts: Sequence["CellEmbeddings"]) -> "CellEmbeddings":
-        """Join rows, in order; a TypeError says so where a part is not `CellEmbeddings`.
+        """Join the rows of several embeddings in order.
 
-        Tokens, masks, crops, quality or images that one of them lacks are left out of the whole.
+        Tokens, masks, crops, quality or images that one part lacks are left out of the result.
+
+        Parameters
+        ----------
+        parts : sequence of CellEmbeddings
+            Embeddings to join. Another type raises a TypeError.
+
+        Returns
+        -------
+        CellEmbeddings
+            The joined embeddings.
         """
         for part in parts:
             if not isinstance(part, CellEmbeddings):
@@ -179,7 +196,12 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         Parameters
         ----------
         index : array-like of shape (n,), optional
-            Such as the paths.
+            Row names, such as the paths.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per cell.
         """
         import pandas as pd
 
@@ -187,14 +209,19 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         return pd.concat([features, self._cell_table(index)], axis=1)
 
     def to_anndata(self, obs: Any = None) -> Any:
-        """Return an AnnData object, for scanpy: ``X`` are the pooled embeddings, ``obs`` also holds quality and domain.
+        """Return an AnnData object for scanpy, with the pooled embeddings in ``X`` and quality and domain in ``obs``.
 
         The features in ``var`` are named as in `to_frame`.
 
         Parameters
         ----------
         obs : DataFrame or dict of columns, optional
-            What is known of each cell, such as the label; its ``domain`` counts, if it has one.
+            Known columns of the cells, such as the label. If it has a ``domain``, it replaces that of the embeddings.
+
+        Returns
+        -------
+        anndata.AnnData
+            The embeddings.
 
         Raises
         ------
@@ -285,7 +312,13 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         raise AttributeError(_LACKING.get(name, f"{type(self).__name__!r} object has no attribute {name!r}"))
 
     def copy(self) -> "CellEmbeddings":
-        """Return embeddings with all their parts, the pooled ones copied."""
+        """Return embeddings with all their parts and a copy of the pooled ones.
+
+        Returns
+        -------
+        CellEmbeddings
+            The copy.
+        """
         return CellEmbeddings(self.pooled.copy(), *[getattr(self, name) for name in (*_PARTS[1:], "prefix")])
 
     def __eq__(self, other: object) -> Any:
@@ -306,7 +339,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
 
 def carried_domain(X: Any) -> NDArray | None:
-    """Return the domain of each cell that X brings along: `CellEmbeddings`, or a table with a column domain."""
+    """Return the domain of each cell in X: of `CellEmbeddings`, or of a table with a column domain."""
     return X.domain if isinstance(X, CellEmbeddings) else domain_of(X)
 
 

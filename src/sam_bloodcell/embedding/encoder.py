@@ -71,7 +71,7 @@ class Encoder:
 
     @own_settings()
     def network(self) -> SAM:
-        """Return the network, loaded if need be; as `load_network`."""
+        """Return the network, as `load_network` does, and load it if necessary."""
         return load_network(self.recipe.network, self.adapter)
 
     def images_per_pass(self) -> int:
@@ -100,7 +100,7 @@ class Encoder:
     def stream(self, chunks: Iterator[Chunk], *, skip_unreadable: bool = False) -> Iterator[Embedded]:
         """Embed chunks as workers become free, in this process or through joblib, and yield each when it is ready.
 
-        Images that cannot be decoded are reported where `skip_unreadable` is set, else raised.
+        Images that cannot be decoded are reported if `skip_unreadable` is set, and raise an error otherwise.
         """
         backend, _ = get_active_backend()
         own = type(backend).__module__.startswith("joblib._parallel_backends")

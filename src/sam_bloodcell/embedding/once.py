@@ -93,7 +93,7 @@ class _Run:
     def chunks(self, rows: Sequence[int]) -> Iterator[Chunk]:
         """Read images, a batch of rows at a time, and yield those that this process is to embed.
 
-        Batches are cut by the rows alone: a call that goes on after a kill computes the same batches, and so the same
+        Batches depend only on the rows: a call that resumes if interrupted computes the same batches, and so the same
         last digits.
         """
         size = self.encoder.images_per_pass()

@@ -44,14 +44,20 @@ class PretrainedEmbedder(Pretrained):
         Parameters
         ----------
         folder_or_repo : str or path
+            Adapter folder, or repo on the Hugging Face Hub.
         revision : str, optional
-            Commit, tag or branch of the adapter's repo; that of its backbone is noted in the adapter.
+            Commit, tag or branch of the adapter's repo. The adapter itself names the commit of its backbone.
         token : str, optional
-            Default that of ``HF_TOKEN`` or ``hf auth login``.
-        local_files_only : bool
-            Look into the Hub's local cache alone.
-        **params
+            Token of the Hub (default: that of ``HF_TOKEN`` or ``hf auth login``).
+        local_files_only : bool, default=False
+            Whether to use only files that are already in the Hub's cache.
+        **params : dict
             Parameters that override the adapter's settings.
+
+        Returns
+        -------
+        SAMLoRAEmbedder
+            The fitted embedder.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Each image is embedded once: its record is kept by content, in a folder for all processes, or in memory."""
+"""A cache of embeddings by image content, in a folder for all processes or in memory."""
 
 import json
 import os
@@ -17,26 +17,26 @@ from .session import EmbeddingSession, Key, delete_records
 from .table import RecordTable
 
 _BYTES = "length(pooled) + length(quality) + length(mask) + ifnull(length(tokens), 0) + ifnull(length(crops), 0)"
-# Of the free memory, the share that a store in memory may take.
+# Share of the free memory that a store in memory may use.
 _MEMORY_SHARE = 0.25
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 class EmbeddingStore(RecordTable):
-    """Records in an SQLite table.
+    """A cache of embeddings in an SQLite table.
 
-    A transaction stores the records of a batch, all of them or none. Each record carries a checksum, so that damage is
-    noticed and the image is embedded again; a table that SQLite cannot read any more is begun anew.
+    A transaction stores all records of a batch or none. Each record has a checksum, so that damage is detected and the
+    image is embedded again. A table that SQLite can no longer read is replaced by a new one.
 
     Parameters
     ----------
     folder : path, optional
-        For any number of processes; made if need be, on a disk of this machine, since SQLite needs locks that network
-        file systems often lack. Default: in the memory of this process.
+        Folder of the table, for any number of processes. It is created if missing, and must be on a local disk, because
+        SQLite needs locks that network file systems often lack. By default, the table is in the memory of this process.
     limit : int or str, optional
-        Bytes, or as "20GB". When a session ends and the records take more, the least recently used are deleted, but
-        not tokens and crops that the session itself asked for. Default: none in a folder, a quarter of what is free in
-        memory.
+        Maximum size in bytes, or as "20GB". If the records take more when a session ends, the least recently used are
+        deleted, except tokens and crops that the session itself requested. By default, there is no limit in a folder,
+        and a quarter of the free memory in memory.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None, limit: int | str | None = None) -> None:
@@ -47,7 +47,22 @@ class EmbeddingStore(RecordTable):
     def session(
         self, recipe: str, description: Mapping[str, Any], keep: Collection[str] = ()
     ) -> Iterator["EmbeddingSession"]:
-        """Open a session for the records of one recipe (a digest); the description is for people."""
+        """Open a session for the records of one recipe.
+
+        Parameters
+        ----------
+        recipe : str
+            Digest of the weights and settings.
+        description : mapping
+            Description of the recipe, which `info` shows.
+        keep : collection of str, default=()
+            Parts to keep in addition to the pooled embeddings, such as "tokens".
+
+        Yields
+        ------
+        EmbeddingSession
+            The open session.
+        """
         session = EmbeddingSession(self, recipe[:16], keep)
         row = (session.recipe, json.dumps(description))
         if not self.read_only:
@@ -65,11 +80,17 @@ class EmbeddingStore(RecordTable):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the records take."""
+        """Size of the records in bytes."""
         return self.read(lambda db: db.execute(f"SELECT SUM({_BYTES}) FROM cell").fetchone()[0]) or 0
 
     def info(self) -> pd.DataFrame:
-        """Return one row a recipe: cells, bytes, when they were last used, and what made them."""
+        """Return what is cached, by weights and settings.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per recipe: number of cells, bytes, time of the last use, weights and settings.
+        """
         rows = self.read(
             lambda db: db.execute(
                 f"SELECT recipe, COUNT(*), SUM({_BYTES}), MAX(at), description FROM cell JOIN used USING (recipe, key) "
@@ -82,9 +103,22 @@ class EmbeddingStore(RecordTable):
         return pd.concat([table, made_by], axis=1)
 
     def prune(self, limit: int | str, *, spare: Collection[Key] = ()) -> int:
-        """Delete the least recently used records until `limit` bytes are left; return the bytes freed.
+        """Delete the least recently used records until `limit` bytes are left.
 
-        Records that were used in the future count as oldest: a clock was wrong, and else they might stay for ever.
+        Records with a last use in the future, after a wrong clock, count as oldest, because they might otherwise stay
+        forever.
+
+        Parameters
+        ----------
+        limit : int or str
+            Size to keep, in bytes or as "20GB".
+        spare : collection of keys, default=()
+            Keys of records to keep in any case.
+
+        Returns
+        -------
+        int
+            Number of bytes that were freed.
         """
         limit = parse_bytes(limit)
 
@@ -116,10 +150,10 @@ class EmbeddingStore(RecordTable):
 
 
 def parse_bytes(size: int | str) -> int:
-    """Return a number of bytes given as such or as "500MB", "20 GB"."""
+    """Return a number of bytes from a number or from text such as "500MB" or "20 GB"."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]B)?", str(size).strip().upper())
     if match is None:
-        raise ValueError(f"Got {size!r} but expected a size. Fix: a number of bytes, or as in '500MB' or '20GB'.")
+        raise ValueError(f"Got {size!r} but expected a size. Fix: pass a number of bytes, or '500MB' or '20GB'.")
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 

@@ -27,9 +27,9 @@ _PATIENCE = 60
 
 
 class RecordTable:
-    """A table that is begun anew when SQLite cannot read it any more; without a folder it is in memory.
+    """A table that is replaced by a new one if SQLite can no longer read it; without a folder it is in memory.
 
-    `read_only` tells that a table is there but that this user may not write to it or its folder: it is only read then.
+    `read_only` tells that the table exists, but this user cannot write to it or its folder, so that it is only read.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None) -> None:
@@ -54,7 +54,7 @@ class RecordTable:
         return RecordTable._path_in(folder).exists()
 
     def transact(self, work: Callable[[sqlite3.Connection], T], *, journal: str = "DELETE") -> T:
-        """Do some work on the table, all of it or none; a table that is damaged or gone is begun anew first.
+        """Do some work on the table, all of it or none; a damaged or missing table is first replaced by a new one.
 
         The journal "MEMORY" needs no space on the disk, but the table is damaged if this process dies meanwhile.
         """
@@ -95,7 +95,7 @@ class RecordTable:
         except Timeout:
             return True
         except PermissionError:
-            return False  # another user's; to embed an image twice is better than to wait for ever
+            return False  # another user's; embedding an image twice is better than waiting forever
         lock.release()
         with suppress(OSError):
             self._lock_of(owner).unlink(missing_ok=True)
@@ -103,7 +103,7 @@ class RecordTable:
 
     @contextmanager
     def kept_alive(self, owner: str) -> Iterator[None]:
-        """Hold a lock that the system frees when this process dies: its claims are then another's to take."""
+        """Hold a lock that the system releases when this process dies, so that others can take its claims."""
         if self.folder is None or self.read_only:
             yield
             return

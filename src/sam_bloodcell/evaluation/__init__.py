@@ -1,8 +1,9 @@
 """Evaluation across laboratories: the protocol, scores of its predictions, and the distance between laboratories.
 
 Scores, recall by class, calibration, intervals and comparisons are all computed from one table, which has a row per
-predicted cell (`cross_domain_predictions`). Every function raises TypeError for an argument of the wrong type, and
-ValueError for an unknown value or one out of range, columns of unequal length or with gaps, and incomplete tables.
+predicted cell (`cross_domain_predictions`). Every function raises TypeError for an argument of the wrong type. It
+raises ValueError for values that are unknown or out of range, columns of unequal length or with missing values, and
+incomplete tables.
 """
 
 from .benchmark import BenchmarkResult, run_benchmark

@@ -29,35 +29,36 @@ _MAX_SHOWN = 36  # cells
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkResult:
-    """The result of `run_benchmark`, with all that a report shows.
+    """The result of `run_benchmark`, with everything that a report shows.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        `cross_domain_predictions` of each feature set, its name in the first column, ``features``.
+        The `cross_domain_predictions` of each feature set, with its name in the first column, ``features``.
     scores : pandas.DataFrame
-        `score_predictions` of them.
+        The `score_predictions` of the predictions.
     intervals : pandas.DataFrame or None
-        `confidence_intervals` of the mean balanced accuracy across domains; None with one domain.
+        The `confidence_intervals` of the mean balanced accuracy across domains, or None if there is one domain.
     duplicates : pandas.DataFrame
-        `near_duplicates` of the embeddings.
+        The `near_duplicates` of the embeddings.
     cells : sklearn.utils.Bunch
-        As given.
+        The cells that `run_benchmark` was given.
     embeddings : CellEmbeddings or ndarray of shape (n_samples, n_channels)
-        The embedder's output.
+        The output of the embedder.
     features : dict of str to ndarray of shape (n_samples, n_features)
-        ``"embeddings"`` and, if there was an autoencoder, ``"autoencoder"``.
+        Feature sets by name: ``"embeddings"`` and, if there was an autoencoder, ``"autoencoder"``.
     autoencoder : fitted estimator or None
+        The autoencoder, or None if there was none.
     reconstructions : ndarray of shape (n_shown, S, S, 3), uint8, or None
-        The autoencoder's pictures of the shown cells; None where it makes none, as from embeddings without token maps.
+        The autoencoder's pictures of the shown cells, or None if it makes none, as from embeddings without token maps.
     shown : ndarray of shape (n_shown,), int
         Rows of the cells to show: a few per domain and class.
     shift_by_class : pandas.DataFrame
-        `domain_shift` of all cells ("all") and of each class by itself, indexed by feature set and class.
+        The `domain_shift` of all cells ("all") and of each class separately, indexed by feature set and class.
     settings : dict of str to str
         The estimators and parameters of the run, as text.
     label_curve : pandas.DataFrame
-        `label_curve` of the autoencoder's features, or of the embeddings where there is no autoencoder; empty where
+        The `label_curve` of the autoencoder's features, or of the embeddings if there is no autoencoder. It is empty if
         no laboratory has enough cells.
     """
 
@@ -77,18 +78,18 @@ class BenchmarkResult:
 
     @property
     def shift(self) -> pd.DataFrame:
-        """`domain_shift` of each feature set, over all cells."""
+        """The `domain_shift` of each feature set, over all cells."""
         table = self.shift_by_class
         of_all = table[table.index.get_level_values(-1) == "all"].droplevel(-1) if len(table) else table
         return pd.DataFrame(of_all, columns=["mmd", "domain_accuracy", "chance"])
 
     @cached_property
     def headlines(self) -> pd.DataFrame:
-        """The mean scores of each feature set and classifier, beside intervals and chance.
+        """The mean scores of each feature set and classifier, with intervals and chance.
 
-        A row per ``features`` and ``classifier``: the number of ``pairs`` of different domains (with one domain: that
-        domain by itself), the mean ``balanced_accuracy`` over them, its interval from ``low`` to ``high`` and its
-        ``chance`` level, and the mean ``accuracy`` beside ``majority``, the share of the commonest class.
+        The table has a row per ``features`` and ``classifier``: the number of ``pairs`` of different domains (with one
+        domain, 1 for that domain), the mean ``balanced_accuracy`` over them, its interval from ``low`` to ``high`` and
+        its ``chance`` level, the mean ``accuracy``, and ``majority``, the share of the commonest class.
         """
         return headline_scores(self.predictions, self.scores, self.intervals)
 
@@ -110,26 +111,34 @@ def run_benchmark(
     Parameters
     ----------
     cells : sklearn.utils.Bunch
-        ``paths`` or ``images``, ``target`` (n_samples,) ints into ``target_names``, ``domain`` (n_samples,), and
-        optionally ``group`` (n_samples,), patient or slide: no fold splits a group.
+        Cells from a loader: ``paths`` or ``images``, ``target`` (n_samples,) as indices into ``target_names``,
+        ``domain`` (n_samples,), and optionally ``group`` (n_samples,), the patient or slide. No fold splits a group.
     embedder : transformer
-        Turns images into embeddings, such as `SAMLoRAEmbedder`; fitted in place.
+        Transformer from images to embeddings, such as `SAMLoRAEmbedder`. It is fitted in place.
     autoencoder : transformer or None
-        Turns embeddings into features, with ``fit(X, domain=...)``, such as `CrossDomainAutoencoder`; fitted in place.
-        None scores the embeddings alone.
+        Transformer from embeddings to features, with ``fit(X, domain=...)``, such as `CrossDomainAutoencoder`. It is
+        fitted in place. With None, only the embeddings are scored.
     classifiers : estimator or dict of str to estimator, default=None
-        None stands for `default_classifiers`.
-    cv, random_state, n_jobs, verbose
-        As in `cross_domain_predictions`; `random_state` also chooses the cells to show.
+        Classifiers to score. None stands for `default_classifiers`.
+    cv : int or splitter, default=5
+        Number of folds, at least 2, or a splitter, as in `cross_domain_predictions`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the folds and of the choice of cells to show.
+    n_jobs : int or None, default=None
+        Number of fits that joblib runs in parallel.
+    verbose : int, default=0
+        If above 0, show progress bars.
 
     Returns
     -------
     BenchmarkResult
+        Predictions, scores, features and findings of the run.
 
     Raises
     ------
     ValueError
-        If `cells` are not what a loader returns, or as in `cross_domain_predictions`; before anything is embedded.
+        If `cells` do not have the columns that a loader returns, or as in `cross_domain_predictions`. It is raised
+        before anything is embedded.
 
     Examples
     --------
@@ -162,9 +171,9 @@ def run_benchmark(
     if len(duplicates):
         found = f"{len(duplicates)}, such as rows {duplicates['a'][0]} and {duplicates['b'][0]}"
         fix = "Fix: look at them in the report, and give copies the same group."
-        warn_caller(f"Pairs of images that look duplicated: {found}. Copies across folds make scores too good. {fix}")
+        warn_caller(f"Pairs of images that look duplicated: {found}. Copies across folds make scores too high. {fix}")
     options |= {"domain": domains, "groups": cells.get("group"), "random_state": seed}
-    with warnings.catch_warnings():  # the warning of rare classes was given before the embedding
+    with warnings.catch_warnings():  # rare classes were warned of before the embedding
         warnings.filterwarnings("ignore", message="Left out classes", category=UserWarning)
         tables = {name: cross_domain_predictions(named, matrix, labels, **options) for name, matrix in features.items()}
     predictions = pd.concat(tables, names=["features"]).reset_index("features").reset_index(drop=True)
@@ -184,7 +193,7 @@ def run_benchmark(
 
 
 def images_of(cells: Bunch) -> Any:
-    """Return the cells' paths, or their images where there are no paths."""
+    """Return the cells' paths, or their images if there are no paths."""
     source = "images" if cells.get("paths") is None else "paths"
     check_cells(cells, source)
     return cells[source]
@@ -201,7 +210,7 @@ def _choose_shown(labels: NDArray, domains: NDArray, seed: int) -> NDArray[np.in
 
 
 def _check_parameters(*estimators: Any) -> None:
-    """Raise for a wrong parameter of an estimator or of its steps, which they check in `fit`: after the embedding."""
+    """Raise for a wrong parameter of an estimator or of its steps, before the embedding; `fit` checks them after it."""
     for estimator in estimators:
         parts = list(estimator.get_params().values()) if hasattr(estimator, "get_params") else []
         for part in (estimator, *parts):
@@ -224,7 +233,7 @@ def _digest(images: Any, labels: NDArray, domains: NDArray, groups: Any) -> str:
         else:
             try:
                 content = read_content(image, row).digest()
-            except ImageReadError:  # whether such an image will do is the embedder's to say; its name stands for it
+            except ImageReadError:  # the embedder decides what to do with such an image; the digest uses its name
                 content = repr(image).encode()
         digest.update(hashlib.sha256(content).digest() + hashlib.sha256(repr(texts).encode()).digest())
     return digest.hexdigest()
@@ -241,7 +250,7 @@ def _refuse_gaps(embeddings: NDArray) -> None:
 def _reconstruct(
     autoencoder: Any, embeddings: Any, domains: NDArray, shown: NDArray[np.intp]
 ) -> NDArray[np.uint8] | None:
-    """Return pictures of the shown cells, or None where the autoencoder makes none from these embeddings."""
+    """Return pictures of the shown cells, or None if the autoencoder makes none from these embeddings."""
     if not hasattr(autoencoder, "reconstruct") or not hasattr(embeddings, "tokens"):
         return None
     pictures = np.asarray(call_with_domain(autoencoder.reconstruct, embeddings[shown], domains[shown]))
@@ -266,7 +275,7 @@ def _settings(
 
 
 def _weights_of(embedder: Any) -> dict[str, str]:
-    """Return name, revision and digests of the weights that a fitted embedder used, where it has them."""
+    """Return name, revision and digests of the weights that a fitted embedder used, if it has them."""
     encoder = getattr(embedder, "encoder_", None)
     if encoder is None:
         return {}

@@ -1,8 +1,8 @@
-"""Checks of arguments, and warnings, that the functions of this package share."""
+"""Checks of arguments, and warnings, shared by the functions of this package."""
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -63,7 +63,7 @@ def cell_columns(n_samples: int, **columns: Any) -> list[NDArray[Any]]:
 def values_of_cells(values: Any, name: str) -> NDArray[Any]:
     """Return a column of cells as an array of one natural dtype; raise as `label_column`, or if it mixes types.
 
-    An array of text and numbers would be one of text, where 1 and "1" are the same.
+    numpy would turn text and numbers into text, where 1 and "1" are the same.
     """
     column = label_column(values, name)
     if column.dtype.kind == "U":
@@ -88,8 +88,55 @@ def class_names(codes: Any, names: Sequence[str], name: str) -> NDArray[Any]:
     return known[codes]
 
 
+def check_shared_class(labels: NDArray, rows: Mapping[Any, NDArray[np.intp]]) -> None:
+    """Raise unless at least two domains share a class."""
+    classes = {domain: np.unique(labels[members]).tolist() for domain, members in rows.items()}
+    names = [name for found in classes.values() for name in found]
+    if len(set(names)) == len(names):
+        each = "; ".join(f"{domain!r} has {_some(found)}" for domain, found in classes.items())
+        fix = "Fix: give the same classes the same names in each laboratory (in Python: datasets.harmonise_labels)."
+        raise ValueError(f"Got {len(rows)} domains but expected two that share a class: {each}. {fix}")
+
+
+def _some(names: Sequence[Any], n: int = 5) -> str:
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(map(repr, names[:n])) + more
+
+
+def scorable_rows(labels: NDArray, domains: NDArray, least: Any, argument: str = "cv") -> dict[Any, NDArray[np.intp]]:
+    """Return the rows of each domain whose class has enough cells there, and warn of the others.
+
+    A class needs `least` cells, which messages call `argument`, or 2 cells if `least` is a splitter.
+    """
+    least = int(least) if isinstance(least, Integral) else 2
+    if least < 2:
+        raise ValueError(f"Got {argument}={least} but expected at least 2 folds. Fix: pass {argument}=2 or more.")
+    rows: dict[Any, NDArray[np.intp]] = {}
+    rare: list[str] = []
+    for domain in np.unique(domains).tolist():
+        members = np.flatnonzero(domains == domain)
+        classes, counts = np.unique(labels[members], return_counts=True)
+        kept = classes[counts >= least]
+        for name, count in zip(classes.tolist(), counts.tolist(), strict=True):
+            if count < least:
+                rare.append(f"{name!r} of domain {domain!r} ({count} cell{'s' if count > 1 else ''})")
+        if len(kept) < 2:
+            found = f"{len(kept)} class(es) of at least {argument}={least} cells in domain {domain!r}"
+            fix = f"Fix: add cells, lower {argument}, or leave the domain out."
+            raise ValueError(f"Got {found} but expected at least 2. {fix}")
+        rows[domain] = members[np.isin(labels[members], kept)]
+    if rare:
+        warn_caller(f"Left out classes with fewer than {argument}={least} cells in a domain: {', '.join(rare)}.")
+    return rows
+
+
+def equal_values(a: pd.Series, b: pd.Series) -> NDArray[np.bool_]:
+    """Compare two columns by value: columns of different categories cannot be compared otherwise."""
+    return np.asarray(a).astype(object) == np.asarray(b).astype(object)
+
+
 def warn_caller(message: str) -> None:
-    """Warn at the line that called this package, however deep in the package the cause was found."""
+    """Warn at the line that called this package, even if the cause was found deep in the package."""
     package = __name__.rpartition(".")[0]
     modules = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(0)]
     outside = (depth for depth, module in enumerate(modules, start=1) if not module.startswith(package))
@@ -97,7 +144,7 @@ def warn_caller(message: str) -> None:
 
 
 def seed_of(random_state: Any) -> int:
-    """Return an int that stands for a random state."""
+    """Return an int seed for a random state."""
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31 - 1))

@@ -29,7 +29,7 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
     dict of str to estimator
         ``"RF"`` (200 trees, depth 16), ``"SVM poly"``, ``"SVM rbf"``, ``"SVM linear"``, ``"MLP"`` (early stopping),
         ``"LR"`` and ``"LR balanced"``, all but the forest behind a `StandardScaler`; and ``"XGBoost"``. "LR balanced"
-        (C=0.1, classes of equal weight) is the default of `CellClassifier`, and in no paper's table.
+        (C=0.1, classes of equal weight) is the default of `CellClassifier`, and is not in the papers' tables.
 
     Examples
     --------
@@ -50,17 +50,16 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
             StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
         ),
     }
-    from xgboost import XGBClassifier  # here: importing it takes a second
+    from xgboost import XGBClassifier  # imported here because it takes a second
 
     # One thread, because XGBoost's own threads compete with joblib's for the cores and slow small fits down.
     return {**classifiers, "XGBoost": XGBClassifier(n_jobs=1, random_state=random_state)}
 
 
 def named_estimators(estimators: Any) -> dict[str, Any]:
-    """Return estimators by name: those of a mapping, or one under the name of its (last step's) class.
+    """Return estimators by name: those of a mapping, or one under the class name of its last step.
 
-    An estimator that stands for a pipeline, as a `CellClassifier` does, is replaced by the pipeline, whose steps take
-    the domains.
+    A `CellClassifier`, which stands for a pipeline, is replaced by the pipeline, whose steps take the domains.
     """
     if isinstance(estimators, Mapping):
         if not estimators:
@@ -76,7 +75,7 @@ def named_estimators(estimators: Any) -> dict[str, Any]:
 
 
 def check_early_stopping(name: str, estimator: Any, labels: NDArray, where: str) -> None:
-    """Raise if a classifier holds out cells to stop early, but has too few of these to hold out some of each class."""
+    """Raise if a classifier stops early on held-out cells, but has too few cells to hold out some of each class."""
     parts = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
     for key in parts:
         stem = key.removesuffix("early_stopping")

@@ -1,4 +1,4 @@
-"""A few labelled cells of a new laboratory: which to label, how a classifier learns them, and what it gains."""
+"""A few labelled cells of a new laboratory: which to label, how a classifier learns from them, and what it gains."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +24,10 @@ from .scores import scores_of_cells
 # Fewer labelled cells are too few to fit a temperature: with 8 and 16 of them it raised the calibration error of the
 # three laboratories it was chosen on, from 32 on it lowered it.
 ENOUGH_FOR_TEMPERATURE = 30
-# How many training cells a labelled cell of the new laboratory counts as, at least.
+# Least weight of a labelled cell of the new laboratory, in training cells.
 _LEAST_WEIGHT = 10
-# The logarithm of a laboratory's temperature is taken for normal about 0 with this deviation before a label is seen. It
-# was chosen on the same three laboratories: without it, the temperature of a few easy cells ran to the lowest allowed.
+# Standard deviation of the normal prior of a laboratory's log temperature, which has mean 0. It was chosen on the same
+# three laboratories: without it, the temperature of a few easy cells fell to the lowest value allowed.
 _SPREAD_OF_TEMPERATURE = 0.25
 _LEAST_OTHERS = 20  # cells that are left to test on
 _LEAST_OF_A_CLASS = 5  # cells of a class for it to be trained on, and in the new laboratory to be scored
@@ -52,20 +52,20 @@ def label_curve(
     X: Any, y: Any, *, domain: Any, groups: Any = None, classifier: Any = None, new: Sequence[Any] | None = None,
     n_labels: Sequence[int] = (0, 8, 16, 32, 100), n_draws: int = 3, random_state: Any = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Measure what a few labelled cells of a new laboratory would bring.
+    """Measure how much a few labelled cells of a new laboratory would help.
 
-    Each laboratory in turn is the new one. The classifier is fitted on the cells of all others, at most 150 of a class
-    and laboratory, together with `n_labels` labelled cells of the new one, and is scored on the other cells of the new
-    one. The labelled cells weigh more than the training cells, and from 30 of them on, the temperature of the
-    probabilities is fitted, as in `CellClassifier.adapt`.
+    Each laboratory in turn is the new one. The classifier is fitted on the cells of all others (at most 150 per class
+    and laboratory) together with `n_labels` labelled cells of the new laboratory, and is scored on its other cells. The
+    labelled cells weigh more than the training cells. With 30 or more, the temperature of the probabilities is fitted,
+    as in `CellClassifier.adapt`.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
         Features, such as those of a `CrossDomainAutoencoder` that was fitted on the images of all laboratories.
     y : array-like of shape (n_samples,)
-        Class of each cell. A class with fewer than 5 training cells takes no part. A class with fewer than 5 cells in
-        the new laboratory is trained on, but neither labelled nor scored there.
+        Class of each cell. A class with fewer than 5 training cells is left out. A class with fewer than 5 cells in the
+        new laboratory is used for training, but neither labelled nor scored there.
     domain : array-like of shape (n_samples,)
         Laboratory of each cell.
     groups : array-like of shape (n_samples,), optional
@@ -73,21 +73,22 @@ def label_curve(
         many as have enough cells, and no cell of a patient with a labelled cell is scored. A patient of several
         laboratories counts as one in each.
     classifier : classifier, default=None
-        With ``predict_proba``. None stands for "LR balanced" of `default_classifiers`.
+        Classifier with ``predict_proba``. None stands for "LR balanced" of `default_classifiers`.
     new : sequence, optional
-        The laboratories that are to be the new one in turn; default each.
+        Laboratories to test, each as the new one. By default, all are tested.
     n_labels : sequence of int, default=(0, 8, 16, 32, 100)
-        Numbers of labelled cells. There is no row where fewer than 20 cells are left to be scored.
+        Numbers of labelled cells. A number is skipped if it leaves fewer than 20 cells to score.
     n_draws : int, default=3
-        How often cells are chosen.
+        Number of times that cells are chosen, at least 1.
     random_state : int, RandomState instance or None, default=None
+        Seed of the choices.
 
     Returns
     -------
     pandas.DataFrame
-        A row per ``test_domain``, way in which the cells were ``chosen`` ("random" or "informative", as in
-        `cells_to_label`; "none" without labels), number ``n_labels`` and ``draw``: ``n_test``, the number of other
-        cells, on which ``balanced_accuracy`` and ``ece`` (expected calibration error) are measured.
+        A row per ``test_domain``, ``chosen`` (how the labelled cells were chosen: "random", or "informative" as in
+        `cells_to_label`, or "none" without labels), ``n_labels`` and ``draw``. ``n_test`` is the number of other cells,
+        on which ``balanced_accuracy`` and ``ece`` (expected calibration error) are measured.
 
     Raises
     ------
@@ -142,9 +143,9 @@ def cells_to_label(
 ) -> NDArray[np.intp]:
     """Return the rows of the n cells whose labels would help most, the most doubtful first, shape (n,).
 
-    The cells are clustered, each weighted by the entropy of its probabilities, and of each cluster the cell nearest to
-    its centre is chosen (Prabhu et al., "Active domain adaptation via clustering uncertainty-weighted embeddings",
-    ICCV 2021). So the chosen cells are doubtful, but not all alike.
+    The cells are clustered, each weighted by the entropy of its probabilities, and the cell nearest to the centre of
+    each cluster is chosen (Prabhu et al., "Active domain adaptation via clustering uncertainty-weighted embeddings",
+    ICCV 2021). The chosen cells are therefore doubtful, but differ from each other.
 
     Parameters
     ----------
@@ -159,9 +160,9 @@ def cells_to_label(
     doubtful_first = np.argsort(-entropy, kind="stable")
     if n == len(features):
         return doubtful_first
-    weights = entropy + 1e-6  # where no cell is doubtful, all count alike
+    weights = entropy + 1e-6  # if no cell is doubtful, all count alike
     seed = seed_of(random_state)
-    with warnings.catch_warnings():  # copies of a cell leave clusters empty, which is seen to below
+    with warnings.catch_warnings():  # duplicate cells leave clusters empty, which is handled below
         warnings.simplefilter("ignore", ConvergenceWarning)
         clusters = KMeans(n, n_init=1, random_state=seed).fit(features, sample_weight=weights)
     distances = ((features - clusters.cluster_centers_[clusters.labels_]) ** 2).sum(1)
@@ -172,7 +173,7 @@ def cells_to_label(
 
 
 def check_number_to_label(n: Any, n_cells: int) -> None:
-    """Raise unless n is a number of cells that can be chosen from so many."""
+    """Raise unless n cells can be chosen from n_cells."""
     if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= int(n) <= n_cells:
         found = f"n={n!r} for {n_cells} cells"
         raise ValueError(f"Got {found} but expected a number from 1 to {n_cells}. Fix: n=min(32, {n_cells}).")
@@ -184,26 +185,26 @@ def fit_with_few(
 ) -> tuple[Any, list[float]]:  # fmt: skip
     """Fit a clone on training cells and on a few labelled cells of each new laboratory.
 
-    The labelled cells of a laboratory together count as many as the training cells of a laboratory, but each as 10
-    training cells at least: they are repeated, which any classifier takes.
+    The labelled cells of a laboratory together weigh as much as the training cells of a laboratory, but each weighs at
+    least as much as 10 training cells. They are repeated, which works with any classifier.
 
     Parameters
     ----------
     classifier : classifier
     training : Labelled
     n_laboratories : int
-        Number of laboratories that the training cells are of.
+        Number of laboratories from which the training cells come.
     few : sequence of Labelled
     unsmoothed : classifier, optional
-        The classifier whose probabilities the temperatures are fitted on, such as that which a
-        `NeighborSmoothedClassifier` wraps: a fold of a few labelled cells cannot be smoothed. Default `classifier`.
+        The classifier on whose probabilities the temperatures are fitted (default: `classifier`). For a
+        `NeighborSmoothedClassifier` it is the wrapped one, because a fold of a few labelled cells cannot be smoothed.
     seed : int
 
     Returns
     -------
     classifier : fitted estimator
     temperatures : list of float
-        That of the probabilities in each new laboratory; 1.0 where its labelled cells are too few to fit one.
+        Temperature of the probabilities in each new laboratory; 1.0 if it has too few labelled cells to fit one.
     """
 
     def fit(estimator: Any, new: Sequence[Labelled]) -> Any:
@@ -220,7 +221,7 @@ def fit_with_few(
 
 
 def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Return probabilities at another temperature: above 1 they are less sure. Their order stays."""
+    """Return probabilities at another temperature. Above 1 they are less confident; their order stays the same."""
     if temperature == 1:
         return probabilities
     return softmax(np.log(np.maximum(probabilities, 1e-300)) / temperature, axis=1)
@@ -288,7 +289,7 @@ def _frequent(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _to_choose_from(cells: Labelled, number: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Return the rows of half of the patients, or of as many as have enough cells; all where none is known."""
+    """Return the rows of half of the patients, or of as many as have enough cells; all rows if none is known."""
     if cells.groups is None:
         return np.arange(len(cells.labels))
     names = rng.permutation(np.unique(cells.groups))
@@ -298,26 +299,26 @@ def _to_choose_from(cells: Labelled, number: int, rng: np.random.Generator) -> N
 
 
 def _cells_of_others(cells: Labelled, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return all rows but these, and but those of the same patients."""
+    """Return all rows except these and those of the same patients."""
     if cells.groups is None:
         return np.setdiff1d(np.arange(len(cells.labels)), rows)
     return np.flatnonzero(~np.isin(cells.groups, cells.groups[rows]))
 
 
 def _weighted(few: Labelled, n_of_a_laboratory: float) -> Labelled:
-    """Return the labelled cells of a new laboratory as often as they count."""
+    """Return the labelled cells of a new laboratory, each repeated by its weight."""
     times = max(_LEAST_WEIGHT, round(n_of_a_laboratory / len(few.labels)))
     return Labelled(np.repeat(few.features, times, axis=0), np.repeat(few.labels, times))
 
 
 def _temperature(fit: Callable[[Labelled], Any], few: Labelled, seed: int) -> float:
-    """Return the temperature at which held-out labelled cells are likeliest (Guo et al., ICML 2017).
+    """Return the temperature with the highest likelihood of held-out labelled cells (Guo et al., ICML 2017).
 
-    Each fold of them is answered by a classifier that was fitted on the others; no fold splits a patient.
-    `CalibratedClassifierCV` would hold out training cells, too, and these outnumber the labelled ones.
+    Each fold of them is answered by a classifier that was fitted on the others. No fold splits a patient.
+    `CalibratedClassifierCV` would also hold out training cells, which outnumber the labelled cells.
 
-    A few cells say little about the temperature. So a normal prior holds its logarithm near 0, and the fewer the cells,
-    the nearer. Otherwise a few cells that are all answered rightly would make any answer nearly certain.
+    A few cells say little about the temperature, so a normal prior keeps its logarithm near 0, and nearer with fewer
+    cells. Otherwise a few cells that are all classified correctly would make every answer nearly certain.
     """
     n = len(few.labels)
     n_folds = 5 if few.groups is None else min(5, len(np.unique(few.groups)))

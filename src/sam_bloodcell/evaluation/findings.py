@@ -1,7 +1,7 @@
-"""What a benchmark finds, and what to do about it: the verdict, the labels to check, and advice in plain sentences.
+"""The findings of a benchmark: the verdict, the labels to check, and advice in plain sentences.
 
-All functions take a `BenchmarkResult` and change nothing. Those that judge labels and mistakes look at the recommended
-classifier alone, which is chosen by the same scores that are shown.
+All functions take a `BenchmarkResult` and do not change it. The functions that judge labels and mistakes use only the
+recommended classifier, which is chosen by the same scores that are shown.
 """
 
 from collections import Counter
@@ -34,13 +34,13 @@ __all__ = [
     "recall_by_direction", "recommended", "suspected_labels", "verdict",
 ]  # fmt: skip
 
-# With 8 cells of a class beside 60 of each other, a third of its cells were found on average, with 32 two thirds and
-# with 60 four fifths (benchmarks/cells_per_class.py).
+# With 8 cells of one class and 60 of each other class, a third of its cells were found on average; with 32 cells two
+# thirds, and with 60 four fifths (benchmarks/cells_per_class.py).
 _FEW_CELLS, _LOW_RECALL = 30, 0.7
-_UNSURE, _MANY = 0.9, 0.1  # mean probability of a mask that is looked at, and share of such masks in a laboratory
+_UNSURE, _MANY = 0.9, 0.1  # a mask below this mean probability is doubtful; share of doubtful masks in a laboratory
 _MISCALIBRATED = 0.1  # expected calibration error
 _FEW_PATIENTS = 10
-_ASKED, _WORTHWHILE = 32, 0.05  # labelled cells of a laboratory, and the gain from which they are advised
+_ASKED, _WORTHWHILE = 32, 0.05  # number of labelled cells of a laboratory, and the least gain that is worth advice
 _NAMED = 4  # names in a sentence
 
 Topic = Literal[
@@ -50,7 +50,17 @@ Topic = Literal[
 
 @dataclass(frozen=True)
 class Advice:
-    """What was found and what to do about it, in one or two sentences, and the rows of the cells concerned."""
+    """A finding and what to do about it.
+
+    Parameters
+    ----------
+    topic : str
+        Kind of finding, such as "labels" or "masks".
+    text : str
+        The finding and what to do about it, in one or two sentences.
+    rows : list of int
+        Rows of the cells concerned. It is empty if the finding is not about single cells.
+    """
 
     topic: Topic
     text: str
@@ -58,12 +68,22 @@ class Advice:
 
 
 def advice(result: BenchmarkResult) -> list[Advice]:
-    """Return what to do about what the benchmark found, the most important first; empty where there is nothing to do.
+    """Return what to do about the findings of the benchmark, the most important first.
 
-    In this order: classes that laboratories may mean differently, labels that look wrong, images that look duplicated,
-    classes with too few cells, classes that one laboratory alone has, laboratories whose masks are doubtful, an
-    autoencoder that makes scores worse, confidences that are no probabilities in another laboratory, laboratories in
-    which a few labels would help, and patients.
+    The order is: classes that laboratories may mean differently, labels that look wrong, images that look duplicated,
+    classes with too few cells, classes that only one laboratory has, laboratories whose masks are doubtful, an
+    autoencoder that lowers scores, confidences that are not probabilities in another laboratory, laboratories in which
+    a few labels would help, and patients.
+
+    Parameters
+    ----------
+    result : BenchmarkResult
+        The result of `run_benchmark`.
+
+    Returns
+    -------
+    list of Advice
+        One item per finding; empty if there is nothing to do.
     """
     told, clashes = verdict(result), clashing_labels(result)
     parts = (
@@ -89,9 +109,7 @@ def _lonely_classes(result: BenchmarkResult, found: pd.DataFrame) -> Iterator[Ad
     found = found[found["other_domain"] == ""]
     if len(found):
         names = _listed([f"{row.label!r} ({row.domain})" for row in found.itertuples()])
-        lonely = (
-            f"One laboratory alone has cells of {names}, so nothing is known about how they are recognised elsewhere."
-        )
+        lonely = f"Only one laboratory has cells of {names}, so it is not known how well they are recognised elsewhere."
         rows = _rows_of(result, set(zip(found["label"], found["domain"], strict=True)))
         yield Advice("labels", f"{lonely} Check whether other laboratories have them under another name.", rows)
 
@@ -113,7 +131,7 @@ def _copies(result: BenchmarkResult) -> Iterator[Advice]:
     pairs = result.duplicates
     if len(pairs):
         found = "1 pair of images looks" if len(pairs) == 1 else f"{len(pairs)} pairs of images look"
-        fix = "Give copies the same group or drop one of each pair: copies in training and test make scores too good."
+        fix = "Give copies the same group or drop one of each pair: copies in training and test make scores too high."
         yield Advice("copies", f"{found} duplicated. {fix}", sorted({*pairs["a"].tolist(), *pairs["b"].tolist()}))
 
 
@@ -121,14 +139,14 @@ def _cells(result: BenchmarkResult) -> Iterator[Advice]:
     counts = Counter(zip(_labels_of(result).tolist(), np.asarray(result.cells.domain).tolist(), strict=True))
     if len({domain for _, domain in counts}) == 1:
         yield Advice(
-            "cells", "All cells are of one laboratory, so no score tells how another one does. Add a second one."
+            "cells", "All cells come from one laboratory, so no score tells how well it works elsewhere. Add another."
         )
     tested = result.predictions[["label", "test_domain"]].drop_duplicates()
     scored = set(zip(tested["label"], tested["test_domain"], strict=True))
     left_out = sorted(cell for cell in counts if cell not in scored)
     if left_out:
         names = _listed([f"{label!r} in {domain} ({counts[label, domain]})" for label, domain in left_out])
-        text = f"Too few cells to train or to test on: {names}. Add cells of these classes, to at least {_FEW_CELLS}."
+        text = f"These classes have too few cells to train or test on: {names}. Add cells, up to {_FEW_CELLS} or more."
         yield Advice("cells", text, _rows_of(result, set(left_out)))
     recall = _recall_after_training(result)
     few = [cell for cell, found in recall.items() if found < _LOW_RECALL and counts[cell] < _FEW_CELLS]
@@ -139,7 +157,7 @@ def _cells(result: BenchmarkResult) -> Iterator[Advice]:
             for label, domain in few
         ]
         text = (
-            f"Few cells, and low recall: {_listed(found)}. Add cells of these classes there, to at least {_FEW_CELLS}."
+            f"These classes have few cells and a low recall: {_listed(found)}. Add cells, up to {_FEW_CELLS} or more."
         )
         yield Advice("cells", text, _rows_of(result, set(few)))
 
@@ -152,10 +170,10 @@ def _masks(result: BenchmarkResult) -> Iterator[Advice]:
     domains = np.asarray(result.cells.domain)
     shares = pd.Series(doubtful).groupby(domains).mean()
     for domain, share in shares[shares >= _MANY].sort_values(ascending=False).items():
-        found = f"In {domain}, {share:.0%} of the masks are doubtful: no cell was found, or its mask is unsure."
+        found = f"In {domain}, {share:.0%} of the masks are doubtful: no cell was found, or its mask is uncertain."
         rows = np.flatnonzero(doubtful & (domains == domain)).tolist()
         yield Advice(
-            "masks", f"{found} Look at some, and fine-tune on masks of this laboratory if they are wrong.", rows
+            "masks", f"{found} Look at some of them. If they are wrong, fine-tune on masks of this laboratory.", rows
         )
 
 
@@ -207,19 +225,19 @@ def _few_labels(result: BenchmarkResult) -> Iterator[Advice]:
 def _patients(result: BenchmarkResult) -> Iterator[Advice]:
     groups = result.cells.get("group")
     if groups is None:
-        found = "Which cells come from one patient is not known, so scores within a laboratory may be too good and "
-        yield Advice("patients", f"{found}intervals too narrow. Add a column group, the patient or slide of each cell.")
+        found = "The patients of the cells are not known, so scores within a laboratory may be too high and intervals "
+        yield Advice("patients", f"{found}too narrow. Add a column group with the patient or slide of each cell.")
         return
     counts = pd.Series(np.asarray(groups)).groupby(np.asarray(result.cells.domain)).nunique()
     few = counts[counts < _FEW_PATIENTS]
     if len(few):
         names = _listed([f"{domain} ({count})" for domain, count in few.items()])
-        fix = f"Do not rely on the intervals with fewer than {_FEW_PATIENTS} in a laboratory: add patients."
-        yield Advice("patients", f"Few patients or slides: {names}. {fix}")
+        fix = f"Do not rely on intervals from fewer than {_FEW_PATIENTS} in a laboratory. Add patients."
+        yield Advice("patients", f"These laboratories have few patients or slides: {names}. {fix}")
 
 
 def _recall_after_training(result: BenchmarkResult) -> dict[tuple[Any, Any], float]:
-    """Return the recall of each class by training laboratory, elsewhere, or at home where no other has the class."""
+    """Return the recall of each class by training laboratory, elsewhere, or at home if no other has the class."""
     table = recall_by_direction(result)
     table["at home"] = table["train_domain"] == table["test_domain"]
     means = table.groupby(["label", "train_domain", "at home"])["recall"].mean()
@@ -228,7 +246,7 @@ def _recall_after_training(result: BenchmarkResult) -> dict[tuple[Any, Any], flo
 
 
 def _rows_of(result: BenchmarkResult, chosen: set[tuple[Any, Any]]) -> list[int]:
-    """Return the rows of the cells of some pairs of label and laboratory."""
+    """Return the rows of the cells with one of these pairs of label and laboratory."""
     pairs = zip(_labels_of(result).tolist(), np.asarray(result.cells.domain).tolist(), strict=True)
     return [row for row, pair in enumerate(pairs) if pair in chosen]
 

@@ -1,4 +1,4 @@
-"""The numbers that a benchmark is quoted by, beside what chance would score, their intervals, and recall by class."""
+"""The headline numbers of a benchmark: mean scores with intervals and chance, and recall by class."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ _PAIR = ["train_domain", "test_domain"]
 
 
 def headline_scores(predictions: pd.DataFrame, scores: pd.DataFrame, intervals: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the mean scores of each feature set and classifier beside what chance and the commonest class would score.
+    """Return the mean scores of each feature set and classifier, and those of chance and of the commonest class.
 
-    The means are over all pairs of different domains, and over the one domain's own folds where there is no other.
+    The means are over all pairs of different domains, or over the folds of the domain if there is only one.
 
     Returns
     -------
@@ -22,7 +22,7 @@ def headline_scores(predictions: pd.DataFrame, scores: pd.DataFrame, intervals: 
         A row per ``features`` and ``classifier``: ``pairs``, the number of pairs of domains with a score;
         ``balanced_accuracy``, its interval ``low`` to ``high`` (NaN without intervals) and ``chance``, one divided by
         the number of classes scored; ``accuracy`` and ``majority``, the share of the commonest class among the cells
-        scored, which is the accuracy of answering nothing else. No row where nothing was scored.
+        scored, which is the accuracy of always answering this class. There is no row if nothing was scored.
     """
     scored = scores[_headlined(scores) & (scores["n_classes"] > 0)]
     scored = scored.assign(chance=1 / scored["n_classes"])
@@ -42,7 +42,7 @@ def best_headlines(headlines: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_of_all(headlines: pd.DataFrame) -> tuple[str, str] | None:
-    """Return the feature set and classifier with the highest mean balanced accuracy; None where nothing was scored."""
+    """Return the feature set and classifier with the highest mean balanced accuracy; None if nothing was scored."""
     if headlines.empty:
         return None
     best = headlines.iloc[int(headlines["balanced_accuracy"].argmax())]
@@ -72,7 +72,7 @@ def select_series(table: pd.DataFrame, features: Any, classifier: Any) -> pd.Dat
 
 
 def _headlined(table: pd.DataFrame) -> pd.Series:
-    """Tell which rows the headlines are about: pairs of different domains, or all rows where there is one domain."""
+    """Tell which rows the headlines are about: pairs of different domains, or all rows if there is one domain."""
     across = table["train_domain"] != table["test_domain"]
     return across if across.any() else ~across
 

@@ -1,7 +1,7 @@
-"""Labels that a benchmark makes look wrong: single cells, and classes that two laboratories seem to mean differently.
+"""Labels that look wrong in a benchmark: single cells, and classes that two laboratories seem to mean differently.
 
 The thresholds were chosen on real cells of which 5 % had been given a wrong label at random
-(`benchmarks/suspected_labels.py`), and are meant to name few cells, most of them rightly.
+(`benchmarks/suspected_labels.py`). They are meant to name few cells, most of them with a wrong label.
 """
 
 from typing import Any, NamedTuple
@@ -15,18 +15,18 @@ from .checks import class_names
 from .headlines import select_series
 from .verdict import headlined, recommended
 
-# Several laboratories: share of the answers from other laboratories that must agree, precision of this answer and
-# recall of the cell's label that classifiers from elsewhere must reach in the cell's laboratory to be heard.
+# Several laboratories: share of the answers from other laboratories that must agree; precision of this answer and
+# recall of the cell's label that classifiers from elsewhere must reach in the cell's laboratory to count.
 _AGREEMENT, _PRECISION, _RECALL = 0.8, 0.7, 0.5
 # One laboratory: precision of the answer in the held-out folds, and number of answers without probabilities.
 _PRECISION_OF_ONE, _LEAST_ANSWERS = 0.8, 3
-# Classes: share of a class that is called by another one's name, share that is so in the other direction, and recall of
-# the remaining classes, without which the classifiers do not carry over and nothing can be said of one class.
+# Classes: share of a class that is called by another name, the same share in the other direction, and mean recall of
+# the remaining classes, below which the classifiers do not transfer and say nothing about one class.
 _MOST, _SOME, _CARRIED_OVER = 0.5, 0.3, 0.7
 
 
 class _Answers(NamedTuple):
-    """Answers as numbers: the class of each is an index into ``classes``, and -1 where it is none of them."""
+    """Answers as numbers: each is an index into ``classes``, or -1 if it is not a class."""
 
     row: NDArray[np.intp]
     label: NDArray[np.intp]
@@ -63,24 +63,29 @@ class _Answers(NamedTuple):
 def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
     """Return the cells whose label looks wrong.
 
-    The recommended classifier, trained in the cell's own laboratory without the cell, calls it another class, and so do
-    all other classifiers on the same features. Where there are several laboratories, so do at least 80 % of the answers
-    of classifiers trained in others that know the label. These count only if they can be trusted in the cell's
-    laboratory: 70 % of the cells that the recommended one calls this class have the label, and it finds half of the
-    cells that share the suspected cell's label. With one laboratory, 80 % of the cells that the recommended classifier
-    calls this class must have the label, and its confidence must be at least its mean confidence where it is right
-    about the class; without probabilities, at least three classifiers must agree.
+    The recommended classifier, trained in the cell's own laboratory without the cell, predicts another class, and all
+    other classifiers on the same features agree. With several laboratories, at least 80 % of the answers of classifiers
+    that were trained in others and know the label must also agree. These count only if they are reliable in the cell's
+    laboratory: 70 % of the cells that the recommended classifier calls this class have the label, and it finds half of
+    the cells that share the suspected cell's label. With one laboratory, 80 % of the cells that the recommended
+    classifier calls this class must have the label, and its confidence must be at least its mean confidence in correct
+    answers of the class. Without probabilities, at least three classifiers must agree.
 
-    On real cells of which 5 % had been given a wrong label, at least two in three of the cells named were among these,
-    and 3 to 50 % of these were named: the better the classifiers carry over, the more. Where fewer labels are wrong, a
-    smaller share of the cells named is. Look at every cell before you change its label.
+    On real cells of which 5 % had been given a wrong label, at least two in three of the cells named had a wrong label,
+    and 3 to 50 % of the wrong labels were found, more of them if the classifiers transfer well. If fewer labels are
+    wrong, a smaller share of the cells named is wrong. Look at every cell before you change its label.
+
+    Parameters
+    ----------
+    result : BenchmarkResult
+        The result of `run_benchmark`.
 
     Returns
     -------
     pandas.DataFrame
-        A row per cell, most suspicious first: ``row``, ``path`` (if cells have paths), ``domain``, ``label``,
-        ``predicted``, the other class; ``confidence``, the recommended classifier's mean when it gives this answer (NaN
-        without probabilities); ``agreement``, the share of this answer among all classifiers' answers about the cell.
+        A row per cell, most suspicious first: ``row``, ``path`` (if cells have paths), ``domain``, ``label`` and
+        ``predicted``, the other class. ``confidence`` is the recommended classifier's mean for this answer (NaN without
+        probabilities), and ``agreement`` the share of this answer among all classifiers' answers about the cell.
     """
     best = recommended(result)
     columns = ["row", "domain", "label", "predicted", "confidence", "agreement"]
@@ -116,16 +121,21 @@ def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
 def mistakes(result: BenchmarkResult) -> pd.DataFrame:
     """Return the recommended classifier's wrong answers across laboratories, or within the one laboratory.
 
-    The answer about a cell after training in one laboratory is the one that most folds give (of two with as many folds,
-    the more confident one). A cell that is wrong after training in several laboratories is listed once, with the most
-    confident of them. Cells whose class training did not know, and abstentions, are no mistakes.
+    The answer about a cell after training in one laboratory is the answer of most folds (after a tie, the more
+    confident one). A cell that is wrong after training in several laboratories is listed once, with the most confident
+    answer. Cells whose class training did not know, and abstentions, do not count as mistakes.
+
+    Parameters
+    ----------
+    result : BenchmarkResult
+        The result of `run_benchmark`.
 
     Returns
     -------
     pandas.DataFrame
         A row per cell, most confident first: ``row``, ``path`` (if cells have paths), ``train_domain``,
-        ``test_domain``, ``label``, ``predicted`` and ``confidence``, the mean over the folds that gave the answer (NaN
-        without probabilities, where cells that most folds get wrong come first).
+        ``test_domain``, ``label``, ``predicted`` and ``confidence``, the mean over the folds that gave the answer.
+        Without probabilities, the confidence is NaN, and cells that most folds get wrong come first.
     """
     columns = ["row", "train_domain", "test_domain", "label", "predicted", "confidence"]
     best = recommended(result)
@@ -145,24 +155,29 @@ def mistakes(result: BenchmarkResult) -> pd.DataFrame:
 def clashing_labels(result: BenchmarkResult) -> pd.DataFrame:
     """Return the classes that two laboratories seem to mean differently, and those that only one laboratory has.
 
-    All is judged by the recommended classifier's answers:
+    The function judges by the answers of the recommended classifier. There are three cases:
 
-    - Two names are exchanged where most cells of a class of one laboratory are called by another class's name after
-      training in the other, and more of that other class by the first one's name than by its own.
-    - Two laboratories draw the line between two classes differently where most cells of a class of one are called by
-      the second class's name after training in the other, at least 30 % of the second class's cells there are called by
-      the first one's name the other way round, and the remaining classes have a mean recall of 0.7 or more: where they
-      have not, training in the other laboratory does not carry over, which says nothing of one class.
-    - One class has two names where most cells of a class that only one laboratory has are called by the name of a class
-      that only the other has, and the other way round.
+    - Two names are exchanged if, after training in the other laboratory, most cells of one class are called by the
+      other name, and more cells of the other class are called by the first name than by their own.
+    - Two laboratories separate two classes differently if most cells of one class are called by the second class's name
+      after training in the other laboratory, at least 30 % of the second class's cells there are called by the first
+      name in the other direction, and the remaining classes have a mean recall of 0.7 or more. With a lower recall,
+      training in the other laboratory does not transfer at all, which says nothing about one class.
+    - One class has two names if most cells of a class that only one laboratory has are called by the name of a class
+      that only the other has, and the same holds in the other direction.
 
-    In the first two cases, the laboratory's own classifiers have to find at least half of the cells of the class.
+    In the first two cases, the laboratory's own classifiers must find at least half of the cells of the class.
+
+    Parameters
+    ----------
+    result : BenchmarkResult
+        The result of `run_benchmark`.
 
     Returns
     -------
     pandas.DataFrame
-        A row per finding: ``label``, ``domain``, ``other_domain`` ("" where no other has the class) and ``finding``,
-        what was found, and what to check. Empty with one laboratory.
+        A row per finding: ``label``, ``domain``, ``other_domain`` ("" if no other laboratory has the class) and
+        ``finding``, which says what was found and what to check. The table is empty with one laboratory.
     """
     best, rows = recommended(result), []
     if best is not None and len(np.unique(np.asarray(result.cells.domain))) > 1:
@@ -178,7 +193,7 @@ def _answers(result: BenchmarkResult, predictions: pd.DataFrame) -> _Answers:
 
 
 def _with_paths(table: pd.DataFrame, result: BenchmarkResult) -> pd.DataFrame:
-    """Put the cells' paths, where they have some, behind their rows."""
+    """Insert the cells' paths, if they have paths, after their rows."""
     paths = result.cells.get("paths")
     if paths is not None:
         paths = list(paths)
@@ -187,7 +202,7 @@ def _with_paths(table: pd.DataFrame, result: BenchmarkResult) -> pd.DataFrame:
 
 
 def _others_agree(own: _Answers, one: _Answers, every: _Answers, n_cells: int) -> NDArray[np.bool_]:
-    """Tell of cells whose own laboratory doubts their label whether trustworthy other laboratories do so, too."""
+    """Tell whether reliable other laboratories also doubt the labels that the cells' own laboratory doubts."""
     abroad, elsewhere = one.select(one.train != one.test), every.select(every.train != every.test)
     agreement = elsewhere.shares(elsewhere.row, n_cells)[own.row, own.predicted]
     right, n = abroad.predicted == abroad.label, len(one.classes)
@@ -200,7 +215,7 @@ def _others_agree(own: _Answers, one: _Answers, every: _Answers, n_cells: int) -
 
 
 def _folds_are_sure(own: _Answers, one: _Answers, n_answers: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Tell of the cells whose label the folds of the one laboratory doubt whether that is beyond their usual error."""
+    """Tell whether the folds of the one laboratory doubt a label beyond their usual error."""
     right, given = one.predicted == one.label, one.predicted >= 0
     precision = _rates(one.predicted[given], right[given], len(one.classes))[own.predicted]
     means = pd.Series(one.confidence[right]).groupby(one.predicted[right]).mean()
@@ -210,7 +225,7 @@ def _folds_are_sure(own: _Answers, one: _Answers, n_answers: NDArray[np.intp]) -
 
 
 def _rates(by: NDArray[np.intp], right: NDArray[np.bool_], size: int) -> NDArray[np.floating]:
-    """Return the share of right answers of each unit; 0 where there are none."""
+    """Return the share of right answers of each unit; 0 if it has none."""
     return np.bincount(by, right, size) / np.maximum(np.bincount(by, minlength=size), 1)
 
 
@@ -244,27 +259,27 @@ def _clashes(answers: _Answers) -> list[tuple[Any, Any, Any, str]]:
 def _finding(
     answers: _Answers, shares: NDArray, has: NDArray, train: int, test: int, a: int, b: int
 ) -> str | None:  # fmt: skip
-    """Say what it means that most cells of class a are called b after training elsewhere; None if it may be chance."""
+    """Say what it means if most cells of class a are called b after training elsewhere; None if it may be chance."""
     label, other = answers.classes[a], answers.classes[b]
     here, there = answers.domains[test], answers.domains[train]
     back = shares[test, train, b, a]
     most = f"Most {label!r} cells of {here} are called {other!r} by classifiers trained in {there}"
     if not has[train, a] and not has[test, b]:
-        both_ways = f"and most {other!r} cells of {there} are called {label!r} the other way round"
+        both_ways = f"and most {other!r} cells of {there} are called {label!r} in the other direction"
         same = f"{most}, {both_ways}. If both names mean the same class, give them one name."
         return same if back >= _MOST else None
     if not has[train, a] or shares[test, test, a, a] < _MOST or back < _SOME:
         return None
     if has[test, b] and shares[train, test, b, a] > shares[train, test, b, b]:
-        return f"{most}, and the other way round. Check whether the two names are exchanged in one of the laboratories."
+        return f"{most}, and vice versa. Check whether the two names are exchanged in one of the laboratories."
     rest = [c for c in range(len(answers.classes)) if c not in (a, b) and has[train, c] and has[test, c]]
     if not rest or np.mean([shares[train, test, c, c] for c in rest]) < _CARRIED_OVER:
         return None
-    return f"{most}, though other classes carry over. Check whether both laboratories use the same definition."
+    return f"{most}, though other classes transfer well. Check whether both laboratories use the same definition."
 
 
 def _lonely_classes(result: BenchmarkResult) -> list[tuple[Any, Any, Any, str]]:
-    """Return the classes of which only one laboratory has any cell."""
+    """Return the classes that only one laboratory has."""
     cells = result.cells
     labels = class_names(cells.target, cells.target_names, "target")
     counts = pd.crosstab(labels, np.asarray(cells.domain))

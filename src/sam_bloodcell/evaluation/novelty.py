@@ -1,4 +1,4 @@
-"""Novelty: a score for cells unlike the training cells, and a classifier that answers "unknown" for them."""
+"""Novelty: a score for cells unlike the training cells, and a classifier that answers "unknown" for such cells."""
 
 from typing import Any
 
@@ -31,29 +31,30 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : classifier, default=None
-        Classifier of all other cells; None stands for logistic regression on standardised features.
+        Classifier of all other cells. None stands for logistic regression on standardised features.
     criterion : {"neighbours", "mahalanobis", "confidence"}, default="neighbours"
-        What `novelty` measures: the distance to the fifth nearest training cell (Sun et al., ICML 2022); the distance
-        to the nearest class centre under the classes' common, shrunk covariance (Lee et al., NeurIPS 2018); or one
-        minus the estimator's highest probability.
+        Measure of `novelty`: the distance to the fifth nearest training cell (Sun et al., ICML 2022); the distance to
+        the nearest class centre under the classes' common, shrunk covariance (Lee et al., NeurIPS 2018); or one minus
+        the estimator's highest probability.
     coverage : float, default=0.95
-        Share of cells like the training ones that get a class. The threshold is set on training cells held out in
-        5 folds. Cells of a new laboratory all differ somewhat from the training cells, so fewer of them get a class.
+        Share of cells like the training cells that get a class, between 0 and 1. The threshold is set on training cells
+        held out in 5 folds. Cells of a new laboratory differ from the training cells, so fewer of them get a class.
     unknown : object, default="auto"
-        The answer for cells above the threshold, which may not be a class. "auto" stands for "unknown", or, if classes
-        are numbers (or booleans), for -1 or one less than the smallest class, whichever is lower. An answer of another
-        kind than the classes makes `predict` return an array of objects. `cross_domain_predictions` encodes the classes
-        as 0, 1, ..., so pass text or a negative number there.
+        Answer for cells above the threshold, which must not be a class. "auto" stands for "unknown", or, if classes are
+        numbers (or booleans), for -1 or one less than the smallest class, whichever is lower. An answer of another type
+        than the classes makes `predict` return an array of objects. `cross_domain_predictions` encodes the classes as
+        0, 1, ..., so pass text or a negative number there.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds.
 
     Attributes
     ----------
     classes_ : array
-        The training classes; `unknown` is not among them.
+        The training classes, without `unknown`.
     estimator_ : classifier
+        The fitted estimator.
     threshold_ : float
-        A cell whose `novelty` is above it is unknown.
+        A cell whose `novelty` is above this value is unknown.
 
     Examples
     --------
@@ -76,7 +77,20 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "AbstainingClassifier":
-        """Fit to `X` (n_samples, n_features) and `y` (n_samples,) of at least two classes, and set the threshold."""
+        """Fit the classifier, and set the threshold.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of the training cells.
+        y : array-like of shape (n_samples,)
+            Class of each cell, with at least two classes.
+
+        Returns
+        -------
+        self : object
+            The fitted classifier.
+        """
         if self.criterion not in _CRITERIA:
             names = ", ".join(_CRITERIA)
             raise ValueError(f"Got criterion={self.criterion!r} but expected one of {names}. Fix: pass one of these.")
@@ -93,7 +107,7 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError("Got 1 class but expected at least two. Fix: add cells of another class.")
         if (unknown := self._answer()) in self.classes_.tolist():
-            raise ValueError(f"Got unknown={unknown!r}, which is a class too, but expected another. Fix: rename it.")
+            raise ValueError(f"Got unknown={unknown!r}, which is a class, but expected another answer. Fix: rename it.")
         default = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         estimator = default if self.estimator is None else self.estimator
         self.estimator_ = clone(estimator).fit(X, y)
@@ -102,12 +116,34 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return self
 
     def novelty(self, X: Any) -> NDArray[np.float64]:
-        """Return how unlike the training cells each cell is, (n_samples,); higher means less alike."""
+        """Return how much each cell differs from the training cells.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of the cells.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The novelty. It is higher for cells that differ more.
+        """
         X = self._checked(X)
         return _measure(self._fitted_measure, X)
 
     def predict(self, X: Any) -> NDArray:
-        """Return each cell's class, or `unknown`, (n_samples,)."""
+        """Return the class of each cell, or `unknown`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of the cells.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The answers.
+        """
         X = self._checked(X)
         unknown = _measure(self._fitted_measure, X) > self.threshold_
         found = np.asarray(self.estimator_.predict(X))
@@ -121,7 +157,18 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the classifier's probabilities of `classes_`, (n_samples, n_classes), also for unknown cells."""
+        """Return the classifier's probabilities, including those of unknown cells.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of the cells.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of `classes_`.
+        """
         X = self._checked(X)
         found = self.estimator_.predict_proba(X)
         order = np.asarray(getattr(self.estimator_, "classes_", self.classes_)).tolist()
@@ -152,7 +199,7 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
 
 def _fit_measure(criterion: str, X: NDArray, y: NDArray, estimator: Any) -> tuple[Any, ...]:
-    """Return the criterion and the models that `_measure` needs for it, fitted; the estimator is one for confidence."""
+    """Return the criterion and the fitted models that `_measure` needs; for confidence, this is the estimator."""
     if criterion == "confidence":
         return criterion, estimator
     if criterion == "neighbours":
@@ -173,7 +220,7 @@ def _measure(fitted: tuple[Any, ...], X: NDArray) -> NDArray[np.float64]:
         return index.kneighbors(scaler.transform(X))[0][:, -1]
     centres, precision = models
     nearest = np.full(len(X), np.inf)
-    for centre in centres:  # one by one: all offsets at once would be n_samples x n_classes x n_features numbers
+    for centre in centres:  # one by one: all offsets together would be n_samples x n_classes x n_features numbers
         offsets = X - centre
         nearest = np.minimum(nearest, np.einsum("nf,nf->n", offsets @ precision, offsets))
     return nearest

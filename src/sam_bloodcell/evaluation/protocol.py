@@ -23,7 +23,7 @@ from sklearn.utils.validation import _num_samples, has_fit_parameter
 
 from ..embedding.embeddings import carried_domain, without_domain
 from ..extras import tqdm
-from .checks import cell_columns, check_arguments, seed_of, warn_caller
+from .checks import cell_columns, check_arguments, check_shared_class, scorable_rows, seed_of, warn_caller
 from .classifiers import check_early_stopping, named_estimators
 from .scores import score_predictions
 
@@ -34,33 +34,33 @@ def cross_domain_predictions(
 ) -> pd.DataFrame:  # fmt: skip
     """Predict within and across domains, as in the BC-SAM (Li et al., ISBI 2024, section 3) and DoRL papers.
 
-    Each domain in turn is the training domain and is cut into `cv` stratified, shuffled folds, the same for all
-    estimators. A clone is fitted on the cells outside a fold, then predicts the fold (``test_domain ==
-    train_domain``) and every cell of each other domain, whose labels no fit ever sees.
+    Each domain in turn is the training domain and is cut into `cv` stratified, shuffled folds, which are the same for
+    all estimators. A clone is fitted on the cells outside a fold. It then predicts the fold (``test_domain ==
+    train_domain``) and every cell of each other domain, whose labels are never used in a fit.
 
     Parameters
     ----------
     estimators : estimator or dict of str to estimator
-        Classifiers, or pipelines that end in one. They stay unfitted. One that may abstain (`AbstainingClassifier`)
-        abstains with an answer that is no code of a class, such as -1.
+        Classifiers, or pipelines that end in one. They stay unfitted. A classifier that may abstain
+        (`AbstainingClassifier`) abstains with an answer that is not the code of a class, such as -1.
     X : array-like, CellEmbeddings or list of paths, of length n_samples
-        Anything that can be indexed by row and that the estimators accept.
+        Cells, as anything that can be indexed by row and that the estimators accept.
     y : array-like of shape (n_samples,)
         Class of each cell, strings or ints. Each fit sees it encoded as 0..k-1, as XGBoost requires.
     domain : array-like of shape (n_samples,), optional
-        Laboratory of each cell, strings or ints; default what X brings along: ``X.domain`` of `CellEmbeddings`, or a
+        Laboratory of each cell, strings or ints. By default, it is taken from X: ``X.domain`` of `CellEmbeddings`, or a
         table's column domain.
     groups : array-like of shape (n_samples,), optional
         Patient or slide of each cell. No fold splits a group. A warning names groups that occur in several domains.
     cv : int or splitter, default=5
-        Number of folds, at least 2; a domain needs as many groups. A class with fewer cells than this in a domain is
-        left out of that domain, in training and in scoring, with one warning for all of them; two classes must remain.
-        Another warning names the classes that a fold's training lacks, because few groups hold them.
-        A scikit-learn splitter splits every domain separately; a warning says whether it splits `groups`.
+        Number of folds, at least 2. A domain needs as many groups. A class with fewer cells than `cv` in a domain is
+        left out of that domain, in training and in scoring, with one warning for all such classes. Two classes must
+        remain. Another warning names the classes that a fold's training lacks because few groups contain them. A
+        scikit-learn splitter splits every domain separately, and a warning says whether it splits `groups`.
     mode : {"inductive", "transductive"}, default="inductive"
-        Which cells the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted on; other estimators
-        ignore it. Inductive: the training cells alone, and such steps transform row by row. Transductive, as in the
-        papers: such steps and all steps before them are fitted once on the images of all domains, without any label.
+        Cells on which the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted. Other estimators
+        ignore it. "inductive" uses only the training cells, and such steps transform row by row. "transductive", as in
+        the papers, fits such steps and all steps before them once on the images of all domains, without any label.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds. Estimators keep their own seeds.
     n_jobs : int or None, default=None
@@ -73,17 +73,17 @@ def cross_domain_predictions(
     pandas.DataFrame
         A row per classifier, train_domain, fold (from 0) and predicted cell: ``test_domain``, ``row`` of the cell in
         X, ``group`` (without `groups`, the row), ``label``, ``predicted``, ``confidence`` (highest ``predict_proba``;
-        NaN where the classifier has none, gives NaN, or abstains), ``known`` (whether its class was in training),
-        ``n_train``. Where a classifier abstains, ``predicted`` is no class of `y`: if classes are strings, it is the
-        classifier's own answer if that is text, else "unknown"; if they are numbers, -1 or one less than the smallest.
+        NaN if the classifier has none, gives NaN, or abstains), ``known`` (whether its class was in training) and
+        ``n_train``. If a classifier abstains, ``predicted`` is not a class of `y`: for string classes it is the
+        classifier's own answer if that is text, or "unknown"; for numbers, it is -1 or one less than the smallest.
         ``.attrs["provenance"]`` holds the settings, estimators, versions, and a digest of the labels and domains.
 
     Raises
     ------
     ValueError
-        If lengths differ, a label, domain or group is missing, a domain has fewer groups than folds or is left with
-        fewer than two classes, a fold's training with fewer than two, or a parameter is out of range; or if an
-        estimator answers with fractions, as a regressor does.
+        If lengths differ, a label, domain or group is missing, a domain has fewer groups than folds, a domain or a
+        fold's training has fewer than two classes, a parameter is out of range, or an estimator answers with fractions,
+        as a regressor does.
 
     Examples
     --------
@@ -111,16 +111,32 @@ def leave_one_domain_out_predictions(
 
     Parameters
     ----------
-    estimators, X, y, domain, groups, mode, random_state, n_jobs, verbose
-        As in `cross_domain_predictions`.
+    estimators : estimator or dict of str to estimator
+        Classifiers, as in `cross_domain_predictions`.
+    X : array-like, CellEmbeddings or list of paths, of length n_samples
+        Cells, as in `cross_domain_predictions`.
+    y : array-like of shape (n_samples,)
+        Class of each cell, strings or ints.
+    domain : array-like of shape (n_samples,), optional
+        Laboratory of each cell, strings or ints. By default, it is taken from X.
+    groups : array-like of shape (n_samples,), optional
+        Patient or slide of each cell. A warning names groups that occur in several domains.
     min_cells : int, default=5
-        A class with fewer cells in a domain is left out there, with one warning for all of them.
+        A class with fewer cells in a domain is left out there, with one warning for all such classes.
+    mode : {"inductive", "transductive"}, default="inductive"
+        Cells on which the steps that take ``domain`` are fitted, as in `cross_domain_predictions`.
+    random_state : int, RandomState instance or None, default=None
+        Seed that is recorded with the predictions. Estimators keep their own seeds.
+    n_jobs : int or None, default=None
+        Number of fits that joblib runs in parallel.
+    verbose : int, default=0
+        If above 0, show a progress bar over all fits.
 
     Returns
     -------
     pandas.DataFrame
-        As that of `cross_domain_predictions`; ``train_domain`` is "others" (or, where a domain has this name,
-        "others (all but the tested)") and ``fold`` 0.
+        A table as that of `cross_domain_predictions`. ``train_domain`` is "others" (or, if a domain has this name,
+        "others (all but the tested)"), and ``fold`` is 0.
 
     Examples
     --------
@@ -152,13 +168,21 @@ def cross_domain_scores(estimators: Any, X: Any, y: Any, *, domain: Any = None, 
 
     Parameters
     ----------
-    estimators, X, y, domain, **options
-        As in `cross_domain_predictions`; the options are groups, cv, mode, random_state, n_jobs and verbose.
+    estimators : estimator or dict of str to estimator
+        Classifiers, as in `cross_domain_predictions`.
+    X : array-like, CellEmbeddings or list of paths, of length n_samples
+        Cells, as in `cross_domain_predictions`.
+    y : array-like of shape (n_samples,)
+        Class of each cell, strings or ints.
+    domain : array-like of shape (n_samples,), optional
+        Laboratory of each cell, strings or ints. By default, it is taken from X.
+    **options : dict
+        Further arguments of `cross_domain_predictions`: groups, cv, mode, random_state, n_jobs and verbose.
 
     Returns
     -------
     pandas.DataFrame
-        As that of `score_predictions`.
+        The table of `score_predictions`.
 
     Examples
     --------
@@ -201,7 +225,7 @@ class _Data(NamedTuple):
             if len(shared):
                 found = f"{len(shared)} group(s) occur in several domains, such as {min(shared)}"
                 fix = "Fix: give groups of different domains different names, or leave shared patients out."
-                warn_caller(f"{found}: scores across them will be too good. {fix}")
+                warn_caller(f"{found}: scores across them will be too high. {fix}")
         return cls(X, labels, domains, groups, scorable_rows(labels, domains, least, argument))
 
     def folds(self, cv: Any, seed: int) -> Iterator[Fit]:
@@ -233,7 +257,7 @@ class _Data(NamedTuple):
         if cut:
             found = f"{len(cut)} group(s) are cut by a fold, such as {min(cut)}"
             fix = "Fix: pass cv as a number, or a splitter that keeps groups together."
-            warn_caller(f"{found}: scores within a domain will be too good. {fix}")
+            warn_caller(f"{found}: scores within a domain will be too high. {fix}")
 
     def _classes_without_training(self, domain: Any, members: NDArray, train: NDArray) -> list[str]:
         """Describe the domain's classes that these training cells lack; raise unless two classes are left."""
@@ -252,9 +276,9 @@ class _Data(NamedTuple):
 
 
 def check_plan(named: Mapping[str, Any], labels: NDArray, domains: NDArray, groups: Any, cv: Any, seed: int) -> None:
-    """Raise now if `cross_domain_predictions` of these cells cannot succeed, or could not score a pair of domains.
+    """Raise now if `cross_domain_predictions` of these cells cannot succeed, or cannot score a pair of domains.
 
-    Warnings of classes that are left out are given now, those about groups later, with the predictions.
+    It warns now of classes that are left out. Warnings about groups follow later, with the predictions.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ group\(s\)", category=UserWarning)
@@ -264,48 +288,6 @@ def check_plan(named: Mapping[str, Any], labels: NDArray, domains: NDArray, grou
         for fit in data.folds(cv, seed):
             for name, estimator in named.items():
                 check_early_stopping(name, estimator, labels[fit.train], f"a fold of domain {fit.train_domain!r}")
-
-
-def check_shared_class(labels: NDArray, rows: Mapping[Any, NDArray[np.intp]]) -> None:
-    """Raise unless two domains have a class in common."""
-    classes = {domain: np.unique(labels[members]).tolist() for domain, members in rows.items()}
-    names = [name for found in classes.values() for name in found]
-    if len(set(names)) == len(names):
-        each = "; ".join(f"{domain!r} has {_some(found)}" for domain, found in classes.items())
-        fix = "Fix: give the same classes the same names in each laboratory (in Python: datasets.harmonise_labels)."
-        raise ValueError(f"Got {len(rows)} domains without a common class: {each}. Expected a class of two. {fix}")
-
-
-def _some(names: Sequence[Any], n: int = 5) -> str:
-    more = f" and {len(names) - n} more" if len(names) > n else ""
-    return ", ".join(map(repr, names[:n])) + more
-
-
-def scorable_rows(labels: NDArray, domains: NDArray, least: Any, argument: str = "cv") -> dict[Any, NDArray[np.intp]]:
-    """Return the rows of each domain whose class has enough cells there, and warn of the others.
-
-    Enough are `least` cells, which messages call `argument`, or 2 where it is a splitter.
-    """
-    least = int(least) if isinstance(least, Integral) else 2
-    if least < 2:
-        raise ValueError(f"Got {argument}={least} but expected at least 2 folds. Fix: pass {argument}=2 or more.")
-    rows: dict[Any, NDArray[np.intp]] = {}
-    rare: list[str] = []
-    for domain in np.unique(domains).tolist():
-        members = np.flatnonzero(domains == domain)
-        classes, counts = np.unique(labels[members], return_counts=True)
-        kept = classes[counts >= least]
-        for name, count in zip(classes.tolist(), counts.tolist(), strict=True):
-            if count < least:
-                rare.append(f"{name!r} of domain {domain!r} ({count} cell{'s' if count > 1 else ''})")
-        if len(kept) < 2:
-            found = f"{len(kept)} class(es) of at least {argument}={least} cells in domain {domain!r}"
-            fix = f"Fix: add cells, lower {argument}, or leave the domain out."
-            raise ValueError(f"Got {found} but expected at least 2. {fix}")
-        rows[domain] = members[np.isin(labels[members], kept)]
-    if rare:
-        warn_caller(f"Left out classes with fewer than {argument}={least} cells in a domain: {', '.join(rare)}.")
-    return rows
 
 
 def _run(
@@ -348,7 +330,7 @@ def _provenance(named: dict[str, Any], labels: NDArray, domains: NDArray, settin
 
 
 def _head_and_tail(estimator: Any) -> tuple[list[Any], Any]:
-    """Split a pipeline after its last step that takes a domain; any other estimator is all tail."""
+    """Split a pipeline after its last step that takes a domain; for other estimators, the head is empty."""
     steps = [step for _, step in estimator.steps[:-1]] if isinstance(estimator, Pipeline) else []
     aware = [at for at, step in enumerate(steps) if has_fit_parameter(step, "domain")]
     if not aware:
@@ -358,22 +340,22 @@ def _head_and_tail(estimator: Any) -> tuple[list[Any], Any]:
 
 
 def _refuse_nested(name: str, estimator: Any) -> None:
-    """Raise where a step that takes a domain is hidden in a search, a union or the like: nobody would pass it one."""
+    """Raise if a step that takes a domain is nested in a search, a union or the like, where it would not get one."""
     steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else []
     if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
-        return  # clone names what is no estimator
+        return  # clone raises for anything that is not an estimator
     for key, value in estimator.get_params(deep=True).items():
         part = next((part for part in _estimators_in(value) if has_fit_parameter(part, "domain")), None)
         if part is not None and not any(part is step for step in steps):
             raise ValueError(
                 f"Got {key}={type(part).__name__} inside the estimator {name!r} but expected it as a step of the "
-                "pipeline itself: only there it can be fitted with the domains. Fix: make_pipeline("
+                "pipeline itself, because only such a step is fitted with the domains. Fix: make_pipeline("
                 f"SAMLoRAEmbedder(), {type(part).__name__}(), GridSearchCV(classifier, ...))."
             )
 
 
 def _estimators_in(value: Any) -> Iterator[Any]:
-    """Yield a parameter's value, or what its lists and dicts hold, as the grid of a search does."""
+    """Yield a parameter's value, or the items of its lists and dicts, such as the grid of a search."""
     if isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _estimators_in(part)
@@ -382,7 +364,7 @@ def _estimators_in(value: Any) -> Iterator[Any]:
 
 
 def call_with_domain(method: Any, X: Any, domain: NDArray) -> Any:
-    """Call a step's fit or transform, with the domains if it takes them."""
+    """Call a step's fit or transform, and pass the domains if it takes them."""
     takes_domain = "domain" in inspect.signature(method).parameters
     return method(X, domain=domain) if takes_domain else method(X)
 
@@ -390,7 +372,7 @@ def call_with_domain(method: Any, X: Any, domain: NDArray) -> Any:
 def _fit_and_predict_by_design(*args: Any) -> pd.DataFrame:
     with (
         warnings.catch_warnings()
-    ):  # of what the inductive mode is: steps learn from few laboratories and then know none
+    ):  # expected in inductive mode, where steps learn from few laboratories and the tested one is unknown
         warnings.filterwarnings("ignore", message="The domain of .* is unknown|Got one domain")
         return _fit_and_predict(*args)
 
@@ -422,11 +404,11 @@ def _fit_and_predict(name: str, estimator: Any, X: Any, labels: NDArray, domains
 
 
 def _decoded(answers: list[Any], classes: NDArray, labels: NDArray, name: str) -> tuple[NDArray, NDArray[np.bool_]]:
-    """Return the class of each answer, which is a code, and where the classifier abstained: where it is none.
+    """Return the class of each answer, and whether the classifier abstained, which is an answer without a class.
 
-    Abstentions must not be codes to index with: -1 would be the last class.
+    Abstentions must not be used as an index, because -1 would be the last class.
     """
-    # numpy turns codes beside an abstention that is text into text; an estimator that was fitted before answers names.
+    # numpy turns codes into text if an abstention is text; an estimator that was fitted before answers with names.
     names = classes.tolist() if set(answers) <= set(classes.tolist()) else range(len(classes))
     codes_of = {str(name): code for code, name in enumerate(names)}
     codes = np.array(
@@ -435,7 +417,7 @@ def _decoded(answers: list[Any], classes: NDArray, labels: NDArray, name: str) -
     abstained = ~((codes >= 0) & (codes < len(classes)))
     if (fractions := codes % 1 > 0).any():
         found = f"{codes[fractions][0]:.4g} as an answer of {name!r}"
-        fix = "Fix: pass a classifier; a regressor's answers name no class."
+        fix = "Fix: pass a classifier, because a regressor does not answer with classes."
         raise ValueError(f"Got {found} but expected a class or an abstention. {fix}")
     predicted = classes[np.where(abstained, 0, codes).astype(int)]
     if not abstained.any():

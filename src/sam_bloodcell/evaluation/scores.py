@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .checks import METRICS, check_arguments, check_table, seed_of, warn_caller
+from .checks import METRICS, check_arguments, check_table, equal_values, seed_of, warn_caller
 
 _BINS = 15
 _SCORED = ("classifier", "train_domain", "test_domain")
-_ALL = tuple(f"{metric}_all" for metric in METRICS)  # over every cell, whether or not training knew its class
+_ALL = tuple(f"{metric}_all" for metric in METRICS)  # over every cell, including those of unknown classes
 _PREDICTED = (*_SCORED, "fold", "row", "group", "label", "predicted", "confidence", "known", "n_train")
 
 
@@ -21,7 +21,7 @@ def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     predictions : pandas.DataFrame
-        From `cross_domain_predictions` or `leave_one_domain_out_predictions`.
+        The result of `cross_domain_predictions` or `leave_one_domain_out_predictions`.
 
     Returns
     -------
@@ -29,14 +29,14 @@ def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
         A row per (features,) classifier, train_domain, test_domain and fold, with the numbers of cells ``n_train``,
         ``n_test`` and ``n_left_out`` (their class was not in training), and ``n_classes`` among the ``n_test`` cells.
 
-        Over these cells: ``accuracy``, ``balanced_accuracy`` (mean recall over the classes), ``macro_f1`` (over the
-        same classes) and ``ece``, the expected calibration error (Guo et al., ICML 2017; 15 bins of equal width). Over
-        all cells, where those of a class that training lacks are wrong whatever the answer: ``accuracy_all``,
-        ``balanced_accuracy_all``, ``macro_f1_all`` and ``ece_all``. ``chance`` and ``majority`` are the balanced
+        These scores are over the ``n_test`` cells: ``accuracy``, ``balanced_accuracy`` (mean recall over the classes),
+        ``macro_f1`` (over the same classes) and ``ece``, the expected calibration error (Guo et al., ICML 2017; 15 bins
+        of equal width). ``accuracy_all``, ``balanced_accuracy_all``, ``macro_f1_all`` and ``ece_all`` are over all
+        cells, and cells of a class that training lacks count as wrong. ``chance`` and ``majority`` are the balanced
         accuracy and the accuracy of the best constant answer, over the ``n_test`` cells.
 
-        A pair of domains without a common class scores NaN, and 0 over all cells. The calibration errors are over
-        answered cells: abstentions have no confidence. They are NaN without probabilities.
+        A pair of domains without a common class scores NaN, and 0 over all cells. The calibration errors ignore
+        abstentions, which have no confidence. They are NaN without probabilities.
     """
     check_predictions(predictions)
     keys = [*_pair_keys(predictions), "fold"]
@@ -52,14 +52,14 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores : pandas.DataFrame
-        From `cross_domain_scores`, or a benchmark's (with a ``features`` column).
+        The result of `cross_domain_scores`, or the scores of a benchmark (with a ``features`` column).
 
     Returns
     -------
     pandas.DataFrame
         A row per (features,) classifier, train_domain and test_domain: ``accuracy_mean``, ``accuracy_std`` (ddof=1),
-        the same of the other metrics (those over all cells and the calibration errors too, where the scores have them),
-        ``chance`` and ``majority`` (means over folds), and ``n``, the number of folds with a score.
+        the same for every other metric that the scores have, ``chance`` and ``majority`` (means over folds), and ``n``,
+        the number of folds with a score.
 
     Examples
     --------
@@ -83,14 +83,14 @@ def cross_domain_mean(scores: pd.DataFrame, metric: str = "balanced_accuracy") -
     Parameters
     ----------
     scores : pandas.DataFrame
-        As in `summarise_scores`, with a pair of different domains.
+        Scores, as in `summarise_scores`, with a pair of different domains.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
-        What to average. Every pair has the same weight; pairs without a common class are skipped.
+        Metric to average. Every pair has the same weight. Pairs without a common class are skipped.
 
     Returns
     -------
     pandas.Series
-        Indexed by (features,) classifier.
+        The mean of each classifier, indexed by (features,) classifier.
 
     Examples
     --------
@@ -118,19 +118,19 @@ def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     predictions : pandas.DataFrame
-        As in `score_predictions`.
+        Predictions, as in `score_predictions`.
 
     Returns
     -------
     pandas.DataFrame
-        A row per (features,) classifier, train_domain, test_domain and label: ``recall``, the mean over the folds whose
-        training knew the class (NaN where none did), and ``n``, the mean number of its cells in such a fold;
-        ``recall_all``, the mean over all folds, where a class that training lacks has a recall of 0, and ``n_all``.
+        A row per (features,) classifier, train_domain, test_domain and label. ``recall`` is the mean over the folds
+        whose training knew the class (NaN if none did), and ``n`` the mean number of its cells in such a fold.
+        ``recall_all`` and ``n_all`` are over all folds, with a recall of 0 in folds whose training lacks the class.
     """
     check_predictions(predictions)
     keys = [*_pair_keys(predictions), "label"]
     known = predictions["known"].astype(bool)
-    cells = predictions.assign(known=known, hit=known & _equal(predictions["label"], predictions["predicted"]))
+    cells = predictions.assign(known=known, hit=known & equal_values(predictions["label"], predictions["predicted"]))
     folds = (
         cells.groupby([*keys, "fold", "known"], sort=False, observed=True)["hit"]
         .agg(recall="mean", n="size")
@@ -155,12 +155,12 @@ def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     predictions : pandas.DataFrame
-        The rows that are wanted, as in `score_predictions`.
+        The rows to count, as in `score_predictions`.
 
     Returns
     -------
     pandas.DataFrame
-        True classes (rows) by predicted ones; rows sum to 1. Classes that training did not know have a row too.
+        True classes (rows) by predicted classes (columns). Rows sum to 1. Classes that training lacks also have a row.
     """
     check_predictions(predictions, "label", "predicted")
     return pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
@@ -172,28 +172,31 @@ def confidence_intervals(
 ) -> pd.DataFrame:  # fmt: skip
     """Return bootstrap intervals of scores across domains.
 
-    Groups of tested cells (patients or slides; single cells, where no groups were given) are drawn with replacement,
-    and the models stay as they are: the interval shows the effect of the choice of tested cells, not of training. It is
-    too narrow where several cells come from one patient and no groups were given. Cells of classes that training lacks
-    take no part, and neither do draws in which a pair of domains cannot be scored.
+    Groups of tested cells (patients or slides, or single cells if no groups were given) are drawn with replacement. The
+    models stay the same, so the interval shows the effect of the choice of tested cells, not of training. It is too
+    narrow if several cells come from one patient and no groups were given. The bootstrap ignores cells of classes that
+    training lacks, and draws in which a pair of domains cannot be scored.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        As in `score_predictions`, with a pair of different domains unless `by_pair`.
+        Predictions, as in `score_predictions`, with a pair of different domains unless `by_pair`.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
+        Score to compute.
     by_pair : bool, default=False
-        Whether to return a row per pair of domains, instead of the mean over all pairs of different ones.
+        Whether to return a row per pair of domains, instead of the mean over all pairs of different domains.
     level : float, default=0.95
         Share of the draws inside the interval, between 0 and 1.
     n_bootstrap : int, default=1000
+        Number of bootstrap draws, at least 1.
     random_state : int, RandomState instance or None, default=None
+        Seed of the draws.
 
     Returns
     -------
     pandas.DataFrame
-        A row per (features,) classifier (and pair): ``score``, ``low``, ``high``, and ``chance``, the score of the
-        constant answer that is best in each fold.
+        A row per (features,) classifier (and pair): ``score``, ``low``, ``high``, and ``chance``, the score of the best
+        constant answer in each fold.
     """
     options: dict[str, Any] = {"metric": metric, "n_bootstrap": n_bootstrap, "random_state": random_state}
     check_arguments("confidence_intervals", by_pair=by_pair, level=level, **options)
@@ -211,20 +214,24 @@ def compare_pipelines(
     predictions: pd.DataFrame, baseline: Any = None, *, metric: str = "balanced_accuracy", n_bootstrap: int = 1000,
     random_state: Any = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Compare classifiers on the same cells: paired bootstrap of the difference of their means across domains.
+    """Compare classifiers on the same cells by a paired bootstrap of the difference of their means across domains.
 
-    Groups are drawn as in `confidence_intervals`. A warning says if every group is one cell: where several cells come
-    from one patient, p-values without groups are too small.
+    Groups are drawn as in `confidence_intervals`. The function warns if every group is one cell, because p-values
+    without groups are too small if several cells come from one patient.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        As in `score_predictions`, of two classifiers or more, with a pair of different domains. Tables of several
-        benchmarks may be joined if X was the same.
+        Predictions, as in `score_predictions`, of two classifiers or more, with a pair of different domains. Tables of
+        several benchmarks may be joined if X was the same.
     baseline : str or (features, classifier), optional
-        The one to compare all others with. By default, each pair of classifiers is compared.
-    metric, n_bootstrap, random_state
-        As in `confidence_intervals`.
+        Classifier to compare all others with. By default, each pair of classifiers is compared.
+    metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
+        Score to compare.
+    n_bootstrap : int, default=1000
+        Number of bootstrap draws, at least 1.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draws.
 
     Returns
     -------
@@ -236,7 +243,7 @@ def compare_pipelines(
     Raises
     ------
     ValueError
-        If the classifiers did not predict the same cells, once each, or the baseline is none of them.
+        If the classifiers did not all predict the same cells once, or `baseline` is not one of the classifiers.
     """
     options: dict[str, Any] = {"metric": metric, "n_bootstrap": n_bootstrap, "random_state": random_state}
     check_arguments("compare_pipelines", **options)
@@ -286,7 +293,7 @@ def scores_of_cells(cells: pd.DataFrame) -> dict[str, float]:
 
 
 def _calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]) -> float:
-    """Return the gap between confidence and share of right answers, by bin, weighted by the bin's cells."""
+    """Return the mean gap between confidence and share of right answers over bins, weighted by the bins' cells."""
     given = ~np.isnan(confidence)
     right, confidence = right[given], confidence[given]
     if not len(right):
@@ -297,14 +304,14 @@ def _calibration_error(right: NDArray[np.bool_], confidence: NDArray[np.float64]
 
 
 def quantiles(draws: NDArray[np.float64], tail: float) -> tuple[float, float]:
-    """Return the limits of the interval of the draws that are not NaN; NaN where there is none."""
+    """Return the limits of the interval of the draws that are not NaN; NaN if there are none."""
     draws = draws[~np.isnan(draws)]
     low, high = np.quantile(draws, [tail, 1 - tail]) if len(draws) else (np.nan, np.nan)
     return float(low), float(high)
 
 
 def _constant_answers(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the predictions with the commonest known class of a fold as its answer, the best of constant answers."""
+    """Return the predictions with the commonest known class of each fold, the best constant answer."""
     known = predictions[predictions["known"].astype(bool)]
     keys = [*_pair_keys(predictions), "fold"]
     answers = known.groupby(keys, sort=False, observed=True)["label"].transform(
@@ -336,7 +343,7 @@ def _check_same_cells(predictions: pd.DataFrame) -> None:
 def bootstrap_scores(
     predictions: pd.DataFrame, metric: str, n_bootstrap: int, random_state: Any, by_pair: bool = False
 ) -> dict[Any, NDArray[np.float64]]:
-    """Score the cells as they are, then each draw, (1 + n_bootstrap,); all classifiers are scored on the same draws.
+    """Score the cells as they are, then each draw: (1 + n_bootstrap,). All classifiers are scored on the same draws.
 
     The keys are (features,) classifier, train_domain and test_domain. Without `by_pair` they are (features,) classifier
     alone, and the values are means over the pairs of different domains.
@@ -371,25 +378,20 @@ def bootstrap_scores(
 
 class _Codes(NamedTuple):
     truth: NDArray[np.intp]
-    predicted: NDArray[np.intp]  # -1 for a class that is not among the true ones, and for an abstention
+    predicted: NDArray[np.intp]  # -1 for a class that is not a true class, and for an abstention
     hit: NDArray[np.bool_]
     n_classes: int
 
     @classmethod
     def of(cls, cells: pd.DataFrame) -> "_Codes":
-        """Return numbers for the true classes, by value and not by type: columns may be categories or of a file."""
+        """Return codes of the true classes, by value and not by type, since columns may be categories."""
         truth, classes = pd.factorize(np.asarray(cells["label"]).astype(object))
         predicted = pd.Index(classes, dtype=object).get_indexer(np.asarray(cells["predicted"]).astype(object))
         return cls(truth, predicted, (truth == predicted) & cells["known"].to_numpy(bool), len(classes))
 
 
-def _equal(a: pd.Series, b: pd.Series) -> NDArray[np.bool_]:
-    """Compare values, whatever the columns' types: columns of categories cannot be compared."""
-    return np.asarray(a).astype(object) == np.asarray(b).astype(object)
-
-
 def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Return the mean of the values that are not NaN; NaN, and no warning, where there is none."""
+    """Return the mean of the values that are not NaN; NaN, without a warning, if there are none."""
     given = ~np.isnan(values)
     n = given.sum(axis)
     return np.where(n > 0, np.where(given, values, 0).sum(axis) / np.maximum(n, 1), np.nan)
@@ -410,7 +412,7 @@ def _weighted_scores(
     if metric == "accuracy":
         n = true.sum(1)
         return np.where(n > 0, hits.sum(1) / np.maximum(n, 1), np.nan)
-    drawn = np.where(true > 0, 1.0, np.nan)  # a class that was not drawn does not count
+    drawn = np.where(true > 0, 1.0, np.nan)  # classes that were not drawn do not count
     if metric == "balanced_accuracy":
         return _mean(drawn * hits / np.maximum(true, 1), axis=1)
     answered = count(codes.predicted >= 0, codes.predicted)
@@ -418,21 +420,21 @@ def _weighted_scores(
 
 
 def _across(table: pd.DataFrame) -> pd.DataFrame:
-    across = table[~_equal(table["train_domain"], table["test_domain"])]
+    across = table[~equal_values(table["train_domain"], table["test_domain"])]
     if across.empty:
         raise ValueError("Got scores of one domain but expected at least two. Fix: add another laboratory.")
     return across
 
 
 def check_predictions(predictions: Any, *columns: str) -> None:
-    """Raise unless this is a table of predictions with these columns, by default with all that predictions have."""
+    """Raise unless this is a table of predictions with these columns (by default, with all columns of predictions)."""
     check_table(predictions, "predictions", columns or _PREDICTED, "cross_domain_predictions")
     if not columns:
         _check_once(predictions)
 
 
 def _check_once(predictions: pd.DataFrame) -> None:
-    """Raise if a classifier predicted a cell twice, as where tables are joined that name two classifiers alike."""
+    """Raise if a classifier predicted a cell twice, for example if joined tables give two classifiers one name."""
     series = _pair_keys(predictions)[:-2]
     twice = predictions.duplicated([*series, *_SCORED[1:], "fold", "row"])
     if twice.any():

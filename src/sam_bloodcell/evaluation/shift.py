@@ -20,43 +20,43 @@ from .checks import cell_columns, check_arguments, seed_of, warn_caller
 
 _MAX_COMPARED = 1000  # cells of a domain in `domain_shift`, where memory grows with the square of their number
 _LEAST_CELLS = 5  # of a domain: one for each fold
-_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # squared, of the kernels, in mean squared distances: as in training
+_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # squared widths of the kernels, in mean squared distances, as in training
 
 
 def domain_shift(
     features: Any, domain: Any = None, *, y: Any = None, random_state: Any = None
 ) -> dict[str, float] | pd.DataFrame:
-    """Measure how far domains lie apart in a feature space.
+    """Measure the distance between domains in a feature space.
 
-    Where domains hold different mixtures of cell types, a part of the distance comes from that, whatever the features.
+    If domains have different mixtures of cell types, part of the distance comes from the mixtures.
 
     Parameters
     ----------
     features : array-like of shape (n_samples, n_features)
-        Standardised here; at most 1,000 cells of each domain are used, drawn at random.
+        Features of the cells. They are standardised, and at most 1,000 cells of each domain are drawn at random.
     domain : array-like of shape (n_samples,), optional
-        Default ``features.domain`` of `CellEmbeddings`. At least two domains of at least 5 cells each; smaller ones are
-        left out, without `y` with a warning.
+        Laboratory of each cell, by default ``features.domain`` of `CellEmbeddings`. At least two domains must have at
+        least 5 cells each. Smaller domains are left out, with a warning if `y` is not passed.
     y : array-like of shape (n_samples,), optional
-        Class of each cell. If passed, each class is also measured by itself, where mixtures play no part.
+        Class of each cell. If passed, each class is also measured separately, so that mixtures do not matter.
     random_state : int, RandomState instance or None, default=None
+        Seed of the random draw and of the folds.
 
     Returns
     -------
     dict of str to float
-        ``"mmd"``: unbiased estimate of the squared maximum mean discrepancy under a mean of five Gaussian kernels,
+        ``"mmd"`` is an unbiased estimate of the squared maximum mean discrepancy under a mean of five Gaussian kernels,
         whose squared widths are 1/4 to 4 times the mean squared distance between cells (Gretton et al., JMLR 2012),
-        averaged over the pairs of domains. It is 0 on average where distributions are equal, so single estimates may be
-        negative.
-        ``"domain_accuracy"``: balanced accuracy of a logistic regression that predicts the domain, 5-fold;
-        ``"chance"``: that of a constant answer. With `y` a DataFrame of these and ``n``, the cells: a row for "all",
-        NaN with n = 0 where there are not two domains of 5 cells, and a row for every class that has 5 cells in at
-        least two domains. A class with the name "all" has the row "all (class)".
+        averaged over the pairs of domains. It is 0 on average if distributions are equal, so single estimates may be
+        negative. ``"domain_accuracy"`` is the balanced accuracy of a logistic regression that predicts the domain, in 5
+        folds, and ``"chance"`` that of a constant answer. With `y`, the result is a DataFrame of these and ``n``, the
+        number of cells. It has a row "all" (NaN with n = 0 if fewer than two domains have 5 cells) and a row for every
+        class that has 5 cells in at least two domains. A class with the name "all" has the row "all (class)".
 
     Raises
     ------
     ValueError
-        If there are not two domains of 5 cells and no `y`, lengths differ, or a feature is missing.
+        If `y` is not passed and fewer than two domains have 5 cells, if lengths differ, or if a feature is missing.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def domain_shift(
     check_arguments("domain_shift", random_state=random_state)
     domain = carried_domain(features) if domain is None else domain
     if domain is None:
-        raise ValueError("Got no domain. Fix: pass domain=..., or CellEmbeddings that know it.")
+        raise ValueError("Got no domain. Fix: pass domain=..., or CellEmbeddings with a domain.")
     features = check_array(features, dtype=np.float64, input_name="features")
     (domains,) = cell_columns(len(features), domain=domain)
     seed = seed_of(random_state)
@@ -96,7 +96,7 @@ def domain_shift(
 
 
 def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> tuple[dict[str, float], int]:
-    """Compare the domains that have enough cells, and count their cells; NaN and 0 where there are not two of them."""
+    """Compare the domains that have enough cells, and count their cells; NaN and 0 if there are fewer than two."""
     names, codes, counts = np.unique(domains, return_inverse=True, return_counts=True)
     members = [np.flatnonzero(codes == code) for code in range(len(names)) if counts[code] >= _LEAST_CELLS]
     if len(members) < 2:
@@ -113,14 +113,17 @@ def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> tuple[
 
 
 def _unbiased_mmd(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Estimate the squared maximum mean discrepancy of samples (n, F) and (m, F) without bias: no cell meets itself."""
+    """Estimate the squared maximum mean discrepancy of samples (n, F) and (m, F) without bias.
+
+    No cell is compared with itself.
+    """
     both, n, m = np.concatenate([a, b]), len(a), len(b)
-    squared = euclidean_distances(both, squared=True)  # (n + m, n + m), from a matrix product: no array by feature
+    squared = euclidean_distances(both, squared=True)  # (n + m, n + m); the matrix product needs no array per feature
     unit = max(float(squared.mean()), 1e-12)
     kernel = np.zeros_like(squared)
     for width in _WIDTHS:
         kernel += np.exp(squared / (-width * unit)) / len(_WIDTHS)
-    within_a = (kernel[:n, :n].sum() - n) / (n * (n - 1))  # less the diagonal of ones
+    within_a = (kernel[:n, :n].sum() - n) / (n * (n - 1))  # without the diagonal of ones
     within_b = (kernel[n:, n:].sum() - m) / (m * (m - 1))
     return float(within_a + within_b - 2 * kernel[:n, n:].mean())
 
@@ -128,28 +131,29 @@ def _unbiased_mmd(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 def near_duplicates(
     embeddings: Any, reference: Any | None = None, *, threshold: float | str = "auto"
 ) -> pd.DataFrame:  # fmt: skip
-    """Find pairs of images that look duplicated: one is the other scaled, turned or saved again.
+    """Find pairs of duplicate images: images that look like scaled, rotated or re-encoded versions of each other.
 
-    Copies in different folds or laboratories make scores too good. Each cell is compared with its 5 nearest neighbours.
+    Duplicates in different folds or laboratories make scores too high. Each cell is compared with its 5 nearest
+    neighbours.
 
     Parameters
     ----------
     embeddings : array-like of shape (n_samples, n_features)
-        Standardised here.
+        Embeddings of the cells. They are standardised.
     reference : array-like of shape (n_reference, n_features), optional
-        Other cells, such as those of the training. If passed, each cell is compared with these and not with the other
-        cells of `embeddings`, and distances are measured on the scale of `reference`.
+        Other cells, such as training cells. If passed, each cell is compared with these instead of the other cells of
+        `embeddings`, and distances are measured on the scale of `reference`.
     threshold : float or "auto", default="auto"
         Greatest distance of a pair, as a share of the median distance between cells; at least 0. "auto" is 0.08 for 16
         features or more: with `vit_tiny`, the closest two of 600 real cells were 0.12 apart, while copies saved again
-        as JPEG, halved or turned were, in the median, 0.03 to 0.07 apart. With fewer features cells come close by
-        chance, so "auto" is 0 and only equal rows count.
+        as JPEG, halved or turned had a median distance of 0.03 to 0.07. With fewer features, different cells are close
+        by chance, so "auto" is 0 and only equal rows count.
 
     Returns
     -------
     pandas.DataFrame
-        ``a`` and ``b``, the row numbers of a pair, each pair once, and their ``distance``; the closest pair first. With
-        `reference`, ``b`` is a row of `reference`.
+        A row per pair, the closest pair first: ``a`` and ``b``, the row numbers of the two cells, and their
+        ``distance``. With `reference`, ``b`` is a row of `reference`.
 
     Examples
     --------
@@ -171,9 +175,9 @@ def near_duplicates(
     greatest = (0.08 if scaled.shape[1] >= 16 else 0.0) if threshold == "auto" else threshold
     sample = others[np.random.default_rng(0).permutation(len(others))[:_MAX_COMPARED]]
     median = float(np.median(pdist(sample))) if len(sample) > 1 else 0.0
-    n_neighbors = min(5 + (reference is None), len(others))  # each cell of one set is a neighbour of its own
+    n_neighbors = min(5 + (reference is None), len(others))  # without a reference, each cell is its own neighbour
     neighbour = NearestNeighbors(n_neighbors=n_neighbors).fit(others).kneighbors(scaled, return_distance=False)
-    # measured again, because the search's matrix products give equal rows a small distance
+    # Measured again, because the matrix products of the search give equal rows a small distance.
     distance = np.stack([np.linalg.norm(scaled - others[near], axis=1) for near in neighbour.T], axis=1)
     pairs = np.stack([np.repeat(np.arange(len(scaled)), n_neighbors), neighbour.ravel()])
     a, b = np.sort(pairs, axis=0) if reference is None else pairs

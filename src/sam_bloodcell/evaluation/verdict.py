@@ -1,4 +1,4 @@
-"""The verdict of a benchmark: its recommended classifier, how well it does and where, and whether alignment helps."""
+"""The verdict of a benchmark: its recommended classifier, how well it works and where, and whether alignment helps."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -13,17 +13,25 @@ from .benchmark import BenchmarkResult
 from .headlines import best_of_all, select_series
 from .scores import bootstrap_scores, compare_pipelines, per_class_recall, quantiles, summarise_scores
 
-# Percentile bootstrap intervals of fewer independent cells or patients are too narrow to decide anything by.
+# Percentile bootstrap intervals of fewer independent cells or patients are too narrow for a decision.
 _LEAST_GROUPS = 30
 _NORMAL = 1.96  # half the width of a normal 95 % interval, in standard errors
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean balanced accuracy ``value`` with its 95 % bootstrap interval from ``low`` to ``high``.
+    """A mean balanced accuracy with its 95 % bootstrap interval.
 
-    ``chance`` is the score of always answering one class, and ``n`` the number of laboratories, or of ordered pairs of
-    laboratories, that the mean is over.
+    Parameters
+    ----------
+    value : float
+        Mean balanced accuracy, from 0 to 1.
+    low, high : float
+        Limits of the 95 % interval; NaN if there is no interval.
+    chance : float
+        Score of a classifier that always answers the same class.
+    n : int
+        Number of laboratories, or of ordered pairs of laboratories, over which the mean is taken.
     """
 
     value: float
@@ -37,13 +45,21 @@ class Interval:
 class Comparison:
     """The mean balanced accuracy with the autoencoder minus that without, across laboratories, on the same cells.
 
-    ``low`` to ``high`` is the 95 % interval, and ``p`` the two-sided p-value of a difference of 0. They take in the
-    choice of the tested cells, by the paired bootstrap, and that of the training cells: the folds of a laboratory are
-    trained on all but one part of its cells each, so the jackknife's variance of their differences is added. How much
-    another training of the autoencoder would change is not in them.
+    The interval and the p-value cover the choice of the tested cells, by the paired bootstrap, and the choice of the
+    training cells: each fold of a laboratory is trained on all but one part of its cells, so the jackknife variance of
+    the differences is added. They do not cover how much another training of the autoencoder would change.
 
-    ``helps`` is "yes" or "no" where the interval excludes 0, at least 30 independent cells (or patients) were tested,
-    and there are two folds or more; else "unclear". With few cells, a true gain is often called unclear.
+    Parameters
+    ----------
+    difference : float
+        Mean balanced accuracy with the autoencoder minus that without.
+    low, high : float
+        Limits of the 95 % interval of the difference.
+    p : float
+        Two-sided p-value of a difference of 0.
+    helps : {"yes", "no", "unclear"}
+        "yes" or "no" if the interval excludes 0, at least 30 independent cells (or patients) were tested, and there are
+        at least two folds. Otherwise "unclear", which with few cells is often the answer despite a true gain.
     """
 
     difference: float
@@ -55,7 +71,29 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a benchmark comes to; see `verdict`."""
+    """The conclusions of a benchmark, as returned by `verdict`.
+
+    Parameters
+    ----------
+    features, classifier : str or None
+        The `recommended` feature set and classifier. They are None if nothing was scored, and all else is None then.
+    within : Interval or None
+        Mean over laboratories, each tested on the folds that its training left out.
+    across : Interval or None
+        Mean over ordered pairs of different laboratories; None with one laboratory.
+    weakest_pair : tuple or None
+        The pair of different laboratories with the lowest mean balanced accuracy over folds, as (train_domain,
+        test_domain, balanced accuracy, number of cells tested).
+    weakest_class : tuple or None
+        The class with the lowest recall, as (label, recall, number of cells tested). The recall is a mean over the
+        pairs of different laboratories that score the class, or over the folds if there is one laboratory.
+    autoencoder : Comparison or None
+        The recommended kind of classifier on "autoencoder" and on "embeddings"; None without an autoencoder and with
+        one laboratory.
+    calibration : dict of str to float
+        The mean expected calibration error ``"within"`` and ``"across"`` laboratories, over the same laboratories and
+        pairs; NaN if the classifier gives no probabilities.
+    """
 
     features: str | None
     classifier: str | None
@@ -71,11 +109,21 @@ _VERDICTS: WeakKeyDictionary[BenchmarkResult, Verdict] = WeakKeyDictionary()
 
 
 def recommended(result: BenchmarkResult) -> tuple[str, str] | None:
-    """Return the feature set and the classifier with the best mean balanced accuracy, or None if nothing was scored.
+    """Return the feature set and the classifier with the best mean balanced accuracy.
 
-    The mean is over all pairs of different laboratories, and over the folds of the one laboratory where there is one.
-    The choice is made by the same scores that are shown, so the best one's score is somewhat too good. Classifiers
-    without probabilities are recommended only where there is no other: nobody would know how sure an answer is.
+    The mean is over all pairs of different laboratories, or over the folds if there is one laboratory. The choice is
+    made by the same scores that are shown, so the best score is somewhat too high. Classifiers without probabilities
+    are recommended only if there are no others, because their answers have no confidence.
+
+    Parameters
+    ----------
+    result : BenchmarkResult
+        The result of `run_benchmark`.
+
+    Returns
+    -------
+    tuple of str or None
+        Feature set and classifier, or None if nothing was scored.
     """
     return best_of_all(candidates(result))
 
@@ -88,24 +136,20 @@ def candidates(result: BenchmarkResult) -> pd.DataFrame:
 
 
 def verdict(result: BenchmarkResult) -> Verdict:
-    """Return what the benchmark says about the recommended classifier.
+    """Return the conclusions of the benchmark about the recommended classifier.
+
+    Parameters
+    ----------
+    result : BenchmarkResult
+        The result of `run_benchmark`.
 
     Returns
     -------
     Verdict
-        ``features`` and ``classifier``: the `recommended` ones, None where nothing was scored; all else is None then.
-        ``within``: `Interval` of the mean over laboratories, each tested on the folds that its training left out.
-        ``across``: `Interval` of the mean over ordered pairs of different laboratories; None with one laboratory.
-        ``weakest_pair``: the pair of different laboratories with the lowest mean balanced accuracy over folds, as
-        (train_domain, test_domain, balanced accuracy, number of cells tested).
-        ``weakest_class``: the class with the lowest recall, a mean over the pairs of different laboratories that score
-        it (over the folds of the one laboratory), as (label, recall, number of cells tested).
-        ``autoencoder``: `Comparison` of the recommended kind of classifier on "autoencoder" and on "embeddings"; None
-        without an autoencoder and with one laboratory.
-        ``calibration``: the mean expected calibration error ``"within"`` and ``"across"`` laboratories, over the same
-        laboratories and pairs; NaN where the classifier gives no probabilities.
+        Scores within and across laboratories, the weakest pair and class, the effect of the autoencoder, and the
+        calibration error.
     """
-    if result not in _VERDICTS:  # its bootstraps take seconds, and several parts of a report ask for it
+    if result not in _VERDICTS:  # cached, because the bootstraps take seconds and several parts of a report need it
         _VERDICTS[result] = _verdict(result)
     return _VERDICTS[result]
 
@@ -134,11 +178,16 @@ def _verdict(result: BenchmarkResult) -> Verdict:
 def recall_by_direction(result: BenchmarkResult) -> pd.DataFrame:
     """Return the recommended classifier's recall of each class, by pair of laboratories.
 
+    Parameters
+    ----------
+    result : BenchmarkResult
+        The result of `run_benchmark`.
+
     Returns
     -------
     pandas.DataFrame
-        A row per ``label``, ``train_domain`` and ``test_domain`` where training knew the class: its ``recall``, a mean
-        over the folds, and ``n``, the mean number of its cells that a fold tested. Empty where nothing was scored.
+        A row per ``label``, ``train_domain`` and ``test_domain`` if training knew the class: its ``recall``, a mean
+        over the folds, and ``n``, the mean number of its cells that a fold tested. Empty if nothing was scored.
     """
     columns = ["label", "train_domain", "test_domain", "recall", "n"]
     best = recommended(result)
@@ -149,14 +198,14 @@ def recall_by_direction(result: BenchmarkResult) -> pd.DataFrame:
 
 
 def recommended_predictions(result: BenchmarkResult) -> pd.DataFrame | None:
-    """Return all answers of the recommended classifier, or None where nothing was scored.
+    """Return all answers of the recommended classifier, or None if nothing was scored.
 
     Returns
     -------
     pandas.DataFrame
-        A row per training laboratory, fold and tested cell: ``path`` of the cell (its row number where cells have no
-        paths), ``domain`` and ``label`` as given, ``group`` where cells have groups, ``train_domain`` and ``fold`` of
-        the training, ``predicted`` and ``confidence``, and ``known``, whether the label was in training.
+        A row per training laboratory, fold and tested cell: ``path`` of the cell (or its row number if cells have no
+        paths), ``domain`` and ``label`` as given, ``group`` if cells have groups, ``train_domain`` and ``fold`` of the
+        training, ``predicted`` and ``confidence``, and ``known``, whether the label was in training.
     """
     best = recommended(result)
     if best is None:
@@ -175,9 +224,9 @@ def verdict_lines(result: BenchmarkResult) -> list[str]:
     """Return the verdict as short lines of text, for a terminal."""
     told = verdict(result)
     if told.classifier is None:
-        return ["No pair of laboratories has a class in common, so nothing was scored."]
+        return ["No two laboratories share a class, so nothing was scored."]
     n, sure = len(candidates(result)), "" if len(candidates(result)) == len(result.headlines) else " with probabilities"
-    chosen = f", the best of {n}{sure} by these same scores, so its own are somewhat too good" if n > 1 else ""
+    chosen = f", the best of {n}{sure} by these same scores, which are therefore somewhat too high" if n > 1 else ""
     lines = [f"Recommended: {told.classifier} on the features {told.features!r}{chosen}."]
     for where, units, found in (
         ("Within laboratories", "laborator", told.within), ("Across laboratories", "pair", told.across)
@@ -190,7 +239,7 @@ def verdict_lines(result: BenchmarkResult) -> list[str]:
             )
     if told.weakest_pair is not None:
         train, test, lowest, cells = told.weakest_pair
-        lines.append(f"Weakest direction: trained in {train}, tested in {test}: {lowest:.3f} on {cells} cells.")
+        lines.append(f"Weakest direction: {lowest:.3f} when trained in {train} and tested in {test} ({cells} cells).")
     if told.weakest_class is not None:
         label, recall, cells = told.weakest_class
         where = "" if told.across is None else " across laboratories"
@@ -207,7 +256,7 @@ def verdict_lines(result: BenchmarkResult) -> list[str]:
 
 
 def headlined(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of known classes across laboratories, or all rows of known classes where there is one."""
+    """Return the rows of known classes across laboratories, or all rows of known classes if there is one laboratory."""
     known = found[found["known"].astype(bool)]
     across = known["train_domain"] != known["test_domain"]
     return known[across] if across.any() else known
@@ -218,7 +267,7 @@ def _seed(result: BenchmarkResult) -> int:
 
 
 def _within(found: pd.DataFrame, scores: pd.DataFrame, seed: int) -> Interval | None:
-    """Draw the tested groups of each laboratory anew, as `confidence_intervals` does across laboratories."""
+    """Bootstrap the tested groups of each laboratory, as `confidence_intervals` does across laboratories."""
     own = found[(found["train_domain"] == found["test_domain"]) & found["known"].astype(bool)]
     if own.empty:
         return None
@@ -258,7 +307,7 @@ def _compare_features(result: BenchmarkResult, classifier: str) -> Comparison | 
     table = table[table["features"].isin(names)]
     if table["features"].nunique() < len(names):
         return None
-    with warnings.catch_warnings():  # whether cells have patients is said once, by the advice
+    with warnings.catch_warnings():  # the advice already says whether cells have patients
         warnings.filterwarnings("ignore", message="Every group is one cell", category=UserWarning)
         row = compare_pipelines(table, (names[1], classifier), random_state=_seed(result)).iloc[0]
     tested = table[(table["train_domain"] != table["test_domain"]) & table["known"].astype(bool)]
@@ -280,7 +329,7 @@ def _compare_features(result: BenchmarkResult, classifier: str) -> Comparison | 
 def _training_variance(scores: pd.DataFrame) -> tuple[float, int]:
     """Return the variance of the autoencoder's mean gain that comes from the training cells, and the fewest folds.
 
-    The fits of a laboratory's folds leave out one part of its cells each, so they are a jackknife of these cells.
+    Each fit of a laboratory's folds leaves out one part of its cells, so the fits are a jackknife of these cells.
     """
     scores = scores[(scores["train_domain"] != scores["test_domain"]) & (scores["n_classes"] > 0)]
     folds = scores.groupby(["features", "train_domain", "fold"], observed=True)["balanced_accuracy"].mean()
@@ -293,5 +342,5 @@ def _training_variance(scores: pd.DataFrame) -> tuple[float, int]:
 
 
 def _mean_over_pairs(scores: pd.DataFrame, column: str) -> float:
-    """Return the mean over pairs of laboratories of the mean over folds; NaN where there is no value."""
+    """Return the mean over pairs of laboratories of the mean over folds; NaN if there is no value."""
     return float(scores.groupby(["train_domain", "test_domain"], sort=False)[column].mean().mean())

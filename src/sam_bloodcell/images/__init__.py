@@ -1,4 +1,4 @@
-"""Pixels in: whatever a user calls an image becomes uint8 RGB here, and nowhere else."""
+"""Reading of images: paths, PIL images and arrays become uint8 RGB, and masks become bool arrays."""
 
 from ..exceptions import ImageReadError
 from .masks import load_mask

@@ -1,4 +1,4 @@
-"""Images of any shape become squares of one size; shape is diagnostic, so they are never squeezed."""
+"""Images of any shape become squares of one size, without distortion, because shape is diagnostic."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from PIL import Image
 
 from .reading import RGB, load_rgb
 
-# Cells have ten times as much: of 2,300 real images, the palest has 15.
+# Cells have about ten times as much: the palest of 2,300 real images has 15.
 _LEAST_CONTRAST = 2.0
 
 
 def pad_to_square(image: NDArray) -> NDArray:
-    """Repeat the border pixels of an (H, W) or (H, W, C) array until it is square; the image stays in the middle."""
+    """Repeat the border pixels of an (H, W) or (H, W, C) array until it is square, with the image in the middle."""
     height, width = image.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2

@@ -1,4 +1,4 @@
-"""What a file says of its numbers and pages, which the pixels that Pillow decodes no longer tell."""
+"""Information about bit depth and pages in a file, which is lost once Pillow has decoded the pixels."""
 
 import re
 import threading
@@ -16,14 +16,14 @@ _PLANAR, _SAMPLE_FORMAT = 284, 339
 _UNCOMPRESSED, _SEPARATE_PLANES, _SIGNED, _WHITE_IS_ZERO = 1, 2, 2, 0
 # Bits of the subfile type: a smaller version of another page, a transparency mask of another page.
 _REDUCED, _MASK = 1, 4
-# Start of a JPEG 2000 codestream, and how far behind it the depth of the first channel is noted.
+# Start of a JPEG 2000 codestream, and offset from it at which the depth of the first channel is stored.
 _CODESTREAM, _DEPTH_OFFSET = b"\xff\x4f\xff\x51", 42
 
 
 def stored_bits(image: Image.Image) -> int:
-    """Return the bits of a number in the image's file; 8 where an image does not know, as one that is already loaded.
+    """Return the bits per value in the image's file; 8 if this is unknown, for example after loading.
 
-    Pillow has colours of 8 bits only: of deeper ones it keeps the upper 8.
+    Pillow has only 8 bits per colour and keeps the upper 8 bits of deeper colours.
     """
     if tags := getattr(image, "tag_v2", None):
         return max(tags.get(_BITS, (1,)))
@@ -45,10 +45,10 @@ def is_white_zero(image: Image.Image) -> bool:
 
 
 def refuse_signed(image: Image.Image, where: str) -> None:
-    """Raise where a TIFF holds signed 8- or 16-bit numbers: which of them are black and white is not known."""
+    """Raise if a TIFF has signed 8- or 16-bit numbers, because their black and white are unknown."""
     tags = getattr(image, "tag_v2", None)
     if tags and _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and max(tags.get(_BITS, (1,))) <= 16:
-        raise ImageReadError(f"{where}holds signed numbers, whose range is unknown. Fix: save it unsigned.")
+        raise ImageReadError(f"{where}has signed numbers, whose range is unknown. Fix: save it unsigned.")
 
 
 _reading = threading.Lock()
@@ -57,9 +57,9 @@ _readers: dict[str, Any] = {"inside": 0, "callers": False}
 
 @contextmanager
 def whole_files_only() -> Iterator[None]:
-    """Have Pillow refuse truncated files while the block runs: other code may have told it to fill them with grey.
+    """Make Pillow refuse truncated files while the block runs, even if other code set it to fill them with grey.
 
-    The setting belongs to the process. The first thread that comes in notes it, and the last one restores it.
+    The setting is global to the process. The first thread to enter stores it, and the last one to leave restores it.
     """
     with _reading:
         if not _readers["inside"]:
@@ -76,11 +76,11 @@ def whole_files_only() -> Iterator[None]:
 
 @contextmanager
 def page_of_image(image: Image.Image, where: str) -> Iterator[None]:
-    """Turn a TIFF to the page that is the picture while the block runs; raise where that cannot be told.
+    """Select the page of a TIFF that is the picture while the block runs; raise if this is unclear.
 
-    Pages that the file calls smaller versions or masks of another are passed over. Of the others, the first is taken,
-    unless a later one is larger, or several are grey: they may be the channels of one picture. A page that the caller
-    has turned to or loaded is left alone, and so are frames of other formats.
+    Pages that the file marks as smaller versions or masks of another page are skipped. Of the others, the first is
+    taken, unless a later one is larger, or several are grey, because these may be the channels of one picture. A page
+    that the caller selected or loaded stays selected, and so do frames of other formats.
     """
     if not hasattr(image, "tag_v2") or image.tell() or not image.tile:  # type: ignore[attr-defined]
         yield
@@ -109,22 +109,22 @@ def _find_page(image: Image.Image, where: str) -> int:
     larger = [page for page, (width, height), *_ in pages if width * height > size[0] * size[1]]
     if larger:
         raise ImageReadError(
-            f"{where}has several pages, and page {larger[0]} is larger than page {first}: which is the picture cannot "
-            "be told. Fix: save the picture alone."
+            f"{where}has several pages, and page {larger[0]} is larger than page {first}, so it is unclear which one "
+            "is the picture. Fix: save only the picture."
         )
-    # ImageJ may write all planes behind the first page and only count them.
+    # ImageJ may write all planes after the first page and only count them.
     planes = re.search(r"^images=(\d+)", description, re.MULTILINE) if description.startswith("ImageJ=") else None
     count = max(sum(other == size and grey for _, other, grey, _ in pages), int(planes[1]) if planes else 1)
     if is_grey and count > 1:
         raise ImageReadError(
-            f"{where}holds {count} grey pages, which may be the channels of one picture. Fix: save it as one RGB page, "
-            "or its one page alone."
+            f"{where}has {count} grey pages, which may be the channels of one picture. Fix: save it as one RGB page, "
+            "or save only one page."
         )
     return first
 
 
 def _mend_planes(image: Image.Image) -> None:
-    """Have Pillow read 16-bit numbers where each channel lies apart and uncompressed: it takes them for 8-bit ones."""
+    """Make Pillow read uncompressed, planar 16-bit numbers correctly, which it would read as 8-bit numbers."""
     tags, tile = image.tag_v2, image.tile  # type: ignore[attr-defined]
     apart = tags.get(_PLANAR, 1) == _SEPARATE_PLANES and tags.get(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
     if apart and stored_bits(image) == 16 and all(len(arguments[0]) == 1 for *_, arguments in tile):

@@ -1,4 +1,4 @@
-"""Image files in a folder and all its sub-folders, and an account of what else it holds."""
+"""Image files in a folder and all its sub-folders, and an account of its other contents."""
 
 import os
 import re
@@ -12,37 +12,37 @@ IMAGE_SUFFIXES = frozenset(
     {".apng", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".pbm", ".pgm", ".png", ".pnm",
      ".ppm", ".tif", ".tiff", ".webp"}
 )  # fmt: skip
-# The suffixes of images in formats that are not read here: who has such files expects them to be taken.
+# The suffixes of images in formats that are not read here. Users would expect such files to be taken.
 _OTHER_IMAGE_SUFFIXES = frozenset(
     {".arw", ".avif", ".bif", ".btf", ".cr2", ".cr3", ".czi", ".dcm", ".dib", ".dng", ".exr", ".heic", ".heif", ".ims",
      ".jxl", ".jxr", ".lif", ".lsm", ".mrxs", ".nd2", ".ndpi", ".nef", ".oib", ".oif", ".orf", ".pcx", ".psd",
      ".qptiff", ".raf", ".raw", ".rw2", ".scn", ".stk", ".svs", ".svslide", ".tga", ".vms", ".vsi", ".xcf", ".zvi"}
 )  # fmt: skip
-# What systems, file servers and archives leave behind, beside the names that begin with ".".
+# Names that systems, file servers and archives leave behind, besides those that begin with ".".
 _SYSTEM_NAMES = frozenset(
     {"__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "$recycle.bin", "recycler", "lost+found",
      "system volume information", "network trash folder", "temporary items", "thumbs.db", "ehthumbs.db", "desktop.ini",
      "icon\r"}
 )  # fmt: skip
 _MASK = re.compile(r"(^|[-_. ])masks?$")
-# Other names of masks, which name the image too. They count only beside that image: "seg" and "label" are also parts of
-# names that cells have.
+# Other names of masks, which contain the name of the image. They count only next to that image, because "seg" and
+# "label" may also be parts of names of cells.
 _NAMED_AFTER = re.compile(r"(?i)masks?[-_. ](?P<behind>.+)|(?P<before>.+)[-_. ](segmentation|seg|labels?|masks?)")
 
-Account = Mapping[tuple[str, str], int]  # the number by folder, below the one that was listed, and by kind
+Account = Mapping[tuple[str, str], int]  # the number by folder, relative to the listed one, and by kind
 
 
 class Listing:
-    """What a folder holds, which may not exist.
+    """The contents of a folder, which may not exist.
 
-    `images` and `masks` are the paths of its image files and those of its sub-folders, the images in the order of their
-    names; `folders` the sub-folders that were searched. `left_out` counts what was passed over as usual: masks,
-    leftovers (hidden files and folders, and those that systems make), files that are no images. `lost` counts what
-    looks like data but was not taken, or was taken twice.
+    `images` and `masks` are the paths of the files in it and in its sub-folders, with images in the order of their
+    names. `folders` are the sub-folders that were searched. `left_out` counts files that are always skipped: masks,
+    hidden and system files and folders, and files that are not images. `lost` counts files that look like data but were
+    not taken, or were taken twice.
 
-    Masks are files and folders whose names are "mask" or "masks", or end so behind "_", "-", "." or a space; beside an
-    image "1.png" also files such as "mask_1.png", "1_seg.png" and "1_label.png". Links are followed, except a link to a
-    folder that contains it: following it would never end.
+    Masks are files and folders whose names are "mask" or "masks", or end with it after "_", "-", "." or a space. Next
+    to an image "1.png", files such as "mask_1.png", "1_seg.png" and "1_label.png" are also masks. Links are followed,
+    except a link to a folder that contains it, because following it would never end.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -57,23 +57,23 @@ class Listing:
             self._search(self.root)
         self._part_masks()
         self.images.sort()
-        if self._links:  # without links no image has two paths, and resolving a path takes time
+        if self._links:  # needed only with links, because resolving a path takes time
             self._count_twice()
 
     def below(self, path: Path) -> str:
-        """Return a path below the folder, as messages name it."""
+        """Return a path relative to the folder, for messages."""
         return path.relative_to(self.root).as_posix()
 
     def account(self) -> dict[tuple[str, str], int]:
-        """Return the number of all that was left out or lost, by folder and kind."""
+        """Return the numbers of files left out or lost, by folder and kind."""
         return dict(self.lost + self.left_out)
 
     def warn(self, stacklevel: int = 2) -> None:
-        """Warn once if anything that looks like data was not taken, or was taken twice."""
+        """Warn once if files that look like data were not taken, or were taken twice."""
         if self.lost:
             warnings.warn(
-                f"Not all of '{self.root}' was taken as it lies there: {describe(self.lost)}. "
-                "Fix: convert, move or unlock what is data, and remove the rest.",
+                f"Some files of '{self.root}' were not taken, or taken twice: {describe(self.lost)}. "
+                "Fix: convert, move or unlock files that are data, and remove the others.",
                 stacklevel=stacklevel + 1,
             )
 
@@ -107,16 +107,16 @@ class Listing:
                 self.left_out[here, "masks"] += 1
                 self.masks.append(file)
             else:
-                self.images.append(file)  # also a broken link: reading it names it
+                self.images.append(file)  # also a broken link, which the reading error will name
         elif suffix in _OTHER_IMAGE_SUFFIXES:
             self.lost[here, f"images in a format that is not read here ({suffix})"] += 1
         elif broken:
             self.lost[here, "broken links"] += 1
         else:
-            self.left_out[here, f"files that are no images ({suffix or 'without a suffix'})"] += 1
+            self.left_out[here, f"files that are not images ({suffix or 'without a suffix'})"] += 1
 
     def _part_masks(self) -> None:
-        """Take from the images those that are named as the mask of another one beside them."""
+        """Move images whose name says that they are the mask of another image next to them to the masks."""
         named = [image for image in self.images if _NAMED_AFTER.fullmatch(image.stem)]
         stems = {image.with_suffix("") for image in self.images} if named else set()
         masks = {image for image in named if self.image_of(image) in stems}
@@ -127,7 +127,7 @@ class Listing:
 
     @staticmethod
     def image_of(mask: Path) -> Path:
-        """Return the path, without a suffix, of the image that a mask's name says it belongs to."""
+        """Return the path, without a suffix, of the image to which a mask belongs by its name."""
         named = _NAMED_AFTER.fullmatch(mask.stem)
         return mask.with_name((named["behind"] or named["before"]) if named else mask.stem)
 
@@ -146,14 +146,14 @@ class Listing:
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
-    """List the images of a folder, which may not exist, as `Listing` does; warn if what looks like data is left."""
+    """List the images of a folder, which may not exist, as `Listing` does; warn of data that was not taken."""
     listing = Listing(folder)
     listing.warn()
     return listing.images
 
 
 def describe(account: Account) -> str:
-    """Describe what was left out, by kind, folder and number; of many folders the five with most."""
+    """Describe the files that were left out, by kind, folder and number, with the five folders that have most."""
     kinds: dict[str, Counter[str]] = {}
     for (folder, kind), number in account.items():
         kinds.setdefault(kind, Counter())[folder] += number

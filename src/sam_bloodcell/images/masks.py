@@ -1,4 +1,4 @@
-"""One cell mask becomes a bool array, True inside the cell."""
+"""Reading of a cell mask as a bool array, True inside the cell."""
 
 import os
 import warnings
@@ -13,24 +13,24 @@ from ..exceptions import ImageReadError
 from .layout import is_white_zero, stored_bits
 from .reading import check_size, convert_opened, decode, flatten, load_rgb, read_file, refuse_dim_colours
 
-# Numbers below it are codes, each drawn with its own meaning; a picture of a mask has a white far above it.
+# Lower numbers are codes, each with its own meaning; the white of a mask that is a picture is far higher.
 _FEWEST_GREYS = 32
-# Share of what is not 0 that a grey fills if it is a code, and no noise beside an edge.
+# Share of the non-zero pixels that a grey fills if it is a code instead of noise next to an edge.
 _LEAST_SHARE = 0.02
-# The greys between black and white: soft edges have at least the one number, codes at most the other.
+# Numbers of greys between black and white: the minimum of soft edges, and the maximum of codes.
 _FEWEST_SOFT, _MOST_CODES = 3, 8
 _LARGEST_COVER = 0.9
 
 
 class Mask(NamedTuple):
-    """A mask that was read: True (H, W) inside the cell, and what makes it doubtful, or nothing."""
+    """A mask that was read: True (H, W) inside the cell, and the reason why it is doubtful, or ""."""
 
     inside: NDArray[np.bool_]
     doubt: str
 
 
 class _Values(NamedTuple):
-    """The numbers (H, W) of a mask, whether they were compressed with loss, and whether white is their largest."""
+    """The numbers (H, W) of a mask, whether compression was lossy, and whether white is the largest number."""
 
     numbers: NDArray
     is_lossy: bool = False
@@ -40,17 +40,17 @@ class _Values(NamedTuple):
 def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
     """Read one mask: True (H, W) inside the cell.
 
-    Codes count wherever they are not 0, so that nucleus and cytoplasm both do: numbers below 32, the index of a palette
-    with colours, and one or two numbers between 0 and the largest. More of them are soft edges or noise, unless they
-    fill areas: pixels of at least half the lowest number that fills areas are inside. In a JPEG and the like, they are
-    noise in any case, and half the white is the limit (a quarter, where grey areas show that grey is a code). A TIFF's
-    numbers count as they are stored, also where it calls 0 white. Transparent pixels are 0.
+    Codes other than 0 are inside, so that nucleus and cytoplasm both count. Codes are numbers below 32, the index of a
+    palette with colours, and one or two numbers between 0 and the largest. More numbers are soft edges or noise, unless
+    they fill areas: pixels of at least half the lowest number that fills areas are inside. In a JPEG or a similar
+    format, they are always noise, and the limit is half of white (a quarter, if grey areas show that grey is a code).
+    The numbers of a TIFF are used as stored, even if it defines 0 as white. Transparent pixels are 0.
 
-    A black and white mask whose border is all white, around one black part, is the mask of that part. It is read so,
-    with a warning. A bool array is never turned over, nor is a mask whose border has a black pixel. Masks that touch
-    all four borders or cover more than 90% of the image are read as they are, with a warning.
+    A black and white mask whose border is all white, around one black part, is read as the mask of that part, with a
+    warning. A bool array is never inverted, nor is a mask with a black pixel on its border. Masks that touch all four
+    borders or cover more than 90% of the image are read unchanged, with a warning.
 
-    Errors are those of `load_rgb`, and an empty mask is one too.
+    The errors are those of `load_rgb`. An empty mask is also an error.
     """
     read = read_mask(mask, row)
     if read.doubt:
@@ -59,7 +59,7 @@ def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
 
 
 def read_mask(mask: Any, row: int | None = None) -> Mask:
-    """Read one mask as `load_mask`, but return what makes it doubtful instead of a warning."""
+    """Read one mask as `load_mask` does, but return the reason why it is doubtful instead of a warning."""
     where = "" if row is None else f"Row {row}: "
     if isinstance(mask, str | os.PathLike):
         values = decode(*read_file(mask, row), _from_pil)
@@ -70,7 +70,7 @@ def read_mask(mask: Any, row: int | None = None) -> Mask:
     else:
         values = _Values(load_rgb(mask, row).max(axis=2), has_white=True)
     if np.isnan(values.numbers).any():
-        raise ImageReadError(f"{where}The mask holds NaN. Fix: write 0 outside the cell.")
+        raise ImageReadError(f"{where}The mask contains NaN. Fix: write 0 outside the cell.")
     file = f"'{mask}' " if isinstance(mask, str | os.PathLike) else ""
     inside = _likely(values.numbers, f"{where}The mask {file}")
     inside = _inside(values) if inside is None else inside
@@ -78,32 +78,32 @@ def read_mask(mask: Any, row: int | None = None) -> Mask:
         raise ImageReadError(f"{where}The mask {file}is empty. Fix: remove the cell or draw its mask.")
     name = f"{where}The mask {file}"
     if _is_white_around_one_cell(values, inside):
-        return Mask(~inside, f"{name}is white around one black part, which is read as the cell. Fix: paint it white.")
+        return Mask(~inside, f"{name}is white around one black part, which is read as the cell. Fix: invert the mask.")
     return Mask(inside, _doubt(inside, name))
 
 
 def _likely(numbers: NDArray, name: str) -> NDArray[np.bool_] | None:
-    """Return where fractions without a 0, as a model's probabilities are, reach a half; None for other numbers."""
+    """Return where fractions without a 0, such as a model's probabilities, reach 0.5; None for other numbers."""
     if numbers.dtype.kind != "f" or not numbers.size or numbers.min() == 0 or (numbers % 1 == 0).all():
         return None
     low, high = float(numbers.min()), float(numbers.max())
     if low < 0 or high > 1:
         raise ImageReadError(
-            f"{name}holds fractions from {low:g} to {high:g}, as a model's logits are. Fix: pass mask > threshold."
+            f"{name}has fractions from {low:g} to {high:g}, such as a model's logits. Fix: pass mask > threshold."
         )
     return numbers >= 0.5
 
 
 def _doubt(inside: NDArray[np.bool_], name: str) -> str:
     if inside.mean() > _LARGEST_COVER:
-        return f"{name}covers {inside.mean():.0%} of its image. Fix: make sure that its ground is 0."
+        return f"{name}covers {inside.mean():.0%} of its image. Fix: make sure that its background is 0."
     if all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1])):
-        return f"{name}touches all four borders. Fix: make sure that its ground is 0."
+        return f"{name}touches all four borders. Fix: make sure that its background is 0."
     return ""
 
 
 def _from_pil(image: Image.Image, where: str) -> _Values:
-    # Not by way of `reading.from_pil`: its 16-bit scaling would round 128 to 0, its white ground would be cell.
+    # `reading.from_pil` is not used, because its 16-bit scaling rounds 128 to 0 and its white background would be cell.
     check_size(image.size, where)
     bits, white_zero, file_format = stored_bits(image), is_white_zero(image), image.format
     image = ImageOps.exif_transpose(image)
@@ -125,7 +125,7 @@ def _from_pil(image: Image.Image, where: str) -> _Values:
 
 
 def _palette_numbers(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the greys of a palette that has greys alone, else its indices; transparent pixels are 0."""
+    """Return the greys of a palette that has only greys, otherwise its indices; transparent pixels are 0."""
     index = np.array(image.getchannel(0))
     colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     used = np.unique(index)
@@ -139,9 +139,9 @@ def _palette_numbers(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _inside(values: _Values) -> NDArray[np.bool_]:
-    """Tell codes from soft edges, and return what is inside (see `load_mask`)."""
+    """Distinguish codes from soft edges, and return the inside (see `load_mask`)."""
     numbers, is_lossy = values.numbers, values.is_lossy
-    if numbers.dtype == np.float16:  # which scipy does not filter
+    if numbers.dtype == np.float16:  # scipy does not filter this type
         numbers = numbers.astype(np.float32)
     drawn = numbers != 0
     if numbers.dtype == bool or not drawn.any() or numbers.min() < 0:
@@ -171,7 +171,7 @@ def _inside(values: _Values) -> NDArray[np.bool_]:
 def _is_white_around_one_cell(values: _Values, inside: NDArray[np.bool_]) -> bool:
     """Tell whether a black and white picture has a white border all around, and one black part.
 
-    A cell looks so too if it fills its crop up to the corners and has a hole, which is rare enough for a warning.
+    A cell that fills its crop up to the corners and has a hole looks the same, but this is rare enough for a warning.
     """
     border = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
     if not values.has_white or inside.all() or not border.all():

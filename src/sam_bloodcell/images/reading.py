@@ -1,4 +1,4 @@
-"""One image, whatever it is, becomes uint8 RGB."""
+"""Reading of an image of any supported kind as uint8 RGB."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from .layout import is_white_zero, page_of_image, refuse_signed, stored_bits, wh
 
 RGB = NDArray[np.uint8]
 
-# What Pillow may try: it would hand other kinds, such as EPS, to outside programs. It knows five without being told.
+# Formats that Pillow may try: it would pass others, such as EPS, to external programs. Five are loaded by default.
 _PLUGINS = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -27,21 +27,20 @@ def load_rgb(image: Any, row: int | None = None) -> RGB:
     """Read a path, PIL image or array as uint8 RGB (H, W, 3), or raise an `ImageReadError` that names the row.
 
     Arrays are (H, W), (H, W, 3) or (H, W, 4), of bool, uint8, uint16 or float in [0, 1]. Transparent images are
-    composited on white, EXIF rotation is applied, 16-bit values are scaled by their range (0 to 65535), floats by
-    theirs (0 to 1). Values that stay within a quarter of that range are refused: they are 8- to 14-bit numbers, which
-    would be dark. Of a file with several frames or pages of colour, the first is taken; smaller versions of a TIFF's
-    picture are passed over, and several grey pages, which may be its channels, are refused. Colour profiles are
-    ignored: the numbers are taken as they are.
+    composited on white, EXIF rotation is applied, 16-bit values are scaled from 0 to 65535, and floats from 0 to 1.
+    Values that stay within a quarter of that range are refused, because they are 8- to 14-bit numbers, which would be
+    dark. The first frame or colour page of a file is taken. Smaller versions of a TIFF's picture are skipped, and
+    several grey pages, which may be its channels, are refused. Colour profiles are ignored.
     """
     return read_content(image, row).rgb()
 
 
 class ComputedImage(ABC):
-    """An image whose pixels are computed when they are wanted, such as a view of another image."""
+    """An image whose pixels are computed on demand, such as a view of another image."""
 
     @abstractmethod
     def digest(self) -> bytes:
-        """Return the SHA-256 of all that decides the pixels."""
+        """Return the SHA-256 of everything that determines the pixels."""
 
     @abstractmethod
     def rgb(self) -> RGB:
@@ -51,11 +50,11 @@ class ComputedImage(ABC):
 class ImageContent(NamedTuple):
     """An image that was read once: the bytes of a file, or the pixels (H, W, 3) of an image that is not a file.
 
-    Of a computed image, it holds what computes the pixels.
+    For a computed image, it contains the object that computes the pixels.
     """
 
     data: bytes | RGB | ComputedImage
-    where: str  # how errors begin: the row and the name of the file
+    where: str  # start of error messages: the row and the name of the file
 
     def digest(self) -> bytes:
         """Return the SHA-256 of the bytes or the pixels."""
@@ -66,14 +65,14 @@ class ImageContent(NamedTuple):
         return hashlib.sha256(repr(self.data.shape).encode() + self.data.tobytes()).digest()
 
     def rgb(self) -> RGB:
-        """Return the pixels, as `load_rgb`."""
+        """Return the pixels, as `load_rgb` does."""
         if isinstance(self.data, ComputedImage):
             return self.data.rgb()
         return decode(self.data, self.where, from_pil) if isinstance(self.data, bytes) else self.data
 
 
 def read_content(image: Any, row: int | None = None) -> ImageContent:
-    """Read an image's file without decoding it, or take the pixels of an image that is not a file; as `load_rgb`."""
+    """Read an image's file without decoding it, or take the pixels of an image that is not a file."""
     if isinstance(image, str | os.PathLike):
         return ImageContent(*read_file(image, row))
     where = "" if row is None else f"Row {row}: "
@@ -85,12 +84,12 @@ def read_content(image: Any, row: int | None = None) -> ImageContent:
 
 
 def read_file(file: str | os.PathLike, row: int | None = None) -> tuple[bytes, str]:
-    """Return the bytes of a file, and how errors about it begin."""
+    """Return the bytes of a file, and the start of error messages about it."""
     path, prefix = Path(file), "" if row is None else f"Row {row}: "
     where = f"{prefix}'{path}' "
     with _only_image_read_errors(where):
         if not path.is_file() and path.exists():
-            kind = "a folder. Fix: pass the image files in it" if path.is_dir() else "no file. Fix: pass image files"
+            kind = "a folder. Fix: pass the image files in it" if path.is_dir() else "not a file. Fix: pass image files"
             raise ImageReadError(f"{where}is {kind}.")
         return path.read_bytes(), where
 
@@ -102,18 +101,18 @@ def decode(data: bytes, where: str, convert: Callable[[Image.Image, str], Any]) 
             image = Image.open(BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError as exc:
             raise ImageReadError(
-                f"{where}is no image that can be read here ({len(data)} bytes). Fix: remove it, or save it with 8 bits "
-                f"a channel as one of {', '.join(FORMATS)}."
+                f"{where}is not a readable image ({len(data)} bytes). Fix: remove it, or save it with 8 bits per "
+                f"channel as one of {', '.join(FORMATS)}."
             ) from exc
         with image:
-            if image.format == "PNG":  # decoding skips over the check sums
+            if image.format == "PNG":  # decoding skips the checksums
                 Image.open(BytesIO(data), formats=("PNG",)).verify()
             with page_of_image(image, where):
                 return convert(image, where)
 
 
 def convert_opened(image: Image.Image, where: str, convert: Callable[[Image.Image, str], Any]) -> Any:
-    """Convert an image that the caller opened: Pillow is lazy, so its damage may show only now."""
+    """Convert an image that the caller opened. Pillow is lazy, so damage may only appear now."""
     file = getattr(image, "filename", "")
     name = f"'{file}' " if file else ""
     with (
@@ -125,7 +124,7 @@ def convert_opened(image: Image.Image, where: str, convert: Callable[[Image.Imag
 
 
 def orientation(image: Any) -> int:
-    """Return the EXIF orientation of an image that can be read: 1 is upright, as are all that have none."""
+    """Return the EXIF orientation of a readable image: 1 is upright, also for images without one."""
     if isinstance(image, Image.Image):
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     if isinstance(image, str | os.PathLike):
@@ -135,7 +134,7 @@ def orientation(image: Any) -> int:
 
 
 def turn(image: NDArray, orientation: int) -> NDArray:
-    """Turn an array (H, W) upright from how a camera with this EXIF orientation stored it."""
+    """Rotate an array (H, W), stored with this EXIF orientation, upright."""
     stored = Image.fromarray(image)
     stored.getexif()[ExifTags.Base.Orientation] = orientation
     return np.array(ImageOps.exif_transpose(stored))
@@ -150,10 +149,10 @@ def _only_image_read_errors(where: str) -> Iterator[None]:
     except FileNotFoundError as exc:
         raise ImageReadError(f"{where}does not exist. Fix: check the path and the working folder.") from exc
     except PermissionError as exc:
-        raise ImageReadError(f"{where}may not be read: {exc.strerror}. Fix: change its permissions.") from exc
+        raise ImageReadError(f"{where}cannot be opened: {exc.strerror}. Fix: change its permissions.") from exc
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ImageReadError(f"{where}is too large to be one cell: {exc} Fix: crop it.") from exc
-    except Exception as exc:  # Pillow's decoders promise no kind of exception for damage
+    except Exception as exc:  # Pillow's decoders may raise any exception for damaged files
         raise ImageReadError(f"{where}cannot be read: {exc!s:.200}. Fix: copy it again or remove it.") from exc
 
 
@@ -231,8 +230,8 @@ def _as_array(image: Any, where: str) -> NDArray:
         raise
     except Exception as exc:
         raise ImageReadError(
-            f"{where}Got a {type(image).__name__} that is no array: {exc!s:.200}. Fix: pass a path, a PIL image or an "
-            "array."
+            f"{where}Got a {type(image).__name__} that is not an array: {exc!s:.200}. Fix: pass a path, a PIL image or "
+            "an array."
         ) from exc
 
 

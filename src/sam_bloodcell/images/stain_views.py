@@ -1,4 +1,4 @@
-"""Views of cells in other stains: changed optical densities (Beer-Lambert) in a turned and zoomed picture."""
+"""Views of cells in other stains: changed optical densities (Beer-Lambert) in a rotated and zoomed picture."""
 
 import hashlib
 from bisect import bisect
@@ -15,30 +15,31 @@ from ..exceptions import ImageReadError
 from .frames import load_square
 from .reading import RGB, ComputedImage, read_content
 
-# Part of every view's digest: goes up whenever the same cell, donor and seed give other pixels.
+# Part of every view's digest. It is increased whenever the same cell, donor and seed give other pixels.
 _VERSION = b"stain view 1"
-# Share of the views that take on the stain of a donor; the colours of the others are only jittered.
+# Share of the views with the stain of a donor; the colours of the others are only jittered.
 _DONOR_SHARE = 0.6
-# How far a view is zoomed, where less than 1 zooms in, and moved, as a share of half the picture.
+# Zoom of a view (below 1 enlarges the cell), and its shift as a share of half the picture.
 _ZOOM, _SHIFT = (0.85, 1.05), 0.03
 
 
 class StainView(ComputedImage):
-    """A cell as another laboratory might show it, computed only when its pixels are wanted.
+    """A cell as another laboratory might show it, computed on demand.
 
     Parameters
     ----------
     image : path, PIL image or array
+        The cell.
     row : int
-        What errors about the image call it.
+        Row of the image, for error messages.
     donor : path, PIL image or array, optional
-        A cell whose stain this one takes on.
+        A cell from which the view takes its stain.
     size : int
         Side of the view in pixels.
     key : bytes
-        Decides everything that is drawn at random.
+        Seed of everything that is drawn at random.
     digest : bytes
-        Stands for all that decides the pixels.
+        Digest of everything that determines the pixels.
     """
 
     __slots__ = ("_digest", "donor", "image", "key", "row", "size")
@@ -47,7 +48,7 @@ class StainView(ComputedImage):
         self.image, self.row, self.donor, self.size, self.key, self._digest = image, row, donor, size, key, digest
 
     def digest(self) -> bytes:
-        """Return the SHA-256 of all that decides the pixels."""
+        """Return the SHA-256 of everything that determines the pixels."""
         return self._digest
 
     def rgb(self) -> RGB:
@@ -71,19 +72,19 @@ class StainViews(NamedTuple):
 
 
 def draw_views(images: Sequence[Any], domain: NDArray | None, n_views: int, size: int, seed: int) -> StainViews:
-    """Draw views of each cell, with cells of the same collection as donors of their stain; no pixels are computed yet.
+    """Draw views of each cell, with cells of the same collection as donors of their stain; compute no pixels yet.
 
-    First comes one view of each cell, then another of each, and so on. All laboratories are equally likely as donors.
-    A view depends on its cell, its donor and the seed, and not on the order of the cells. Where cells are left out,
-    as in a fold, only the views change that had one of these as donor: the others are in the cache. Images that cannot
-    be read have no view.
+    The first view of each cell comes first, then the second of each, and so on. All laboratories are equally likely as
+    donors. A view depends on its cell, its donor and the seed, but not on the order of the cells. If cells are left
+    out, as in a fold, only the views change whose donor was one of these; the others are in the cache. Images that
+    cannot be read have no view.
     """
     names = [None] * len(images) if domain is None else domain.tolist()
     digests: dict[int, bytes] = {}
     for row in range(len(images)):
         try:
             digests[row] = read_content(images[row], row).digest()
-        except ImageReadError:  # whoever embeds the images themselves tells of it
+        except ImageReadError:  # reported when the image itself is embedded
             continue
     rings: dict[Hashable, list[tuple[bytes, int]]] = {}
     for row, digest in digests.items():
@@ -110,9 +111,9 @@ def draw_views(images: Sequence[Any], domain: NDArray | None, n_views: int, size
 
 
 def _choose_donor(key: bytes, rings: dict[Hashable, list[tuple[bytes, int]]]) -> int | None:
-    """Choose the row of a donor, or none, so that the choice stays the same while this donor is there.
+    """Choose the row of a donor, or none, so that the choice stays the same as long as this donor is present.
 
-    Each view ranks the laboratories by a hash, and takes the first one that is there; then the cell whose digest
+    Each view ranks the laboratories by a hash and takes the first one that is present, then the cell whose digest
     follows the view's key on a ring of digests (consistent hashing).
     """
     if int.from_bytes(key[-4:], "big") >= _DONOR_SHARE * 2**32:
@@ -132,7 +133,7 @@ def _as_batch(image: RGB) -> Tensor:
 
 
 def random_affine(n: int, generator: torch.Generator, scale: tuple[float, float], shift: float = 0.06) -> Tensor:
-    """Random rotation, flip, zoom and shift as (n, 2, 3) matrices for `warp`; scale < 1 zooms in."""
+    """Return random rotations, flips, zooms and shifts as (n, 2, 3) matrices for `warp`; scale < 1 zooms in."""
     angle = torch.rand(n, generator=generator) * 2 * torch.pi
     low, high = scale
     zoom = low + (high - low) * torch.rand(n, generator=generator)
@@ -144,21 +145,21 @@ def random_affine(n: int, generator: torch.Generator, scale: tuple[float, float]
 
 
 def warp(images: Tensor, affine: Tensor, size: int) -> Tensor:
-    """Resample images (n, C, S, S) to (n, C, size, size); outside, the picture is mirrored."""
-    if images.shape[-1] >= 2 * size:  # a cheap guard against aliasing
+    """Resample images (n, C, S, S) to (n, C, size, size), with the picture mirrored at its border."""
+    if images.shape[-1] >= 2 * size:  # cheap protection from aliasing
         images = F.avg_pool2d(images, images.shape[-1] // size)
     grid = F.affine_grid(affine, [len(images), images.shape[1], size, size], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def stain_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the optical density per image and channel, (n, 3, 1, 1) each."""
+    """Return the mean and standard deviation of the optical density per image and channel, (n, 3, 1, 1) each."""
     density = optical_density(images)
     return density.mean((2, 3), keepdim=True), density.std((2, 3), keepdim=True)
 
 
 def optical_density(images: Tensor) -> Tensor:
-    """-log of the transmitted light, for images in [0, 1]."""
+    """Return -log of the transmitted light, for images in [0, 1]."""
     return -((images * 255 + 1) / 256).log()
 
 
@@ -172,7 +173,7 @@ def jitter_stain(
     donors : pair of Tensor
         `stain_statistics` of images.
     share : float, default=0.6
-        Share of the images that take on the stain of a random donor.
+        Share of the images that get the stain of a random donor.
     """
     n = len(images)
 

@@ -1,7 +1,8 @@
-"""Distances between the features of domains, which training lowers: pure functions of features and domain codes.
+"""Distances between the features of domains, which training minimises, as functions of features and domain codes.
 
-Each but the papers' own is the mean over all pairs of domains in the batch. A domain that is absent from the batch, or
-has a negative code ("unknown"), takes no part; with fewer than two domains the distance is 0 and so is its gradient.
+Except for the papers' own distance, each is the mean over all pairs of domains in the batch. Domains that are absent
+from the batch or have a negative code ("unknown") are ignored. With fewer than two domains, the distance and its
+gradient are 0.
 """
 
 from collections.abc import Callable
@@ -28,29 +29,43 @@ def _over_pairs(distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, 
 
 
 def mean_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
-    """Squared distance between domain means, averaged over features.
+    """Compute the squared distance between domain means, averaged over features.
 
-    For two domains, both present in the batch, this is the papers' term, which `first_discrepancy` is for more domains,
-    too.
+    If there are exactly two domains in the batch, this is the papers' term. `first_discrepancy` is the papers' term for
+    any number of domains.
 
     Parameters
     ----------
     features : Tensor of shape (B, F)
+        Features of the cells.
     domain : int Tensor of shape (B,)
+        Domain code of each cell.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The distance, at least 0.
     """
     return _over_pairs(lambda a, b: (a.mean(0) - b.mean(0)).square().mean(), features, domain)
 
 
 def first_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
-    """Squared distance between the mean of domain 0 and that of every other domain, summed over these.
+    """Compute the squared distance between the mean of domain 0 and that of every other domain, summed over these.
 
-    The papers' term (Li et al., DoRL, 2024; for two domains also BC-SAM, ISBI 2024). The others are not compared with
-    one another, and a batch without cells of domain 0 gives 0.
+    This is the papers' term (Li et al., DoRL, 2024; for two domains also BC-SAM, ISBI 2024). The other domains are not
+    compared with each other, and a batch without cells of domain 0 gives 0.
 
     Parameters
     ----------
     features : Tensor of shape (B, F)
+        Features of the cells.
     domain : int Tensor of shape (B,)
+        Domain code of each cell.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The distance, at least 0.
     """
     _check_shapes(features, domain)
     means = [features[domain == code].mean(0) for code in domain[domain >= 0].unique()]
@@ -60,18 +75,25 @@ def first_discrepancy(features: Tensor, domain: Tensor) -> Tensor:
 
 
 def mmd(features: Tensor, domain: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy under a mean of five Gaussian kernels.
+    """Compute the squared maximum mean discrepancy under a mean of five Gaussian kernels.
 
-    Their squared widths are 1/4 to 4 times the mean squared distance between the two domains' cells, which no gradient
-    goes through (Gretton et al., "A kernel two-sample test", JMLR 2012; Long et al., "Learning transferable features
-    with deep adaptation networks", ICML 2015). This is the biased estimate, a training loss: never negative, and 0 if
-    both domains hold the same cells, but above 0 for different cells of equal distributions, the more the fewer they
-    are. `evaluation.domain_shift` has the unbiased one. Memory grows with the square of B, not with F.
+    The squared widths are 1/4 to 4 times the mean squared distance between the cells of the two domains, without a
+    gradient (Gretton et al., "A kernel two-sample test", JMLR 2012; Long et al., "Learning transferable features with
+    deep adaptation networks", ICML 2015). This is the biased estimate for use as a training loss. It is never negative,
+    and 0 if both domains have the same cells, but above 0 for different cells of equal distributions, especially for
+    few cells. `evaluation.domain_shift` has the unbiased estimate. Memory grows with the square of B, not with F.
 
     Parameters
     ----------
     features : Tensor of shape (B, F)
+        Features of the cells.
     domain : int Tensor of shape (B,)
+        Domain code of each cell.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The distance, at least 0.
     """
 
     def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ _thread = threading.local()
 
 
 def choose(device: str) -> torch.device:
-    """Resolve "auto" to CUDA where there is one, else CPU, and check that this machine has the device."""
+    """Resolve "auto" to CUDA if there is one, or to the CPU, and check that this machine has the device."""
     _let_go_of_the_parents_threads()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -24,7 +24,7 @@ def choose(device: str) -> torch.device:
 
 
 def half_dtype(device: torch.device) -> torch.dtype | None:
-    """Return bfloat16 where the device computes in it natively, else None."""
+    """Return bfloat16 if the device supports it natively, or None."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     # Private functions, which another torch may lack; float32 is right on every CPU.

@@ -1,4 +1,4 @@
-"""The settings that this package computes with: torch's and numpy's defaults, whatever the caller has set."""
+"""The settings with which this package computes: the defaults of torch and numpy instead of the caller's settings."""
 
 import threading
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ _DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.")
 
 @dataclass(eq=False)
 class Adapter:
-    """What segmentation training leaves behind: everything but the frozen base weights."""
+    """The result of segmentation training: everything except the frozen base weights."""
 
     lora: dict[str, Tensor]  # PEFT's own adapter state; empty when no LoRA was trained
     lora_config: dict[str, Any]  # PEFT's LoraConfig as JSON-ready values
@@ -42,7 +42,7 @@ class Adapter:
         self.lora, self.decoder = _plain(self.lora), _plain(self.decoder)
 
     def digest(self) -> str:
-        """SHA-256 of all that it holds, computed once: adapters are replaced, not changed."""
+        """Return the SHA-256 of its contents, computed once because adapters are replaced, not changed."""
         if self not in _digests:
             head = json.dumps([self.lora_config, self.pixel_stats, self.image_size], sort_keys=True)
             digest = hashlib.sha256(head.encode())

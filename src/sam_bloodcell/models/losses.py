@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 
 def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
-    """Mean over classes of 1 - Dice between the softmax of logits (B, K, H, W) and int labels (B, H, W).
+    """Return the mean over classes of 1 - Dice between the softmax of logits (B, K, H, W) and int labels (B, H, W).
 
-    `smooth` keeps a class that is absent from both at Dice 1.
+    `smooth` gives a class that is absent from both a Dice of 1.
     """
     probability = logits.softmax(1)
     one_hot = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(probability.dtype)
@@ -27,7 +27,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float = 0.8) 
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5, *, padded: bool = False) -> Tensor:
-    """Mean structural similarity (Wang et al., IEEE TIP 2004), in [-1, 1], of images (B, C, H, W) in [0, 1].
+    """Return the mean structural similarity (Wang et al., IEEE TIP 2004), in [-1, 1], of images (B, C, H, W) in [0, 1].
 
     The Gaussian window has a side of `window` pixels, which H and W must reach. With `padded`, as in the papers' code,
     windows are also centred on the pixels near the border, where zeros stand for what lies outside the image.

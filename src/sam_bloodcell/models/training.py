@@ -1,6 +1,6 @@
-"""One training loop for every network here: it knows a module, a loss and batches, and no estimator.
+"""One training loop for all networks of this package, which needs a module, a loss and batches.
 
-The ladder: `train` -> `_Run.epoch` -> `_Run.step`.
+The calls are nested: `train` -> `_Run.epoch` -> `_Run.step`.
 """
 
 import io
@@ -56,7 +56,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Validation:
-    """What to look at after every epoch, and when to stop for it."""
+    """The validation after every epoch, and when it stops the training."""
 
     score: Callable[[nn.Module], Mapping[str, float]]  # computed on cells that are not trained on
     monitor: str  # key of the number that decides; higher is better; the weights of its best epoch are kept
@@ -75,17 +75,18 @@ def train(
     verbose: int = 0,
     description: str = "training",
 ) -> list[dict[str, float]]:
-    """Train `module` in place; return the history, one dict an epoch.
+    """Train `module` in place; return the history, one dict per epoch.
 
-    A row holds epoch, learning_rate, the mean of every loss term and the validation's numbers. With a validation the
-    module ends with the weights of the best epoch, without it with those of the last.
+    A row has epoch, learning_rate, the mean of every loss term and the validation's numbers. With validation, the
+    module ends with the weights of the best epoch, otherwise with those of the last epoch.
 
-    Ctrl-C ends the training with a warning and keeps the last full epoch; before the end of the first epoch it
-    interrupts as usual. A loss that stops being finite raises FloatingPointError.
+    Ctrl-C ends the training with a warning and keeps the last full epoch. Before the end of the first epoch, it
+    interrupts as usual. A loss that is not finite raises FloatingPointError.
 
-    A `checkpoint` is written atomically after every epoch; if the file exists, training goes on from there. It holds
-    what is trained, not what is frozen. `fingerprint` names the run (data and settings); a checkpoint of another run is
-    refused with a ValueError. A resumed run equals an unbroken one if ``batches(epoch)`` depends on the epoch alone.
+    A `checkpoint` is written atomically after every epoch. If the file exists, training resumes from it. It contains
+    only trained parameters, not frozen ones. `fingerprint` names the run (data and settings), and a checkpoint of
+    another run is refused with a ValueError. A resumed run equals an uninterrupted one if ``batches(epoch)`` depends
+    only on the epoch.
     """
     run = _Run(module, loss, plan, validation)
     if checkpoint is not None and Path(checkpoint).exists():
@@ -101,7 +102,7 @@ def train(
             if not run.history:
                 raise
             warnings.warn(
-                f"Interrupted: keeping what {len(run.history)} full epochs of {plan.epochs} arrived at.", stacklevel=2
+                f"Interrupted: keeping the weights after {len(run.history)} of {plan.epochs} epochs.", stacklevel=2
             )
     module.load_state_dict(run.best if validation else run.last, strict=False)
     module.eval()
@@ -109,11 +110,11 @@ def train(
 
 
 def check_resumable(checkpoint: str | os.PathLike | None, random_state: Any) -> None:
-    """Raise a ValueError where a training with this random state could not go on from its checkpoint."""
+    """Raise a ValueError if a training with this random state cannot resume from its checkpoint."""
     if checkpoint is not None and not isinstance(random_state, Integral):
         raise ValueError(
-            f"Got random_state={random_state!r} with a checkpoint but expected an int: a training can only go on "
-            "with the random numbers that it began with. Fix: random_state=0."
+            f"Got random_state={random_state!r} with a checkpoint but expected an int, because a training can only "
+            "resume with the same random numbers. Fix: random_state=0."
         )
 
 
@@ -188,7 +189,7 @@ class _Run:
         return {name: value.item() for name, value in terms.items()}
 
     def save(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
-        """Write everything that going on needs; a write that dies leaves the last whole checkpoint."""
+        """Write everything that is needed to resume; an interrupted write leaves the last checkpoint unchanged."""
         state = {
             "fingerprint": fingerprint,
             "trained": self.last,
@@ -204,26 +205,26 @@ class _Run:
             draft.write_bytes(content.getbuffer())
 
     def restore(self, checkpoint: str | os.PathLike, fingerprint: str) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
             found = state["fingerprint"]
         except Exception as exc:  # a damaged file makes torch raise nearly anything
             raise ValueError(
-                f"'{checkpoint}' is no checkpoint of a training: {exc!s:.200}. Fix: delete it to start anew, or name "
-                "another file."
+                f"'{checkpoint}' is not a checkpoint of a training: {exc!s:.200}. Fix: delete it to start again, or "
+                "name another file."
             ) from exc
         if found != fingerprint:
             raise ValueError(
                 f"The checkpoint '{checkpoint}' belongs to a training with other data or settings. Fix: delete it to "
-                "start anew, or name another file."
+                "start again, or name another file."
             )
         try:
             self._restore(state)
         except (LookupError, RuntimeError, TypeError, ValueError) as exc:
             raise ValueError(
                 f"The checkpoint '{checkpoint}' is incomplete or of another version: {exc!s:.200}. Fix: delete it to "
-                "start anew, or name another file."
+                "start again, or name another file."
             ) from exc
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -242,7 +243,7 @@ class _Run:
 
 
 def best_epoch(scores: Iterable[float]) -> int:
-    """Index of the first highest score; NaN is lower than anything."""
+    """Return the index of the first highest score; NaN is lower than anything."""
     values = [-math.inf if math.isnan(score) else score for score in scores]
     return values.index(max(values))
 

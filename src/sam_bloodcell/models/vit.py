@@ -39,7 +39,7 @@ class ViTLayout:
     swiglu, layer_scale : bool
         Whether the MLP is gated by SiLU instead of a plain one with GELU, and whether LayerScale follows each branch.
     eps : float
-        Of the layer norms.
+        The small number in the layer norms.
     antialias, offset
         How the table of positions is resized to other image sizes: libraries differ. With an `offset`, the scale is
         that of a grid larger by so many patches (0.1 in the first DINOv2).
@@ -183,7 +183,7 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """The gated MLP of the giant networks (Shazeer, 2020); `w12` holds the gate, then what it gates."""
+    """The gated linear unit of the giant networks (Shazeer, 2020); `w12` computes its two factors."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What all figures share: an empty figure, a grid of axes, colours, markers, and text without markup."""
+"""Shared parts of all figures: an empty figure, a grid of axes, colours, markers, and text without markup."""
 
 import hashlib
 import math
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart. Yellow is last, because it is pale on white paper.
+# Okabe and Ito's colours, which colour-blind readers can distinguish. Yellow is last because it is pale on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#F0E442")
 # 13 and 8 share no factor, so there are 104 pairs of marker and colour; 13 classes differ by their marker alone.
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*", "h", "p", "8")
@@ -38,7 +38,7 @@ def new_grid(n: int, columns: int, width: float, height: float, sharex: bool = F
 
 
 def plain(text: Any, longest: int = 32) -> str:
-    """Return a name as figures show it: `escaped`, `shorten`ed, and without what matplotlib reads as a command.
+    """Return a name as figures show it: `escaped`, `shorten`ed, and without matplotlib markup.
 
     Matplotlib reads mathematics between dollar signs, and hides labels that start with _.
     """
@@ -47,22 +47,22 @@ def plain(text: Any, longest: int = 32) -> str:
 
 
 def escaped(text: Any) -> str:
-    r"""Write control characters, and those that no installed font has, as Python does, such as \n and \u8840.
+    r"""Escape control characters, and those that no installed font has, as Python does, such as \n and \u8840.
 
-    Escapes tell names apart where boxes would not.
+    Escapes distinguish names, which boxes would not.
     """
     return "".join(c if _is_drawable(c) else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def shorten(text: str, longest: int = 24) -> str:
-    """Cut a text that is longer than `longest`; a digest in place of its end tells it from others that begin alike."""
+    """Cut text that is longer than `longest`, and replace its end by a digest, so that names stay distinct."""
     if len(text) <= longest:
         return text
     return f"{text[: longest - 6]}…#{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:4]}"
 
 
 def shorten_middle(text: str, longest: int = 24) -> str:
-    """Cut the middle of a text that is longer than `longest`: names of files differ at their ends."""
+    """Cut the middle of text that is longer than `longest`, because file names differ at their ends."""
     if len(text) <= longest:
         return text
     head = (longest - 1) // 2
@@ -72,7 +72,7 @@ def shorten_middle(text: str, longest: int = 24) -> str:
 def title_of_two(first: Any, mark: str, second: Any, width: int) -> str:
     """Join two names by a mark, on two lines if `width` characters are too few, or if a name is read from the right.
 
-    The order of names on one line would be turned round with such a name.
+    On one line, such a name would reverse the order of the two.
     """
     names = [shorten(escaped(name)) for name in (first, second)]
     from_the_right = any(unicodedata.bidirectional(c) in ("R", "AL") for name in names for c in name)
@@ -81,12 +81,12 @@ def title_of_two(first: Any, mark: str, second: Any, width: int) -> str:
 
 
 def is_plain(text: Any) -> bool:
-    """Tell whether figures show a name as it is."""
+    """Tell whether figures show a name unchanged."""
     return plain(text).strip().replace(r"\$", "$") == str(text).strip()
 
 
 def font_family(*names: Any) -> list[str]:
-    """Return matplotlib's font families, and after them installed ones that have the characters these names need."""
+    """Return matplotlib's font families, followed by installed ones with the characters that these names need."""
     families = list(_own_families())
     characters = {c for name in names for c in str(name) if c.isprintable()}
     return list(dict.fromkeys([*families, *filter(None, map(_font_with, sorted(characters)))]))
@@ -103,7 +103,7 @@ def _own_families() -> tuple[str, ...]:
 
 
 def _font_with(character: str) -> str | None:
-    """Return the first font family that has a character, matplotlib's own before the other installed ones, or None."""
+    """Return the first font family that has a character, or None; matplotlib's own families come first."""
     if character.isascii():
         return _own_families()[0]
     return _search_fonts(character, _own_families())
@@ -122,7 +122,7 @@ def _search_fonts(character: str, own: tuple[str, ...]) -> str | None:
 
 
 def _is_upright(font: Any) -> bool:
-    """Tell whether a font is what matplotlib takes by a family's name; one of last resort has boxes for everything."""
+    """Tell whether matplotlib finds a font by its family's name; a last-resort font has a box for every character."""
     return font.style == "normal" and font.weight in (400, "normal") and "last resort" not in font.name.lower()
 
 
@@ -137,7 +137,7 @@ def spread_text(mean: float, std: float, digits: int = 3, separator: str = " ") 
 def draw_heat_map(
     ax: "Axes", shares: np.ndarray, texts: np.ndarray, names: Sequence[Any], name_rows: bool, fontsize: float
 ) -> None:
-    """Draw an (n, n) matrix of values from 0 to 1, a text in each cell, the names below and, if asked, on the left."""
+    """Draw an (n, n) matrix of values from 0 to 1, with text in each cell, names below, and optionally on the left."""
     ax.imshow(shares, vmin=0, vmax=1, cmap="cividis")
     for (row, column), text in np.ndenumerate(texts):
         if not text:

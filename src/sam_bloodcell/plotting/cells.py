@@ -33,17 +33,22 @@ def plot_cells(
     Parameters
     ----------
     images : sequence of paths or (H, W, 3) arrays, length n
-        They are padded to squares, as the embedder does, so that the masks fit.
+        Pictures of the cells. They are padded to squares, as the embedder does, so that the masks fit.
     masks : bool array of shape (n, S, S) or None
-        The cell in the padded picture, at any resolution S.
+        Masks of the cells in the padded pictures, at any resolution S.
     crops, reconstructions : uint8 array of shape (n, S, S, 3) or None
-        Drawn beside the pictures.
+        Crops and their reconstructions, drawn next to the pictures.
     titles : sequence of str, length n, or None
-        Drawn above the pictures.
+        Titles, drawn above the pictures.
     title_size : float, default=7
-        In points.
+        Font size of the titles in points.
     columns : int, default=3
-        Cells per row.
+        Number of cells per row.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
 
     Examples
     --------
@@ -62,7 +67,7 @@ def plot_cells(
     strips = [strip for strip in (crops, reconstructions) if strip is not None]
     columns = min(columns, len(images))
     lines = 0 if titles is None else max(str(title).count("\n") + 1 for title in titles)
-    # In inches: square panels of 1, close within a cell, apart between cells, lines above for the title.
+    # In inches: square panels of side 1, narrow gaps within a cell, wide gaps between cells, lines for the title.
     wide, tall = (1 + len(strips)) * 1.03 + 0.2, 1.08 + 0.17 * lines * title_size / 7
     width, height = columns * wide, -(-len(images) // columns) * tall
     figure = new_figure((width, height), layout=None)
@@ -86,21 +91,26 @@ def plot_cells(
 def plot_mistakes(
     predictions: pd.DataFrame, images: Sequence[Any] | np.ndarray, *, n: int = 24, pair: tuple[Any, Any] | None = None
 ) -> "Figure | None":  # fmt: skip
-    r"""Draw the most confident mistakes across laboratories as a contact sheet, or return None where there are none.
+    r"""Draw the most confident mistakes across laboratories as a contact sheet.
 
-    Above each cell are the name of its file (or its row), the laboratories of training and test, and its true class,
-    the answer and the confidence.
+    Above each cell are the name of its file (or its row), the laboratories of training and test, its true class, the
+    answer and the confidence.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        From `cross_domain_predictions`.
+        The result of `cross_domain_predictions`.
     images : sequence of paths or arrays, length n_samples
-        All images that X was embedded from; the column ``row`` holds indices into them.
+        All images from which X was embedded. The column ``row`` contains indices into them.
     n : int, default=24
-        Number of cells to draw.
+        Maximum number of cells to draw.
     pair : (train_domain, test_domain) or None, default=None
-        Draw the mistakes of this pair of laboratories alone, which may be one laboratory twice.
+        Draw only the mistakes of this pair of laboratories, which may be the same laboratory twice.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        The figure, or None if there are no mistakes.
 
     Examples
     --------
@@ -123,7 +133,7 @@ def plot_mistakes(
         return None
     images, last = as_image_list(images, "images"), wrong["row"].max()
     if last >= len(images):
-        fix = "Fix: pass all images that X was embedded from."
+        fix = "Fix: pass all images from which X was embedded."
         raise ValueError(f"Got {len(images)} images but expected more than {last}, a predicted row. {fix}")
     shown = [images[row] for row in wrong["row"]]
     titles = [_mistake_title(cell, image) for cell, image in zip(wrong.itertuples(), shown, strict=True)]
@@ -131,7 +141,7 @@ def plot_mistakes(
 
 
 def _of_pair(predictions: pd.DataFrame, pair: Any) -> pd.Series:
-    """Tell which predictions are of a pair of laboratories; raise if none is."""
+    """Tell which predictions are of a pair of laboratories; raise if there are none."""
     if isinstance(pair, str) or np.shape(pair) != (2,):
         raise ValueError(f"Got pair={pair!r} but expected (train_domain, test_domain). Fix: pass two laboratories.")
     chosen = (predictions["train_domain"] == pair[0]) & (predictions["test_domain"] == pair[1])
@@ -143,7 +153,7 @@ def _of_pair(predictions: pd.DataFrame, pair: Any) -> pd.Series:
 
 
 def _mistake_title(cell: Any, image: Any) -> str:
-    """Name a cell's file, the pair of laboratories, and the true class, the answer and the confidence in lines."""
+    """Return lines with a cell's file, the pair of laboratories, and the true class, the answer and the confidence."""
     name = PurePath(os.fsdecode(image)).name if isinstance(image, str | os.PathLike) else f"row {cell.row}"
     pair = title_of_two(cell.train_domain, " →", cell.test_domain, width=_MISTAKE_WIDTH)
     confidence = "" if pd.isna(cell.confidence) else f" {cell.confidence:.2f}"

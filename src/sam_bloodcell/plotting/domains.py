@@ -1,4 +1,4 @@
-"""Figures of how laboratories differ: in their masks, their stain and their embeddings."""
+"""Figures of the differences between laboratories: masks, stain and embeddings."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -18,19 +18,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LEGEND_ROWS = 28  # names in a column beside a map, at its height
+_LEGEND_ROWS = 28  # names in a column of the legend next to a map
 
 
 def plot_mask_quality(quality: np.ndarray, domain: Any) -> "Figure":
-    """Draw the quality of the masks by laboratory: area, confidence, contact with the border.
+    """Draw the quality of the masks by laboratory: area, confidence, and contact with the border.
 
-    Boxes reach from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
+    Boxes extend from the lower to the upper quartile, whiskers from the 5th to the 95th percentile.
 
     Parameters
     ----------
     quality : structured array of shape (n,)
-        `CellEmbeddings.quality`.
+        Quality of the masks, from `CellEmbeddings.quality`.
     domain : array-like of shape (n,)
+        Laboratory of each cell.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
     """
     (domains,) = cell_columns(len(quality), domain=domain)
     titles = ("area (share of the image)", "confidence (mean probability)", "border inside the mask (share)")
@@ -41,13 +47,19 @@ def plot_mask_quality(quality: np.ndarray, domain: Any) -> "Figure":
 
 
 def plot_stain(crops: Any, domain: Any) -> "Figure":
-    """Draw the colours of the cells by laboratory, as `plot_mask_quality`: mean red, green and blue, 0 to 255.
+    """Draw the mean red, green and blue of the cells (0 to 255) by laboratory, in boxes as in `plot_mask_quality`.
 
     Parameters
     ----------
     crops : uint8 array of shape (n, S, S, 3)
-        `CellEmbeddings.crops`; grey (128) is outside the cell.
+        Crops of the cells, from `CellEmbeddings.crops`. Grey (128) is outside the cell.
     domain : array-like of shape (n,)
+        Laboratory of each cell.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
     """
     (domains,) = cell_columns(len(crops), domain=domain)
     means = np.full((len(crops), 3), np.nan)
@@ -64,19 +76,24 @@ def plot_embedding_map(
 ) -> "Figure":
     """Draw each feature set in two dimensions, by class and by laboratory.
 
-    Features transfer where laboratories overlap and classes are separate.
+    Features transfer well if laboratories overlap and classes are separate.
 
     Parameters
     ----------
     features : dict of str to array of shape (n_samples, n_features)
-        The figure has a row of two maps for each feature set. NaN raises ValueError.
+        Feature sets by name. The figure has a row of two maps for each. NaN raises ValueError.
     domain, y : array-like of shape (n_samples,)
         Laboratory and class of each cell.
     names : sequence of str or None, default=None
-        Class names, if `y` holds indices into them.
+        Class names, if `y` contains indices into them.
     method : {"pca", "umap"}, default="pca"
-        The first two principal components, or UMAP (``pip install "sam-bloodcell[umap]"``), where distances between
-        groups mean little.
+        Projection: the first two principal components, or UMAP (``pip install "sam-bloodcell[umap]"``), in which
+        distances between groups have little meaning.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
 
     Examples
     --------
@@ -124,7 +141,7 @@ def _in_two_dimensions(matrix: np.ndarray, method: str) -> tuple[np.ndarray, str
 
 
 def _legend_columns(labels: np.ndarray) -> int:
-    """Return how many columns of names stand beside a map; beyond all marks that differ, names would say nothing."""
+    """Return the number of legend columns next to a map; there is no legend if there are more names than marks."""
     n = len(np.unique(labels))
     return 0 if n > len(COLOURS) * len(MARKERS) else -(-n // _LEGEND_ROWS)
 

@@ -23,11 +23,16 @@ def plot_transfer_matrix(
     Parameters
     ----------
     scores : pandas.DataFrame
-        From `cross_domain_scores`, or a benchmark's (with a map for each of its ``features`` too).
+        The result of `cross_domain_scores`, or the scores of a benchmark, whose ``features`` each have their own maps.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}, default="balanced_accuracy"
-        What to draw, on a scale from 0 to 1.
+        Score to draw, on a scale from 0 to 1.
     classifier : str, sequence of str or None, default=None
-        The classifiers to draw, by their names in the scores; None draws all.
+        Classifiers to draw, by their names in the scores. None draws all.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
 
     Examples
     --------
@@ -70,7 +75,12 @@ def plot_history(history: pd.DataFrame) -> "Figure":
     Parameters
     ----------
     history : pandas.DataFrame
-        An estimator's ``history_``: a numeric column per loss term, and ``epoch`` (by default the row number).
+        An estimator's ``history_``: a numeric column per loss term, and ``epoch`` (default: the row number).
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
 
     Examples
     --------
@@ -102,7 +112,13 @@ def plot_confusions(predictions: pd.DataFrame) -> "Figure":
     Parameters
     ----------
     predictions : pandas.DataFrame
-        Of one classifier and feature set, from `cross_domain_predictions` or `leave_one_domain_out_predictions`.
+        Predictions of one classifier and feature set, from `cross_domain_predictions` or
+        `leave_one_domain_out_predictions`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Matrices of a report that are tables instead of pictures."""
+"""Matrices that a report shows as tables instead of pictures."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,12 +19,12 @@ MANY = 9  # columns of a table with small type
 
 
 def draws_transfer(result: BenchmarkResult) -> bool:
-    """Tell whether the scores by pair of laboratories are a picture, and not a table."""
+    """Tell whether the scores by pair of laboratories are shown as a picture instead of a table."""
     return len(_domains(result)) <= _MAX_DOMAINS and all(map(is_plain, _domains(result)))
 
 
 def draws_confusions(result: BenchmarkResult) -> bool:
-    """Tell whether the confusions by pair of laboratories are a picture, and not a table."""
+    """Tell whether the confusions by pair of laboratories are shown as a picture instead of a table."""
     n_classes, n_pairs = len(result.cells.target_names), len(_domains(result)) ** 2
     names = [*_domains(result), *result.cells.target_names]
     return n_pairs <= _MAX_PANELS and n_classes <= _MAX_CLASSES and all(map(is_plain, names))
@@ -43,9 +43,9 @@ def recall_matrix(recall: pd.DataFrame, counts: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``groups``, the training laboratories and how many columns each has (none beyond 4 laboratories); ``columns``,
-        the tested laboratories; ``rows``, each class with a field per column: its recall and the number of its cells,
-        or None where it was not scored.
+        ``groups`` are the training laboratories and the number of columns of each (empty beyond 4 laboratories).
+        ``columns`` are the tested laboratories. ``rows`` has each class with a field per column: its recall and the
+        number of its cells, or None if it was not scored.
     """
     pooled = recall["train_domain"].nunique() > _MAX_DIRECTED
     if pooled:

@@ -1,4 +1,4 @@
-"""The wrong answers of a report: grouped by what was mistaken for what and where, each with a small picture."""
+"""The wrong answers of a report, grouped by confusion and direction, each with a small picture."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from ..evaluation.benchmark import images_of
 from ..images.reading import load_rgb
 
 MAX_PICTURES, MAX_NAMES = 1000, 5000  # about 4 MB of pictures, and half a MB of names
-# What is seen at once: pictures of a direction (a row on paper), directions of a group, and groups. The rest opens.
+# Shown at first: pictures of a direction (a row on paper), directions of a group, and groups. A click opens the rest.
 MAX_OPEN, MAX_DIRECTIONS, MAX_GROUPS = 8, 6, 20
 _SIDE, _QUALITY = 128, 80  # pixels of the longer side, and JPEG's quality
 
@@ -28,7 +28,7 @@ class CellNames:
     Attributes
     ----------
     folder : str
-        What holds the files of all cells; "" where there is no such folder, or there are no files.
+        The folder that contains the files of all cells, or "" if there are no files or they share no folder.
     """
 
     def __init__(self, result: BenchmarkResult) -> None:
@@ -100,7 +100,7 @@ def _size(part: dict[str, Any]) -> int:
 def _entry(
     row: float, confidence: float, names: CellNames, draw: Callable[[int], tuple[str, str]] | None
 ) -> dict[str, Any]:  # fmt: skip
-    """Return what the page shows of a cell; without `draw`, its name alone."""
+    """Return what the page shows of a cell: its name and, if `draw` is passed, its picture."""
     row = int(row)
     name, path = names(row)
     uri, failure = draw(row) if draw is not None else ("", "")
@@ -108,10 +108,10 @@ def _entry(
 
 
 def _painter(result: BenchmarkResult) -> Callable[[int], tuple[str, str]]:
-    """Return what makes a small picture of a row as a data URI, or says why there is none; "" for each that is not."""
+    """Return a function that draws a row as a data URI, and gives the reason if it cannot; "" stands for neither."""
     images = images_of(result.cells)
     images = images.to_numpy() if hasattr(images, "to_numpy") else images
-    pictured = np.ndim(images[0]) in (0, 2, 3)  # neither paths nor pictures, but features: there is nothing to draw
+    pictured = np.ndim(images[0]) in (0, 2, 3)  # features, instead of paths or pictures, cannot be drawn
 
     @cache
     def draw(row: int) -> tuple[str, str]:
@@ -119,7 +119,7 @@ def _painter(result: BenchmarkResult) -> Callable[[int], tuple[str, str]]:
             return "", ""
         try:
             return _thumbnail(images[row], row), ""
-        except Exception as exc:  # whatever a damaged image raises
+        except Exception as exc:  # a damaged image may raise anything
             return "", f"{type(exc).__name__}: {exc!s:.300}"
 
     return draw

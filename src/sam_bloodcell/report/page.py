@@ -34,7 +34,7 @@ from .words import GOOD, POOR, WEAK, judge, used_terms
 
 _MAX_LISTED = 20  # duplicates, cells of an advice, and pairs of laboratories whose classes differ
 _MAX_KEPT = 20  # rows of a table that stays on one sheet of paper
-_MAX_REASONS = 3  # of pictures that cannot be drawn, in the warning
+_MAX_REASONS = 3  # in the warning of pictures that cannot be drawn
 
 
 def write_report(
@@ -50,15 +50,20 @@ def write_report(
     Parameters
     ----------
     result : BenchmarkResult
-        From `run_benchmark`.
+        The result of `run_benchmark`.
     path : path
-        The file to write, or an existing folder to write ``report.html`` into. Missing folders are made.
+        The file to write, or an existing folder to write ``report.html`` into. Missing folders are created.
     title : str, default="Blood cells across laboratories"
         The page's title.
     settings : dict or None, default=None
         More settings to list, such as the command line. They replace the result's own of the same name.
     figures : path or None, default=None
-        A folder to which the pictures are also written, as PNG and SVG files. It is made if it is missing.
+        A folder to which the pictures are also written, as PNG and SVG files. It is created if it is missing.
+
+    Returns
+    -------
+    pathlib.Path
+        The file that was written.
 
     Raises
     ------
@@ -68,14 +73,14 @@ def write_report(
     Warns
     -----
     UserWarning
-        If a picture cannot be drawn, such as that of an image that can no longer be read. The report then says so in
-        the picture's place.
+        If a picture cannot be drawn, for example because an image can no longer be read. The report then gives the
+        reason in the picture's place.
 
     Notes
     -----
-    Beyond 10 laboratories, or where no installed font has the characters of a name, tables take the place of the
-    pictures of transfer and confusions. Other pictures escape such characters, and the report lists what they mean.
-    The 1,000 most confident mistakes are shown as pictures, and the next 4,000 by name.
+    The report shows transfer and confusions as tables instead of pictures if there are more than 10 laboratories, or if
+    no installed font has the characters of a name. Other pictures escape such characters, and the report lists the
+    names. The 1,000 most confident mistakes are shown as pictures, and the next 4,000 by name.
 
     Examples
     --------
@@ -109,9 +114,9 @@ def write_report(
 
 
 def prepare_report(path: str | os.PathLike[str], figures: str | os.PathLike[str] | None = None) -> Path:
-    """Return the file that `write_report` will write; raise now, before hours of work, if it could not.
+    """Return the file that `write_report` will write, and raise its errors now instead of after hours of work.
 
-    Folders are made. The errors are those of `write_report`.
+    Missing folders are created.
     """
     path = Path(path, "report.html") if Path(path).is_dir() else Path(path)
     make_folder(path.parent)
@@ -122,14 +127,14 @@ def prepare_report(path: str | os.PathLike[str], figures: str | os.PathLike[str]
 
 
 def printable(text: str) -> str:
-    r"""Return a text that UTF-8 can hold: the bytes of a file's name that are not UTF-8 become \udcXX."""
+    r"""Return text that UTF-8 can encode: the bytes of a file's name that are not UTF-8 become \udcXX."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _with_printable_names(result: BenchmarkResult) -> BenchmarkResult:
-    """Return the result with classes and laboratories named as UTF-8 can hold them.
+    """Return the result with names of classes and laboratories that UTF-8 can encode.
 
-    Pandas takes all names that UTF-8 cannot hold for the same one when it groups.
+    When pandas groups, it treats all names that UTF-8 cannot encode as the same name.
     """
     cells, domain = result.cells, np.asarray(result.cells.domain)
     if all(str(name) == printable(str(name)) for name in [*cells.target_names, *np.unique(domain)]):
@@ -160,12 +165,12 @@ def _warn_of(failures: list[str]) -> None:
     if failures:
         more = [f"and {len(failures) - _MAX_REASONS} more"] if len(failures) > _MAX_REASONS else []
         reasons = "; ".join([*failures[:_MAX_REASONS], *more])
-        found = f"Left {len(failures)} picture(s) out of the report that cannot be drawn: {reasons}."
-        warn_caller(f"{found} Fix: see to the cause and write the report again; no score depends on a picture.")
+        found = f"The report lacks {len(failures)} picture(s) that could not be drawn: {reasons}."
+        warn_caller(f"{found} No score depends on a picture. Fix: remove the cause, and write the report again.")
 
 
 def _findings(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
-    """Return what the analysis found out, by its names in the template."""
+    """Return the findings under their names in the template."""
     best = findings.recommended(result)
     verdict = None if best is None else findings.verdict(result)
     mistakes = pd.DataFrame() if best is None else findings.mistakes(result)
@@ -204,7 +209,7 @@ def _suspected(result: BenchmarkResult, names: CellNames) -> list[dict[Hashable,
 
 
 def _tables(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
-    """Return the numbers of the page, by their names in the template."""
+    """Return the tables of the page under their names in the template."""
     scores, cells, headlines = result.scores, result.cells, result.headlines
     pairs = scores[scores["train_domain"] != scores["test_domain"]].drop_duplicates(["train_domain", "test_domain"])
     summary = summarise_scores(scores).groupby("features", sort=False)
@@ -266,13 +271,13 @@ def _recall_by_class(result: BenchmarkResult) -> list[dict[str, Any]]:
 
 
 def _shift_rows(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Return the distances between laboratories by feature set and class; none where nothing could be compared."""
+    """Return the distances between laboratories by feature set and class; empty if nothing could be compared."""
     if table.empty:
         return []
     return table.rename_axis(["features", "cells"]).reset_index().to_dict("records")
 
 
 def _escaped_names(result: BenchmarkResult) -> list[tuple[str, str]]:
-    """Return the classes and laboratories that pictures do not show as they are, after what they show instead."""
+    """Return the names that pictures show in another form, as pairs of the form shown and the name."""
     names = [*result.cells.target_names, *np.unique(np.asarray(result.cells.domain)).tolist()]
     return [(plain(name).strip().replace(r"\$", "$"), str(name)) for name in names if not is_plain(name)]

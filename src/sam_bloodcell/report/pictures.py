@@ -1,4 +1,4 @@
-"""The pictures of a report: which there are, and how each becomes a part of the page."""
+"""The pictures of a report: what they show, and how they are embedded in the page."""
 
 import base64
 import io
@@ -26,15 +26,15 @@ from .matrices import draws_confusions, draws_transfer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Cells whose colours are drawn, of a domain and in all: each crop may have to be cut from its image file.
+# Most cells whose colours are drawn, per domain and in total: each crop may have to be cut from its image file.
 _MAX_STAINED, _MAX_STAINED_IN_ALL = 200, 900
 
 
 class Picture(NamedTuple):
-    """One picture, not drawn yet: its section of the page, its alternative text and its caption."""
+    """One picture that is not drawn yet: its section of the page, its alternative text and its caption."""
 
     section: str
-    draw: Callable[[], "Figure | None"]  # None where there is nothing to show
+    draw: Callable[[], "Figure | None"]  # returns None if there is nothing to show
     alt: str
     caption: str = ""
 
@@ -42,9 +42,9 @@ class Picture(NamedTuple):
 def render_pictures(result: BenchmarkResult, folder: Path | None) -> Mapping[str, list[dict[str, str]]]:
     """Render the pictures as PNG, by section of the page; with a folder, also write them there as PNG and SVG.
 
-    The contact sheet of mistakes is for the folder alone: the page shows each mistake by itself.
+    The contact sheet of mistakes is written only to the folder, because the page shows each mistake separately.
 
-    What cannot be drawn has its reason, ``failure``, in the picture's place: the numbers do not depend on it.
+    If a picture cannot be drawn, the reason, ``failure``, takes its place. The numbers do not depend on pictures.
     """
     # A section without pictures is an empty list in the template.
     sections: Mapping[str, list[dict[str, str]]] = defaultdict(list)
@@ -55,7 +55,7 @@ def render_pictures(result: BenchmarkResult, folder: Path | None) -> Mapping[str
         name = picture.section if counts[picture.section] == 1 else f"{picture.section}-{len(shown) + 1}"
         try:
             png = _render(picture, folder, name)
-        except Exception as exc:  # whatever a font, a damaged image or matplotlib raises
+        except Exception as exc:  # a font, a damaged image or matplotlib may raise anything
             reason = f"{name}, {type(exc).__name__}: {exc!s:.300}"
             shown.append({"failure": reason, "caption": picture.caption})
         else:
@@ -66,7 +66,7 @@ def render_pictures(result: BenchmarkResult, folder: Path | None) -> Mapping[str
 
 
 def _photo(png: bytes) -> str:
-    """Return a picture of photographs as a JPEG, a tenth of the size of its PNG."""
+    """Return a picture of photographs as a JPEG, which is a tenth of the size of a PNG."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "JPEG", quality=85, optimize=True)
     return _data_uri(buffer.getvalue(), "jpeg")
@@ -77,12 +77,12 @@ def _data_uri(data: bytes, kind: str) -> str:
 
 
 def _render(picture: Picture, folder: Path | None, name: str) -> bytes | None:
-    """Return a picture's PNG, or None where there is nothing to show; with a folder, write it there as well."""
+    """Return a picture's PNG, or None if there is nothing to show; also write it to the folder, if there is one."""
     figure = picture.draw()
     if figure is None:
         return None
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # a small picture is better than none, and matplotlib's advice is not the user's
+    with warnings.catch_warnings():  # a small picture is better than none, and matplotlib's advice does not help users
         warnings.filterwarnings("ignore", message="constrained_layout not applied|Glyph ", category=UserWarning)
         figure.savefig(buffer, format="png", dpi=150)
         if folder is not None:
@@ -101,7 +101,7 @@ def _pictures(result: BenchmarkResult) -> Iterator[Picture]:
             yield Picture("transfer", draw, alt, str(name))
     images = images_of(result.cells)
     images = images.to_numpy() if hasattr(images, "to_numpy") else images
-    if np.ndim(images[0]) not in (0, 2, 3):  # neither paths nor pictures, but features: there is no cell to show
+    if np.ndim(images[0]) not in (0, 2, 3):  # features, instead of paths or pictures, cannot be shown
         images = None
     yield from _answers(result, images)
     if images is not None:
@@ -112,7 +112,7 @@ def _pictures(result: BenchmarkResult) -> Iterator[Picture]:
 
 
 def _answers(result: BenchmarkResult, images: Any) -> Iterator[Picture]:
-    """Yield the pictures of what the classifier that transfers best answered."""
+    """Yield the pictures of the answers of the classifier that transfers best."""
     best = recommended(result)
     if best is None:
         return

@@ -15,7 +15,7 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
     ),
     "autoencoder": (
         r"\bautoencoder",
-        "A network that turns the embeddings into features on which the laboratories differ less. It is fitted on the "
+        "A network that turns the embeddings into features in which the laboratories differ less. It is fitted on the "
         "images of all laboratories, without their classes.",
     ),
     "balanced accuracy": (
@@ -29,12 +29,12 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
     ),
     "chance": (
         r"\bchance\b",
-        "The score of a classifier that knows nothing. For balanced accuracy, it is one divided by the number of "
+        "The score of a classifier that ignores the images. For balanced accuracy, it is one divided by the number of "
         "classes.",
     ),
     "confidence": (r"\bconfiden(?:t|ce)", "The highest of the probabilities that the classifier gives the classes."),
     "confusion": (r"\bconfusions?\b", "How often the cells of one class are answered as another class."),
-    "crop": (r"\bcrops?\b", "The part of the image with the cell, everything outside its mask painted grey."),
+    "crop": (r"\bcrops?\b", "The part of the image with the cell. Everything outside the cell's mask is grey."),
     "CSV": (r"\bCSV\b", "Comma-separated values: a table as a text file, which spreadsheets open."),
     "ECE": (
         r"\bECE\b|\bcalibration error\b",
@@ -53,12 +53,12 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
     ),
     "interval": (
         r"\binterval",
-        "The 95 % interval of a score: had other cells of the same laboratories been tested, the score would usually "
-        "lie in this range. It does not cover the choice of laboratories.",
+        "The 95 % interval of a score. If other cells of the same laboratories were tested, the score would usually "
+        "lie in this range. The interval does not cover the choice of laboratories.",
     ),
     "laboratory": (
         r"\blaborator",
-        "Where a cell was stained and photographed. In tables and code it is called domain.",
+        "The place where a cell was stained and photographed. In tables and code it is called domain.",
     ),
     "LR": (r"\bLR\b", "Logistic regression, a linear classifier."),
     "mask": (r"\bmasks?\b", "The part of the picture that belongs to the cell."),
@@ -71,12 +71,12 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
     "n": (r"\bn\b", "Number of cells."),
     "p": (
         r"\bp [=&<]",
-        "Probability of a difference at least this large if there were none in truth. Small values speak for a "
-        "difference.",
+        "The probability of a difference at least this large if there were no true difference. Small values are "
+        "evidence of a difference.",
     ),
     "principal components": (
         r"\bprincipal components?\b",
-        "The directions in which the features vary most. They show many numbers in two dimensions.",
+        "The directions in which the features vary most. Two of them show many numbers as a map.",
     ),
     "recall": (r"\brecall\b", "The share of a class's cells that the classifier finds. Also called sensitivity."),
     "RF": (r"\bRF\b", "Random forest, a classifier of many decision trees."),
@@ -97,7 +97,7 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
 
 
 def judge(verdict: Any) -> tuple[str, str]:
-    """Return the answer to whether the classifier can be trusted in another laboratory, as a level and a sentence.
+    """Answer whether the classifier can be trusted in another laboratory, with a level and a sentence.
 
     The level is "yes", "care", "no" or "unknown".
     """
@@ -107,7 +107,7 @@ def judge(verdict: Any) -> tuple[str, str]:
             return "unknown", "Not known: nothing could be scored. The laboratories share no class with enough cells."
         found = f"finds on average {within.value:.0%} of a class's cells"
         if within.n == 1:
-            add = "Add a second laboratory to learn how it does elsewhere."
+            add = "Add a second laboratory to learn how well it does elsewhere."
             return "unknown", f"Not known yet: in the one laboratory, the classifier {found}. {add}"
         reason = "No two laboratories share a class, so it could not be tested in another one."
         return "unknown", f"Not known: in its own laboratory, the classifier {found}. {reason}"
@@ -133,5 +133,5 @@ def used_terms(page: str) -> list[tuple[str, str]]:
 
 
 def _low(interval: Any) -> float:
-    """Return the lower limit of a score, or the score itself where it has no interval."""
+    """Return the lower limit of a score, or the score itself if it has no interval."""
     return interval.value if interval.low != interval.low else interval.low

@@ -1,4 +1,4 @@
-"""The papers' tables once more: Matek-19 and Acevedo-20 in 13 classes, our numbers beside the published ones."""
+"""Reproduction of the papers' tables: Matek-19 and Acevedo-20 in 13 classes, beside the published numbers."""
 
 from .published import published_results
 from .run import limit_cells, reproduce

@@ -1,4 +1,4 @@
-"""What a reproduction will take, told before it starts: time, disk and memory."""
+"""The cost of a reproduction, estimated before it starts: time, disk and memory."""
 
 import errno
 import os
@@ -17,13 +17,13 @@ from ..embedding.embeddings import CellEmbeddings
 from ..models.sam import PATCH
 from ..segmentation.cell import CROP_SIZE
 
-# A training step of stage 1, forward and backward, beside a forward pass.
+# Cost of a training step of stage 1, forward and backward, relative to a forward pass.
 _TRAINING_SHARE = 3
 _TRIAL_CELLS = 16
 
 
 class Cost(NamedTuple):
-    """Seconds of each stage's main part, as measured on a few cells; hardly a forecast to the minute."""
+    """Seconds of each stage's main part, measured on a few cells; a rough forecast."""
 
     stage1: float
     embedding: float
@@ -36,18 +36,18 @@ class Cost(NamedTuple):
         times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items() if seconds)
         return (
             f"This run needs up to {size} for token maps and crops. Time on this device: {times}; "
-            "then the classifiers of stage 3, which was not measured. What earlier runs finished is not repeated."
+            "then the classifiers of stage 3, whose time was not measured. Work of earlier runs is not repeated."
         )
 
 
 def stored_bytes(n_cells: int, width: int, image_size: int) -> int:
-    """Return about how many bytes the records of cells take: token maps in float16, crops, and little else."""
+    """Return roughly how many bytes the records of cells take: token maps in float16, crops, and little else."""
     tokens = 2 * width * (image_size // PATCH) ** 2
     return n_cells * (tokens + 3 * CROP_SIZE**2 + 4 * width + image_size**2 // 8)
 
 
 def check_space(needed: int, cache_dir: str | os.PathLike | None) -> None:
-    """Raise if the records will not fit: on the disk of their folder, or without a folder in the memory."""
+    """Raise if the records will not fit on the disk of their folder, or in memory if there is no folder."""
     if cache_dir is None:
         if needed > (free := psutil.virtual_memory().available):
             found = f"no cache_dir, and {free / 1e9:.1f} GB of free memory for {needed / 1e9:.1f} GB of token maps"
@@ -70,9 +70,9 @@ def estimate_cost(
     embedder: SAMLoRAEmbedder, autoencoder: CrossDomainAutoencoder, *, n_cells: int, training_cells: int,
     adapter_epochs: int, autoencoder_epochs: int,
 ) -> Cost:  # fmt: skip
-    """Measure a forward pass of a fitted embedder and a training step of an autoencoder, and multiply.
+    """Estimate the cost from a forward pass of a fitted embedder and a training step of an autoencoder.
 
-    `training_cells` are those of stage 1, 0 without it.
+    `training_cells` is the number of cells of stage 1, or 0 without it.
     """
     forward = _seconds_to_embed(embedder)
     step = _seconds_to_train(autoencoder, embedder.n_features_out_, embedder.image_size // PATCH)
@@ -85,7 +85,7 @@ def estimate_cost(
 
 
 def _seconds_to_embed(embedder: SAMLoRAEmbedder) -> float:
-    """Return the seconds of an image in a forward pass, once the network is warm."""
+    """Return the seconds per image of a forward pass, after a warm-up."""
     encoder = embedder.encoder_
     n = encoder.images_per_pass()
     images = np.random.default_rng(0).integers(0, 256, (n, *2 * (embedder.image_size,), 3), dtype=np.uint8)
@@ -93,7 +93,7 @@ def _seconds_to_embed(embedder: SAMLoRAEmbedder) -> float:
 
 
 def _seconds_to_train(autoencoder: CrossDomainAutoencoder, width: int, side: int) -> float:
-    """Return the seconds of a cell in a training step, on a few cells of noise."""
+    """Return the seconds per cell of a training step, on a few cells of noise."""
     rng = np.random.default_rng(0)
     tokens = rng.normal(size=(_TRIAL_CELLS, width, side, side)).astype(np.float16)
     crops = rng.integers(0, 256, (_TRIAL_CELLS, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
@@ -104,7 +104,7 @@ def _seconds_to_train(autoencoder: CrossDomainAutoencoder, width: int, side: int
 
 
 def _warm_seconds(work: Any) -> float:
-    """Return how long work takes the second time: the first one includes loading and compiling."""
+    """Return the duration of the second run of some work, because the first includes loading and compiling."""
     work()
     start = time.perf_counter()
     work()

@@ -9,14 +9,20 @@ _KEYS = ["classifier", "train_domain", "test_domain"]
 
 
 def published_results(paper: str) -> pd.DataFrame:
-    """Return a paper's published accuracies in percent, a row per classifier and pair of laboratories.
+    """Return a paper's published accuracies in percent.
 
-    The column ``published`` is the paper's table. The column ``notebook`` is what the authors' own notebook prints,
-    NaN where that is not known: DoRL's differs from its paper.
+    DoRL's notebook prints other numbers than its paper.
 
     Parameters
     ----------
     paper : {"bc-sam", "dorl"}
+        Name of the paper.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per classifier and pair of laboratories. The column ``published`` has the numbers of the paper's table,
+        and the column ``notebook`` those that the authors' notebook prints, NaN if they are not known.
 
     Raises
     ------
@@ -30,12 +36,12 @@ def published_results(paper: str) -> pd.DataFrame:
 
 
 def compare_with_published(published: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Put our accuracies beside the published ones, in percent.
+    """Compare our accuracies with the published ones, in percent.
 
-    `scores` are those of the features of one autoencoder, a row per fold. ``ours`` and ``spread`` are the mean and the
-    standard deviation (ddof 0, as in the authors' notebooks) over folds of the accuracy over every cell; ``difference``
-    is ours less the published one, ``in_spreads`` the same in units of the spread, NaN where the folds do not differ.
-    A paper whose notebook is known has the same of that.
+    `scores` has a row per fold, for the features of one autoencoder. ``ours`` and ``spread`` are the mean and the
+    standard deviation (ddof 0, as in the authors' notebooks) over folds of the accuracy over every cell. ``difference``
+    is ours minus the published one, and ``in_spreads`` the same in units of the spread, NaN if the folds do not differ.
+    If the notebook of a paper is known, the same columns exist for it.
     """
     folds = scores.groupby(_KEYS, sort=False)["accuracy_all"]
     ours = pd.DataFrame({"ours": 100 * folds.mean(), "spread": 100 * folds.std(ddof=0)}).reset_index()

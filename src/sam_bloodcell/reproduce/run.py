@@ -1,4 +1,4 @@
-"""A paper's table, run from the folders of its two datasets."""
+"""Reproduction of a paper's table from the folders of its two datasets."""
 
 import os
 import sys
@@ -40,63 +40,67 @@ def reproduce(
     cache_dir: str | os.PathLike | None = None, device: str = "auto", batch_size: int | str = "auto",
     n_jobs: int | None = None, verbose: int = 0,
 ) -> tuple[pd.DataFrame, BenchmarkResult]:  # fmt: skip
-    """Run a paper's table: its adapter (stage 1), its autoencoder by the preset (stage 2), its classifiers (stage 3).
+    """Reproduce a paper's table: its adapter (stage 1), autoencoder by preset (stage 2) and classifiers (stage 3).
 
-    A call that was interrupted goes on where it was when it is made again with the same `work_dir` and `cache_dir`:
-    stages 1 and 2 from their last whole epoch, the embedding from its last batch, and stage 3 from its last answer.
+    An interrupted call resumes if it is repeated with the same `work_dir` and `cache_dir`: stages 1 and 2 from their
+    last completed epoch, the embedding from its last batch, and stage 3 from its last fit.
 
     Parameters
     ----------
     paper : {"bc-sam", "dorl"}
+        Name of the paper.
     matek, acevedo : path
         Folders of Matek-19 and Acevedo-20 (`sam_bloodcell.datasets`).
     backbone : str, default="vit_b"
-        The papers' one.
-    adapter : optional
-        As in `SAMLoRAEmbedder`: the papers' own encoder is fine-tuned, so their published adapter or your own. With
-        neither an adapter nor masks, plain SAM is used, with a point in the middle as prompt, and a warning says so.
+        Weights of the encoder. The papers use "vit_b".
+    adapter : str or path, optional
+        Adapter of the encoder, as in `SAMLoRAEmbedder`. The papers fine-tune their encoder, so pass their published
+        adapter or your own. With neither an adapter nor masks, plain SAM is used, with a point in the middle as prompt,
+        and a warning says so.
     masks : path or "auto", optional
-        Trains an adapter first: on the cells and masks of the authors' ``Bloodcell_train.dat.gz``, or with "auto" on up
-        to 1000 cells of each laboratory, with masks found by their stain. It starts from `adapter`, if there is one.
+        Masks on which an adapter is trained first: the path of the authors' ``Bloodcell_train.dat.gz``, or "auto" for
+        up to 1000 cells of each laboratory with masks from the stain. Training starts from `adapter`, if there is one.
     adapter_epochs : int, default=150
-        Largest number of epochs of that training.
+        Maximum number of epochs of that training.
     limit : int, optional
-        Cells of a class and laboratory at most, drawn at random, for a trial.
+        Maximum number of cells per class and laboratory, drawn at random, for a quick trial.
     epochs : int, optional
-        Of the autoencoder; default the paper's, which take hours on a CPU.
-    cv, random_state : int
-        As in `run_benchmark`, with defaults 5 and 0.
+        Number of epochs of the autoencoder. By default, it is the paper's, which takes hours on a CPU.
+    cv : int, default=5
+        Number of folds, at least 2.
+    random_state : int, default=0
+        Seed of all stages.
     work_dir : path, optional
-        Folder that keeps what each stage has made. Without it, only the embeddings in `cache_dir` are kept.
+        Folder that keeps the results of each stage. Without it, only the embeddings in `cache_dir` are kept.
     cache_dir : path, optional
-        Folder that keeps the embeddings, as in `SAMLoRAEmbedder`; default ``cache`` in `work_dir`. Token maps and crops
-        of the two datasets take about 12 GB with vit_b. Without either folder they are all in memory.
+        Folder that caches the embeddings, as in `SAMLoRAEmbedder` (default: ``cache`` in `work_dir`). Token maps and
+        crops of the two datasets take about 12 GB with vit_b. Without either folder, they are all in memory.
     device : str, default="auto"
-        Of the embedder and the autoencoder: "auto", "cpu", "cuda" or a torch device name.
+        Device of the embedder and the autoencoder: "auto", "cpu", "cuda" or a torch device name.
     batch_size : int or "auto", default="auto"
-        Images in a forward pass of the embedder.
+        Number of images per forward pass of the embedder.
     n_jobs : int, optional
-        Processes that embed, and fits of classifiers that run in parallel.
+        Number of processes that embed, and of classifiers that are fitted in parallel.
     verbose : int, default=0
-        1 first tells the time and disk space that the run needs, which takes a few training steps to measure, and shows
-        progress bars.
+        If above 0, first print the time and disk space that the run needs, which takes a few training steps to measure,
+        and show progress bars.
 
     Returns
     -------
     table : pandas.DataFrame
         A row per classifier and pair of laboratories: ``ours`` and ``spread`` (mean and standard deviation over folds,
         ddof=0), ``published``, and the ``difference`` of ours, also ``in_spreads``. Accuracy is in percent over every
-        cell: those of a class that training lacks count as wrong. For DoRL, the same beside what its authors' notebook
-        prints: ``notebook``, ``notebook_difference`` and ``notebook_in_spreads``.
+        cell, and cells of a class that training lacks count as wrong. For DoRL, ``notebook``, ``notebook_difference``
+        and ``notebook_in_spreads`` compare with the numbers that its authors' notebook prints.
     result : BenchmarkResult
-        All of it, for `report.write_report`.
+        The whole result, for `report.write_report`.
 
     Raises
     ------
     ValueError
-        If the paper is unknown, or as the loaders, `limit_cells` and `run_benchmark`.
+        If the paper is unknown, or as in the loaders, `limit_cells` and `run_benchmark`.
     OSError
-        If the disk is too small, or as `datasets.mask_archives.read_mask_archive`.
+        If the disk is too small, or as in `datasets.mask_archives.read_mask_archive`.
 
     References
     ----------
@@ -140,10 +144,10 @@ def reproduce(
 
 
 class _Fitted(FrozenEstimator):
-    """An autoencoder that stays as it is when a benchmark fits it."""
+    """An autoencoder that does not change when a benchmark fits it."""
 
     def fit(self, X: Any, y: Any = None, **_: Any) -> "_Fitted":
-        """Do nothing; unlike the original, without y."""
+        """Do nothing; unlike in the original, y is optional."""
         return self
 
 
@@ -151,12 +155,12 @@ def _prepare(
     embedder: SAMLoRAEmbedder, autoencoder: CrossDomainAutoencoder, cells: Bunch, masked: MaskedCells | None,
     adapter_epochs: int,
 ) -> None:  # fmt: skip
-    """Load the weights, check the space, and say what is missing and, if it is verbose, what the run will take."""
+    """Load the weights, check the space, warn of a missing adapter and, if verbose, print the cost of the run."""
     loaded = clone(embedder).fit(cells.paths[:1])
     if masked is None and loaded.adapter_ is None:
         warnings.warn(
-            "Got neither an adapter nor masks: plain SAM finds the cells by a point in the middle, and the papers' "
-            "numbers cannot be expected. Fix: adapter=... (--adapter), or masks=... (--masks) to train one.",
+            "Got neither an adapter nor masks, so plain SAM finds the cells by a point in the middle, and the numbers "
+            "will differ from the papers'. Fix: adapter=... (--adapter), or masks=... (--masks) to train one.",
             stacklevel=3,
         )
     check_space(stored_bytes(len(cells.paths), loaded.n_features_out_, loaded.image_size), embedder.cache_dir)
@@ -171,7 +175,7 @@ def _prepare(
 
 @contextmanager
 def _work_folder(work_dir: str | os.PathLike | None) -> Iterator[Path]:
-    """Yield the folder of the stages, which is a passing one where none is named."""
+    """Yield the folder of the stages, which is temporary if none is given."""
     if work_dir is not None:
         yield make_folder(work_dir)
         return
@@ -180,7 +184,7 @@ def _work_folder(work_dir: str | os.PathLike | None) -> Iterator[Path]:
 
 
 def limit_cells(cells: Bunch, n: int, random_state: int) -> Bunch:
-    """Draw at most `n` (>= 1) of the cells of each class and laboratory; the cells have paths."""
+    """Draw at most `n` (>= 1) cells of each class and laboratory; the cells have paths."""
     check_arguments("limit_cells", n=n, random_state=random_state)
     check_cells(cells, "paths", "target", "domain")
     return take_cells(cells, some_of_each(cells.target, cells.domain, n, np.random.default_rng(random_state)))

@@ -1,4 +1,4 @@
-"""The three stages of a reproduction; what each has made is kept in a folder, so that no stage is done twice."""
+"""The three stages of a reproduction; a folder keeps their results, so that no stage runs twice."""
 
 import hashlib
 import os
@@ -24,23 +24,23 @@ from ..images.reading import load_rgb
 from ..models.sam import PixelStats
 from ..segmentation import LoRATraining
 
-# Cells of a laboratory that masks="auto" takes at most: their pixels are all in memory in the training.
+# Maximum number of cells per laboratory for masks="auto", because training holds all their pixels in memory.
 MOST_STAINED = 1000
 
 
 class MaskedCells:
-    """The cells that stage 1 learns from.
+    """The training cells of stage 1.
 
     Parameters
     ----------
     masks : "auto" or path
-        "auto" finds masks by the stain; else a ``*.dat.gz`` file of the authors (`read_mask_archive`).
+        "auto" finds masks by the stain; otherwise a ``*.dat.gz`` file of the authors (`read_mask_archive`).
     paths : sequence of str
-        The images to draw from for "auto".
+        Images from which cells are drawn for "auto".
     domain : array (n,)
-        Their laboratories, which each give `MOST_STAINED` cells at most.
+        Laboratories of the images; at most `MOST_STAINED` cells of each are drawn.
     random_state : int
-        Draws them.
+        Seed of the draw.
     """
 
     def __init__(self, masks: str | os.PathLike, paths: Sequence[str], domain: NDArray, random_state: int) -> None:
@@ -60,7 +60,7 @@ class MaskedCells:
 
     @property
     def digest(self) -> str:
-        """Tells other cells or masks."""
+        """The digest that identifies the cells and masks."""
         contents = hashlib.sha256(repr(type(self.masks)).encode())
         for file in self._files:
             contents.update(hashlib.sha256(Path(file).read_bytes()).digest())
@@ -79,7 +79,7 @@ def adapt(
 ) -> SAMLoRAEmbedder:
     """Stage 1: return the embedder with an adapter that was trained on cells and masks.
 
-    The training goes on after a kill from its last whole epoch. It starts from the embedder's adapter, if it has one.
+    Training starts from the embedder's adapter, if it has one. If interrupted, it resumes from the last whole epoch.
     """
     loaded = clone(embedder).fit(cells.images[:1])
     digest = joblib.hash((cells.digest, loaded.encoder_.recipe.digest, epochs, random_state))
@@ -98,9 +98,9 @@ def adapt(
 def align(
     autoencoder: CrossDomainAutoencoder, embeddings: Any, domain: NDArray, recipe: str, folder: Path
 ) -> CrossDomainAutoencoder:
-    """Stage 2: return the autoencoder, fitted on the embeddings that a recipe made, or read if it was fitted before.
+    """Stage 2: return the autoencoder, fitted on the embeddings of a recipe, or loaded if it was fitted before.
 
-    The training goes on after a kill from its last whole epoch.
+    If interrupted, training resumes from the last whole epoch.
     """
     settings = {name: value for name, value in autoencoder.get_params().items() if name not in ("device", "verbose")}
     digest = joblib.hash((settings, recipe, np.asarray(embeddings), domain.tolist()))
@@ -118,8 +118,8 @@ def align(
 def paper_classifiers(names: Sequence[str], random_state: int) -> dict[str, Any]:
     """Return the classifiers of the authors' notebooks, by their names in `published_results`.
 
-    They are those of `default_classifiers` but for the MLP, which has scikit-learn's share of cells for its early
-    stopping, a tenth, and up to 1000 iterations.
+    They are those of `default_classifiers`, except that the MLP holds out scikit-learn's default of a tenth of the
+    cells for early stopping, and has up to 1000 iterations.
     """
     network = MLPClassifier(early_stopping=True, max_iter=1000, random_state=random_state)
     classifiers = default_classifiers(random_state) | {"MLP": make_pipeline(StandardScaler(), network)}
@@ -127,17 +127,17 @@ def paper_classifiers(names: Sequence[str], random_state: int) -> dict[str, Any]
 
 
 class RememberedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """Stage 3: a classifier whose answers are kept in a folder.
+    """Stage 3: a classifier whose answers are stored in a folder.
 
-    It is fitted only where an answer about these cells, of a fit on those cells, is not there yet. Answers are kept
-    instead of fitted classifiers, because those are large and would have to be unpickled.
+    It is fitted only if the folder does not yet have the answers for these cells after training on those cells. The
+    folder stores answers instead of fitted classifiers, which are large and would have to be unpickled.
 
     Parameters
     ----------
     estimator : classifier
-        The random state, if it has one, is an int.
+        The classifier. If it has a random state, it is an int.
     folder : str
-        It exists.
+        An existing folder.
     """
 
     def __init__(self, estimator: Any, folder: str) -> None:
@@ -145,7 +145,7 @@ class RememberedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.folder = folder
 
     def fit(self, X: NDArray, y: NDArray) -> "RememberedClassifier":
-        """Note what to fit on."""
+        """Store the training cells."""
         self.classes_ = np.unique(y)
         self.training_ = X, y
         self.name_ = joblib.hash((self.estimator, X, y), coerce_mmap=True)

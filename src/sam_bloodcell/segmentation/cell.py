@@ -1,4 +1,4 @@
-"""From the probabilities of a mask to the cell: its mask and quality, its crop, its share of every token."""
+"""Cells from mask probabilities: the mask and its quality, the crop, and the cell's share of every token."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ CROP_SIZE = 128
 CROP_BORDER = 10
 GREY = 128
 
-# What `find_cell` notes about each mask.
+# What `find_cell` records about each mask.
 QUALITY = np.dtype(
     [("area", "f4"), ("components", "i4"), ("border", "f4"), ("confidence", "f4"), ("fallback", "?"), ("flat", "?")]
 )
@@ -33,13 +33,13 @@ def largest_component(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
 
 
 def find_cell(probability: NDArray[np.floating], flat: bool = False) -> tuple[NDArray[np.bool_], np.void]:
-    """Find the cell to embed in (H, W) probabilities, and note how far its mask can be trusted.
+    """Find the cell to embed in (H, W) probabilities, and measure the quality of its mask.
 
-    The mask is `cell_mask`, or the whole image where that covers less than 0.2% of it. The quality, a record of dtype
-    `QUALITY`, describes `cell_mask`: "area", its share of the image; "components", the number of components, of which
-    the largest was taken; "border", the share of the image's border that it covers (above 0 for a cell that is cut
-    off); "confidence", its mean probability, 0 if it is empty; "fallback", whether the whole image replaces it.
-    "flat", whether the image shows nothing, is taken as it is given.
+    The mask is `cell_mask`, or the whole image if `cell_mask` covers less than 0.2% of it. The quality, a record of
+    dtype `QUALITY`, describes `cell_mask`: "area", its share of the image; "components", the number of components, of
+    which the largest was taken; "border", the share of the image's border that it covers (above 0 for a cell that is
+    cut off); "confidence", its mean probability, 0 if it is empty; "fallback", whether the whole image replaces it.
+    "flat", whether the image shows nothing, is the argument.
     """
     largest, components = largest_component(probability > _THRESHOLD)
     mask = ndimage.binary_fill_holes(largest)
@@ -52,7 +52,7 @@ def find_cell(probability: NDArray[np.floating], flat: bool = False) -> tuple[ND
 
 
 def unframe(probability: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Bring (S, S) probabilities from the square frame back to an image's (H, W), rounded to steps of 1 / 255."""
+    """Map (S, S) probabilities from the square frame back to an image's (H, W), rounded to steps of 1 / 255."""
     height, width = shape
     side = max(shape)
     square = resize((probability * 255).round().astype(np.uint8), side)
@@ -63,8 +63,8 @@ def unframe(probability: NDArray[np.floating], shape: tuple[int, int]) -> NDArra
 def cell_crop(image: RGB, mask: NDArray[np.bool_], size: int = CROP_SIZE) -> RGB:
     """Cut the cell out of an image as (size, size, 3), the autoencoder's target in BC-SAM (ISBI 2024).
 
-    Everything outside the mask, which must not be empty, is painted grey. The mask's bounding box then gets a grey
-    border of 10 px and is resized.
+    Everything outside the mask, which must not be empty, becomes grey. The mask's bounding box then gets a grey border
+    of 10 px and is resized.
     """
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     cell = np.where(mask[box][..., None], image[box], np.uint8(GREY))
@@ -79,9 +79,9 @@ def cell_crop(image: RGB, mask: NDArray[np.bool_], size: int = CROP_SIZE) -> RGB
 def published_crop(image: RGB, probability: NDArray[np.floating], *, whole: bool = False) -> RGB:
     """Cut the cell out of an image as the code of BC-SAM (ISBI 2024) and DoRL does: (128, 128, 3).
 
-    The cell is the largest component of (H, W) probabilities above 0.5; its holes are not filled and are painted grey,
-    as is everything outside. Its bounding box, without the last row and column, gets a grey border of 10 px and is
-    stretched to a square by a cubic spline. With `whole`, the whole image is taken for the cell.
+    The cell is the largest component of (H, W) probabilities above 0.5. Its holes are not filled, and become grey like
+    everything outside. Its bounding box, without the last row and column, gets a grey border of 10 px and is stretched
+    to a square by a cubic spline. With `whole`, the whole image is the cell.
     """
     mask = np.ones(image.shape[:2], bool) if whole else largest_component(probability > _THRESHOLD)[0]
     found = ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -108,7 +108,7 @@ def spread_tokens(tokens: NDArray[np.float32], masks: Sequence[NDArray[np.bool_]
 
 
 def token_weights(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of the cell under every token of an (h, w) grid, summing to 1.
+    """Return the share of the cell under every token of an (h, w) grid; shares sum to 1.
 
     A pixel on the border between tokens counts for each of them by the part of it that the token covers.
     """

@@ -16,7 +16,7 @@ from ..models.training import TrainingPlan, Validation, train
 
 
 def split(n: int, validation_fraction: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Draw the rows to train on and those to validate on, each in ascending order; a fraction of 0 draws none."""
+    """Draw the training rows and the validation rows, each in ascending order; a fraction of 0 draws no validation."""
     aside = max(1, round(validation_fraction * n)) if validation_fraction else 0
     if aside >= n:
         raise ValueError(
@@ -34,10 +34,10 @@ def train_segmentation(
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train every parameter of `sam` that requires gradients, in place, and return one row of history per epoch.
 
-    `pixels` are (n, S, S, 3), and `inside` of shape (n, S, S) is True inside the cell. `rows` are those to train on and
-    those to validate on (`split`); with the latter, `sam` ends with the weights of the epoch of the best Dice. `plan`
-    has ``ceil(len(rows[0]) / batch_size)`` steps per epoch. `seed` decides the batches and their augmentation. The
-    other parameters are those of `models.training.Validation` and `models.training.train`.
+    `pixels` are (n, S, S, 3), and `inside` of shape (n, S, S) is True inside the cell. `rows` are the training and the
+    validation rows (`split`); with validation, `sam` ends with the weights of the epoch with the best Dice. `plan` has
+    ``ceil(len(rows[0]) / batch_size)`` steps per epoch. `seed` sets the batches and their augmentation. The other
+    parameters are those of `models.training.Validation` and `models.training.train`.
     """
     device = next(sam.parameters()).device
     trained, validated = rows
@@ -71,10 +71,10 @@ def train_segmentation(
 
 
 def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Move images (B, 3, S, S) and their masks (B, 1, S, S) alike, as BC-SAM (ISBI 2024) does.
+    """Rotate and flip images (B, 3, S, S) and their masks (B, 1, S, S) together, as BC-SAM (ISBI 2024) does.
 
-    Half of them are turned by a multiple of 90 degrees and flipped. Half of the rest are tilted by up to 20 degrees,
-    and the corners that a tilt uncovers show the mirrored image.
+    Half of them are rotated by a multiple of 90 degrees and flipped. Half of the rest are tilted by up to 20 degrees,
+    and the empty corners show the mirrored image.
     """
     moved = []
     for cell in torch.cat([images, masks], 1):
@@ -100,7 +100,7 @@ def mean_dice(
     sam: nn.Module, pixels: NDArray[np.uint8], inside: NDArray[np.bool_], *, pixel_stats: PixelStats, batch_size: int,
     amp_dtype: torch.dtype | None,
 ) -> float:  # fmt: skip
-    """Mean Dice of the masks that a network, in evaluation mode, predicts for images; parameters as above."""
+    """Return the mean Dice of the masks that a network, in evaluation mode, predicts for images."""
     device = next(sam.parameters()).device
     scores = []
     for part in np.array_split(np.arange(len(pixels)), math.ceil(len(pixels) / batch_size)):
@@ -111,9 +111,9 @@ def mean_dice(
 
 @torch.inference_mode()
 def _dice(sam: nn.Module, images: Tensor, truth: Tensor, amp_dtype: torch.dtype | None) -> Tensor:
-    """Dice (B,) of each predicted mask at the size of the images; a pixel is cell where that logit is the larger.
+    """Return the Dice (B,) of each predicted mask at the size of the images; a pixel is cell if its logit is larger.
 
-    Where there is no cell and none is found, it is 1.
+    If there is no cell and none is found, the Dice is 1.
     """
     with torch.autocast(images.device.type, amp_dtype, enabled=amp_dtype is not None):
         logits = sam(images).float()

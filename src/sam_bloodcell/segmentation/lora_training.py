@@ -1,4 +1,4 @@
-"""`LoRATraining`: the settings of stage 1's fine-tuning, and the training itself."""
+"""`LoRATraining`: the settings of the fine-tuning in stage 1, and the training itself."""
 
 import math
 import os
@@ -27,9 +27,9 @@ from .pairs import channel_stats, read_pairs, read_with_stain_masks
 class TrainedAdapter(NamedTuple):
     """The adapter on the CPU, one row of history per epoch, and the epoch (counted from 0) whose weights were kept.
 
-    The columns of the history are epoch, learning_rate, loss, dice_loss and cross_entropy, the last three means over
-    the training; with validation also dice, the mean over the cells set aside. Its ``attrs["dice_before"]`` is that
-    mean before the training, None without validation.
+    The columns of the history are epoch, learning_rate, loss, dice_loss and cross_entropy, of which the last three are
+    means over the training. With validation there is also dice, the mean over the validation cells. The history's
+    ``attrs["dice_before"]`` is that mean before the training, or None without validation.
     """
 
     adapter: Adapter
@@ -40,7 +40,7 @@ class TrainedAdapter(NamedTuple):
 class LoRATraining(BaseEstimator):
     """Fine-tuning of Segment Anything on cell masks (stage 1): its settings, and the training itself.
 
-    LoRA factors are put on the queries and values of the encoder, whose own weights stay frozen. The factors and the
+    LoRA factors are added to the queries and values of the encoder, whose own weights stay frozen. The factors and the
     whole decoder are then trained to segment cells.
 
     Parameters
@@ -48,33 +48,34 @@ class LoRATraining(BaseEstimator):
     rank : int, default=4
         Rank of the LoRA factors, at least 1.
     alpha : float, optional
-        Above 0; the product of the factors is scaled by alpha / rank. Default `rank`, the papers' scaling of 1, or
-        that of the adapter whose factors are trained further.
+        Scale of the factors, above 0: their product is multiplied by alpha / rank. By default it is `rank`, the papers'
+        scaling of 1, or the alpha of the adapter whose factors are trained further.
     dropout : float, default=0.0
         Probability that an input of the factors is set to 0 in training, from 0 to below 1.
     blocks : sequence of int, optional
-        Encoder blocks that get LoRA factors, counted from 0; default all.
+        Encoder blocks that get LoRA factors, counted from 0. By default, all blocks do.
     epochs : int, default=150
-        Largest number of passes over the training cells, at least 1.
+        Maximum number of passes over the training cells, at least 1.
     warmup_epochs : int, default=10
-        Epochs in which the learning rate rises, at least 0; more than a tenth of the training are shortened to that.
-        Afterwards the rate falls along a cosine.
+        Number of epochs in which the learning rate rises, at least 0 and limited to a tenth of the training.
+        Afterwards the rate decays by a cosine schedule.
     learning_rate : float, default=1e-4
-        Largest learning rate of AdamW, above 0.
+        Highest learning rate of AdamW, above 0.
     weight_decay : float, default=0.1
-        Of AdamW, at least 0; on weight matrices and kernels, not on biases and norms.
+        Weight decay of AdamW, at least 0. It applies to weight matrices and kernels, not to biases and norms.
     batch_size : int, default=32
-        Largest number of cells in a training step, at least 1.
+        Maximum number of cells per training step, at least 1.
     validation_fraction : float, default=0.1
-        Share of the cells, from 0 to below 1, that is set aside (at least one cell). The weights of the epoch with the
-        best Dice on them are kept. 0 trains on all cells for all epochs, as the papers did.
+        Share of the cells for validation (at least one cell), from 0 to below 1. The weights of the epoch with the best
+        Dice on them are kept. 0 trains on all cells for all epochs, as the papers did.
     patience : int or None, default=30
-        Training stops after this many epochs (at least 1) without a better Dice on the cells set aside; None never.
+        Number of epochs, at least 1, without a better Dice on the validation cells after which training stops. None
+        never stops early.
     checkpoint : str or path, optional
-        File, written after every epoch, from which an interrupted training resumes; on a CPU to the same bits. It
-        needs an int `random_state`.
+        File, written after every epoch, from which training resumes if interrupted. On a CPU, the result is identical
+        to the bit. It needs an int `random_state`.
     random_state : int, RandomState or None, default=None
-        Decides the initial weights, the cells set aside, the order of the cells, the augmentation and the dropout.
+        Seed of the initial weights, the validation cells, the order of the cells, the augmentation and the dropout.
 
     See Also
     --------
@@ -142,14 +143,33 @@ class LoRATraining(BaseEstimator):
         self, images: Sequence[Any], masks: Sequence[Any] | str, *, backbone: Backbone, start: Adapter | None,
         image_size: int, pixel_stats: PixelStats | None, device: torch.device, verbose: int = 0,
     ) -> TrainedAdapter:  # fmt: skip
-        """Train an adapter on images, as `as_image_list` returns them, and one mask of each.
+        """Train an adapter on images with one mask per image.
 
-        `masks` are paths or (H, W) arrays, as `images.load_mask` reads them, or "auto", which makes them from the stain
-        and leaves out the images in which it finds no plausible cell. The training begins with the decoder of `start`,
-        and with its LoRA factors if rank and blocks are the same, else with fresh ones and a warning; with None, it
-        begins with the decoder of the backbone.
-        The encoder sees the images at `image_size` px. Pixel statistics of None are those of `start`, or else those
-        measured on the training images.
+        Parameters
+        ----------
+        images : sequence of images
+            Images, as `as_image_list` returns them.
+        masks : sequence of masks or "auto"
+            Paths or (H, W) arrays, as `images.load_mask` reads them. "auto" makes them from the stain, and leaves out
+            images in which it finds no plausible cell.
+        backbone : Backbone
+            Base weights of the encoder.
+        start : Adapter or None
+            Adapter with which training starts: its decoder, and its LoRA factors if rank and blocks are the same
+            (otherwise new factors, with a warning). None starts with the decoder of the backbone.
+        image_size : int
+            Side in pixels to which the encoder resizes an image.
+        pixel_stats : tuple or None
+            Pixel statistics. None stands for those of `start`, or for those of the training images without `start`.
+        device : torch.device
+            Device of the training.
+        verbose : int, default=0
+            If above 0, show progress bars.
+
+        Returns
+        -------
+        TrainedAdapter
+            The adapter, the history and the best epoch.
         """
         self._validate_params()
         check_resumable(self.checkpoint, self.random_state)
@@ -194,6 +214,6 @@ class LoRATraining(BaseEstimator):
         return TrainedAdapter(extract_adapter(sam, adapted, pixel_stats), table, best)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Store a path as text, so that a pipeline in a skops file needs no path class to be trusted."""
+        """Store a path as text, so that a pipeline in a skops file does not need a trusted path class."""
         state = super().__getstate__()
         return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in state.items()}

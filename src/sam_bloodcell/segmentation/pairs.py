@@ -17,22 +17,22 @@ from ..images.reading import RGB, load_rgb, orientation, turn
 from ..models.sam import PixelStats
 from .stain import stain_mask
 
-# Masks that a warning names.
+# Maximum number of masks that a warning names.
 _LISTED = 10
 
 
 def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Read images and their masks, and pad and resize them to squares: (k, size, size, 3) and (k, size, size).
 
-    Pairs whose mask vanishes at this size are left out. A warning names them, and the masks that are doubtful
-    (`images.load_mask`), among them those that may not have been turned as their image was by its EXIF orientation.
+    Pairs whose mask vanishes at this size are left out. A warning names them and the doubtful masks
+    (`images.load_mask`), including those that may not have been rotated with their image by its EXIF orientation.
     """
     absent = [row for row, mask in enumerate(masks) if mask is None]
     if absent:
         fix = "Fix: leave these cells out (datasets.keep_masked)."
         raise ValueError(f"Got no mask in {name_rows(absent)} but expected one mask per image. {fix}")
     if len(masks) != len(images):
-        got, fix = f"{len(masks)} masks for {len(images)} images", "Fix: leave out the images that have none."
+        got, fix = f"{len(masks)} masks for {len(images)} images", "Fix: leave out images without a mask."
         raise ValueError(f"Got {got} but expected one mask per image, in the same order. {fix}")
     pixels = np.empty((len(images), size, size, 3), np.uint8)
     inside = np.empty((len(images), size, size), bool)
@@ -45,7 +45,7 @@ def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[
             doubts.append(doubt)
         if not inside[row].any():
             vanished.append(row)
-            doubts.append(f"Row {row}: the mask {_name(mask)}has no pixel left at {size} px, and the cell is left out.")
+            doubts.append(f"Row {row}: the mask {_name(mask)}has no pixel left at {size} px, so the cell is left out.")
     if len(vanished) == len(images):
         raise ValueError(f"No mask has a pixel left at {size} px; the first: {doubts[-1]} Fix: crop closer.")
     if doubts:
@@ -56,7 +56,7 @@ def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[
 
 
 def _read_pair(image: Any, mask: Any, row: int) -> tuple[RGB, NDArray[np.bool_], str]:
-    """Read an image and its mask at their own size, and tell what makes the mask doubtful, if anything does."""
+    """Read an image and its mask at their own size, and give the reason if the mask is doubtful."""
     rgb, (cell, doubt) = load_rgb(image, row), read_mask(mask, row)
     turned, mask_turned = orientation(image), orientation(mask)
     if turned != mask_turned:
@@ -65,11 +65,11 @@ def _read_pair(image: Any, mask: Any, row: int) -> tuple[RGB, NDArray[np.bool_],
         elif cell.shape == rgb.shape[:2]:
             doubt = doubt or (
                 f"Row {row}: the image {_name(image)}has the EXIF orientation {turned} but its mask "
-                f"{_name(mask)}has {mask_turned}, so that it may lie otherwise. Fix: save both upright, without EXIF."
+                f"{_name(mask)}has {mask_turned}, so they may not match. Fix: save both upright, without EXIF."
             )
     if cell.shape != rgb.shape[:2]:
         raise ImageReadError(
-            f"Row {row}: the mask is {cell.shape} px but its image {rgb.shape[:2]}. Fix: export both at one size."
+            f"Row {row}: the mask is {cell.shape} px but its image is {rgb.shape[:2]}. Fix: export both at one size."
         )
     return rgb, cell, doubt
 
@@ -103,6 +103,6 @@ def read_with_stain_masks(
 
 
 def channel_stats(pixels: NDArray[np.uint8]) -> PixelStats:
-    """Mean and standard deviation of each channel over all pixels, in 0-255 units."""
+    """Return the mean and standard deviation of each channel over all pixels, in 0-255 units."""
     flat = pixels.reshape(-1, 3)
     return tuple(flat.mean(0, dtype=np.float64).tolist()), tuple(flat.std(0, dtype=np.float64).tolist())

@@ -1,4 +1,4 @@
-"""Masks from the stain alone, where there are no annotated ones: Otsu thresholds and a watershed."""
+"""Masks from the stain, for cells without annotated masks: Otsu thresholds and a watershed."""
 
 from types import ModuleType
 
@@ -12,21 +12,21 @@ from .cell import largest_component
 
 
 def stain_mask(image: RGB) -> NDArray[np.bool_]:
-    """Find the stained cell nearest the middle, without any training.
+    """Find the stained cell nearest to the middle, without training.
 
-    Nuclei absorb red light (Otsu's threshold); the nucleus nearest the middle is taken with its lobes. Pixels that
-    differ from the background (Otsu's threshold on the rest) are foreground, and a watershed divides the foreground
-    between this nucleus and neighbouring cells.
+    Nuclei absorb red light (Otsu's threshold), and the nucleus nearest to the middle is taken with its lobes. Pixels
+    that differ from the background (Otsu's threshold on the rest) are foreground, and a watershed divides the
+    foreground between this nucleus and neighbouring cells.
 
     Parameters
     ----------
-    image : uint8 array of shape (H, W, 3)
-        Or another image that `load_rgb` reads: a path, a PIL image, another kind of array.
+    image : uint8 array of shape (H, W, 3), path or PIL image
+        The image, or another kind of array that `load_rgb` reads.
 
     Returns
     -------
-    mask : bool array of shape (H, W)
-        All False where nothing is stained.
+    bool array of shape (H, W)
+        The mask, True inside the cell. It is all False if nothing is stained.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
 
 
 def _central_nucleus(stained: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Take the stained part nearest the middle, and the parts so close to it that they are its lobes."""
+    """Take the stained part nearest to the middle, and nearby parts, which are its lobes."""
     parts, n = ndimage.label(stained)
     # A nucleus covers at least 0.2% of the image.
     large = [part for part in range(1, n + 1) if (parts == part).sum() > 0.002 * stained.size]
@@ -79,7 +79,7 @@ def _central_nucleus(stained: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _neighbours(foreground: NDArray[np.bool_], depth: NDArray, nucleus: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Mark the middles of other cells, some way off the nucleus, with numbers from 2 on in an array of zeros."""
+    """Mark the centres of other cells, at some distance from the nucleus, with numbers from 2 in an array of zeros."""
     side = max(foreground.shape)
     peaks = _skimage().feature.peak_local_max(
         ndimage.gaussian_filter(depth, 2), min_distance=max(1, round(0.05 * side)),
@@ -98,5 +98,5 @@ def _cut_necks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _skimage() -> ModuleType:
-    purpose = 'Masks from the stain (masks="auto") need scikit-image; masks of your own do not'
+    purpose = 'Masks from the stain (masks="auto") need scikit-image; your own masks do not'
     return require("skimage", extra="masks", purpose=purpose)

@@ -1,1 +1,1 @@
-"""Synthetic smears: cells that no laboratory had to give away."""
+"""Synthetic smears: drawn blood cells for examples and tests, without patient data."""

@@ -1,4 +1,4 @@
-"""The anatomy of a blood cell: where each stained structure of a white cell lies, and how much of it."""
+"""The anatomy of a blood cell: position and concentration of each stained structure of a white cell."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Range = tuple[float, float]
 
 STRUCTURES = ("nucleus", "pink_cytoplasm", "blue_cytoplasm", "eosinophil_granule", "basophil_granule", "red_cell")
 
-MAX_SWELLING = 1.2  # no outline swells beyond this many mean radii, so that a cell stays in the place meant for it
+MAX_SWELLING = 1.2  # largest outline in mean radii, so that a cell stays in its place
 
 
 @dataclass
@@ -25,11 +25,11 @@ class WhiteCell:
     window: tuple[slice, slice]  # rows and columns of the field
     depth: np.ndarray  # (h, w) float32: depth below the outline in cell radii, negative outside
     cell: np.ndarray  # (h, w) float32 in [0, 1]: share of each pixel that lies in the cell
-    nucleus: np.ndarray  # the same of the nucleus
+    nucleus: np.ndarray  # the same for the nucleus
     densities: dict[str, np.ndarray]  # (h, w) float32: concentration of each of `STRUCTURES` that the cell has
 
     def lattice(self, spacing: float, jitter: float, rng: np.random.Generator) -> np.ndarray:
-        """Points, in pixels of the window, on a disturbed hexagonal lattice with a spacing in cell radii: (n, 2)."""
+        """Return points (n, 2), in pixels of the window, on a jittered hexagonal lattice; spacing is in cell radii."""
         steps = np.arange(-int(1.35 / spacing) - 1, int(1.35 / spacing) + 2)
         row, column = np.meshgrid(steps, steps, indexing="ij")
         lattice = np.column_stack([(row * 0.866).ravel(), (column + 0.5 * (row % 2)).ravel()]) * spacing
@@ -38,13 +38,13 @@ class WhiteCell:
         return origin + self.radius * lattice
 
     def depth_at(self, points: np.ndarray) -> np.ndarray:
-        """Depth at the pixel nearest to each point, -1 outside the window: (n,)."""
+        """Return the depth (n,) at the pixel nearest to each point, or -1 outside the window."""
         return ndimage.map_coordinates(self.depth, points.T, np.float64, order=0, mode="grid-constant", cval=-1.0)
 
 
 @dataclass(frozen=True)
 class CellType:
-    """What makes a cell of one type; a `Range` is what each cell draws its own value from."""
+    """The properties of one cell type; each cell draws its own values from every `Range`."""
 
     size: Range  # radius as a multiple of a typical neutrophil's
     roughness: Range  # waviness of the outline, as a fraction of the radius
@@ -60,7 +60,7 @@ class CellType:
 def draw_white_cell(
     cell_type: str, radius: float, centre: tuple[float, float], size: int, rng: np.random.Generator
 ) -> WhiteCell:
-    """Draw the structures of a white cell that may lie partly outside the square field; lengths are in pixels."""
+    """Draw the structures of a white cell that may be partly outside the square field; lengths are in pixels."""
     kind = CELL_TYPES[cell_type]
     reach = MAX_SWELLING * radius + 2
     low = [int(np.clip(np.floor(c - reach), 0, size - 1)) for c in centre]
@@ -99,7 +99,7 @@ def draw_white_cell(
 
 
 def _outline(y: np.ndarray, x: np.ndarray, kind: CellType, radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Depth below the cell's outline, in cell radii, negative outside: (h, w)."""
+    """Return the depth (h, w) below the cell's outline, in cell radii, negative outside."""
     angle, distance = np.arctan2(y, x), np.hypot(y, x)
     roughness = rng.uniform(*kind.roughness)
     edge = np.ones_like(distance)
@@ -112,7 +112,7 @@ def _outline(y: np.ndarray, x: np.ndarray, kind: CellType, radius: float, rng: n
 
 
 def _along(points: np.ndarray, radii: np.ndarray, bridge: float) -> np.ndarray:
-    """Discs at the points, and the thin ones that bridge each to the next: (n, 3)."""
+    """Return discs (n, 3) at the points, and thin discs that connect each to the next."""
     steps = np.linspace(0, 1, 7)[1:-1, None]
     bridges = [np.insert(a + steps * (b - a), 2, bridge, axis=1) for a, b in pairwise(points)]
     return np.concatenate([np.column_stack([points, radii]), *bridges])
@@ -121,13 +121,13 @@ def _along(points: np.ndarray, radii: np.ndarray, bridge: float) -> np.ndarray:
 def _beans(
     points: np.ndarray, radii: np.ndarray, shift: float, share: float, bridge: Range, rng: np.random.Generator
 ) -> np.ndarray:
-    """Lobes `_along` the points; a second, smaller disc beside each makes it a bean rather than a ball: (n, 3)."""
+    """Return lobes (n, 3) `_along` the points; a second, smaller disc next to each gives it the shape of a bean."""
     beans = np.column_stack([points + rng.normal(0, shift, points.shape), share * radii])
     return np.concatenate([_along(points, radii, rng.uniform(*bridge)), beans])
 
 
 def _arc(n_points: int, span: float, radius: float, wander: float, rng: np.random.Generator) -> np.ndarray:
-    """Points on an arc around the cell centre, disturbed by `wander`: (n_points, 2)."""
+    """Return points (n_points, 2) on an arc around the cell centre, disturbed by `wander`."""
     angle = np.linspace(-span / 2, span / 2, n_points)
     arc = radius * np.column_stack([np.sin(angle), np.cos(angle)])
     return arc + rng.normal(0, wander, arc.shape)
@@ -179,7 +179,7 @@ def _grains(
     cell: WhiteCell, points: np.ndarray, least_depth: float, share: Range, radii: Range, weights: Range,
     rng: np.random.Generator, unit: float = 1.0,
 ) -> np.ndarray:  # fmt: skip
-    """Discs at a random share of the points that lie deep enough in the cell, with radii in units: (h, w)."""
+    """Return discs (h, w) at a random share of the points that are deep enough in the cell, with radii in units."""
     points = points[(cell.depth_at(points) > least_depth) & (rng.random(len(points)) < rng.uniform(*share))]
     sizes = cell.radius * unit * rng.uniform(*radii, len(points))
     return stamp_discs(cell.depth.shape, points, sizes, rng.uniform(*weights, len(points)))
@@ -206,7 +206,7 @@ def _monocyte_granules(cell: WhiteCell, rng: np.random.Generator) -> None:
     cell.densities["nucleus"] += rng.uniform(0.02, 0.14) * dust * cell.cell * (1 - cell.nucleus)
     if rng.random() < 0.5:
         holes = _grains(cell, cell.lattice(0.22, 0.4, rng), 0.07, (0.05, 0.5), (0.03, 0.09), (0.5, 0.95), rng)
-        # Vacuoles lie in the cytoplasm; one above the nucleus shows only faintly.
+        # Vacuoles are in the cytoplasm; above the nucleus, they are only faintly visible.
         for name, share in (("blue_cytoplasm", 1.0), ("pink_cytoplasm", 1.0), ("nucleus", 0.3)):
             cell.densities[name] *= 1 - share * holes
 
@@ -224,7 +224,7 @@ def _basophil_granules(cell: WhiteCell, rng: np.random.Generator) -> None:
     grains = _grains(cell, points, 0.03, (0.55, 0.95), (0.7, 1.3), (0.6, 1.0), rng, granule)
     # Basophil granules dissolve in water: their edges run into each other.
     grains = ndimage.gaussian_filter(grains, rng.uniform(0.0, 0.03) * cell.radius)
-    # A granule hides what lies below it rather than adding to it.
+    # A granule hides the structures below it instead of adding to them.
     for name in cell.densities:
         cell.densities[name] = cell.densities[name] * (1 - np.minimum(0.8 * grains, 1))
     cell.densities["basophil_granule"] = grains * cell.cell

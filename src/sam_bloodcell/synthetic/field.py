@@ -1,4 +1,4 @@
-"""What surrounds the white cell: red cells, platelets and stain debris."""
+"""The surroundings of the white cell: red cells, platelets and stain debris."""
 
 import numpy as np
 
@@ -10,7 +10,10 @@ from .shapes import smooth_noise, stamp_discs
 def scatter_red_cells(
     laboratory: Laboratory, unit: float, cell: WhiteCell, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Concentration of haemoglobin around a white cell: (size, size); `unit` is a typical neutrophil's radius in px."""
+    """Return the concentration of haemoglobin (size, size) around a white cell.
+
+    `unit` is a typical neutrophil's radius in px.
+    """
     red = np.zeros((size, size), np.float32)
     typical = unit * rng.uniform(0.52, 0.70)
     coverage = laboratory.red_cell_coverage * rng.uniform(0.5, 1.4)
@@ -37,7 +40,7 @@ def scatter_red_cells(
 def _disc_of_haemoglobin(
     distance: np.ndarray, radius: float, pallor: float, steepness: float, ghost: float
 ) -> np.ndarray:
-    """Thickness of a biconcave disc at a distance in radii; a ghost keeps only its outline."""
+    """Return the thickness of a biconcave disc at a distance in radii; a ghost keeps only its outline."""
     body = np.clip(0.5 + (1 - distance) * radius, 0, 1)
     pale, ring = np.exp(-((distance / 0.48) ** steepness)), np.exp(-(((distance - 0.9) / 0.1) ** 2))
     thickness = body * (1 - pallor * pale + 0.15 * ring)
@@ -48,10 +51,10 @@ def _disc_of_haemoglobin(
 
 
 def _scatter(wanted: int, typical: float, cell: WhiteCell, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Centres of red cells, mostly at a distance from each other and from the white cell: (n, 2)."""
+    """Return centres (n, 2) of red cells, mostly at a distance from each other and from the white cell."""
     candidates = rng.uniform(-typical, size + typical, (4 * wanted, 2))
     from_cell = np.hypot(*(candidates - np.asarray(cell.centre)).T)
-    # The white cell is on top: a red cell may reach under it, but not hide there.
+    # The white cell is on top: a red cell may be partly but not wholly under it.
     candidates = candidates[from_cell > cell.radius + typical * rng.uniform(0.2, 1.05, len(candidates))]
     apart = typical * rng.choice([1.9, 1.2], len(candidates), p=[0.8, 0.2])
     kept: list[np.ndarray] = []
@@ -64,7 +67,7 @@ def _scatter(wanted: int, typical: float, cell: WhiteCell, size: int, rng: np.ra
 
 
 def scatter_specks(unit: float, cell: WhiteCell, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Platelets and stain debris, as a concentration of the nuclear stain: (size, size) float32."""
+    """Return platelets and stain debris as a concentration of the nuclear stain, (size, size) float32."""
     n_platelets = int(rng.poisson(1.0))
     platelets = rng.uniform(0, size, (n_platelets, 2))
     # A platelet is a heap of granules.
@@ -75,7 +78,7 @@ def scatter_specks(unit: float, cell: WhiteCell, size: int, rng: np.random.Gener
     points = np.concatenate([granules, dirt])
     radii = np.concatenate([grains, unit * rng.uniform(0.01, 0.05, n_dirt)])
     weights = np.concatenate([rng.uniform(0.3, 0.9, len(granules)), rng.uniform(0.5, 1.3, n_dirt)])
-    # They lie beside the cell: on its outline they would be taken for a part of it.
+    # They are placed next to the cell, because on its outline they would look like a part of it.
     beside = np.hypot(*(points - np.asarray(cell.centre)).T) > 1.1 * cell.radius + radii
     drawn = stamp_discs((size, size), points[beside], radii[beside], weights[beside])
     if n_platelets:

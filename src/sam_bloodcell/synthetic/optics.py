@@ -20,27 +20,30 @@ class Laboratory:
     Parameters
     ----------
     name : str
-        What the ``domain`` column calls the laboratory.
+        Name of the laboratory in the ``domain`` column.
     nucleus, pink_cytoplasm, blue_cytoplasm, eosinophil_granule, basophil_granule, red_cell, background : 3 float
-        Stains of chromatin, of the neutrophil's cytoplasm, of the lymphocyte's and monocyte's, of orange-pink and of
-        purple-black granules, of haemoglobin, and of the dried plasma between the cells. Each is the optical density
-        (natural logarithm, >= 0) in red, green and blue: ``light * exp(-density)`` is left (Beer-Lambert).
-    light : 3 float
-        Colour of the empty field: 1 is the brightest that the camera stores, more is overexposed.
-    vignette : float
+        Stains of chromatin, of the neutrophil's cytoplasm, of the lymphocyte's and monocyte's cytoplasm, of orange-pink
+        and of purple-black granules, of haemoglobin, and of the dried plasma between the cells. Each is the optical
+        density (natural logarithm, >= 0) in red, green and blue, which transmits ``light * exp(-density)``
+        (Beer-Lambert).
+    light : 3 float, default=(0.99, 0.91, 0.83)
+        Colour of the empty field. 1 is the brightest value that the camera stores, and more is overexposed.
+    vignette : float, default=0.05
         Share of the light lost in the corners, in [0, 1).
-    blur, cell_diameter : float
-        Standard deviation of the point spread, and diameter of a typical neutrophil (the magnification), both as
-        fractions of the image side.
-    red_cell_coverage, red_cell_ghost : float
-        Share of the field that red cells cover, and how unstained they are: 0 draws stained ones, 1 draws only a faint
-        outline of each; both in [0, 1].
-    edge : float
+    blur : float, default=0.003
+        Standard deviation of the point spread, as a fraction of the image side.
+    cell_diameter : float, default=0.38
+        Diameter of a typical neutrophil (the magnification), as a fraction of the image side.
+    red_cell_coverage : float, default=0.45
+        Share of the field that red cells cover, in [0, 1].
+    red_cell_ghost : float, default=0.0
+        Degree to which red cells are unstained, in [0, 1]: 0 draws stained cells, 1 only a faint outline of each.
+    edge : float, default=0.05
         Optical density of the dark, refractile line around a white cell.
-    noise : float
+    noise : float, default=0.008
         Standard deviation of the sensor noise, as a fraction of the brightest value.
-    jpeg_quality : int
-        Quality of the JPEG that the image goes through, 1 to 95.
+    jpeg_quality : int, default=92
+        Quality of the JPEG compression, 1 to 95.
 
     Examples
     --------
@@ -75,18 +78,18 @@ class Laboratory:
         Parameters
         ----------
         rng : numpy.random.Generator
-            The same state gives the same laboratory.
+            Random generator. The same state gives the same laboratory.
         name : str, default="random"
-            Its name.
+            Name of the laboratory.
 
         Returns
         -------
         Laboratory
-            Its empty field is yellow, white, cream or grey-purple, its cells measure about 25 % to 85 % of the image
-            side, its images are sharp to blurred, and its red cells are stained, ghosts, or hardly there.
+            A laboratory with a yellow, white, cream or grey-purple field, cells of about 25 % to 85 % of the image
+            side, sharp to blurred images, and red cells that are stained, ghosts, or hardly visible.
         """
         contrast = rng.uniform(0.7, 1.3)
-        # One common tint: a batch of stain that leans to red or to blue does so in every structure.
+        # One common tint, because a batch of stain that is more red or more blue is so in every structure.
         tint = contrast * np.exp(rng.normal(0, [0.14, 0.08, 0.20]))
         colours = {name: getattr(cls, name) * tint * np.exp(rng.normal(0, 0.13, 3)) for name in STRUCTURES}
         # Plasma is colourless or a thin, even veil.
@@ -120,7 +123,7 @@ def expose(density: np.ndarray, laboratory: Laboratory, rng: np.random.Generator
     image = np.exp(-density) * np.asarray(laboratory.light, np.float32) * shading[..., None]
     focus = laboratory.blur * size * rng.uniform(0.8, 1.25)
     for channel, defocus in enumerate((1.1, 1.0, 1.2)):
-        # A lens brings the three colours to slightly different focus.
+        # A lens focuses the three colours slightly differently.
         image[..., channel] = ndimage.gaussian_filter(image[..., channel], focus * defocus, truncate=3.0)
 
     # Grain is mostly shared by the channels; a coarser part of it is coloured, as after demosaicing.

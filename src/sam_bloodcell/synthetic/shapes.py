@@ -5,7 +5,7 @@ from PIL import Image
 
 
 def smooth_noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise of about unit variance whose features are `grain` pixels wide: float32 of the given shape."""
+    """Return float32 noise of about unit variance whose features are `grain` pixels wide."""
     grain = max(grain, 1.0)
     # One cell more on each side, and a random offset, so that the lattice never shows at the borders.
     coarse = Image.fromarray(rng.standard_normal([int(np.ceil(side / grain)) + 3 for side in shape], np.float32))
@@ -16,7 +16,7 @@ def smooth_noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator)
 
 
 def stamp_discs(shape: tuple[int, ...], points: np.ndarray, radii: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Union of discs of some heights (`weights`), anti-aliased, the highest at each pixel; centres and radii in px."""
+    """Return an anti-aliased union of discs with heights `weights`, the highest at each pixel; lengths are in px."""
     drawn = np.zeros(shape, np.float32)
     if len(points) == 0:
         return drawn
@@ -37,12 +37,12 @@ def stamp_discs(shape: tuple[int, ...], points: np.ndarray, radii: np.ndarray, w
 
 
 def coverage(depth: np.ndarray, radius: float) -> np.ndarray:
-    """Share of each pixel inside a shape, from the depth in cell radii: one pixel wide edge."""
+    """Return the share of each pixel inside a shape, from the depth in cell radii, with an edge one pixel wide."""
     return np.clip(0.5 + depth * radius, 0, 1).astype(np.float32)
 
 
 def union_of_discs(y: np.ndarray, x: np.ndarray, lobes: np.ndarray, turn: float) -> np.ndarray:
-    """Depth in the smooth union of discs (row, column, radius), turned about the centre: (h, w)."""
+    """Return the depth (h, w) in the smooth union of discs (row, column, radius), rotated about the centre."""
     sharpness, sine, cosine = 26.0, np.sin(turn), np.cos(turn)
     total = np.full(np.broadcast_shapes(y.shape, x.shape), 1e-9, np.float32)
     for row, column, lobe_radius in lobes.astype(np.float32):

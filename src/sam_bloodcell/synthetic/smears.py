@@ -1,4 +1,4 @@
-"""Draw synthetic blood cells: images, masks and labels that no laboratory had to give away."""
+"""Synthetic blood cells: images, masks and labels without patient data."""
 
 import zlib
 from collections.abc import Iterable, Sequence
@@ -26,35 +26,35 @@ def make_blood_cells(
 ) -> Cells:  # fmt: skip
     """Draw white blood cells of several classes as several laboratories would photograph them.
 
-    Stains add as optical densities (Beer-Lambert); light, lens, sensor and JPEG follow. A cell depends only on
-    `random_state`, its laboratory's name, its class and its number: more cells, classes or laboratories leave it as it
-    is.
+    Stains add as optical densities (Beer-Lambert), followed by light, lens, sensor and JPEG compression. A cell depends
+    only on `random_state`, its laboratory's name, its class and its number. More cells, classes or laboratories do not
+    change it.
 
     Parameters
     ----------
     n_cells_per_class : int, default=20
-        Cells of each class in each laboratory, > 0.
+        Number of cells of each class in each laboratory, > 0.
     classes : sequence of str, default=("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
         Distinct classes, in the order of ``target_names``.
     domains : sequence of str or Laboratory, default=("lab_a", "lab_b")
-        Names in `LABORATORIES`, or laboratories of your own; names must differ.
+        Names in `LABORATORIES`, or your own laboratories. Names must differ.
     image_size : int, default=224
         Side of the square images in pixels, >= 16.
     random_state : int, numpy.random.Generator or None, default=None
-        Seed; None draws new cells at every call.
+        Seed. None draws new cells at every call.
 
     Returns
     -------
     Cells
-        images : uint8 RGB array (n, image_size, image_size, 3); masks : uint8 array (n, image_size, image_size),
-        nucleus 255, cytoplasm 128, background 0; target : int array (n,), an index into target_names : list of str;
-        domain : str array (n,); DESCR : str. n is ``n_cells_per_class * len(classes) * len(domains)``, laboratory after
-        laboratory and shuffled within each.
+        The cells, as images : uint8 RGB array (n, image_size, image_size, 3); masks : uint8 array (n, image_size,
+        image_size), nucleus 255, cytoplasm 128, background 0; target : int array (n,), indices into target_names : list
+        of str; domain : str array (n,); DESCR : str. n is ``n_cells_per_class * len(classes) * len(domains)``. The
+        cells are sorted by laboratory and shuffled within each.
 
     Raises
     ------
     ValueError
-        If a number, a class or a laboratory is not a possible one.
+        If a number is out of range, or a class or laboratory is unknown.
 
     Examples
     --------
@@ -92,23 +92,25 @@ def draw_cell(
     Parameters
     ----------
     cell_type : str
-        One of `COMMON_CLASSES`.
+        Class of the cell, one of `COMMON_CLASSES`.
     laboratory : str or Laboratory
         A name from `LABORATORIES`, or any laboratory.
     size : int
         Side of the square image in pixels, >= 16.
     rng : numpy.random.Generator
+        Random generator. The same state gives the same cell.
 
     Returns
     -------
     image : uint8 RGB array of shape (size, size, 3)
+        The image.
     mask : uint8 array of shape (size, size)
-        Of the central cell only: nucleus 255, cytoplasm 128, elsewhere 0.
+        The mask of the central cell: nucleus 255, cytoplasm 128, elsewhere 0.
 
     Raises
     ------
     ValueError
-        If an argument is not a possible one.
+        If an argument is out of range or unknown.
 
     Examples
     --------
@@ -122,7 +124,7 @@ def draw_cell(
     (laboratory,) = _known_laboratories([laboratory])
     size = _whole_number("size", size, _SMALLEST)
     if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"Got rng={rng!r} but expected a numpy Generator; pass numpy.random.default_rng(seed).")
+        raise ValueError(f"Got rng={rng!r} but expected a numpy Generator. Fix: pass numpy.random.default_rng(seed).")
 
     cell = _central_cell(cell_type, laboratory, size, rng)
     unit = 0.5 * laboratory.cell_diameter * size  # radius of a typical neutrophil, in pixels
@@ -139,7 +141,7 @@ def draw_cell(
 
 
 def _central_cell(cell_type: str, laboratory: Laboratory, size: int, rng: np.random.Generator) -> WhiteCell:
-    """Draw the cell that the mask names, near the middle and inside the image."""
+    """Draw the cell of the mask, near the middle and inside the image."""
     radius = 0.5 * size * laboratory.cell_diameter * rng.uniform(*CELL_TYPES[cell_type].size)
     limit = 0.47 if laboratory.cell_diameter < 0.8 else 0.60
     radius = min(radius, limit * size / MAX_SWELLING)
@@ -149,7 +151,7 @@ def _central_cell(cell_type: str, laboratory: Laboratory, size: int, rng: np.ran
 
 
 def _stain_of_the_day(laboratory: Laboratory, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Vary the laboratory's stains as from slide to slide: name to (3,) float32."""
+    """Vary the laboratory's stains as between slides, as a dict of name to (3,) float32."""
     strength = rng.normal(0, 0.08)
     return {
         name: np.exp(strength + rng.normal(0, 0.06) + rng.normal(0, 0.04, 3)).astype(np.float32)
@@ -159,7 +161,7 @@ def _stain_of_the_day(laboratory: Laboratory, rng: np.random.Generator) -> dict[
 
 
 def _cover(density: np.ndarray, cell: WhiteCell, stain: dict[str, np.ndarray], edge: float) -> None:
-    """Lay a white cell over the field, in place: what lies below it is hidden."""
+    """Draw a white cell over the field, in place, so that it hides everything below it."""
     under = density[cell.window]  # (h, w, 3), a view
     under *= (1 - cell.cell)[..., None]
     for name, concentration in cell.densities.items():
@@ -171,7 +173,7 @@ def _cover(density: np.ndarray, cell: WhiteCell, stain: dict[str, np.ndarray], e
 
 
 def _neighbour(unit: float, cell: WhiteCell, size: int, rng: np.random.Generator) -> WhiteCell:
-    """Draw a second white cell that looks in at the border, and that the mask must not name."""
+    """Draw a second white cell at the border, which must not be in the mask."""
     name = COMMON_CLASSES[rng.integers(len(COMMON_CLASSES))]
     other = unit * rng.uniform(*CELL_TYPES[name].size)
     bearing = rng.uniform(0, 2 * np.pi)
@@ -182,7 +184,7 @@ def _neighbour(unit: float, cell: WhiteCell, size: int, rng: np.random.Generator
 
 
 def _mask(cell: WhiteCell, size: int) -> np.ndarray:
-    """Semantic codes of the cell, its largest connected piece only: (size, size) uint8."""
+    """Return semantic codes (size, size), uint8, of the largest connected piece of the cell."""
     pieces, _ = ndimage.label(cell.cell >= 0.5)
     whole = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     mask = np.zeros((size, size), np.uint8)
@@ -192,9 +194,9 @@ def _mask(cell: WhiteCell, size: int) -> np.ndarray:
 
 def _whole_number(name: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
-        raise ValueError(f"Got {name}={value!r} but expected a positive integer; pass {least} or more.")
+        raise ValueError(f"Got {name}={value!r} but expected a positive integer. Fix: pass {least} or more.")
     if value < least:
-        raise ValueError(f"Got {name}={value} but expected at least {least} pixels; a smaller image shows no cell.")
+        raise ValueError(f"Got {name}={value} but expected at least {least} pixels. Fix: pass {name}={least} or more.")
     return int(value)
 
 
@@ -206,7 +208,8 @@ def _known_classes(classes: Sequence[str]) -> list[str]:
     names = _as_list(classes)
     unknown = [name for name in names if name not in COMMON_CLASSES]
     if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(f"Got classes={names!r} but expected distinct names; choose from {', '.join(COMMON_CLASSES)}.")
+        known = ", ".join(COMMON_CLASSES)
+        raise ValueError(f"Got classes={names!r} but expected distinct names. Fix: choose from {known}.")
     return names
 
 
@@ -216,12 +219,13 @@ def _known_laboratories(domains: Sequence[str | Laboratory]) -> list[Laboratory]
     for entry in _as_list(domains):
         laboratory = LABORATORIES.get(entry) if isinstance(entry, str) else entry
         if not isinstance(laboratory, Laboratory):
-            raise ValueError(f"Got domain {entry!r} but expected a Laboratory or a known name; choose from {known}.")
+            expected = "a Laboratory or a known name"
+            raise ValueError(f"Got domain {entry!r} but expected {expected}. Fix: choose from {known}.")
         found.append(laboratory)
     names = [laboratory.name for laboratory in found]
     if not names or len(set(names)) < len(names):
-        fix = f"give each Laboratory a name of its own, or choose from {known}."
-        raise ValueError(f"Got domains named {names!r} but expected one or more distinct names; {fix}")
+        fix = f"Fix: give each Laboratory its own name, or choose from {known}."
+        raise ValueError(f"Got domains named {names!r} but expected one or more distinct names. {fix}")
     return found
 
 
@@ -231,7 +235,7 @@ def _entropy(random_state: int | np.random.Generator | None) -> int:
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**63))
     if isinstance(random_state, bool) or not isinstance(random_state, Integral) or random_state < 0:
-        fix = "pass numpy.random.default_rng(seed) or the seed itself."
+        fix = "Fix: pass numpy.random.default_rng(seed) or the seed itself."
         expected = "None, an integer >= 0 or a numpy Generator"
-        raise ValueError(f"Got random_state={random_state!r} but expected {expected}; {fix}")
+        raise ValueError(f"Got random_state={random_state!r} but expected {expected}. {fix}")
     return int(random_state)

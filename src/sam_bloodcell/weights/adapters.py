@@ -23,7 +23,7 @@ _PICKLED_FACTORS = "adapter_model.bin"  # what PEFT wrote before safetensors, an
 
 
 def locate_adapter(source: str | os.PathLike, revision: str | None = None, **access: Any) -> Path:
-    """Return the local folder of an adapter, fetched if need be; `access` is handed on to `hub.locate_folder`."""
+    """Return the local folder of an adapter, downloaded if missing; `access` is passed to `hub.locate_folder`."""
     folder, files = Path(source), list(_ADAPTER_FILES)
     if (folder / _PICKLED_FACTORS).is_file() and not (folder / files[1]).is_file():
         files[1] = _PICKLED_FACTORS
@@ -73,8 +73,8 @@ def write_adapter(
     """Write an adapter folder that `read_adapter` and ``peft.PeftModel.from_pretrained`` read.
 
     The backbone is what the adapter was trained on, and is filled in as PEFT's base model. The tensors are stored as
-    `dtype`. A `prompt` and a `pooling` are noted for who embeds with the adapter. The folder is made if need be; files
-    of the same names are replaced.
+    `dtype`. A `prompt` and a `pooling` are noted for who embeds with the adapter. The folder is created if missing;
+    files of the same names are replaced.
     """
     folder = make_folder(folder)
     repo, revision = backbone.resolved()

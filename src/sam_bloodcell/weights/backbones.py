@@ -79,7 +79,7 @@ class Backbone:
 
 
 def identify(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
-    """Fetch a backbone if need be, and fill in its commit on the Hub and its digest."""
+    """Download a backbone if it is missing, and fill in its commit on the Hub and its digest."""
     path = locate_backbone(backbone, token=token, local_files_only=local_files_only)
     return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
 
@@ -164,7 +164,7 @@ def fill_sam(backbone: Backbone, state: dict[str, Tensor], image_size: int, mask
 
 
 def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
-    """Return the local weights file, fetched from the Hub into its cache if need be."""
+    """Return the local weights file, downloaded from the Hub into its cache if missing."""
     if backbone.name == "vit_tiny":
         return _PACKAGED / "vit_tiny" / "encoder.safetensors"
     path = Path(backbone.name)

@@ -19,7 +19,7 @@ def fetch(
     repo: str, filename: str, revision: str | None = None, *, token: str | None = None, local_files_only: bool = False,
     command: str | None = None,
 ) -> Path:  # fmt: skip
-    """Return a repo's file in the Hub's local cache, downloaded if need be; a cached commit needs no network.
+    """Return a repo's file in the Hub's local cache, and download it if missing; a cached commit needs no network.
 
     The client resumes broken downloads and checks their size. Where the Hub announces a SHA-256 (large files), that of
     a new download is checked here. An error names the `command` that caches the file, by default ``hf download``.
@@ -77,7 +77,7 @@ def locate_folder(
     missing = [name for name in filenames if not (folder / name).is_file()]
     if missing:
         raise WeightsUnavailableError(
-            f"'{source}' is no {kind} folder: it lacks {', '.join(missing)}. "
+            f"'{source}' is not the folder of a saved {kind}: it lacks {', '.join(missing)}. "
             "Fix: pass a folder made by save_pretrained."
         )
     return folder
@@ -117,7 +117,7 @@ def sha256(path: Path) -> str:
 def push(
     save: Callable[..., Path], repo: str, *, revision: str | None, private: bool | None, token: str | None, **card: Any
 ) -> str:
-    """Save into a folder, upload its files as one commit to a model repo (made if need be); return its URL."""
+    """Save into a folder, upload its files as one commit to a model repo (created if missing); return its URL."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)

@@ -57,18 +57,25 @@ def save_pretrained(
     pipeline: BaseEstimator, folder: str | os.PathLike, *, metrics: Mapping[str, float] | None = None,
     data: str | None = None, licence: str | None = None,
 ) -> Path:  # fmt: skip
-    """Write a fitted pipeline: what was fitted, and a reference to the base weights.
+    """Write a fitted pipeline, with a reference to the base weights, and a model card into a folder.
 
     Parameters
     ----------
     pipeline : estimator
-        Fitted; any scikit-learn estimator around `SAMLoRAEmbedder` or `CrossDomainAutoencoder`.
-    folder, metrics, data, licence
-        As in `SAMLoRAEmbedder.save_pretrained`; the folder gets pipeline.skops and README.md, a model card.
+        Fitted scikit-learn estimator that contains a `SAMLoRAEmbedder` or a `CrossDomainAutoencoder`.
+    folder : str or path
+        Folder for pipeline.skops and README.md (the model card); created if it is missing.
+    metrics : dict of str to float, optional
+        Numbers for the model card, by name.
+    data : str, optional
+        Description of the training data for the model card.
+    licence : str, optional
+        SPDX identifier of the licence for the model card.
 
     Returns
     -------
-    folder : Path
+    pathlib.Path
+        The folder.
 
     Raises
     ------
@@ -109,16 +116,26 @@ def from_pretrained(
     """Load a pipeline that `save_pretrained` or `push_to_hub` stored.
 
     Nothing is unpickled. The file may use this package's estimators, scikit-learn's classes, and its functions that
-    score predictions, select features or scale them. All else is refused until it is named in `trusted`.
+    score predictions, select features or scale them. Other classes and functions must be named in `trusted`.
 
     Parameters
     ----------
     folder_or_repo : str or path
-    revision, token, local_files_only
-        For the Hub, as in `SAMLoRAEmbedder.from_pretrained`.
-    trusted : sequence of str
+        Folder, or repo on the Hugging Face Hub.
+    revision : str, optional
+        Commit, tag or branch of the repo (default: main).
+    token : str, optional
+        Token of the Hub (default: that of ``HF_TOKEN`` or ``hf auth login``).
+    local_files_only : bool, default=False
+        Whether to use only files that are already in the Hub's cache.
+    trusted : sequence of str, default=()
         Full names of further classes and functions that the file may use. XGBoost's are not trusted by default,
         because a manipulated file can crash its reader.
+
+    Returns
+    -------
+    estimator
+        The fitted pipeline.
 
     Raises
     ------
@@ -137,7 +154,7 @@ def from_pretrained(
         needed = skops.get_untrusted_types(file=path)
     except (BadZipFile, LookupError, ValueError) as exc:
         raise WeightsUnavailableError(
-            f"'{path}' is no pipeline that can be read: {exc}. Fix: fetch it again, or pass a folder made by "
+            f"'{path}' is not a readable pipeline: {exc}. Fix: download it again, or pass a folder made by "
             "save_pretrained."
         ) from exc
     allowed = [name for name in needed if name in (*_ESTIMATORS, *trusted) or _is_safe_in_sklearn(name)]
@@ -154,20 +171,27 @@ def push_to_hub(
     pipeline: BaseEstimator, repo_id: str, *, revision: str | None = None, private: bool | None = None,
     token: str | None = None, **card: Any,
 ) -> str:  # fmt: skip
-    """Save a fitted pipeline and upload it to a Hub repo, made if need be.
+    """Save a fitted pipeline and upload it to a Hub repo.
 
     Parameters
     ----------
     pipeline : estimator
-    repo_id, revision, private, token
-        As in `SAMLoRAEmbedder.push_to_hub`.
-    **card
-        metrics, data and licence, as in `save_pretrained`.
+        Fitted scikit-learn estimator, as in `save_pretrained`.
+    repo_id : str
+        Repo on the Hugging Face Hub, as "owner/name". It is created if it is missing.
+    revision : str, optional
+        Branch to write (default: main).
+    private : bool, optional
+        Whether a new repo is private.
+    token : str, optional
+        Token with write access (default: that of ``HF_TOKEN`` or ``hf auth login``).
+    **card : dict
+        Arguments of `save_pretrained`: metrics, data and licence.
 
     Returns
     -------
-    url : str
-        Of the commit.
+    str
+        URL of the commit.
 
     Raises
     ------

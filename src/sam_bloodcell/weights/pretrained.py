@@ -1,4 +1,4 @@
-"""What saved estimators share: a model card, the way to the Hub, and pickles of plain values."""
+"""Shared parts of saved estimators: a model card, upload to the Hub, and pickles of plain values."""
 
 import os
 import re
@@ -30,26 +30,31 @@ class Pretrained(BaseEstimator):
         self, folder: str | os.PathLike, *, metrics: Mapping[str, float] | None = None, data: str | None = None,
         licence: str | None = None,
     ) -> Path:  # fmt: skip
-        """Write what was fitted, and a model card.
+        """Write the fitted estimator and a model card into a folder.
 
         A `SAMLoRAEmbedder` writes its adapter in PEFT's layout, with decoder and settings, but no base weights. A
         `CrossDomainAutoencoder` writes its network (autoencoder.safetensors) and settings (sam_bloodcell.json).
 
         Parameters
         ----------
-        folder : path
-            Made if need be.
-        metrics, data, licence
-            For the model card: numbers by name, what it was trained on, an SPDX identifier.
+        folder : str or path
+            Folder to write; created if it is missing.
+        metrics : dict of str to float, optional
+            Numbers for the model card, by name.
+        data : str, optional
+            Description of the training data for the model card.
+        licence : str, optional
+            SPDX identifier of the licence for the model card.
 
         Returns
         -------
-        folder : Path
+        pathlib.Path
+            The folder.
 
         Raises
         ------
         NotFittedError, OSError
-            Before `fit`; if a file cannot be written.
+            If the estimator is not fitted, or a file cannot be written.
         ValueError
             If an embedder has no adapter, neither fine-tuned nor loaded.
         """
@@ -62,25 +67,25 @@ class Pretrained(BaseEstimator):
         self, repo_id: str, *, revision: str | None = None, private: bool | None = None, token: str | None = None,
         **card: Any,
     ) -> str:  # fmt: skip
-        """Save and upload to a Hub repo, made if need be.
+        """Save the estimator and upload it to a Hub repo.
 
         Parameters
         ----------
         repo_id : str
-            The repo, as "owner/name".
+            Repo on the Hugging Face Hub, as "owner/name". It is created if it is missing.
         revision : str, optional
-            Branch; default main.
+            Branch to write (default: main).
         private : bool, optional
-            Of a new repo.
+            Whether a new repo is private.
         token : str, optional
-            One that may write; default that of ``HF_TOKEN`` or ``hf auth login``.
-        **card
-            metrics, data and licence, as in `save_pretrained`.
+            Token with write access (default: that of ``HF_TOKEN`` or ``hf auth login``).
+        **card : dict
+            Arguments of `save_pretrained`: metrics, data and licence.
 
         Returns
         -------
-        url : str
-            Of the commit.
+        str
+            URL of the commit.
 
         Raises
         ------

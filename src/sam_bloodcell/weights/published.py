@@ -33,24 +33,26 @@ def read_published_adapter(
     Parameters
     ----------
     path : str or path
-        A file of any suffix; nothing in it is unpickled but tensors.
-    backbone : str
-        What it was trained on. Of a size known by name (vit_b, vit_l, vit_h) the file's shapes are checked.
-    image_size : int
-        Side in pixels that it was trained at; the file does not say.
-    pixel_stats : tuple
-        ((mean R, G, B), (std R, G, B)) of its training images in 0-255 units; default the published run's.
+        File with any suffix, from which only tensors are unpickled.
+    backbone : str, default="vit_b"
+        Backbone on which the adapter was trained. For vit_b, vit_l and vit_h, the file's shapes are checked.
+    image_size : int, default=224
+        Image side in pixels at which the adapter was trained, which the file does not contain.
+    pixel_stats : tuple, optional
+        ((mean R, G, B), (std R, G, B)) of the training images in 0-255 units. By default, they are those of the
+        published run.
 
     Returns
     -------
     Adapter
+        The adapter, for `SAMLoRAEmbedder`.
 
     Raises
     ------
     WeightsUnavailableError
-        If the file is absent, damaged or holds anything but tensors.
+        If the file is missing, damaged or contains anything but tensors.
     ValueError
-        If the file is no such adapter; the message lists all that is wrong. Or if a std is not positive.
+        If the file is not such an adapter (the message lists all differences), or a std is not positive.
     """
     if not all(0 < std < math.inf for std in pixel_stats[1]):
         raise ValueError(f"Got std={pixel_stats[1]} but expected positive numbers. Fix: pass those of 0-255 pixels.")
@@ -58,7 +60,7 @@ def read_published_adapter(
     problems = _differences(state, _expected_shapes(state, SIZES.get(backbone)))
     if problems:
         raise ValueError(
-            f"'{path}' is no adapter of the published code for {backbone}:\n  " + "\n  ".join(problems) + "\n"
+            f"'{path}' is not an adapter of the published code for {backbone}:\n  " + "\n  ".join(problems) + "\n"
             "Fix: pass the .pth that its training wrote, whole, and the backbone it was trained on; an adapter of this "
             "package is a folder."
         )

@@ -28,13 +28,13 @@ def read_published_autoencoder(path: str | os.PathLike) -> BCSAMAutoencoder | Do
     Parameters
     ----------
     path : str or path
-        A state dict that ``torch.save`` wrote, of any suffix, such as DoRL's ``.mdl``. The names may have a prefix such
-        as ``module.``. Nothing in it is unpickled but tensors.
+        State dict that ``torch.save`` wrote, with any suffix, such as DoRL's ``.mdl``. The names may have a prefix such
+        as ``module.``. Only tensors are unpickled.
 
     Returns
     -------
     BCSAMAutoencoder or DoRLAutoencoder
-        From `sam_bloodcell.models.published`.
+        The network, from `sam_bloodcell.models.published`.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def read_published_autoencoder(path: str | os.PathLike) -> BCSAMAutoencoder | Do
     state = without_prefix(read_tensors(Path(path)), marks=(_BCSAM, _DORL))
     if _BCSAM not in state and _DORL not in state:
         raise ValueError(
-            f"'{path}' is no autoencoder of the published code: it has neither '{_BCSAM}' (BC-SAM) nor '{_DORL}' "
+            f"'{path}' is not an autoencoder of the published code: it has neither '{_BCSAM}' (BC-SAM) nor '{_DORL}' "
             f"(DoRL) among its {len(state)} names. Fix: pass the state dict that its training saved."
         )
     with torch.device("meta"):  # no memory for what the file may turn out not to be
@@ -58,7 +58,7 @@ def read_published_autoencoder(path: str | os.PathLike) -> BCSAMAutoencoder | Do
         paper = "DoRL" if _DORL in state else "BC-SAM"
         rest = [f"and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         raise ValueError(
-            f"'{path}' is no whole autoencoder of {paper}:\n  " + "\n  ".join([*problems[:_LISTED], *rest]) + "\n"
+            f"'{path}' is not a complete autoencoder of {paper}:\n  " + "\n  ".join([*problems[:_LISTED], *rest]) + "\n"
             "Fix: pass the state dict that its training saved, whole."
         )
     counters = {own: torch.tensor(0) for name, own in ours.items() if _is_counter(name)}

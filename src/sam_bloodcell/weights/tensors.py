@@ -36,8 +36,8 @@ def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
     state = _network_state(_load(path))
     if state is None:
         raise WeightsUnavailableError(
-            f"'{path}' is no readable weights file: it holds no flat table of tensors. Fix: save the network's "
-            "state_dict() alone."
+            f"'{path}' is not a readable weights file: it contains no flat table of tensors. Fix: save only the "
+            "network's state_dict()."
         )
     tensors = {key: value.detach() if keep_dtype else value.detach().float() for key, value in state.items()}
     damaged = [key for key, value in tensors.items() if not value.isfinite().all()]
@@ -84,10 +84,10 @@ def _load(path: Path) -> Any:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)  # of a path, torch would look at the suffix
     except pickle.UnpicklingError as exc:
-        raise WeightsUnavailableError(f"'{path}' is no readable weights file: {_refusal(exc, start)}") from exc
+        raise WeightsUnavailableError(f"'{path}' is not a readable weights file: {_refusal(exc, start)}") from exc
     except Exception as exc:  # a damaged file makes both readers raise nearly anything
         raise WeightsUnavailableError(
-            f"'{path}' is no readable weights file: {exc!s:.200}. Fix: fetch it again."
+            f"'{path}' is not a readable weights file: {exc!s:.200}. Fix: fetch it again."
         ) from exc
 
 

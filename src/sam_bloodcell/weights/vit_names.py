@@ -121,8 +121,8 @@ def _layout(state: Mapping[str, Tensor], rotary: bool) -> ViTLayout:
     except (KeyError, ValueError, IndexError) as exc:
         missing = f"it has no '{exc.args[0]}'" if isinstance(exc, KeyError) else str(exc)
         raise ValueError(
-            f"This file is no ViT in the layout of DINOv2, DINOv3, transformers or timm: {missing}. Its first keys are "
-            f"{sorted(state)[:3]}. Fix: pass the weights of a plain ViT with a CLS token."
+            f"This file is not a ViT in the layout of DINOv2, DINOv3, transformers or timm: {missing}. Its first keys "
+            f"are {sorted(state)[:3]}. Fix: pass the weights of a plain ViT with a CLS token."
         ) from None
     heads = _HEADS.get((not rotary, width), width // 64 if width % 64 == 0 else 0)
     if not heads:

@@ -35,7 +35,7 @@ _ONE_OF_SEVERAL = {"MarrLab/DinoBloom": "pytorch_model_s.bin"}
 
 
 def identify_vit(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
-    """Fetch a ViT if need be, and fill in its commit on the Hub and its digest."""
+    """Download a ViT if it is missing, and fill in its commit on the Hub and its digest."""
     path = locate_vit(backbone, token=token, local_files_only=local_files_only)
     return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
 
@@ -67,7 +67,7 @@ def load_vit(backbone: Backbone) -> AnyViT:
 
 
 def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
-    """Return the local weights file, fetched from the Hub into its cache if need be.
+    """Return the local weights file, downloaded from the Hub into its cache if missing.
 
     The name of the backbone is a folder, a file, a Hub repo id (owner/name), or a file in such a repo
     (owner/name/file).
