@@ -27,9 +27,9 @@ from ..evaluation.checks import seed_of, values_of_cells
 from ..evaluation.classifiers import default_classifiers
 from ..evaluation.shift import near_duplicates
 from .adaptation import AdaptableClassifier, with_plain_output
-from .neighbor_smoothing import NeighborSmoothedClassifier
+from .neighbor_smoothing import with_domain_if_needed
 from .sources import given_columns, paths_of
-from .stain_augmented import StainAugmentedClassifier, view_size, with_stain_views
+from .stain_augmented import StainAugmentedClassifier, divides_cells, view_size, with_stain_views
 
 _FEW = 5  # a benchmark with the usual five folds leaves out classes with fewer cells, so that it says nothing of them
 
@@ -211,7 +211,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         keep = parts_to_keep(getattr(autoencoder, "architecture", "auto"), getattr(autoencoder, "preset", None))
         embedder = self._make_embedder(keep)
         classifier = self._checked_classifier()
-        if self.n_stain_views and _divides(classifier):
+        if self.n_stain_views and divides_cells(classifier):
             raise ValueError(
                 f"Got n_stain_views={self.n_stain_views} and classifier={self.classifier!r}, whose folds split cells "
                 "from their views. Fix: n_stain_views=0, or a classifier without folds, such as LogisticRegression(); "
@@ -311,7 +311,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         features = embeddings
         for step in pipeline[1:-1]:
             features = step.fit(features).transform(features)
-        features = _with_domain(features, embeddings, pipeline[-1])
+        features = with_domain_if_needed(features, embeddings, pipeline[-1])
         pipeline[-1].fit(*self._with_views(X, pipeline, features, labels))
         if not hasattr(pipeline[-1], "predict_proba"):
             fix = "Fix: VotingClassifier(voting='soft'), or another classifier."
@@ -438,7 +438,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
             if self.device != "auto" and "device" in step.get_params(deep=False):
                 step.set_params(device=self.device)
             features = step.transform(features)
-        return _with_domain(features, embeddings, self.pipeline_[-1])
+        return with_domain_if_needed(features, embeddings, self.pipeline_[-1])
 
     def _copies(self, embeddings: CellEmbeddings) -> NDArray[np.object_]:
         """Return the path of the training cell of which each cell looks like a copy, or ""."""
@@ -446,20 +446,3 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         copies = np.full(len(embeddings), "", dtype=object)
         copies[pairs["a"]] = self.training_paths_[pairs["b"]]
         return copies
-
-
-def _with_domain(features: Any, embeddings: CellEmbeddings, classifier: Any) -> Any:
-    """Return the features, with the domain of each cell (which an autoencoder drops) if the classifier needs it."""
-    parts = [classifier, *classifier.get_params().values()]
-    if embeddings.domain is None or not any(isinstance(part, NeighborSmoothedClassifier) for part in parts):
-        return features
-    return CellEmbeddings.from_arrays(features, domain=embeddings.domain)
-
-
-def _divides(classifier: Any) -> bool:
-    """Return whether a classifier, or a part of it, splits its training cells, as a search or early stopping does."""
-    parameters = [(name.rpartition("__")[2], value) for name, value in classifier.get_params().items()]
-    # SVC(probability=True) calibrates in folds of its own.
-    return any(
-        name == "cv" or (name in ("probability", "early_stopping") and value is True) for name, value in parameters
-    )

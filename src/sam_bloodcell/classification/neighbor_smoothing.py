@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 from ..alignment.normalization import rows_by_domain
 from ..cells import FEW_CELLS, label_column
 from ..embedding.containers import carried_embeddings
-from ..embedding.embeddings import carried_domain
+from ..embedding.embeddings import CellEmbeddings, carried_domain
 
 _LEAST = 1e-10  # replaces a probability of 0, whose logarithm is infinite
 _TOLERANCE, _MOST_ROUNDS = 1e-4, 100
@@ -300,6 +300,14 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
         if domain is not None:
             return features, probabilities, label_column(domain, "domain", len(features))
         return features, probabilities, carried_domain(carried_embeddings(X))
+
+
+def with_domain_if_needed(features: Any, embeddings: CellEmbeddings, classifier: Any) -> Any:
+    """Return the features, with the domain of each cell (which an autoencoder drops) if the classifier needs it."""
+    parts = [classifier, *classifier.get_params().values()]
+    if embeddings.domain is None or not any(isinstance(part, NeighborSmoothedClassifier) for part in parts):
+        return features
+    return CellEmbeddings.from_arrays(features, domain=embeddings.domain)
 
 
 def _without_routing(estimator: Any, params: dict[str, Any]) -> dict[str, Any]:

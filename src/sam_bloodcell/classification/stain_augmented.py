@@ -294,3 +294,12 @@ def _repeat(values: Any, rows: NDArray[np.intp], n: int) -> Any:
     """Repeat values of n cells for their views; return anything else unchanged."""
     is_column = not isinstance(values, str) and hasattr(values, "__len__") and len(values) == n
     return np.asarray(values)[rows] if is_column else values
+
+
+def divides_cells(classifier: Any) -> bool:
+    """Return whether a classifier, or a part of it, splits its training cells, as a search or early stopping does."""
+    parameters = [(name.rpartition("__")[2], value) for name, value in classifier.get_params().items()]
+    # SVC(probability=True) calibrates in folds of its own.
+    return any(
+        name == "cv" or (name in ("probability", "early_stopping") and value is True) for name, value in parameters
+    )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Adapter, Backbone, Cells, Device, ImageSize, Quiet, Root, Seed, tell_cells
+from .options import Adapter, Cells, Device, ImageSize, Quiet, Root, SAMBackbone, Seed, tell_cells
 
 
 def finetune(
@@ -14,7 +14,7 @@ def finetune(
     masks: Annotated[
         Literal["given", "auto"], typer.Option(help="given: masks of the table; auto: masks made from the stain.")
     ] = "given",
-    backbone: Backbone = "vit_tiny",
+    backbone: SAMBackbone = "vit_tiny",
     adapter: Adapter = None,
     lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA factors.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Maximum number of epochs; training stops early.")] = 150,

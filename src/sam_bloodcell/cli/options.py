@@ -28,6 +28,10 @@ Backbone = Annotated[
         "Anything or of a plain ViT, such as MarrLab/DinoBloom/pytorch_model_s.bin."
     ),
 ]
+SAMBackbone = Annotated[
+    str,
+    typer.Option(help="vit_tiny (packaged, the default here), vit_b, vit_l, vit_h, a Hugging Face repo id or a file."),
+]
 PapersBackbone = Annotated[
     str,
     typer.Option(help="vit_b (the papers', from the Hugging Face Hub, the default), vit_l, vit_h or vit_tiny."),

@@ -18,11 +18,11 @@ def make_embedder(
     Parameters
     ----------
     backbone : str or path
-        As in the embedders. The file of a Hub repo is fetched, if need be, to see what it holds.
+        Backbone of the embedder. A file on the Hub is downloaded, unless it is there, to find out what it contains.
     adapter : str or path, optional
         For a plain ViT, a folder or repo with the adapter that finds the cells.
     image_size : int, optional
-        Default that of the embedder.
+        Side in pixels to which the encoder resizes an image. The default is that of the embedder.
     **params
         Parameters that both embedders have.
     """

@@ -41,7 +41,7 @@ class ViTFeatures:
 
     @own_settings()
     def load(self) -> AnyViT:
-        """Return the network, loaded if need be."""
+        """Return the network, which is loaded unless it is in memory."""
         return load_vit_network(self.network)
 
     def activation_bytes(self) -> int:

@@ -18,40 +18,49 @@ from .segmented import SegmentedEmbedder
 class FunctionEmbedder(SegmentedEmbedder):
     """Embed single cell images with any function, such as a pathology model, an ONNX file or a CNN.
 
-    A segmenter finds the cells; the function gets them as arrays and returns vectors. Masks, their quality, cache and
-    all later steps are those of `SAMLoRAEmbedder`.
+    A segmenter finds the cell in each image. The function receives the cells as arrays and returns vectors. Masks,
+    their quality, the cache and all later steps are the same as for `SAMLoRAEmbedder`.
 
     Parameters
     ----------
     function : callable
-        Takes a uint8 RGB array (n, S, S, 3), S = `image_size`, and returns n vectors of one length, (n, d). Processes
-        of `n_jobs` get it pickled.
+        Function that takes a uint8 RGB array of shape (n, S, S, 3), S = `image_size`, and returns an array of shape
+        (n, d), with d the same for all calls. With `n_jobs`, it is pickled.
     name : str
-        Name and version of the function, such as "uni-1". It stands for the function in the key of the cache, for a
-        function has no digest: **give another name whenever the function or its weights change**, or the cache
-        returns the vectors of the old one.
+        Name and version of the function, such as "uni-1". The cache identifies the function by this name alone.
+        **Choose another name whenever the function or its weights change**, or the cache returns the old vectors.
     segmenter : str, path or SAMLoRAEmbedder, default="vit_tiny"
-        What finds the cells, as in `ViTEmbedder`.
+        Network that finds the cells, as in `ViTEmbedder`.
     image_size : int, default=224
         Side of the crops in pixels.
     background : bool, default=False
-        False gives the function the cell alone: its bounding box as a square, everything outside the mask grey. True
-        gives it the whole image as a square, background and neighbouring cells included.
+        Whether the function receives the whole image as a square, with background and neighbouring cells. By default,
+        it receives the cell alone: the bounding box as a square, with grey outside the mask.
     keep : collection of {"crops", "published_crops"}, default=()
-        As in `SAMLoRAEmbedder`; there are no token maps.
-    device, dtype
-        Of the segmenter, as in `SAMLoRAEmbedder`.
+        Data to keep in addition to the vectors, as in `SAMLoRAEmbedder`. There are no token maps.
+    device : str, default="auto"
+        "auto", "cpu", "cuda" or a torch device name.
+    dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Data type of the segmenter in `transform`. "auto" is bfloat16 if the device supports it natively, or float32.
     batch_size : int or "auto", default="auto"
-        Most images in a call of the function.
-    n_jobs, on_error, cache_dir, cache_limit, verbose
-        As in `SAMLoRAEmbedder`.
+        Largest number of images per call of the function. "auto" is that of the segmenter.
+    n_jobs : int, optional
+        Number of processes of `transform`, as in `SAMLoRAEmbedder`.
+    on_error : {"raise", "nan"}, default="raise"
+        Behaviour of `transform` for an unreadable image: raise, or return a row of NaN and warn.
+    cache_dir : str or path, optional
+        Folder that caches embeddings, as in `SAMLoRAEmbedder`.
+    cache_limit : int or str, optional
+        Size in bytes, or as "20GB", beyond which the least recently used embeddings in `cache_dir` are deleted.
+    verbose : int, default=0
+        If above 0, show progress bars.
 
     Attributes
     ----------
     segmenter_ : SAMLoRAEmbedder
-        What finds the cells, fitted.
+        The fitted estimator that finds the cells.
     encoder_ : Encoder
-        What `transform` runs.
+        The forward pass and the function that `transform` runs.
     n_features_out_ : int
         Length of the vectors.
 

@@ -37,10 +37,16 @@ class SegmentedEmbedder(CellEmbedder):
         Parameters
         ----------
         X : n images
-            As in `SAMLoRAEmbedder.fit`.
-        y : ignored
+            Images to check, as in `SAMLoRAEmbedder.fit`.
+        y : None
+            Ignored.
         masks : None
             Only a `SAMLoRAEmbedder` can be fine-tuned.
+
+        Returns
+        -------
+        self
+            The fitted embedder.
 
         Raises
         ------

@@ -32,46 +32,62 @@ _Embedder = TypeVar("_Embedder", bound="ViTEmbedder")
 class ViTEmbedder(SegmentedEmbedder):
     """Embed single cell images with a plain Vision Transformer, such as DinoBloom, RedDino, DINOv2 or DINOv3.
 
-    The patch tokens are averaged over the cell, which a segmenter finds: the packaged one, or any `SAMLoRAEmbedder`.
-    Masks, their quality, crops, cache and all later steps are those of `SAMLoRAEmbedder`.
+    A segmenter finds the cell in each image, and the patch tokens are averaged over the cell. Masks, their quality,
+    crops, the cache and all later steps are the same as for `SAMLoRAEmbedder`.
 
     Parameters
     ----------
     backbone : str or path, default="MarrLab/DinoBloom/pytorch_model_s.bin"
-        A Hub repo id ("facebook/dinov2-small", "1aurent/vit_small_patch14_224.dinobloom", "mouseland/cellpose-sam"), a
-        file in a Hub repo ("MarrLab/DinoBloom/pytorch_model_b.bin"), or a local file or folder with such weights, under
-        the names of DINOv2, transformers, timm or Cellpose-SAM.
+        Weights of the ViT: a Hub repo id ("facebook/dinov2-small", "1aurent/vit_small_patch14_224.dinobloom",
+        "mouseland/cellpose-sam"), a file in a Hub repo ("MarrLab/DinoBloom/pytorch_model_b.bin"), or a local file or
+        folder with the parameter names of DINOv2, transformers, timm or Cellpose-SAM.
     segmenter : str, path or SAMLoRAEmbedder, default="vit_tiny"
-        What finds the cells: the backbone of a `SAMLoRAEmbedder`, the folder of a saved one, or one itself. It is used
-        as it is where it is fitted, also by copies of this embedder, as a search makes them.
+        Network that finds the cells: the backbone of a `SAMLoRAEmbedder`, the folder of a saved one, or an estimator. A
+        fitted estimator is not fitted again, neither by this embedder nor by its copies in a search.
     revision : str, optional
-        Commit, tag or branch of the backbone on the Hub; default the newest.
+        Commit, tag or branch of the backbone on the Hub. The default is the newest commit.
     pooling : {"mask", "cls", "both"}, default="mask"
-        "mask" is the mean of the patch tokens over the cell, "cls" the CLS token, which has seen the whole image, and
-        "both" is CLS, then the mean.
+        Features of a cell. "mask" is the mean of the patch tokens over the cell. "cls" is the CLS token, which also
+        contains the background. "both" is the CLS token followed by the mean.
     image_size : int, optional
-        Side in pixels at which the ViT sees the image, a multiple of its patch. Default: that of the weights, 224 for
-        DINOv2 and DinoBloom.
+        Side in pixels to which the ViT resizes an image, a multiple of its patch. The default is the size of the
+        weights, 224 for DINOv2 and DinoBloom.
     pixel_stats : "auto" or ((float, float, float), (float, float, float)), default="auto"
-        Channel means and standard deviations (R, G, B) in 0-255 units. "auto" takes those that the weights were made
-        with.
+        Channel means and standard deviations (R, G, B) in 0-255 units. "auto" uses those of the weights.
     keep : collection of {"tokens", "crops", "published_crops"}, default=()
-        As in `SAMLoRAEmbedder`; the token maps are those of the ViT, without CLS and registers.
-    device, dtype, batch_size, n_jobs, on_error, cache_dir, cache_limit, verbose
-        As in `SAMLoRAEmbedder`.
+        Data to keep in addition to the pooled embeddings, as in `SAMLoRAEmbedder`. The token maps are those of the ViT,
+        without CLS and register tokens.
+    device : str, default="auto"
+        "auto", "cpu", "cuda" or a torch device name.
+    dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Data type of the networks in `transform`. "auto" is bfloat16 if the device supports it natively, or float32.
+    batch_size : int or "auto", default="auto"
+        Number of images per forward pass. "auto" fits the widest activation into a CPU's cache or 160 MB of a GPU.
+    n_jobs : int, optional
+        Number of processes of `transform`, as in `SAMLoRAEmbedder`.
+    on_error : {"raise", "nan"}, default="raise"
+        Behaviour of `transform` for an unreadable image: raise, or return a row of NaN and warn.
+    cache_dir : str or path, optional
+        Folder that caches embeddings, as in `SAMLoRAEmbedder`.
+    cache_limit : int or str, optional
+        Size in bytes, or as "20GB", beyond which the least recently used embeddings in `cache_dir` are deleted.
+    verbose : int, default=0
+        If above 0, show progress bars.
 
     Attributes
     ----------
     backbone_ : Backbone
-        Where the weights come from.
+        The source of the weights.
     segmenter_ : SAMLoRAEmbedder
-        What finds the cells, fitted.
+        The fitted estimator that finds the cells.
     encoder_ : Encoder
         The forward passes that `transform` runs.
     image_size_ : int
+        The side in pixels that is used.
     pixel_stats_ : tuple
+        The pixel statistics that are used.
     n_features_out_ : int
-        Width of the embeddings: 384, 768, 1024 or 1536 for DINOv2 and DinoBloom S, B, L, G; twice that for "both".
+        Number of features: 384, 768, 1024 or 1536 for DINOv2 and DinoBloom S, B, L, G; twice that for "both".
 
     See Also
     --------
@@ -186,10 +202,21 @@ class ViTEmbedder(SegmentedEmbedder):
 
         Parameters
         ----------
-        folder_or_repo, revision, token, local_files_only
-            As in `SAMLoRAEmbedder.from_pretrained`.
+        folder_or_repo : str or path
+            Folder or Hub repo id of the embedder.
+        revision : str, optional
+            Commit, tag or branch on the Hub.
+        token : str, optional
+            Access token of the Hub.
+        local_files_only : bool, default=False
+            Whether to use only files that were downloaded before.
         **params
             Parameters that override the saved ones.
+
+        Returns
+        -------
+        ViTEmbedder
+            The fitted embedder.
 
         Raises
         ------

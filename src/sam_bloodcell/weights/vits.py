@@ -94,11 +94,10 @@ def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only
 
 
 def is_vit(name: str, *, with_adapter: bool = False) -> bool:
-    """Tell whether a backbone is for `ViTEmbedder`; its file is fetched, if need be, to see what it holds.
+    """Return whether a backbone is for `ViTEmbedder`; a file on the Hub is downloaded, unless it is there.
 
-    That is a plain ViT, and Cellpose-SAM unless it comes with an adapter, which has the decoder that it lacks.
-
-    What cannot be found or read is none: loading it as Segment Anything raises the error that says why.
+    These backbones are plain ViTs, and Cellpose-SAM unless an adapter brings the decoder that it lacks. The result is
+    False if the backbone cannot be found or read: loading it as Segment Anything then raises an error with the reason.
     """
     if name == "vit_tiny" or name in HUB_BACKBONES:
         return False
