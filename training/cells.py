@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from sam_bloodcell.images.frames import pad_to_square, resize
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.images.reading import load_rgb
 
-# The laboratories whose licences allow training. All others only measure.
+# The laboratories whose licences allow training, and those that the first encoder saw. All others only measure.
 TRAINED = ("acevedo", "cellavision", "munich_bm", "raabin_unlabelled", "tecom")
+FIRST = ("acevedo", "cellavision", "tecom")
 SHARED_DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -44,9 +46,9 @@ def manifest() -> list[dict[str, str]]:
     return rows
 
 
-def training_rows(without: str | None = None) -> list[dict[str, str]]:
-    """Rows of the laboratories in `TRAINED` that training may see, without one laboratory if asked."""
-    allowed = set(TRAINED) - {without}
+def training_rows(laboratories: Sequence[str] = TRAINED, without: str | None = None) -> list[dict[str, str]]:
+    """Rows of some laboratories that training may see, without one laboratory if asked."""
+    allowed = set(laboratories) & set(TRAINED) - {without}
     return [row for row in manifest() if row["domain"] in allowed and not is_held_out(row["path"])]
 
 

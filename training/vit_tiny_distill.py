@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cells import SHARED_DATA, Cells, as_batch, real_cells, training_rows
+from cells import SHARED_DATA, TRAINED, Cells, as_batch, real_cells, training_rows
 from measures import measure_cells, ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -201,6 +201,7 @@ def main() -> None:
     log = {
         **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         "began_from": encoder_log,
+        "laboratories": TRAINED,
         "pixel_stats": pixel_stats,
         "real_cells": len(rows),
         "wall_seconds": round(time.time() - start),
