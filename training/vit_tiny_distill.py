@@ -204,6 +204,7 @@ def main() -> None:
         "laboratories": TRAINED,
         "pixel_stats": pixel_stats,
         "real_cells": len(rows),
+        "trained_steps": len(history) * args.steps,
         "wall_seconds": round(time.time() - start),
         "last_epoch": history[-1],
     }
