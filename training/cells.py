@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from sam_bloodcell.images.frames import pad_to_square, resize
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.images.reading import load_rgb
 
+# The laboratories whose licences allow training, and those that the first encoder saw. All others only measure.
+TRAINED = ("acevedo", "cellavision", "munich_bm", "raabin_unlabelled", "tecom")
+FIRST = ("acevedo", "cellavision", "tecom")
 SHARED_DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def is_held_out(path: str) -> bool:
-    """Whether no training may see this cell: one in five, by the SHA-1 of its path in cells.csv."""
+    """Whether no training may see this cell: one in five, by the SHA-1 of its path in the table of cells."""
     return int(hashlib.sha1(path.encode()).hexdigest(), 16) % 5 == 0
 
 
@@ -34,14 +38,18 @@ class Cells:
 
 
 def manifest() -> list[dict[str, str]]:
-    """Rows of cells.csv."""
-    with (SHARED_DATA / "cells.csv").open() as file:
-        return list(csv.DictReader(file))
+    """Rows of cells.csv and more_cells.csv."""
+    rows = []
+    for name in ("cells.csv", "more_cells.csv"):
+        with (SHARED_DATA / name).open() as file:
+            rows += csv.DictReader(file)
+    return rows
 
 
-def training_rows(without: str | None = None) -> list[dict[str, str]]:
-    """Rows that training may see, without one laboratory if asked."""
-    return [row for row in manifest() if not is_held_out(row["path"]) and row["domain"] != without]
+def training_rows(laboratories: Sequence[str] = TRAINED, without: str | None = None) -> list[dict[str, str]]:
+    """Rows of some laboratories that training may see, without one laboratory if asked."""
+    allowed = set(laboratories) & set(TRAINED) - {without}
+    return [row for row in manifest() if row["domain"] in allowed and not is_held_out(row["path"])]
 
 
 def real_cells(rows: list[dict[str, str]], size: int) -> Cells:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cells import SHARED_DATA, manifest, synthetic_cells, training_rows
+from cells import FIRST, SHARED_DATA, manifest, synthetic_cells, training_rows
 from safetensors.torch import load_file, save_file
 
 from sam_bloodcell import SAMLoRAEmbedder
@@ -102,7 +102,7 @@ def main() -> None:
     decoder = load_file(args.encoder / "decoder.safetensors")
     save_file(encoder | decoder, base)
     settings = {"backbone": str(base), "pixel_stats": encoder_log["pixel_stats"], "verbose": 1}
-    rows = training_rows(encoder_log.get("without"))
+    rows = training_rows(encoder_log.get("laboratories", FIRST), encoder_log.get("without"))
     masked = [row for row in rows if row["mask"]]
     own_images, own_masks, agreeing = self_made_masks(
         SAMLoRAEmbedder(**settings, prompt="none").fit([SHARED_DATA / rows[0]["path"]]),

@@ -1,4 +1,4 @@
-"""The packaged autoencoder: vit_tiny's embeddings of three laboratories -> 50 cross-domain features.
+"""The packaged autoencoder: vit_tiny's embeddings of its training laboratories -> 50 cross-domain features.
 
     python training/vit_tiny_autoencoder.py --package src/sam_bloodcell/weights/vit_tiny
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cells import SHARED_DATA, training_rows
+from cells import FIRST, SHARED_DATA, training_rows
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.evaluation import domain_shift
@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--package", type=Path, required=True, help="folder to write autoencoder/ into")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rows = training_rows()
+    encoder_log = json.loads((args.package / "training_log.json").read_text())["encoder"]
+    laboratories = encoder_log.get("laboratories", FIRST)
+    rows = training_rows(laboratories)
     domain = np.array([row["domain"] for row in rows])
     cells = SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform([SHARED_DATA / row["path"] for row in rows])
     start = time.time()
@@ -41,7 +43,7 @@ def main() -> None:
     autoencoder.set_params(verbose=0).save_pretrained(
         folder,
         metrics={"domain guessed from features": after["domain_accuracy"], "MMD between laboratories": after["mmd"]},
-        data="80% of the unlabelled cells of acevedo, cellavision and tecom (see training/README.md)",
+        data=f"80% of the unlabelled cells of {', '.join(laboratories)} (see training/README.md)",
         licence="apache-2.0",
     )
     (folder / "training_log.json").write_text(json.dumps(log, indent=2) + "\n")

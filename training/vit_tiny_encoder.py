@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cells import Cells, as_batch, real_cells, synthetic_cells, training_rows
+from cells import FIRST, Cells, as_batch, real_cells, synthetic_cells, training_rows
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -182,7 +182,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
 
-    rows = training_rows(args.without)
+    rows = training_rows(FIRST, args.without)
     real, synthetic = real_cells(rows, SIZE), synthetic_cells(args.synthetic, SIZE, args.seed)
     sample = real.pixels[:: max(1, len(real.pixels) // 500)].reshape(-1, 3).astype(np.float64)
     pixel_stats = (sample.mean(0).round(2).tolist(), sample.std(0).round(2).tolist())
