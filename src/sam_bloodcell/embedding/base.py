@@ -1,4 +1,4 @@
-"""What all embedders of cells share: images in, embeddings and masks out, each image embedded once."""
+"""The base class of all embedders of cells, which embeds each image once."""
 
 import os
 import warnings
@@ -35,7 +35,7 @@ _Embedder = TypeVar("_Embedder", bound="CellEmbedder")
 
 
 class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained):
-    """The base of all embedders; a subclass says what is fitted, and which forward pass embeds."""
+    """The base class of all embedders; a subclass defines what is fitted and which forward pass embeds."""
 
     __metadata_request__fit = {"masks": True}
 
@@ -65,13 +65,17 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
 
         Parameters
         ----------
-        X, y, masks
-            As in `fit`, whose errors this raises, too.
+        X : n images
+            Images to fit and embed, as in `fit`, which also raises the errors.
+        y : object, default=None
+            Ignored.
+        masks : sequence of n masks or "auto", optional
+            Masks of the cells, as in `fit`.
 
         Returns
         -------
         CellEmbeddings
-            As `transform`.
+            The embeddings, as from `transform`.
         """
         X = list(X) if isinstance(X, Iterator) else X  # fit would use it up
         return self.fit(X, y, masks=masks).transform(X)
@@ -81,15 +85,16 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
 
         Parameters
         ----------
-        X : n images, as in `fit`
+        X : n images
+            Images to embed, as in `fit`.
 
         Returns
         -------
         CellEmbeddings
-            To numpy an (n, C) float32 array; it also holds the masks and their quality. Where no plausible cell is
-            found, the whole image is embedded, flagged in the quality, and a warning names the rows. After
-            ``set_output`` for pandas or polars it is a table of the embeddings; the next step of a pipeline still gets
-            all the rest with it.
+            Embeddings, which numpy treats as a float32 array of shape (n, C), with the masks and their quality. If no
+            plausible cell is found, the whole image is embedded, its quality is flagged, and a warning names the row.
+            After ``set_output`` for pandas or polars, the result is a table of the embeddings, but the next step of a
+            pipeline still receives the other parts.
 
         Raises
         ------
@@ -123,14 +128,23 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         return as_container(embedded, _get_output_config("transform", self)["dense"], X)
 
     def predict_masks(self, X: Any) -> list[NDArray[np.bool_] | None]:
-        """Find the cell in each image: n bool arrays (H, W), each of its image's own size.
+        """Find the cell in each image.
 
-        With ``on_error="nan"``, the mask of an image that cannot be read is None, and a warning names the rows.
+        Parameters
+        ----------
+        X : n images
+            Images to segment, as in `fit`.
+
+        Returns
+        -------
+        list of n bool arrays of shape (H, W)
+            The mask of each image, of the size of the image. With ``on_error="nan"``, the mask of an unreadable image
+            is None, and a warning names the row.
 
         Raises
         ------
         ValueError, ImageReadError
-            As `transform`.
+            As in `transform`.
         """
         check_is_fitted(self)
         images = as_image_list(X)
