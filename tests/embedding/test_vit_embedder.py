@@ -18,6 +18,7 @@ from tests.weights.test_vit_names import OWN, shapes_of
 from tests.weights.timm_tokens import weights
 
 from sam_bloodcell import (
+    CrossDomainAutoencoder,
     SAMLoRAEmbedder,
     ViTEmbedder,
     WeightsUnavailableError,
@@ -107,6 +108,14 @@ def test_a_fitted_segmenter_stays_what_it_is_in_clones_and_after_another_fit(vit
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedder)).transform(cells.images).masks, masks)
     embedder.segmenter.fit(cells.images)  # without masks: what was learned is lost
     np.testing.assert_array_equal(embedder.transform(cells.images).masks, masks)
+
+
+def test_an_autoencoder_of_token_maps_needs_embeddings_as_wide_as_tokens(vit_file, cells):
+    embedder = ViTEmbedder(vit_file, pooling="both", keep=("tokens", "crops"))
+    found = embedder.fit_transform(cells.images)
+    said = r"Got embeddings 128 wide with tokens 64 wide but 'conv' expected one width\. Fix: ViTEmbedder\(.*'mask'"
+    with pytest.raises(ValueError, match=said):
+        CrossDomainAutoencoder(2, architecture="conv", epochs=1).fit(found, domain=cells.domain)
 
 
 def test_masks_are_no_way_to_fine_tune_a_vit(vit_file, cells):
