@@ -13,6 +13,7 @@ ORDER = (
     "plot_predict_folder.py",
     "plot_inspect_errors.py",
     "plot_few_labels.py",
+    "plot_own_encoder.py",
     "plot_compare_features.py",
     "plot_domain_shift.py",
     "plot_grid_search.py",
