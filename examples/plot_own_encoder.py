@@ -2,8 +2,8 @@
 My own encoder
 ==============
 
-Any function from images to vectors can be the encoder: a pathology model, an ONNX file or a CNN. Masks, cache, alignment
-and benchmark work in the same way. This example compares such a function with the packaged encoder.
+Any function from images to vectors can be the encoder: a pathology model, an ONNX file or a CNN. Masks, cache,
+alignment and benchmark work in the same way. This example compares such a function with the packaged encoder.
 """
 
 import tempfile
