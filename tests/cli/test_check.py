@@ -53,7 +53,7 @@ def test_a_folder_without_laboratories_gets_a_clear_word(table, tmp_path):
     result = check(tmp_path / "cells" / "lab_a", "--quiet")
     assert result.exit_code == 1
     told = " ".join(result.stdout.split())
-    assert "Problems: - Found 30 images in " in told
+    assert "Problems: - Got 30 images in " in told
     assert "but one level too high: 'basophil/" in told
     assert "Cells by laboratory and class" not in told
 
