@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "docs/errors.md", *(ROOT / "src").rglob("*.html.j2")]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "training/README.md")),
+    *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/howto").glob("*.md"), *(ROOT / "src").rglob("*.html.j2"),
+]  # fmt: skip
 MODULES = sorted((ROOT / "src").rglob("*.py"))
 
 # What to write instead, and the pattern. CONTRIBUTING.md has the vocabulary.

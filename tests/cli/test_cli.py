@@ -321,6 +321,7 @@ def test_the_help_names_the_backbone_that_is_the_default(command):
     parameters = {each.name: each for each in typer.main.get_command(app).commands[command].params}
     if "backbone" in parameters:
         default, help_ = parameters["backbone"].default, parameters["backbone"].help
+        default = default[0] if isinstance(default, list) else default
         assert re.search(rf"{default}( \([^)]*the default\))", help_), help_
 
 
@@ -447,9 +448,17 @@ def test_a_plain_vit_trains_and_is_benchmarked(tmp_path, vit_file, one_classifie
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
     result = run("train", table, "--out", tmp_path / "model", "--backbone", vit_file, "--quiet")
     assert result.exit_code == 0, result.output
-    args = ("--cv", 2, "--epochs", 1, "--quiet", "--backbone", vit_file)
-    result = run("benchmark", table, "--out", tmp_path / "out", *args)
+    args = ("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--quiet", "--backbone", vit_file)
+    result = run(*args, "--backbone", "vit_tiny", "--adapter", "some")
+    assert "Error: Got --adapter and several --backbone. Fix: leave --adapter out" in result.output
+    result = run(*args, "--backbone", "vit_tiny")
     assert result.exit_code == 0, result.output
+    encoders = pd.read_csv(tmp_path / "out" / "encoders.csv")
+    assert encoders["encoder"].tolist() == [str(vit_file), "vit_tiny"]
+    assert encoders["features"].tolist() == ["autoencoder", "autoencoder"]
+    assert encoders["p_holm"].notna().tolist() == [False, True]
+    assert "Encoders, with the difference of each to the first" in result.output
+    assert "Encoders compared" in (tmp_path / "out" / "report.html").read_text("utf-8")
     for folder in (tmp_path / "model", tmp_path / "out" / "model"):
         assert CellClassifier.from_pretrained(folder).pipeline_[0].backbone_.name == str(vit_file)
 

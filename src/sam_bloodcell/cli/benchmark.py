@@ -4,6 +4,7 @@ import json
 import shutil
 import textwrap
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import typer
 from .options import (
     Adapter,
     Architecture,
-    Backbone,
+    Backbones,
     BatchSize,
     CacheDir,
     Cells,
@@ -42,6 +43,7 @@ TABLES = {
     "recall_by_class.csv": "recall of each class by classifier and pair of laboratories",
     "scores.csv": "scores by classifier, pair of laboratories and fold",
     "intervals.csv": "mean scores across laboratories with 95% intervals",
+    "encoders.csv": "scores of the encoders, and their differences to the first",
     "label_curve.csv": "scores in a new laboratory by number of its labelled cells",
     "provenance.json": "settings, versions and digests",
 }
@@ -52,7 +54,7 @@ def benchmark(
     cells: Cells,
     out: Out = Path("out"),
     classes: Classes = None,
-    backbone: Backbone = "vit_tiny",
+    backbone: Backbones = ["vit_tiny"],  # noqa: B006
     adapter: Adapter = None,
     architecture: Architecture = "auto",
     preset: Preset = None,
@@ -71,11 +73,13 @@ def benchmark(
 
     Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
     """
+    from sklearn.base import clone
+
     from ..alignment.autoencoder import CrossDomainAutoencoder
     from ..alignment.settings import parts_to_keep, resolve_settings
     from ..datasets import drop_unreadable, load_cells
     from ..embedding.choice import embedder_params, make_embedder
-    from ..evaluation import run_benchmark
+    from ..evaluation import compare_encoders, run_benchmark
     from ..files import check_outside
     from ..report.page import write_report
 
@@ -92,7 +96,11 @@ def benchmark(
         "cache_dir": cache_dir, "device": device, "batch_size": batch_size or "auto", "n_jobs": n_jobs,
         "verbose": verbose,
     }  # fmt: skip
-    embedder = make_embedder(backbone, adapter, keep=parts_to_keep(architecture, preset), **options)
+    names = list(dict.fromkeys(backbone))
+    if adapter is not None and len(names) > 1:
+        raise ValueError("Got --adapter and several --backbone. Fix: leave --adapter out, or compare one at a time.")
+    keep = parts_to_keep(architecture, preset)
+    embedders = {name: make_embedder(name, adapter, keep=keep, **options) for name in names}
     autoencoder = CrossDomainAutoencoder(
         architecture=architecture, preset=preset, epochs=epochs or "auto", device=device, random_state=seed,
         verbose=verbose,
@@ -102,13 +110,20 @@ def benchmark(
     if epochs and settings.architecture == "linear":
         got = f"Got --epochs {epochs} but the linear autoencoder is solved at once, without epochs."
         raise ValueError(f"{got} Fix: leave --epochs out, or choose --architecture vector.")
-    result = run_benchmark(data, embedder, autoencoder, cv=cv, random_state=seed, n_jobs=n_jobs, verbose=verbose)
+    run: dict[str, Any] = {"cv": cv, "random_state": seed, "n_jobs": n_jobs, "verbose": verbose}
+    results = {name: run_benchmark(data, each, clone(autoencoder), **run) for name, each in embedders.items()}
+    result = results[names[0]]
+    if len(results) > 1:
+        result = replace(result, encoders=compare_encoders(results, random_state=seed))
     write_tables(result, out)
     write_report(result, out / "report.html", figures=out / "figures")
     print_headlines(result)
+    if len(result.encoders):
+        typer.echo("\nEncoders, with the difference of each to the first, its 95% interval and its p-value (Holm):")
+        typer.echo(result.encoders.round(3).to_string(index=False))
     print_findings(result)
     write_model(
-        result, data, autoencoder, out / "model", random_state=seed, **embedder_params(backbone, adapter), **options
+        result, data, autoencoder, out / "model", random_state=seed, **embedder_params(names[0], adapter), **options
     )
     print_files(out)
 
@@ -136,6 +151,7 @@ def write_tables(result: "BenchmarkResult", out: Path) -> None:
         "intervals.csv": result.intervals,
         "recall_by_class.csv": per_class_recall(result.predictions),
         "predictions.csv": recommended_predictions(result),
+        "encoders.csv": result.encoders if len(result.encoders) else None,
         "label_curve.csv": result.label_curve if len(result.label_curve) else None,
     }
     for name, table in tables.items():

@@ -30,7 +30,14 @@ Backbone = Annotated[
 ]
 SAMBackbone = Annotated[
     str,
-    typer.Option(help="vit_tiny (packaged, the default here), vit_b, vit_l, vit_h, a Hugging Face repo id or a file."),
+    typer.Option(help="vit_tiny (packaged, the default), vit_b, vit_l, vit_h, a Hugging Face repo id or a file."),
+]
+Backbones = Annotated[
+    list[str],
+    typer.Option(
+        "--backbone",
+        help="vit_tiny (packaged, the default), or any backbone of train. Repeat the option to compare encoders.",
+    ),
 ]
 PapersBackbone = Annotated[
     str,

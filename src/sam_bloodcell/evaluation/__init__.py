@@ -9,6 +9,7 @@ incomplete tables.
 from .benchmark import BenchmarkResult, run_benchmark
 from .checks import METRICS
 from .classifiers import default_classifiers
+from .encoders import compare_encoders
 from .few_labels import label_curve
 from .novelty import AbstainingClassifier
 from .protocol import cross_domain_predictions, cross_domain_scores, leave_one_domain_out_predictions
@@ -24,8 +25,8 @@ from .scores import (
 from .shift import domain_shift, near_duplicates
 
 __all__ = [
-    "METRICS", "AbstainingClassifier", "BenchmarkResult", "compare_pipelines", "confidence_intervals",
-    "confusion_counts", "cross_domain_mean", "cross_domain_predictions", "cross_domain_scores", "default_classifiers",
-    "domain_shift", "label_curve", "leave_one_domain_out_predictions", "near_duplicates", "per_class_recall",
-    "run_benchmark", "score_predictions", "summarise_scores",
+    "METRICS", "AbstainingClassifier", "BenchmarkResult", "compare_encoders", "compare_pipelines",
+    "confidence_intervals", "confusion_counts", "cross_domain_mean", "cross_domain_predictions",
+    "cross_domain_scores", "default_classifiers", "domain_shift", "label_curve", "leave_one_domain_out_predictions",
+    "near_duplicates", "per_class_recall", "run_benchmark", "score_predictions", "summarise_scores",
 ]  # fmt: skip

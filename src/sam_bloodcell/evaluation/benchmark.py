@@ -60,6 +60,8 @@ class BenchmarkResult:
     label_curve : pandas.DataFrame
         The `label_curve` of the autoencoder's features, or of the embeddings if there is no autoencoder. It is empty if
         no laboratory has enough cells.
+    encoders : pandas.DataFrame
+        The `compare_encoders` of this benchmark and those of other encoders, or an empty table.
     """
 
     predictions: pd.DataFrame
@@ -75,6 +77,7 @@ class BenchmarkResult:
     shift_by_class: pd.DataFrame
     settings: dict[str, str] = field(default_factory=dict)
     label_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
+    encoders: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def shift(self) -> pd.DataFrame:

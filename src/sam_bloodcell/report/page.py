@@ -229,6 +229,7 @@ def _tables(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
         "confusion_tables": [] if draws_confusions(result) else list(confusion_tables(result)),
         "score_tables": [(name, table.to_dict("records")) for name, table in summary],
         "grouped": cells.get("group") is not None,
+        "encoders": result.encoders.to_dict("records"),
         "label_curve": summarise_curve(result.label_curve).to_dict("records"),
         "unlabelled": [name for name in np.unique(np.asarray(cells.domain)).tolist() if not _has_curve(result, name)],
         "metrics": METRICS,

@@ -1,0 +1,63 @@
+"""Comparison of encoders on the same cells."""
+
+import warnings
+from collections.abc import Mapping
+
+import pandas as pd
+
+from .benchmark import BenchmarkResult
+from .headlines import headline_scores, select_series
+from .scores import compare_pipelines, confidence_intervals, score_predictions
+
+_CLASSIFIER = "LR balanced"  # the default of `CellClassifier`; its settings were not chosen on any of the encoders
+
+
+def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: int = 0) -> pd.DataFrame:
+    """Compare encoders by the benchmarks of the same cells, with one classifier on the last features of each.
+
+    Parameters
+    ----------
+    results : mapping of str to BenchmarkResult
+        Results of `run_benchmark` by the name of the encoder, with the same cells, folds and classifiers. All others
+        are compared with the first.
+    random_state : int, default=0
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per ``encoder``: the ``features`` and the ``classifier`` that were compared, the mean
+        ``balanced_accuracy`` over all pairs of different laboratories and its 95 % interval ``low`` to ``high``, and
+        the ``difference`` to the first encoder with its interval ``difference_low`` to ``difference_high`` and its
+        p-value ``p_holm``, by a bootstrap that is paired by cell and corrected for the number of encoders (Holm). These
+        four are NaN for the first encoder.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two encoders or laboratories, or the encoders were not tested on the same cells.
+    """
+    if len(results) < 2:
+        raise ValueError(f"Got {len(results)} encoders but expected two or more. Fix: pass the results of another one.")
+    predictions, features = [], {}
+    for name, result in results.items():
+        known = result.predictions["classifier"].unique().tolist()
+        classifier = _CLASSIFIER if _CLASSIFIER in known else known[0]
+        features[name] = list(result.features)[-1]
+        predictions.append(select_series(result.predictions, features[name], classifier).assign(features=name))
+    table = pd.concat(predictions, ignore_index=True)
+    if (table["train_domain"] == table["test_domain"]).all():
+        raise ValueError("Got one laboratory but expected two or more. Fix: add the cells of another laboratory.")
+    first = (next(iter(results)), predictions[0]["classifier"].iloc[0])
+    intervals = confidence_intervals(table, random_state=random_state)
+    found = headline_scores(table, score_predictions(table), intervals).rename(columns={"features": "encoder"})
+    with warnings.catch_warnings():  # the benchmark's page says that the patients are not known
+        warnings.filterwarnings("ignore", message="Every group is one cell")
+        compared = compare_pipelines(table, first, random_state=random_state)
+    compared = compared.assign(encoder=[name for name, _ in compared["a"]])
+    compared = compared.rename(columns={"low": "difference_low", "high": "difference_high"})
+    found.insert(1, "features", found["encoder"].map(features))
+    columns = ["encoder", "features", "classifier", "balanced_accuracy", "low", "high"]
+    return found[columns].merge(
+        compared[["encoder", "difference", "difference_low", "difference_high", "p_holm"]], on="encoder", how="left"
+    )
