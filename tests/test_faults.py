@@ -143,7 +143,7 @@ cli.app(sys.argv[1:])
 def test_a_benchmark_that_is_broken_off_goes_on_from_its_cache(csv, tmp_path, monkeypatch, record_property, sign):
     monkeypatch.setenv("FORWARD_LOG", str(tmp_path / "forwards.log"))
     out, cache = tmp_path / "out", tmp_path / "cache"
-    arguments = ["benchmark", csv, "--out", out, "--cache-dir", cache, "--cv", "2", "--epochs", "1", "--quiet"]
+    arguments = ["benchmark", csv, "--out", out, "--cache-dir", cache, "--cv", "2", "--quiet"]
     command = [sys.executable, "-W", "ignore", "-c", CLI, *map(str, arguments)]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + PATIENCE

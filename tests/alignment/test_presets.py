@@ -219,7 +219,7 @@ def test_a_preset_goes_on_in_parts(cells):
         (
             "dorl",
             6,
-            r"Got token maps of 6 x 6 tokens but preset='dorl' expected 14 x 14: .*Fix: SAMLoRA",
+            r"Got token maps of 6 x 6 tokens but preset='dorl' expected 14 x 14, .*Fix: SAMLoRA",
         ),
         ("bc-sam", 2, r"Got token maps of 2 x 2 tokens but preset='bc-sam' expected at least 3 x 3\. Fix: SAMLoRA"),
     ],

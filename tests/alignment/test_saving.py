@@ -37,7 +37,7 @@ def test_incomplete_settings_are_refused(name, folder):
     settings = json.loads(path.read_text())
     del settings["state"][name]
     path.write_text(json.dumps(settings))
-    _refused(folder, f"incomplete, .*its settings lack {name}")
+    _refused(folder, f"incomplete .*its settings lack {name}")
 
 
 def test_a_network_in_bfloat16_loads(folder):

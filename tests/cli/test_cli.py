@@ -367,7 +367,7 @@ def test_finetune_without_masks_makes_them_when_told_to(tmp_path):
     result = run(*args)
     assert result.exit_code == 1
     assert "Error: None of the 10 cells has a mask. Fix:" in result.output
-    assert result.output.endswith("let them be made from the stain: --masks auto.\n")
+    assert result.output.endswith("or make them from the stain with --masks auto.\n")
     result = run(*args, "--masks", "auto")
     assert result.exit_code == 0, result.output
 

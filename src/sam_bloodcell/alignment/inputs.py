@@ -123,10 +123,11 @@ def token_maps(X: Any, architecture: str, *, needs_crops: bool) -> tuple[Any, An
             f"Got X of type {type(X).__name__} but {asked} expected embeddings with token maps and crops. Fix: "
             f'SAMLoRAEmbedder(..., keep=("tokens", "crops")) before this step, with no step in between, or {instead}.'
         )
-    if tokens.shape[1] != X.shape[1]:
+    width = np.shape(X)[1]
+    if tokens.shape[1] != width:
         raise ValueError(
-            f"Got embeddings {X.shape[1]} wide with tokens {tokens.shape[1]} wide but {architecture!r} expected one "
-            "width. Fix: ViTEmbedder(..., pooling='mask'), which gives the mean of the tokens."
+            f"Got embeddings {width} wide with tokens {tokens.shape[1]} wide but {architecture!r} expected one width. "
+            "Fix: pass pooling='mask' to the embedder, which gives the mean of the tokens."
         )
     height, width = tokens.shape[2:]
     if architecture == "dorl" and (height, width) != (GRID, GRID):

@@ -34,9 +34,16 @@ def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: in
 
     Raises
     ------
+    TypeError
+        If `results` is not a mapping to BenchmarkResult.
     ValueError
         If there are fewer than two encoders or laboratories, or the encoders were not tested on the same cells.
     """
+    if not isinstance(results, Mapping) or any(not isinstance(each, BenchmarkResult) for each in results.values()):
+        raise TypeError(
+            f"Got results of type {type(results).__name__} but expected a mapping of names to BenchmarkResult. "
+            "Fix: compare_encoders({'a': run_benchmark(...), 'b': run_benchmark(...)})."
+        )
     if len(results) < 2:
         raise ValueError(f"Got {len(results)} encoders but expected two or more. Fix: pass the results of another one.")
     predictions, features = [], {}
