@@ -451,6 +451,9 @@ def test_a_plain_vit_trains_and_is_benchmarked(tmp_path, vit_file, one_classifie
     args = ("benchmark", table, "--out", tmp_path / "out", "--cv", 2, "--quiet", "--backbone", vit_file)
     result = run(*args, "--backbone", "vit_tiny", "--adapter", "some")
     assert "Error: Got --adapter and several --backbone. Fix: leave --adapter out" in result.output
+    alone = save_cells(make_blood_cells(4, domains=["lab_a"], random_state=0), tmp_path / "one")
+    result = run("benchmark", alone, "--out", tmp_path / "none", "--backbone", vit_file, "--backbone", "vit_tiny")
+    assert "Error: Got several --backbone and one laboratory" in result.output
     result = run(*args, "--backbone", "vit_tiny")
     assert result.exit_code == 0, result.output
     encoders = pd.read_csv(tmp_path / "out" / "encoders.csv")

@@ -76,7 +76,7 @@ def benchmark(
     from sklearn.base import clone
 
     from ..alignment.autoencoder import CrossDomainAutoencoder
-    from ..alignment.settings import parts_to_keep, resolve_settings
+    from ..alignment.settings import parts_to_keep
     from ..datasets import drop_unreadable, load_cells
     from ..embedding.choice import embedder_params, make_embedder
     from ..evaluation import compare_encoders, run_benchmark
@@ -97,19 +97,14 @@ def benchmark(
         "verbose": verbose,
     }  # fmt: skip
     names = list(dict.fromkeys(backbone))
-    if adapter is not None and len(names) > 1:
-        raise ValueError("Got --adapter and several --backbone. Fix: leave --adapter out, or compare one at a time.")
+    check_encoders(names, adapter, data.domain)
     keep = parts_to_keep(architecture, preset)
     embedders = {name: make_embedder(name, adapter, keep=keep, **options) for name in names}
     autoencoder = CrossDomainAutoencoder(
         architecture=architecture, preset=preset, epochs=epochs or "auto", device=device, random_state=seed,
         verbose=verbose,
     )  # fmt: skip
-    autoencoder._validate_params()
-    settings = resolve_settings(autoencoder.get_params())  # raises where the architecture does not fit the preset
-    if epochs and settings.architecture == "linear":
-        got = f"Got --epochs {epochs} but the linear autoencoder is solved at once, without epochs."
-        raise ValueError(f"{got} Fix: leave --epochs out, or choose --architecture vector.")
+    check_epochs(epochs, autoencoder)
     run: dict[str, Any] = {"cv": cv, "random_state": seed, "n_jobs": n_jobs, "verbose": verbose}
     results = {name: run_benchmark(data, each, clone(autoencoder), **run) for name, each in embedders.items()}
     result = results[names[0]]
@@ -126,6 +121,26 @@ def benchmark(
         result, data, autoencoder, out / "model", random_state=seed, **embedder_params(names[0], adapter), **options
     )
     print_files(out)
+
+
+def check_encoders(names: list[str], adapter: str | None, domain: Any) -> None:
+    """Raise if several encoders cannot be compared on these cells."""
+    if len(names) > 1 and adapter is not None:
+        raise ValueError("Got --adapter and several --backbone. Fix: leave --adapter out, or compare one at a time.")
+    if len(names) > 1 and len(set(domain)) < 2:
+        got = "Got several --backbone and one laboratory, but encoders are compared between laboratories."
+        raise ValueError(f"{got} Fix: add the cells of another laboratory.")
+
+
+def check_epochs(epochs: int | None, autoencoder: Any) -> None:
+    """Raise if the parameters of the autoencoder do not fit each other, or epochs have no effect on it."""
+    from ..alignment.settings import resolve_settings
+
+    autoencoder._validate_params()
+    settings = resolve_settings(autoencoder.get_params())  # raises if the architecture does not fit the preset
+    if epochs and settings.architecture == "linear":
+        got = f"Got --epochs {epochs} but the linear autoencoder is solved at once, without epochs."
+        raise ValueError(f"{got} Fix: leave --epochs out, or choose --architecture vector.")
 
 
 def prepare_folder(out: Path, *names: str) -> None:
