@@ -205,7 +205,7 @@ def test_everything_wrong_is_listed_in_one_error(published, tmp_path):
 )
 def test_what_is_missing_is_named(kept, missing, published, tmp_path):
     state = {key: value for key, value in published[1].items() if kept(key)}
-    with pytest.raises(ValueError, match="is no adapter") as caught:
+    with pytest.raises(ValueError, match="is not an adapter") as caught:
         read_published_adapter(save(state, tmp_path), backbone="own")
     assert str(caught.value).splitlines()[1:-1] == [f"  {key}: missing" for key in missing]
 

@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_listed(tmp_path):
 
 def test_a_file_of_another_kind_names_the_backbone_and_the_first_keys(tmp_path):
     torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "resnet.pth")
-    with pytest.raises(ValueError, match=r"resnet\.pth' cannot be used.*no ViT.*keys are \['conv1\.weight'\]\. Fix"):
+    with pytest.raises(ValueError, match=r"resnet\.pth' cannot be used.*not a ViT.*keys are \['conv1\.weight'\]\. Fix"):
         load_vit(Backbone(str(tmp_path / "resnet.pth")))
 
 
