@@ -126,7 +126,7 @@ def token_maps(X: Any, architecture: str, *, needs_crops: bool) -> tuple[Any, An
     if tokens.shape[1] != X.shape[1]:
         raise ValueError(
             f"Got embeddings {X.shape[1]} wide with tokens {tokens.shape[1]} wide but {architecture!r} expected one "
-            "width. Fix: ViTEmbedder(..., pooling='mask'), which gives the mean of the tokens."
+            "width. Fix: pooling='mask' in the embedder, which gives the mean of the tokens."
         )
     height, width = tokens.shape[2:]
     if architecture == "dorl" and (height, width) != (GRID, GRID):
