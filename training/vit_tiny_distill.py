@@ -1,9 +1,10 @@
 """Stage 1b of vit_tiny: teach the encoder to see a cell alike in every laboratory, without a class label.
 
 Each cell has targets, made once: the packaged embedding, standardised within its laboratory, and the ranks of its
-measures (`segmentation/measures.py` of the package) within its laboratory. The encoder sees the cell in another laboratory's stain. It must give
-the targets through a linear layer, and the cells of a batch must be as alike in its features as in the targets. It goes
-on segmenting, too, with the packaged masks. Run from the project's root; a killed run goes on where it stopped:
+measures (the package's `segmentation/measures.py`) within it. The encoder sees the cell in another
+laboratory's stain. It must give the targets through a linear layer, and the cells of a batch must be as
+alike in its features as in the targets. It goes on segmenting, too, with the packaged masks. Run from the project's
+root; a killed run goes on where it stopped:
 
     python training/vit_tiny_distill.py --out runs/encoder3
 """

@@ -113,7 +113,7 @@ def test_a_fitted_segmenter_stays_what_it_is_in_clones_and_after_another_fit(vit
 def test_an_autoencoder_of_token_maps_needs_embeddings_as_wide_as_tokens(vit_file, cells):
     embedder = ViTEmbedder(vit_file, pooling="both", keep=("tokens", "crops"))
     found = embedder.fit_transform(cells.images)
-    said = r"Got embeddings 128 wide with tokens 64 wide but 'conv' expected one width\. Fix: pooling='mask' in the embedder"
+    said = r"Got embeddings 128 wide with tokens 64 wide but 'conv' expected one width\. Fix: pooling='mask'"
     with pytest.raises(ValueError, match=said):
         CrossDomainAutoencoder(2, architecture="conv", epochs=1).fit(found, domain=cells.domain)
 

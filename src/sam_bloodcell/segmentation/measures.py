@@ -18,8 +18,9 @@ from ..images.reading import RGB
 # Side in pixels of the square that the cell's bounding box is resized to, and the margin around the box before that.
 SIDE, MARGIN = 96, 4
 # Names of the numbers, in their order. "hue" is a channel's share of the optical density, "contrast" the density of the
-# nucleus above that of the cytoplasm, "p10" and "p90" are percentiles, and "grains" the deviation of what is as large as
-# 1, 2 or 4 pixels of the square. The other numbers of the nucleus are its shape; the last three are of the whole cell.
+# nucleus above that of the cytoplasm, "p10" and "p90" are percentiles, and "grains" the standard deviation of
+# details of 1, 2 or 4 px. The other numbers of the nucleus are its shape and place. "rim_contrast" is the density in
+# red of the cell's rim above that of its inside, and "box_area" the logarithm of the area of the box in pixels.
 MEASURES = (
     "nucleus_hue_red", "nucleus_hue_green", "cytoplasm_hue_red", "cytoplasm_hue_green",
     "cytoplasm_hue_red_std", "cytoplasm_hue_green_std", "nucleus_hue_red_std", "nucleus_hue_green_std",
