@@ -1,9 +1,10 @@
 """Stage 1b of vit_tiny: teach the encoder to see a cell alike in every laboratory, without a class label.
 
 Each cell has targets, made once: the packaged embedding, standardised within its laboratory, and the ranks of its
-measures (`measures.py`) within its laboratory. The encoder sees the cell in another laboratory's stain. It must give
-the targets through a linear layer, and the cells of a batch must be as alike in its features as in the targets. It goes
-on segmenting, too, with the packaged masks. Run from the project's root; a killed run goes on where it stopped:
+measures (the package's `segmentation/measures.py`) within it. The encoder sees the cell in another
+laboratory's stain. It must give the targets through a linear layer, and the cells of a batch must be as
+alike in its features as in the targets. It goes on segmenting, too, with the packaged masks. Run from the project's
+root; a killed run goes on where it stopped:
 
     python training/vit_tiny_distill.py --out runs/encoder3
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cells import SHARED_DATA, TRAINED, Cells, as_batch, real_cells, training_rows
-from measures import measure_cells, ranks
+from measures import ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +27,7 @@ from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.images.stain_views import jitter_stain, random_affine, stain_statistics, warp
 from sam_bloodcell.models.losses import segmentation_loss
 from sam_bloodcell.models.training import TrainingPlan, train
+from sam_bloodcell.segmentation.measures import measure_cells
 
 PACKAGED = Path(__file__).parents[1] / "src" / "sam_bloodcell" / "weights" / "vit_tiny"
 # Side in pixels and number of the views, by turns: small views show many cells, large ones detail.

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -17,7 +18,13 @@ from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from sam_bloodcell import CellEmbeddings, ImageReadError, SAMLoRAEmbedder, WeightsUnavailableError
+from sam_bloodcell import (
+    CellEmbeddings,
+    CrossDomainAutoencoder,
+    ImageReadError,
+    SAMLoRAEmbedder,
+    WeightsUnavailableError,
+)
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import network
 from sam_bloodcell.images.frames import load_square
@@ -26,6 +33,7 @@ from sam_bloodcell.images.reading import ComputedImage
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, EncoderSize
 from sam_bloodcell.segmentation import LoRATraining
 from sam_bloodcell.segmentation.cell import published_crop, token_weights
+from sam_bloodcell.segmentation.measures import measure_cells
 
 
 @pytest.fixture(scope="module")
@@ -615,3 +623,65 @@ def test_an_unreadable_image_has_a_row_as_wide_as_the_others(textured, cells, tm
         found = lenient.transform([cells.images[0], tmp_path / "bad.png"])
     assert found.shape == (2, 576)
     assert np.isnan(np.asarray(found)[1]).all()
+
+
+@pytest.fixture(scope="module")
+def measuring(cells):
+    return SAMLoRAEmbedder("vit_tiny", pooling="mask+measures", keep=("tokens", "crops"), dtype="float32").fit(
+        cells.images
+    )
+
+
+def test_measures_follow_the_mean_of_the_tokens(measuring, cells):
+    found = measuring.transform(cells.images)
+    plain = SAMLoRAEmbedder("vit_tiny", dtype="float32").fit_transform(cells.images)
+    pixels = [load_square(image, 224) for image in cells.images]
+    assert found.shape == (len(cells.images), 192 + 53) == (len(cells.images), measuring.n_features_out_)
+    assert found.tokens.shape[1:] == (192, 14, 14)
+    assert len(measuring.get_feature_names_out()) == 192 + 53
+    np.testing.assert_allclose(np.asarray(found)[:, :192], np.asarray(plain), atol=1e-3)
+    np.testing.assert_allclose(np.asarray(found)[:, 192:], measure_cells(pixels, list(found.masks)), rtol=1e-5)
+
+
+def test_measures_do_not_depend_on_the_batch(measuring, cells):
+    alone = SAMLoRAEmbedder("vit_tiny", pooling="mask+measures", dtype="float32", batch_size=1).fit(cells.images)
+    found = [np.asarray(each.transform(cells.images[:4]))[:, 192:] for each in (measuring, alone)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_measures_have_a_key_of_their_own_in_the_cache(embedder, measuring, cells):
+    recipe = measuring.encoder_.recipe
+    digests = {replace(recipe, pooling=pooling).digest for pooling in ("mask", "mask+texture", "mask+measures")}
+    assert len(digests) == 3
+    assert (
+        replace(recipe, pooling="mask").digest
+        == clone(embedder).set_params(dtype="float32").fit(cells.images[:1]).encoder_.recipe.digest
+    )
+
+
+def test_measures_come_back_from_a_folder_and_a_pickle(measuring, cells, tmp_path):
+    measuring.save_pretrained(tmp_path)
+    expected = np.asarray(measuring.transform(cells.images[:2]))
+    for again in (SAMLoRAEmbedder.from_pretrained(tmp_path, dtype="float32"), pickle.loads(pickle.dumps(measuring))):
+        assert again.pooling == "mask+measures"
+        np.testing.assert_allclose(np.asarray(again.transform(cells.images[:2])), expected, atol=1e-3)
+
+
+def test_measures_at_another_size_and_of_a_flat_image_are_finite(cells):
+    images = [cells.images[0], np.full((50, 70, 3), 200, np.uint8)]
+    with pytest.warns(UserWarning, match="of one colour"), pytest.warns(UserWarning, match="No plausible cell"):
+        found = SAMLoRAEmbedder("vit_tiny", pooling="mask+measures", image_size=64).fit_transform(images)
+    assert found.shape == (2, 245)
+    assert np.isfinite(np.asarray(found)).all()
+
+
+def test_measures_without_scikit_image_fail_in_fit(cells, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(ImportError, match=r'pooling="mask\+measures" needs scikit-image\. Fix: pip install'):
+        SAMLoRAEmbedder("vit_tiny", pooling="mask+measures").fit(cells.images)
+
+
+def test_an_autoencoder_of_token_maps_refuses_measures(measuring, cells):
+    found = measuring.transform(cells.images)
+    with pytest.raises(ValueError, match=r"Got embeddings 245 wide with tokens 192 wide .*pooling='mask'"):
+        CrossDomainAutoencoder(architecture="conv", epochs=1, normalization=None).fit(found)

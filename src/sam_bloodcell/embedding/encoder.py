@@ -23,6 +23,7 @@ from ..images.reading import RGB, ImageContent
 from ..models.isolation import own_settings
 from ..models.sam import SAM
 from ..segmentation.cell import cell_crop, find_cell, pool_tokens, published_crop, spread_tokens
+from ..segmentation.measures import measure_cells
 from ..weights.adapters import packaged_adapter, write_adapter_file
 from .columns import pack_mask
 from .network import AnyAdapter, halved_if_too_large, load_network, run_network
@@ -91,7 +92,7 @@ class Encoder:
             return self.recipe.features.shapes()
         sam = self.network()
         grid = sam.image_size // sam.size.patch
-        return self.recipe.token_share * sam.size.width, (sam.size.width, grid, grid)
+        return self.recipe.token_share * sam.size.width + self.recipe.n_measures, (sam.size.width, grid, grid)
 
     def segmenter(self) -> "Encoder":
         """Return the encoder that only finds the cells."""
@@ -192,6 +193,9 @@ class Encoder:
             if self.recipe.pooling == TEXTURE:
                 tokens, early = np.split(tokens, 2, axis=1)
                 pooled = np.concatenate([pooled, spread_tokens(early, masks)], axis=1)
+            if self.recipe.n_measures:
+                measured = measure_cells(pixels, masks).astype(np.float32)
+                pooled = np.concatenate([pooled, measured], axis=1)
         else:
             pooled, tokens = self.recipe.features.embed(views, pixels, masks)
         return [

@@ -139,8 +139,9 @@ class _Run:
             self.session.found[_UNREADABLE] = self.blank()
             keys = [_UNREADABLE if row in self.unreadable else key for row, key in enumerate(keys)]
         records = [self.session.found[key] for key in keys]
-        share = self.encoder.recipe.token_share
-        kept = {part: self.session.column(keys, part, token_share=share) for part in self.session.keep}
+        recipe = self.encoder.recipe
+        shares = {"token_share": recipe.token_share, "n_measures": recipe.n_measures}
+        kept = {part: self.session.column(keys, part, **shares) for part in self.session.keep}
         masks = Column(
             as_items([record.mask for record in records]), UnpackedMasks(self.encoder.recipe.network.image_size)
         )

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from ..models.sam import PixelStats
+from ..segmentation.measures import MEASURES
 from ..weights.backbones import Backbone
 
 # Part of every recipe's digest: goes up whenever the same weights and image give another embedding or quality, or an
@@ -15,8 +16,8 @@ from ..weights.backbones import Backbone
 _VERSION = 2
 
 # How SAM's tokens become an embedding: their mean over the cell; then also, of the tokens after a third of the blocks,
-# the mean and standard deviation over the cell.
-MASK, TEXTURE = "mask", "mask+texture"
+# the mean and standard deviation over the cell; or else numbers measured on the pixels of the cell.
+MASK, TEXTURE, MEASURED = "mask", "mask+texture", "mask+measures"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Recipe:
         if self.features is not None:
             return self.features.token_share
         return 3 if self.pooling == TEXTURE else 1
+
+    @property
+    def n_measures(self) -> int:
+        """How many numbers of an embedding, its last ones, are measured on the pixels and belong to no token."""
+        return len(MEASURES) if self.features is None and self.pooling == MEASURED else 0
 
     @property
     def digest(self) -> str:

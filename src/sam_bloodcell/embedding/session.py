@@ -116,13 +116,13 @@ class EmbeddingSession:
             del self.found[key]
         return bool(lost)
 
-    def column(self, keys: Sequence[Key], part: str, *, token_share: int = 1) -> Any:
+    def column(self, keys: Sequence[Key], part: str, *, token_share: int = 1, n_measures: int = 0) -> Any:
         """Return tokens (n, C, h, w) or crops (n, S, S, 3): an array, or what reads them from the folder.
 
-        An embedding is `token_share` times as long as a token.
+        An embedding is `token_share` times as long as a token, and `n_measures` longer.
         """
         (first,) = read_parts(self.table, self.recipe, part, keys[:1])
-        channels = len(self.found[keys[0]].pooled) // token_share if part == "tokens" else 3
+        channels = (len(self.found[keys[0]].pooled) - n_measures) // token_share if part == "tokens" else 3
         side = isqrt(len(first) // _DTYPES[part].itemsize // channels)
         shape = (channels, side, side) if part == "tokens" else (side, side, channels)
         rows = StoredRows(str(self.table.folder), self.recipe, part, shape)
