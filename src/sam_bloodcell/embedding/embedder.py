@@ -59,7 +59,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         separate cell types better if each laboratory is standardised by its own statistics, and worse otherwise (see
         the model card of vit_tiny). "mask+measures" appends 53 numbers measured on the pixels of nucleus and cytoplasm:
         colour, grains and shape (`segmentation.measures.MEASURES` names them). It needs scikit-image and takes about
-        40 ms more for each cell on a CPU core. They help if each laboratory is standardised by its own statistics: with
+        10 ms more for each cell on a CPU core. They help if each laboratory is standardised by its own statistics: with
         a column domain, or with one laboratory in each call. The packaged autoencoder, and architectures that read
         token maps, such as the papers' presets, need "mask".
     training : LoRATraining, optional
