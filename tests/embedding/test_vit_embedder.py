@@ -259,7 +259,9 @@ def test_saved_settings_that_do_not_fit_are_refused(vit_file, cells, tmp_path):
     path.write_text(json.dumps({"params": {}}), "utf-8")
     with pytest.raises(WeightsUnavailableError, match=r"holds no settings of a ViTEmbedder of this version.*Fix: "):
         ViTEmbedder.from_pretrained(tmp_path)
-    with pytest.raises(WeightsUnavailableError, match=r"is not the folder of a saved ViTEmbedder: it lacks vit_embedder\.json"):
+    with pytest.raises(
+        WeightsUnavailableError, match=r"is not the folder of a saved ViTEmbedder: it lacks vit_embedder\.json"
+    ):
         ViTEmbedder.from_pretrained(tmp_path.parent)
 
 
