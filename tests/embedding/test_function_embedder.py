@@ -1,10 +1,12 @@
 """`FunctionEmbedder`: any function from crops to vectors."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 
-from sam_bloodcell import FunctionEmbedder, SAMLoRAEmbedder
+from sam_bloodcell import CellClassifier, FunctionEmbedder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.images.frames import load_square
 from sam_bloodcell.segmentation.cell import GREY, cell_crop
@@ -104,3 +106,33 @@ def test_a_local_function_goes_to_other_processes(cells):
     embedder = FunctionEmbedder(lambda crops: crops.mean(axis=(1, 2)), "mean-1", batch_size=4, n_jobs=2)
     alone = FunctionEmbedder(Seen(), "mean-2", batch_size=4).fit_transform(cells.images)
     np.testing.assert_allclose(embedder.fit_transform(cells.images).pooled, alone.pooled, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda crops: np.full((len(crops), 3), np.nan), "expected finite numbers"),
+        (lambda crops: np.zeros((len(crops), 0)), "expected finite numbers"),
+        (lambda crops: [["a"]] * len(crops), "which is not an array of numbers"),
+        (lambda crops: torch.ones(len(crops), 2, requires_grad=True), r"\.detach\(\)\.float\(\)"),
+    ],
+)
+def test_answers_that_are_no_vectors_are_refused(answer, said):
+    with pytest.raises(ValueError, match=said):
+        FunctionEmbedder(answer, name="wrong").fit(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_vectors_of_another_length_are_not_taken_for_those_of_the_same_name():
+    images = make_blood_cells(1, domains=["lab_a"], random_state=0).images
+    long = FunctionEmbedder(lambda crops: crops.mean((1, 2)), name="one name").fit_transform(images)
+    short = FunctionEmbedder(lambda crops: crops.mean((1, 2))[:, :2], name="one name").fit_transform(images)
+    assert (long.shape[1], short.shape[1]) == (3, 2)
+
+
+def test_a_function_of_this_session_alone_is_not_saved(tmp_path):
+    cells = make_blood_cells(6, classes=["lymphocyte", "monocyte"], random_state=0)
+    frame = pd.DataFrame({"path": list(cells.images), "domain": cells.domain})
+    classifier = CellClassifier(embedder=FunctionEmbedder(lambda x: x.mean((1, 2)), "means"), verbose=0)
+    classifier.fit(frame, np.array(cells.target_names)[cells.target])
+    with pytest.raises(TypeError, match="which only this session has"):
+        classifier.save_pretrained(tmp_path / "model")

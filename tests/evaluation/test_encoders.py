@@ -11,11 +11,13 @@ def cells_of(n, **params):
     return make_blood_cells(n, classes=["lymphocyte", "eosinophil"], random_state=0, **params)
 
 
-def benchmark_of(cells, shift, classifiers=None):
+def benchmark_of(cells, shift, classifiers=None, random_state=0):
     """Benchmark an encoder that has seen the classes, the more of them the larger the shift."""
     features = np.random.default_rng(0).normal(size=(len(cells.target), 3)) + shift * cells.target[:, None]
     classifiers = {"LR": LogisticRegression(max_iter=1000)} if classifiers is None else classifiers
-    return run_benchmark(cells, FunctionTransformer(lambda _: features), None, classifiers, cv=2, random_state=0)
+    return run_benchmark(
+        cells, FunctionTransformer(lambda _: features), None, classifiers, cv=2, random_state=random_state
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,5 +54,14 @@ def test_one_encoder_or_one_laboratory_cannot_be_compared(results):
 
 
 def test_other_cells_are_refused(results):
-    with pytest.raises(ValueError, match="expected the same cells"):
+    with pytest.raises(ValueError, match="Got cells SHA-256"):
         compare_encoders({"seeing": results["seeing"], "blind": benchmark_of(cells_of(6), 0)})
+
+
+def test_runs_that_are_not_alike_are_refused(results):
+    other_seed = benchmark_of(cells_of(8), 3, random_state=1)
+    with pytest.raises(ValueError, match=r"Got random_state: 1 for 'other' but 0 for 'seeing'"):
+        compare_encoders({"seeing": results["seeing"], "other": other_seed})
+    named = benchmark_of(cells_of(8), 0, {"another": LogisticRegression()})
+    with pytest.raises(ValueError, match="Got results without a common classifier"):
+        compare_encoders({"seeing": results["seeing"], "named": named})

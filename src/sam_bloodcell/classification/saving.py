@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from ..embedding.function_embedder import FunctionEmbedder
 from ..weights import hub, pipelines
 
 # Settings of the machine, not of the model: a saved model has the defaults.
@@ -50,6 +51,8 @@ class PretrainedClassifier(BaseEstimator):
             The folder.
         """
         check_is_fitted(self)
+        if isinstance(self.pipeline_[0], FunctionEmbedder):
+            self.pipeline_[0].check_function_can_be_imported()
         saved = copy.copy(self).set_params(**_OF_THE_MACHINE)
         for name in ("backbone", "adapter"):
             value = getattr(self, name)

@@ -73,6 +73,7 @@ def benchmark(
 
     Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
     """
+    import numpy as np
     from sklearn.base import clone
 
     from ..alignment.autoencoder import CrossDomainAutoencoder
@@ -96,18 +97,19 @@ def benchmark(
         "cache_dir": cache_dir, "device": device, "batch_size": batch_size or "auto", "n_jobs": n_jobs,
         "verbose": verbose,
     }  # fmt: skip
-    names = list(dict.fromkeys(backbone))
-    check_encoders(names, adapter, data.domain)
+    check_encoders(backbone, adapter, data.domain)
     keep = parts_to_keep(architecture, preset)
-    embedders = {name: make_embedder(name, adapter, keep=keep, **options) for name in names}
+    embedders = {name: make_embedder(name, adapter, keep=keep, **options) for name in backbone}
     autoencoder = CrossDomainAutoencoder(
         architecture=architecture, preset=preset, epochs=epochs or "auto", device=device, random_state=seed,
         verbose=verbose,
     )  # fmt: skip
     check_epochs(epochs, autoencoder)
+    for each in embedders.values() if len(embedders) > 1 else ():
+        each.fit(np.zeros((1, 16, 16, 3), np.uint8))  # raises now if weights are missing, before hours of work
     run: dict[str, Any] = {"cv": cv, "random_state": seed, "n_jobs": n_jobs, "verbose": verbose}
     results = {name: run_benchmark(data, each, clone(autoencoder), **run) for name, each in embedders.items()}
-    result = results[names[0]]
+    result = results[backbone[0]]
     if len(results) > 1:
         result = replace(result, encoders=compare_encoders(results, random_state=seed))
     write_tables(result, out)
@@ -118,13 +120,16 @@ def benchmark(
         typer.echo(result.encoders.round(3).to_string(index=False))
     print_findings(result)
     write_model(
-        result, data, autoencoder, out / "model", random_state=seed, **embedder_params(names[0], adapter), **options
+        result, data, autoencoder, out / "model", random_state=seed, **embedder_params(backbone[0], adapter), **options
     )
     print_files(out)
 
 
 def check_encoders(names: list[str], adapter: str | None, domain: Any) -> None:
     """Raise if several encoders cannot be compared on these cells."""
+    if len(set(names)) < len(names):
+        got = " ".join(f"--backbone {name}" for name in names)
+        raise ValueError(f"Got {got} but expected different encoders. Fix: name each one once.")
     if len(names) > 1 and adapter is not None:
         raise ValueError("Got --adapter and several --backbone. Fix: leave --adapter out, or compare one at a time.")
     if len(names) > 1 and len(set(domain)) < 2:

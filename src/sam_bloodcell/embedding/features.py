@@ -84,8 +84,8 @@ class FunctionFeatures:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """A function has no digest of its own."""
-        return ("function", self.name, self.size, self.background)
+        """The function has no digest; its name and the length of its vectors stand for it."""
+        return ("function", self.name, self.size, self.background, self.width)
 
     @property
     def view_size(self) -> int | None:
@@ -112,10 +112,22 @@ class FunctionFeatures:
         return self._call(np.stack(crops)), None
 
     def _call(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        vectors = np.asarray(self.function(crops), np.float32)
+        found = self.function(crops)
+        try:
+            vectors = np.asarray(found, np.float32)
+        except (TypeError, ValueError, RuntimeError) as exc:
+            raise ValueError(
+                f"Got {type(found).__name__} from the function {self.name!r}, which is not an array of numbers: {exc}. "
+                "Fix: return one vector for each crop, from torch with .detach().float().cpu().numpy()."
+            ) from exc
         if vectors.ndim != 2 or len(vectors) != len(crops) or vectors.shape[1] != (self.width or vectors.shape[1]):
             raise ValueError(
                 f"Got an array of shape {vectors.shape} from the function {self.name!r} but expected "
                 f"({len(crops)}, {self.width or 'd'}). Fix: return one vector for each crop, always of the same length."
+            )
+        if not vectors.size or not np.isfinite(vectors).all():
+            raise ValueError(
+                f"Got vectors of shape {vectors.shape} from the function {self.name!r} but expected finite numbers. "
+                "Fix: return finite numbers of float32, at least one for each crop."
             )
         return vectors

@@ -135,6 +135,15 @@ class FunctionEmbedder(SegmentedEmbedder):
     def _unmeasured(self) -> FunctionFeatures:
         return FunctionFeatures(self.function, str(self.name), int(self.image_size), bool(self.background))
 
+    def check_function_can_be_imported(self) -> None:
+        """Raise if a saved pipeline could not be loaded in another session, because only this one has the function."""
+        where, name = (getattr(self.function, part, "") for part in ("__module__", "__qualname__"))
+        if where == "__main__" or "<" in name:
+            raise TypeError(
+                f"Got the function {name or self.function!r}, which only this session has: a saved pipeline could not "
+                "be loaded. Fix: define it in a module and import it from there, or save the other steps."
+            )
+
     def _write_files(self, folder: str | os.PathLike) -> Path:
         raise TypeError(
             "A FunctionEmbedder cannot be saved, since no file can hold its function. Fix: make it anew from the "

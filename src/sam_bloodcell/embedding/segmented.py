@@ -105,7 +105,7 @@ class SegmentedEmbedder(CellEmbedder):
         # A clone of a fitted segmenter would lose what it learned from masks.
         fresh = super().__sklearn_clone__()
         if _is_fitted(self.segmenter):
-            fresh.segmenter = self.segmenter
+            fresh.segmenter = copy.copy(self.segmenter)  # parameters that are set on the clone stay its own
         return fresh
 
 

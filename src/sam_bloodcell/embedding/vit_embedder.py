@@ -225,14 +225,14 @@ class ViTEmbedder(SegmentedEmbedder):
         """
         access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
         folder = hub.locate_folder(folder_or_repo, "ViTEmbedder", [_SETTINGS], revision, **access)
-        settings = read_json(folder / _SETTINGS)
+        settings, dtype = read_json(folder / _SETTINGS), params.get("dtype", "auto")
         try:
             saved, digest, segmenter = settings["params"], settings["digest"], settings["segmenter"]
             if segmenter is None:
                 commit = hub.commit_of(folder / _SETTINGS) or revision
-                saved["segmenter"] = SAMLoRAEmbedder.from_pretrained(folder_or_repo, commit, **access)
+                saved["segmenter"] = SAMLoRAEmbedder.from_pretrained(folder_or_repo, commit, dtype=dtype, **access)
             else:
-                saved["segmenter"] = SAMLoRAEmbedder(**segmenter)
+                saved["segmenter"] = SAMLoRAEmbedder(**segmenter, dtype=dtype)
             embedder = cls(**saved | params)
         except (KeyError, TypeError) as exc:
             raise WeightsUnavailableError(

@@ -10,6 +10,8 @@ from .headlines import headline_scores, select_series
 from .scores import compare_pipelines, confidence_intervals, score_predictions
 
 _CLASSIFIER = "LR balanced"  # the default of `CellClassifier`; its settings were not chosen on any of the encoders
+# What the runs have to share; the first words of the names in `BenchmarkResult.settings`.
+_EQUAL = ("cells", "cv", "folds", "random_state", "autoencoder")
 
 
 def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: int = 0) -> pd.DataFrame:
@@ -37,7 +39,8 @@ def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: in
     TypeError
         If `results` is not a mapping to BenchmarkResult.
     ValueError
-        If there are fewer than two encoders or laboratories, or the encoders were not tested on the same cells.
+        If there are fewer than two encoders or laboratories, or the runs differ in their cells, folds, seed or
+        autoencoder, or have no common classifier.
     """
     if not isinstance(results, Mapping) or any(not isinstance(each, BenchmarkResult) for each in results.values()):
         raise TypeError(
@@ -46,24 +49,34 @@ def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: in
         )
     if len(results) < 2:
         raise ValueError(f"Got {len(results)} encoders but expected two or more. Fix: pass the results of another one.")
-    predictions, features = [], {}
+    first = next(iter(results.values()))
     for name, result in results.items():
-        known = result.predictions["classifier"].unique().tolist()
-        classifier = _CLASSIFIER if _CLASSIFIER in known else known[0]
-        features[name] = list(result.features)[-1]
-        predictions.append(select_series(result.predictions, features[name], classifier).assign(features=name))
+        for key in (key for key in first.settings if key.startswith(_EQUAL)):
+            if result.settings[key] != first.settings[key]:
+                found = f"{result.settings[key]} for {name!r} but {first.settings[key]} for {next(iter(results))!r}"
+                raise ValueError(f"Got {key}: {found}. Fix: pass the same to each run_benchmark.")
+    known = [result.predictions["classifier"].unique().tolist() for result in results.values()]
+    shared = [name for name in known[0] if all(name in names for names in known)]
+    if not shared:
+        raise ValueError("Got results without a common classifier. Fix: pass the same classifiers to run_benchmark.")
+    classifier = _CLASSIFIER if _CLASSIFIER in shared else shared[0]
+    features = list(first.features)[-1]
+    predictions = [
+        select_series(result.predictions, features, classifier).assign(features=name)
+        for name, result in results.items()
+    ]
     table = pd.concat(predictions, ignore_index=True)
     if (table["train_domain"] == table["test_domain"]).all():
         raise ValueError("Got one laboratory but expected two or more. Fix: add the cells of another laboratory.")
-    first = (next(iter(results)), predictions[0]["classifier"].iloc[0])
+    baseline = (next(iter(results)), classifier)
     intervals = confidence_intervals(table, random_state=random_state)
     found = headline_scores(table, score_predictions(table), intervals).rename(columns={"features": "encoder"})
     with warnings.catch_warnings():  # the benchmark's page says that the patients are not known
         warnings.filterwarnings("ignore", message="Every group is one cell")
-        compared = compare_pipelines(table, first, random_state=random_state)
+        compared = compare_pipelines(table, baseline, random_state=random_state)
     compared = compared.assign(encoder=[name for name, _ in compared["a"]])
     compared = compared.rename(columns={"low": "difference_low", "high": "difference_high"})
-    found.insert(1, "features", found["encoder"].map(features))
+    found.insert(1, "features", features)
     columns = ["encoder", "features", "classifier", "balanced_accuracy", "low", "high"]
     return found[columns].merge(
         compared[["encoder", "difference", "difference_low", "difference_high", "p_holm"]], on="encoder", how="left"
