@@ -53,8 +53,8 @@ def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: in
     for name, result in results.items():
         for key in (key for key in first.settings if key.startswith(_EQUAL)):
             if result.settings[key] != first.settings[key]:
-                found = f"{result.settings[key]} for {name!r} but {first.settings[key]} for {next(iter(results))!r}"
-                raise ValueError(f"Got {key}: {found}. Fix: pass the same to each run_benchmark.")
+                differing = f"{result.settings[key]} for {name!r} but {first.settings[key]} for {next(iter(results))!r}"
+                raise ValueError(f"Got {key}: {differing}. Fix: pass the same to each run_benchmark.")
     known = [result.predictions["classifier"].unique().tolist() for result in results.values()]
     shared = [name for name in known[0] if all(name in names for names in known)]
     if not shared:

@@ -205,7 +205,8 @@ def size_of(state: Mapping[str, Tensor]) -> EncoderSize:
     except KeyError:
         raise ValueError(
             "This checkpoint has no key 'image_encoder.pos_embed', so it is not a SAM checkpoint. "
-            f"Its first keys are {sorted(state)[:3]}."
+            f"Its first keys are {sorted(state)[:3]}. Fix: pass a checkpoint of Segment Anything, or a plain Vision "
+            "Transformer to ViTEmbedder."
         ) from None
     depth = len({key.split(".")[2] for key in state if key.startswith("image_encoder.blocks.")})
     for size in SIZES.values():
