@@ -19,12 +19,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
-from vit_tiny_distill import PACKAGED, mean_weights, standardise
+from vit_tiny_distill import mean_weights, standardise
 from vit_tiny_encoder import SIZE, Pretraining, pool
 
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.datasets import COMMON_CLASSES
 
+PACKAGED = Path(__file__).parents[1] / "src" / "sam_bloodcell" / "weights" / "vit_tiny"
 LABELLED = ("tecom", "acevedo", "cellavision", "munich_bm", "jhu", "leukocytes")
 COMMON = {"neutrophil_segmented": "neutrophil", "neutrophil_banded": "neutrophil"}
 PER_CLASS = 150

@@ -1,12 +1,12 @@
-"""Stage 1b of vit_tiny: teach the encoder to see a cell alike in every laboratory, without a class label.
+"""Stage 3 of vit_tiny: train the encoder to give the same features in every laboratory, without a class label.
 
-Each cell has targets, made once: the packaged embedding, standardised within its laboratory, and the ranks of its
-measures (the package's `segmentation/measures.py`) within it. The encoder sees the cell in another
-laboratory's stain. It must give the targets through a linear layer, and the cells of a batch must be as
-alike in its features as in the targets. It goes on segmenting, too, with the packaged masks. Run from the project's
-root; a killed run goes on where it stopped:
+Training starts from the encoder and adapter of stages 1 and 2. Each cell gets targets once: its embedding by that
+encoder, standardised within its laboratory, and the ranks of its measures (the package's `segmentation/measures.py`)
+within it. The encoder then sees the cell in the stain of another laboratory. It has to predict the targets through a
+linear layer, and cells that are similar in the targets have to be similar in its features. It also predicts the masks
+that stages 1 and 2 found. Run from the project's root; an interrupted run resumes:
 
-    python training/vit_tiny_distill.py --out runs/encoder3
+    python training/vit_tiny_distill.py --start runs/package --out runs/encoder3
 """
 
 import argparse
@@ -29,7 +29,6 @@ from sam_bloodcell.models.losses import segmentation_loss
 from sam_bloodcell.models.training import TrainingPlan, train
 from sam_bloodcell.segmentation.measures import measure_cells
 
-PACKAGED = Path(__file__).parents[1] / "src" / "sam_bloodcell" / "weights" / "vit_tiny"
 # Side in pixels and number of the views, by turns: small views show many cells, large ones detail.
 VIEWS = ((112, 128), (112, 128), (224, 32))
 SEGMENTED = 8  # of the views at 224 px
@@ -64,17 +63,20 @@ def mean_weights(trained: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix).replace("|", "."): v for name, v in trained.items() if name.startswith(prefix)}
 
 
-def packaged_weights() -> dict[str, Tensor]:
-    """Encoder and decoder of the packaged vit_tiny, without its LoRA."""
-    parts = load_file(PACKAGED / "encoder.safetensors") | load_file(PACKAGED / "adapter" / "decoder.safetensors")
+def first_weights(package: Path) -> dict[str, Tensor]:
+    """Encoder and decoder of stages 1 and 2, without the LoRA."""
+    parts = load_file(package / "encoder.safetensors") | load_file(package / "adapter" / "decoder.safetensors")
     return {name: value.float() for name, value in parts.items()}
 
 
-def make_targets(rows: list[dict[str, str]], cells: Cells, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (n, embedding + measures) and packaged masks (n, 224, 224); kept in the folder for the next call."""
+def make_targets(
+    start: dict[str, Tensor], adapter: Path, rows: list[dict[str, str]], cells: Cells, folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (n, embedding + measures) and predicted masks (n, 224, 224); kept in the folder for the next call."""
     saved, paths = folder / "targets.npz", [row["path"] for row in rows]
     if not (saved.exists() and np.load(saved)["path"].tolist() == paths):
-        embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=folder / "cache", verbose=1)
+        save_file(start, folder / "base.safetensors")
+        embedder = SAMLoRAEmbedder(str(folder / "base.safetensors"), adapter, cache_dir=folder / "cache", verbose=1)
         embedded = embedder.fit_transform([SHARED_DATA / path for path in paths])
         masks = np.stack([embedded.masks[row] for row in range(len(paths))])
         measures = measure_cells(cells.pixels, masks)
@@ -163,6 +165,7 @@ class DistillationBatches:
 def main() -> None:
     """Train, then write encoder.safetensors (fp16), decoder.safetensors and log.json, as stage 1 does."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", type=Path, default=Path("runs/package"), help="what stages 1 and 2 packaged")
     parser.add_argument("--out", type=Path, default=Path("runs/encoder3"))
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--steps", type=int, default=60, help="optimiser steps an epoch")
@@ -174,10 +177,11 @@ def main() -> None:
 
     rows = training_rows()
     cells = real_cells(rows, SIZE)
-    targets, masks = make_targets(rows, cells, args.out)
-    encoder_log = json.loads((PACKAGED / "training_log.json").read_text())["encoder"]
+    start = first_weights(args.start)
+    targets, masks = make_targets(start, args.start / "adapter", rows, cells, args.out)
+    encoder_log = json.loads((args.start / "training_log.json").read_text())["encoder"]
     pixel_stats = encoder_log["continued"]["pixel_stats"]
-    module = Distillation(pixel_stats, packaged_weights(), targets.shape[1])
+    module = Distillation(pixel_stats, start, targets.shape[1])
     weights = target_weights(targets.shape[1], module.sam.size.width)
     # The rate stays constant, so the training can end after any epoch: the running mean takes the place of a decay.
     plan = TrainingPlan(
@@ -190,7 +194,7 @@ def main() -> None:
         decay=False,
         amp_dtype=torch.bfloat16,
     )
-    start = time.time()
+    began = time.time()
     batches = DistillationBatches(cells, targets, masks, weights, args.steps, args.seed)
     history = train(module, distillation_loss, batches, plan, checkpoint=args.out / "checkpoint.pt", verbose=1)
     state = mean_weights(module.state_dict())
@@ -207,7 +211,7 @@ def main() -> None:
         "pixel_stats": pixel_stats,
         "real_cells": len(rows),
         "trained_steps": len(history) * args.steps,
-        "wall_seconds": round(time.time() - start),
+        "wall_seconds": round(time.time() - began),
         "last_epoch": history[-1],
     }
     (args.out / "log.json").write_text(json.dumps(log, indent=2) + "\n")
