@@ -13,6 +13,7 @@ from sam_bloodcell.images.frames import load_square
 from sam_bloodcell.models.sam import PATCH, normalise
 from sam_bloodcell.morphology import measure_cell
 from sam_bloodcell.segmentation.cell import cell_crop, find_cell, token_weights
+from sam_bloodcell.segmentation.measures import measure_cells
 
 SIZE, BATCH = 224, 16
 BLOCKS = tuple(range(1, 13))  # counted from 1; the last one is the packaged embedding's
@@ -37,7 +38,7 @@ def blocks_of(colour, turn):
 
 
 def run_pass(cells, colour, turn, masks=None):
-    """Read out every block of one view of the images: a dict of arrays (n, blocks, C), masks and morphology.
+    """Read out every block of one view: a dict of arrays (n, blocks, C), masks, morphology and measures.
 
     A turned view takes the masks of the unturned image and leaves the decoder out.
     """
@@ -68,6 +69,7 @@ def run_pass(cells, colour, turn, masks=None):
             if turn is None:
                 read["mask"] = np.packbits(cell[row])
                 read["morphology"] = np.array(measure_cell(cell[row], cell_crop(pixels[row], cell[row])), np.float32)
+                read["measures"] = measure_cells(pixels[row : row + 1], cell[row : row + 1])[0].astype(np.float32)
             found.append(read)
     for hook in hooks:
         hook.remove()
