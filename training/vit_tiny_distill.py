@@ -162,6 +162,17 @@ class DistillationBatches:
         return batch
 
 
+def export(module: Distillation, earlier: list[Path], folder: Path) -> None:
+    """Write the running mean of the weights, averaged with those of earlier checkpoints: encoder (fp16) and decoder."""
+    found = [torch.load(path, map_location="cpu", weights_only=True)["trained"] for path in earlier]
+    means = [mean_weights(trained) for trained in (*found, module.state_dict())]
+    state = module.sam.state_dict() | {name: torch.stack([one[name] for one in means]).mean(0) for name in means[0]}
+    encoder = {name: value for name, value in state.items() if name.startswith("image_encoder.")}
+    save_file({name: value.half().contiguous() for name, value in encoder.items()}, folder / "encoder.safetensors")
+    decoder = {name: value.contiguous() for name, value in state.items() if name not in encoder}
+    save_file(decoder, folder / "decoder.safetensors")
+
+
 def main() -> None:
     """Train, then write encoder.safetensors (fp16), decoder.safetensors and log.json, as stage 1 does."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,6 +182,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="optimiser steps an epoch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--average", type=Path, nargs="*", default=[], help="earlier checkpoints to average with")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
@@ -197,15 +209,9 @@ def main() -> None:
     began = time.time()
     batches = DistillationBatches(cells, targets, masks, weights, args.steps, args.seed)
     history = train(module, distillation_loss, batches, plan, checkpoint=args.out / "checkpoint.pt", verbose=1)
-    state = mean_weights(module.state_dict())
-    encoder = {name: value for name, value in state.items() if name.startswith("image_encoder.")}
-    save_file({name: value.half().contiguous() for name, value in encoder.items()}, args.out / "encoder.safetensors")
-    decoder = {name: value for name, value in module.sam.state_dict().items() if name not in encoder} | {
-        name: value for name, value in state.items() if name not in encoder
-    }
-    save_file({name: value.contiguous() for name, value in decoder.items()}, args.out / "decoder.safetensors")
+    export(module, args.average, args.out)
     log = {
-        **{name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        **json.loads(json.dumps(vars(args), default=str)),
         "began_from": encoder_log,
         "laboratories": TRAINED,
         "pixel_stats": pixel_stats,
