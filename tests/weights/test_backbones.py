@@ -17,7 +17,15 @@ from sam_bloodcell.exceptions import WeightsUnavailableError
 from sam_bloodcell.models.inference import accelerate
 from sam_bloodcell.models.sam import CELL_MASK_TOKENS, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, normalise
 from sam_bloodcell.weights import backbones
-from sam_bloodcell.weights.backbones import HUB_BACKBONES, Backbone, identify, load_backbone, load_sam, locate_backbone
+from sam_bloodcell.weights.backbones import (
+    HUB_BACKBONES,
+    Backbone,
+    check_digest,
+    identify,
+    load_backbone,
+    load_sam,
+    locate_backbone,
+)
 
 STATE = {"image_encoder.pos_embed": torch.arange(8.0).view(1, 2, 2, 2)}
 PATCHES = "image_encoder.patch_embed.proj.weight"
@@ -139,6 +147,12 @@ def test_a_backbone_is_known_by_its_digest(tmp_path):
     save_file({key: value + 1 for key, value in STATE.items()}, path)
     with pytest.raises(WeightsUnavailableError, match=r"is not the backbone that this was fitted on: .*Fix: restore '"):
         load_backbone(known)
+
+
+def test_other_packaged_weights_need_the_version_that_has_them():
+    path = locate_backbone(Backbone("vit_tiny"))
+    with pytest.raises(WeightsUnavailableError, match="install the version of sam-bloodcell that it was fitted with"):
+        check_digest(Backbone("vit_tiny", digest="0" * 64), path)
 
 
 @pytest.mark.parametrize(("two_masks", "tokens"), [(True, CELL_MASK_TOKENS), (False, SAM_MASK_TOKENS)])

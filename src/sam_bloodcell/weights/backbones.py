@@ -118,10 +118,12 @@ def check_digest(backbone: Backbone, path: Path) -> None:
     """Refuse another file than the one that was fitted on, where that is known."""
     if backbone.digest is not None and (found := hub.digest_of(path)) != backbone.digest:
         repo, revision = backbone.resolved()
-        at = f" at revision {revision}" if revision else ""
+        restore = f"restore '{repo}'" + (f" at revision {revision}" if revision else "")
+        if backbone.name == "vit_tiny":
+            restore = "install the version of sam-bloodcell that it was fitted with"
         raise WeightsUnavailableError(
             f"'{path}' is not the backbone that this was fitted on: its SHA-256 is {found[:12]}... instead of "
-            f"{backbone.digest[:12]}.... Fix: restore '{repo}'{at}, or fit again."
+            f"{backbone.digest[:12]}.... Fix: {restore}, or fit again."
         )
 
 
