@@ -13,7 +13,7 @@ from sam_bloodcell.datasets import COMMON_CLASSES, harmonise_labels
 DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 # Whether the laboratory's images, unlabelled, were among those that vit_tiny's encoder was pretrained on.
 PRETRAINED = {
-    "tecom": True, "acevedo": True, "cellavision": True, "jhu": False, "munich_bm": False, "leukocytes": False,
+    "tecom": True, "acevedo": True, "cellavision": True, "jhu": False, "munich_bm": True, "leukocytes": False,
 }  # fmt: skip
 LABORATORIES = tuple(PRETRAINED)
 FINE_PAIRS = (("jhu", "acevedo"), ("jhu", "munich_bm"), ("acevedo", "munich_bm"))
