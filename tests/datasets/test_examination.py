@@ -252,4 +252,4 @@ def test_what_is_not_taken_of_a_folder_is_told(tmp_path):
     save_cells(made, tmp_path / "cells")
     (tmp_path / "cells" / "lab_a" / "lymphocyte" / "notes.txt").write_text("a note")
     texts = [finding.text for finding in examine_cells(tmp_path / "cells").findings]
-    assert any("Files that were not taken from the folder: " in text and "(.txt): 1" in text for text in texts)
+    assert any("Files of the folder that were not read: " in text and "(.txt): 1" in text for text in texts)
