@@ -1,6 +1,7 @@
 """Sphinx configuration."""
 
 import os
+import re
 import sys
 from importlib.metadata import metadata
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 sys.path.insert(0, str(Path(__file__).parent))
+
+from docutils import nodes
 
 from sam_bloodcell import __version__
 
@@ -89,6 +92,14 @@ def _leave_out_scikit_learn(app: Any, what: str, name: str, member: Any, skip: b
     return True if str(getattr(member, "__module__", "")).startswith("sklearn.") else None
 
 
+def _mark_numbers(app: Any, doctree: nodes.document) -> None:
+    """Give cells of tables that contain only numbers the class "number", because site.css does not wrap them."""
+    for cell in doctree.findall(nodes.entry):
+        if re.fullmatch(r"[\d\s.,/()\[\]%±<-]*\d[\d\s.,/()\[\]%±<-]*", cell.astext()):
+            cell["classes"].append("number")
+
+
 def setup(app: Any) -> None:
-    """Connect to autodoc."""
+    """Connect to autodoc and to the pages that were read."""
+    app.connect("doctree-read", _mark_numbers)
     app.connect("autodoc-skip-member", _leave_out_scikit_learn)

@@ -205,7 +205,7 @@ def test_single_cells_are_right_once_their_laboratory_was_added(frame, labels, t
     new = frame.assign(domain="new")
     embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(new)
     together = fitted[1].transform(embeddings)
-    with pytest.warns(UserWarning, match="'new' is new, and the statistics of 1 of its cells are poor"):
+    with pytest.warns(UserWarning, match="'new' is new, and the statistics of 1 of its cells are unreliable"):
         alone = fitted[1].transform(embeddings[:1])
     assert np.abs(alone - together[:1]).max() > 0.01
     added = clone(fitted[1]).fit(SAMLoRAEmbedder("vit_tiny").fit_transform(frame)).add_domain(embeddings, "new")
@@ -290,7 +290,7 @@ def test_a_laboratory_that_is_added_changes_nothing_for_the_others(aligned, fram
 def test_a_part_without_an_added_laboratory_says_that_it_has_to_be_added_again(aligned, frame):
     added = copy.deepcopy(aligned).add_domain(moved(frame), "new")
     added.partial_fit(SAMLoRAEmbedder("vit_tiny").fit_transform(frame))
-    with pytest.warns(UserWarning, match="'new' is new, and the statistics of 1 of its cells are poor"):
+    with pytest.warns(UserWarning, match="'new' is new, and the statistics of 1 of its cells are unreliable"):
         added.transform(moved(frame)[:1])
     together = added.add_domain(moved(frame), "new").transform(moved(frame))
     np.testing.assert_allclose(added.transform(moved(frame)[:1]), together[:1], atol=1e-5)
@@ -300,7 +300,7 @@ def test_a_part_without_an_added_laboratory_says_that_it_has_to_be_added_again(a
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        (3, ValueError, "Got name=3 but the fit knew 'lab_a'. Fix: pass a name of the same type"),
+        (3, ValueError, "Got name=3 but the fit has 'lab_a'. Fix: pass a name of the same type"),
         (True, TypeError, "Got name=True but expected a text or an integer"),
         ("", TypeError, "Got name='' but expected"),
         ("lab_a", ValueError, "already known"),
@@ -333,7 +333,7 @@ def test_a_domain_that_is_passed_wins_in_fit_and_in_transform(frame):
 def test_a_number_and_its_text_are_not_two_laboratories(frame):
     numbers = np.where(frame["domain"] == "lab_a", 1, 2)
     fitted = pipeline().fit(frame.assign(domain=numbers.astype(str)), frame["label"])
-    with pytest.raises(ValueError, match="Got the domain 1 but the fit knew '1', of another type"):
+    with pytest.raises(ValueError, match="Got the domain 1 but the fit has '1', of another type"):
         fitted.predict(frame.assign(domain=numbers))
 
 

@@ -1,4 +1,4 @@
-"""The plan of the package: each room has a layer of its own, and imports only point down."""
+"""The layers of the package: each top-level module or package is in one layer, and imports only lower layers."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ import sam_bloodcell
 
 PACKAGE = Path(sam_bloodcell.__file__).parent
 
-# From the top down. Rooms of one line do not know each other.
+# From the top down. Modules and packages of one layer do not import each other.
 LAYERS = (
     ("__main__",),
     ("cli",),
@@ -28,16 +28,17 @@ LAYERS = (
     ("files", "cells", "extras"),
     ("exceptions",),
 )
-DEPTH = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
+DEPTH = {part: depth for depth, layer in enumerate(LAYERS) for part in layer}
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def room_of(path):
+def part_of(path):
+    """Return the top-level module or package of a file."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported(path):
-    """Modules of this package that a file imports, as dotted names below the package."""
+    """Yield the modules of this package that a file imports, as dotted names below the package."""
     folder = path.relative_to(PACKAGE).parent.parts
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -47,18 +48,18 @@ def imported(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down(path):
-    room = room_of(path)
+def test_modules_import_lower_layers_only(path):
+    part = part_of(path)
     for module in imported(path):
         other = module.split(".")[0]
-        assert other == room or DEPTH[other] > DEPTH[room], f"{room} imports {other}, which is not below it"
+        assert other == part or DEPTH[other] > DEPTH[part], f"{part} imports {other}, which is not in a lower layer"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_private_modules_stay_in_their_package(path):
     for module in imported(path):
         private = [part for part in module.split(".") if part.startswith("_")]
-        assert not private or module.split(".")[0] == room_of(path), f"{path.name} imports {module}"
+        assert not private or module.split(".")[0] == part_of(path), f"{path.name} imports {module}"
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -80,7 +81,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("models/*.py")), ids=lambda path: path.name)
-def test_models_know_torch_only(path):
+def test_models_import_torch_only(path):
     tops = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -95,7 +96,7 @@ def test_the_top_level_stays_small():
 
 
 def body_lines(function):
-    """Lines of a function from its first statement behind the docstring to its last."""
+    """Return the number of lines from the first statement after the docstring to the last one."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return function.end_lineno - body[0].lineno + 1 if body else 0
 
@@ -108,13 +109,13 @@ def test_files_and_functions_stay_short(path):
     assert {function.name: body_lines(function) for function in functions if body_lines(function) > 50} == {}
 
 
-def test_the_map_in_contributing_says_what_the_rooms_say():
+def test_the_table_in_contributing_has_the_first_sentences_of_the_docstrings():
     text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
-    for room in DEPTH:
-        if room.startswith("__"):
+    for part in DEPTH:
+        if part.startswith("__"):
             continue
-        path = PACKAGE / room
-        name = f"{room}/" if path.is_dir() else f"{room}.py"
+        path = PACKAGE / part
+        name = f"{part}/" if path.is_dir() else f"{part}.py"
         docstring = ast.get_docstring(
             ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf-8"))
         )

@@ -54,7 +54,7 @@ def find_images(
     ----------
     sources : path or iterable of paths
         Image files, folders and tables. Folders are searched with all sub-folders, except for masks (names that end in
-        "_mask") and hidden or system files. A warning names other files that look like data but were not taken. Tables,
+        "_mask") and hidden or system files. A warning names other files that look like data but were not read. Tables,
         ``.csv`` or ``.tsv``, have a column "path" (relative to the table). Their other columns are kept as text.
     root : path, optional
         Folder that must contain all paths of a table (default: the table's folder).
@@ -323,8 +323,8 @@ def _try_format(write: _Writer, table: pd.DataFrame, path: Path) -> None:
         raise unwritable(path, exc) from exc
     except Exception as exc:
         raise ValueError(
-            f"A column of the table does not fit into {path.suffix}: {exc!s:.300}. Fix: make its values of one type, "
-            "such as text, or leave it out."
+            f"A column of the table does not fit into {path.suffix}: {exc!s:.300}. Fix: convert its values to one "
+            "type, such as text, or leave it out."
         ) from exc
     finally:
         remove(path)

@@ -147,10 +147,10 @@ def test_cells_to_label_are_rows_of_the_table(classifier, new):
     [
         ({"y": ["lymphocyte"]}, r"Got 42 cells and labels of shape \(1,\). Fix: pass one label, or None, per cell."),
         ({"y": [None] * 42}, "Got y without any label but expected some"),
-        ({"y": [None, "blast", *[""] * 40]}, r"Row 1: got y='blast' but the fit knew 'eosinophil', 'lymphocyte', 'neu"),
+        ({"y": [None, "blast", *[""] * 40]}, r"Row 1: got y='blast' but the fit has 'eosinophil', 'lymphocyte', 'neu"),
         ({"y": "lymphocyte"}, "Got y='lymphocyte' but expected one label per cell"),
         ({"domain": "lab_a"}, "Got labels of domain='lab_a', which was in the fit"),
-        ({"domain": 3}, "Got name=3 but the fit knew 'lab_a'. Fix: pass a name of the same type"),
+        ({"domain": 3}, "Got name=3 but the fit has 'lab_a'. Fix: pass a name of the same type"),
     ],
 )
 def test_what_cannot_be_learned_is_named_and_changes_nothing(classifier, new, change, message):

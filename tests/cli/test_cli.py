@@ -348,7 +348,7 @@ def test_finetune_writes_an_adapter_that_loads(tmp_path):
     assert "Warning: 7 of 10 cells have no mask and are left out" in result.output
     assert "Warning: The LoRA factors start fresh: " in result.output
     assert re.search(
-        r"The fine-tuning did not improve the masks: Dice \d\.\d+ on the cells set aside before it, \d\.\d+ after its "
+        r"The fine-tuning did not improve the masks: Dice \d\.\d+ on the held-out cells before it, \d\.\d+ after its "
         r"best epoch, .* Fix: keep the weights that you started from",
         result.output,
     )
@@ -490,7 +490,7 @@ def test_embed_tells_what_it_took_and_what_it_left(tmp_path):
     (tmp_path / "cells" / "Thumbs.db").touch()
     result = run("embed", tmp_path / "cells", "--out", tmp_path / "a.npz", "--quiet")
     assert result.exit_code == 0, result.output
-    told = "cells: 10 images in laboratory/class: columns domain (2) and label (5); not taken: "
+    told = "cells: 10 images in laboratory/class: columns domain (2) and label (5); not read: "
     assert told in result.stderr
     assert "masks: 10 (1 in 'lab_a/basophil', " in result.stderr
     assert "hidden and system files and folders: 1 (1 in '.')" in result.stderr

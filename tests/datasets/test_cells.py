@@ -165,7 +165,7 @@ class TestFolder:
             _touch(tmp_path / name) if name.endswith("png") else _touch(tmp_path / "x.png").rename(
                 _parent(tmp_path / name)
             )
-        with pytest.warns(UserWarning, match=f"Some files of '.*' were not taken, or taken twice: .*{told}"):
+        with pytest.warns(UserWarning, match=f"Some files of '.*' were not read, or were read twice: .*{told}"):
             load_cells(tmp_path)
 
     def test_leftovers_are_no_classes_no_laboratories_and_no_cells(self, tree):

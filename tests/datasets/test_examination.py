@@ -54,8 +54,8 @@ def test_a_bunch_a_table_and_a_folder_are_examined_alike(table):
     for other in found[1:]:
         pd.testing.assert_frame_equal(other.counts, found[0].counts)
         pd.testing.assert_frame_equal(other.images, found[0].images)
-        # The folder also holds the table, which is no image.
-        assert [each for each in other.findings if not each.text.startswith("Files that were")] == found[0].findings
+        # The folder also contains the table, which is not an image.
+        assert [each for each in other.findings if not each.text.startswith("Files of the")] == found[0].findings
 
 
 def test_unreadable_files_are_named_with_the_reason_and_stop_a_benchmark(table):
@@ -252,4 +252,4 @@ def test_what_is_not_taken_of_a_folder_is_told(tmp_path):
     save_cells(made, tmp_path / "cells")
     (tmp_path / "cells" / "lab_a" / "lymphocyte" / "notes.txt").write_text("a note")
     texts = [finding.text for finding in examine_cells(tmp_path / "cells").findings]
-    assert any("Files that were not taken from the folder: " in text and "(.txt): 1" in text for text in texts)
+    assert any("Files of the folder that were not read: " in text and "(.txt): 1" in text for text in texts)

@@ -55,7 +55,7 @@ def test_patients_above_the_classes_are_told(tmp_path):
         load_cells(tmp_path)
     told = str(caught[0].message)
     assert f"The 11 images of '{tmp_path}' may be one level" in told
-    assert "folders named 'lym', 'mon' are in most of the 6 folders that are taken as classes, as in 'a/a0/lym/" in told
+    assert "folders named 'lym', 'mon' are in most of the 6 folders that are read as classes, as in 'a/a0/lym/" in told
     assert "Fix: if these are the classes, arrange the images as laboratory/class/patient/image, or pass a CSV" in told
 
 

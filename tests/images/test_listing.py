@@ -116,5 +116,5 @@ def test_links_are_followed_and_circles_end(tmp_path):
     (tmp_path / "cells" / "a" / "up").symlink_to(tmp_path / "cells")
     (tmp_path / "cells" / "a" / "3.png").symlink_to(tmp_path / "elsewhere" / "2.png")
     (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere")
-    with pytest.warns(UserWarning, match=r"images taken twice, through links: 1 \(1 in 'b'\)"):
+    with pytest.warns(UserWarning, match=r"images read twice, through links: 1 \(1 in 'b'\)"):
         assert listed(tmp_path / "cells") == ["a/1.png", "a/3.png", "b/2.png"]

@@ -117,7 +117,7 @@ def test_blocks_beyond_the_encoder_are_refused_before_anything_changes(tiny_sam,
     sam = tiny_sam()
     names = list(sam.state_dict())
     with pytest.raises(
-        ValueError, match=r"Got 2, -1 among blocks but expected numbers from 0 to 1.*2 blocks deep\. Fix"
+        ValueError, match=r"Got 2, -1 among blocks but expected numbers from 0 to 1.*has 2 blocks\. Fix"
     ):
         add_lora(sam, blocks=blocks)
     assert list(sam.state_dict()) == names

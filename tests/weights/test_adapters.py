@@ -149,7 +149,7 @@ def test_bad_settings_of_an_adapter_name_their_file(change, tmp_path):
     change(settings)
     path.write_text(json.dumps(settings))
     with pytest.raises(
-        WeightsUnavailableError, match=r"sam_bloodcell\.json' holds .*Fix: fetch or save the adapter again"
+        WeightsUnavailableError, match=r"sam_bloodcell\.json' has .*Fix: fetch or save the adapter again"
     ):
         adapters.read_adapter(tmp_path)
 

@@ -209,7 +209,7 @@ def test_an_encoder_alone_is_named_as_such(prefix, network, tmp_path):
     torch.save(_renamed(network.image_encoder.state_dict(), prefix), path)
     for two_masks in (True, False):
         with pytest.raises(
-            ValueError, match=r"encoder\.pt' holds SAM's image encoder alone.*Fix: pass the whole check"
+            ValueError, match=r"encoder\.pt' has only SAM's image encoder.*Fix: pass the complete check"
         ):
             load_sam(Backbone(str(path)), 64, two_masks=two_masks)
 
@@ -237,7 +237,9 @@ def test_weights_that_are_no_numbers_are_refused(value, write, network, tmp_path
 
 def test_a_checkpoint_that_needs_unpickling_names_what_it_needs(network, tmp_path):
     torch.save({"model": network.state_dict(), "best": np.float64(0.9)}, tmp_path / "sam.pt")
-    with pytest.raises(WeightsUnavailableError, match=r"besides tensors it holds Python objects \(numpy\..*Fix: where"):
+    with pytest.raises(
+        WeightsUnavailableError, match=r"besides tensors it contains Python objects \(numpy\..*Fix: if you trust"
+    ):
         load_backbone(Backbone(str(tmp_path / "sam.pt")))
 
 

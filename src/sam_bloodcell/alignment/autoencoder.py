@@ -39,11 +39,11 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Number of features, at least 1. With ``preset="dorl"`` there are as many features as the embedding has channels
         (768 for vit_b), and `n_components` is the size of the layer that is aligned.
     architecture : {"auto", "linear", "vector", "conv", "masked"}, default="auto"
-        Network. "linear" (its features span the principal components) and "vector" (an MLP) read any 2-D array, such as
+        Network. "linear" (the features span the principal components) and "vector" (an MLP) read any 2-D array, such as
         pooled embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the token maps of ``SAMLoRAEmbedder(...,
-        keep=("tokens", "crops"))`` and also reconstruct the cells' crops. "auto" is the preset's network, or else
-        "linear", which measured best on real cells. "linear" has a closed-form solution, so the parameters from
-        `epochs` to `device` do not affect it.
+        keep=("tokens", "crops"))`` and also reconstruct the cells' crops. "auto" is the preset's network or, without a
+        preset, "linear", which had the best scores on real cells. "linear" has a closed-form solution, so the
+        parameters of the training, such as `epochs` and `device`, do not affect it.
     preset : {"bc-sam", "dorl"} or None, default=None
         Network and training of a paper, with its settings for every parameter that is "auto" (docs/method.md lists the
         remaining differences). None uses our own settings.
@@ -59,7 +59,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     embedding_weight : float or "auto", default="auto"
         Weight of the embedding's squared error in the loss, at least 0.
     crop_size : {32, 64, 128} or "auto", default="auto"
-        Side in pixels of the reconstructed crops. A step takes much longer with the papers' 128 than with our 32.
+        Side in pixels of the reconstructed crops. A training step takes much longer with 128, as in the papers.
     epochs : int or "auto", default="auto"
         Number of epochs. "auto" without a preset makes 600 optimiser steps ("vector") or 300 ("conv", "masked").
     learning_rate : float or "auto", default="auto"
@@ -310,8 +310,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def add_domain(self, X: Any, name: str | int) -> "CrossDomainAutoencoder":
         """Learn a new laboratory once from its unlabelled cells, so that later cells are transformed consistently.
 
-        Otherwise, `transform` computes the statistics of a new domain from the rows in X, so that they differ between
-        calls and are poor for few cells. The network does not change.
+        Without this method, `transform` computes the statistics of a new domain from the rows in X. These statistics
+        differ between calls and are unreliable for few cells. The network does not change.
 
         Parameters
         ----------

@@ -34,7 +34,7 @@ def name_to_add(X: Any, name: Any, known: list[Any], normalization: str | None) 
     if not known:
         raise ValueError("The fit had no domains, so a new one cannot be aligned with it. Fix: fit with domains.")
     if isinstance(name, str) != isinstance(known[0], str):
-        raise ValueError(f"Got name={name!r} but the fit knew {known[0]!r}. Fix: pass a name of the same type.")
+        raise ValueError(f"Got name={name!r} but the fit has {known[0]!r}. Fix: pass a name of the same type.")
     if name in known:
         raise ValueError(f"Got name={name!r} but that domain is already known. Fix: choose another name.")
     carried = known_domains(read_domain(X, None, 0)).tolist()
@@ -44,11 +44,11 @@ def name_to_add(X: Any, name: Any, known: list[Any], normalization: str | None) 
 
 
 def warn_of_nothing_to_align(domains: list[Any]) -> None:
-    """Warn that a fit with no domain, or a single one, aligns nothing."""
+    """Warn that a fit without domains, or with a single one, aligns nothing."""
     if domains:
         message = (
-            f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Fix: if a cross-validation left "
-            "one domain by accident because the rows are sorted, shuffle the rows."
+            f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Fix: if the rows are sorted by "
+            "domain, let the cross-validation shuffle them."
         )
     else:
         message = (
@@ -77,13 +77,13 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any], sc
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
         if name not in known and str(name) in texts:
             fix = "Fix: pass domains of the same type as in fit."
-            raise ValueError(f"Got the domain {name!r} but the fit knew {texts[str(name)]!r}, of another type. {fix}")
+            raise ValueError(f"Got the domain {name!r} but the fit has {texts[str(name)]!r}, of another type. {fix}")
         if name in known:
             continue
         if count < FEW_CELLS:
             warnings.warn(
-                f"The domain {name!r} is new, and the statistics of {count} of its cells are poor. Fix: pass at least "
-                f"{FEW_CELLS} of its cells at once, or learn it once from as many unlabelled cells (in Python: "
+                f"The domain {name!r} is new, and the statistics of {count} of its cells are unreliable. Fix: pass at "
+                f"least {FEW_CELLS} of its cells at once, or add it once from as many unlabelled cells (in Python: "
                 f"classifier.adapt(X, {name!r}), or autoencoder.add_domain(X, {name!r})).",
                 stacklevel=4,
             )

@@ -102,7 +102,7 @@ class NetworkInputs:
 
 
 def refuse_not_finite(values: NDArray, rows: NDArray[np.intp]) -> None:
-    """Raise a ValueError where values (k, ...) hold NaN or infinity; `rows` (k,) are their numbers in X."""
+    """Raise a ValueError if values (k, ...) contain NaN or infinity; `rows` (k,) are their numbers in X."""
     wrong = rows[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]
     if len(wrong):
         raise ValueError(

@@ -17,7 +17,7 @@ class Settings:
     """Parameters of `CrossDomainAutoencoder` in which every "auto" has been replaced by a value.
 
     The exception is `epochs`: None stands for the number of epochs that makes `steps` optimiser steps. The fields from
-    `clip_norm` on are not parameters. They hold the other differences between our training (the defaults) and the
+    `clip_norm` on are not parameters. They are the other differences between our training (the defaults) and the
     papers'.
     """
 

@@ -1,4 +1,4 @@
-"""How a fitted `CellClassifier` learns a new laboratory, from unlabelled cells and from a few labels."""
+"""Adaptation of a fitted `CellClassifier` to a new laboratory, from unlabelled cells and from a few labels."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ _Adaptable = TypeVar("_Adaptable", bound="AdaptableClassifier")
 
 
 def with_plain_output(method: _Method) -> _Method:
-    """Let a method's steps pass on their own output; a table, which a user may have set as output, has no masks."""
+    """Let the steps of a method return their own output, because a table, which a user may have set, has no masks."""
     return config_context(transform_output="default")(method)
 
 
@@ -146,7 +146,7 @@ class AdaptableClassifier(PretrainedClassifier):
         return found
 
     def _keep_training(self, embeddings: CellEmbeddings, features: Any, labels: NDArray[Any], paths: list[str]) -> None:
-        """Keep what a later `adapt` needs of the training cells, and set the limit of "unknown"."""
+        """Store the parts of the training cells that a later `adapt` needs, and set the limit of "unknown"."""
         domain = carried_domain(embeddings)
         names = [None] * len(paths) if domain is None else domain.tolist()
         self.training_embeddings_ = np.asarray(embeddings, np.float16)
@@ -192,7 +192,7 @@ class AdaptableClassifier(PretrainedClassifier):
         for row in rows:
             if labels[row] not in known:
                 raise ValueError(
-                    f"Row {row}: got y={labels[row]!r} but the fit knew {', '.join(map(repr, known))}. "
+                    f"Row {row}: got y={labels[row]!r} but the fit has {', '.join(map(repr, known))}. "
                     "Fix: leave this label out, or fit again with the class."
                 )
         return rows, self.classes_[[known.index(labels[row]) for row in rows]]

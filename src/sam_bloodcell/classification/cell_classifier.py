@@ -31,7 +31,7 @@ from .neighbor_smoothing import with_domain_if_needed
 from .sources import given_columns, paths_of
 from .stain_augmented import StainAugmentedClassifier, divides_cells, view_size, with_stain_views
 
-_FEW = 5  # a benchmark with the usual five folds leaves out classes with fewer cells, so that it says nothing of them
+_FEW = 5  # a benchmark with five folds leaves out classes with fewer cells, so it cannot measure them
 
 
 class CellClassifier(ClassifierMixin, AdaptableClassifier):
@@ -54,7 +54,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
     adapter : str or path, optional
         Adapter of the encoder, as in `SAMLoRAEmbedder`.
     embedder : SAMLoRAEmbedder, ViTEmbedder or FunctionEmbedder, optional
-        What embeds the cells, in place of `backbone` and `adapter`. A copy of it is fitted, with the `cache_dir`,
+        Embedder of the cells, instead of `backbone` and `adapter`. A copy of it is fitted, with the `cache_dir`,
         `device`, `batch_size`, `n_jobs` and `verbose` of this classifier.
     autoencoder : "auto", CrossDomainAutoencoder or None, default="auto"
         Alignment of the laboratories. "auto" stands for ``CrossDomainAutoencoder(random_state=random_state)``. With
@@ -70,10 +70,10 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         autoencoder, with the default classifier, four views raised the mean balanced accuracy from 0.561 to 0.592 after
         training on five laboratories. They gained nothing after training on one or two, or with C=0.01
         (docs/results.md). The classifier must not split its training cells into folds, as a search does. `adapt` with
-        labels fits the classifier again without views, so that their gain is lost.
+        labels fits the classifier again without views, so their gain is lost.
     cache_dir : str or path, optional
-        Folder that caches embeddings, as in `SAMLoRAEmbedder`. A saved model keeps none of the settings from
-        `cache_dir` to `n_jobs`, because they depend on the machine.
+        Folder that caches embeddings, as in `SAMLoRAEmbedder`. A saved model does not contain `cache_dir`, `device`,
+        `batch_size` and `n_jobs`, because they depend on the machine.
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name.
     batch_size : int or "auto", default="auto"
@@ -221,7 +221,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         return Pipeline([(name, clone(step)) for name, step in steps if step is not None])
 
     def _make_embedder(self, keep: tuple[str, ...]) -> CellEmbedder:
-        """Return the unfitted embedder, which keeps what the autoencoder reads, too."""
+        """Return the unfitted embedder, which also keeps the parts that the autoencoder reads."""
         if self.embedder is None:
             return SAMLoRAEmbedder(self.backbone, self.adapter, keep=keep, **self._of_the_machine())
         if self.adapter is not None or self.backbone != "vit_tiny":

@@ -1,4 +1,4 @@
-"""Cells of a new laboratory from files: which to label, their labels for `adapt`, and what the labels changed."""
+"""Cells of a new laboratory from files: cells to label, their labels for `adapt`, and the effect of the labels."""
 
 import os
 from collections.abc import Iterable, Iterator

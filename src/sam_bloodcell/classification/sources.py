@@ -28,7 +28,7 @@ def list_cells(
         Laboratory of all cells. By default, it is taken from a table's column domain or from the folders
         laboratory/class/image.
     classes : collection of str
-        Names of known classes. If images lie in folders with such names, the folders of this level are the labels. A
+        Names of known classes. If images are in folders with such names, the folders of this level are the labels. A
         warning counts the images without a label.
 
     Returns

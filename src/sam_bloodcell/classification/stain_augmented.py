@@ -22,7 +22,7 @@ from ..evaluation.checks import seed_of, values_of_cells
 from ..images.collections import as_image_list, domain_of, table_columns
 from ..images.stain_views import draw_views
 
-# Side of the views if the pipeline's first step does not say at what size its network sees images.
+# Side of the views if the pipeline's first step does not have an image size.
 _SIZE = 224
 
 
@@ -57,7 +57,7 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
     n_views : int, default=4
         Number of views of each training cell, at least 1. Embedding takes ``1 + n_views`` times as long.
     random_state : int, RandomState instance or None, default=None
-        Seed of the views. Pass an int to have them cached.
+        Seed of the views. Pass an int to make them cacheable.
 
     Attributes
     ----------
@@ -266,7 +266,7 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
 
 def view_size(embedder: Any) -> int:
     """Return the side in pixels of the views that a transformer of images gets."""
-    return int(getattr(embedder, "image_size", None) or _SIZE)  # None stands for the size that the weights ask for
+    return int(getattr(embedder, "image_size", None) or _SIZE)  # None stands for the size of the weights
 
 
 def with_stain_views(X: Any, *, n_views: int, size: int, seed: int) -> tuple[Any, NDArray[np.intp]]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ..evaluation import BenchmarkResult
 
-# What is written beside the report, and what it holds.
+# Files that are written next to the report, and their content.
 TABLES = {
     "predictions.csv": "every answer of the recommended classifier",
     "recall_by_class.csv": "recall of each class by classifier and pair of laboratories",
@@ -229,7 +229,7 @@ def print_findings(result: "BenchmarkResult") -> None:
 
 
 def print_files(out: Path) -> None:
-    """Print what was written, and what each file holds."""
+    """Print the files that were written, and their content."""
     files = {
         "report.html": "all results with pictures, to open in a browser",
         "figures": "the report's pictures",

@@ -82,7 +82,7 @@ def _as_equation(paths: "pd.Series") -> str:
 
 def _as_item(text: str) -> str:
     lines = textwrap.TextWrapper(min(_width(), 100), initial_indent="- ", subsequent_indent="  ")
-    lines.break_long_words = lines.break_on_hyphens = False  # a path stays in one piece
+    lines.break_long_words = lines.break_on_hyphens = False  # do not break paths
     return lines.fill(text)
 
 

@@ -22,7 +22,7 @@ EXTRAS = {
 
 
 class Finding(NamedTuple):
-    """What was found about one thing; `fix` says what to do, and is empty if nothing is wrong."""
+    """A finding about one part of the machine; `fix` says what to do, and is empty if nothing is wrong."""
 
     what: str
     found: str
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> Iterator[Finding]:
-    """Yield one finding after the other; nothing is changed or downloaded."""
+    """Yield the findings, one at a time; nothing is changed or downloaded."""
     yield Finding("python, torch", f"{sys.version.split()[0]}, {torch.__version__}")
     yield _device()
     yield from _threads()

@@ -43,15 +43,15 @@ def finetune(
         backbone, adapter, image_size=image_size, training=training, device=device, verbose=0 if quiet else 1
     ).fit(data.paths, masks=data.masks if masks == "given" else "auto")
     best = float(embedder.history_["dice"].max())
-    embedder.save_pretrained(out, metrics={"Dice on the cells set aside": round(best, 4)})
+    embedder.save_pretrained(out, metrics={"Dice on the held-out cells": round(best, 4)})
     write_text(out / "history.csv", embedder.history_.to_csv(index=False))
     remove(checkpoint)
     before = embedder.history_.attrs["dice_before"]
     if best > before:
-        told = f"Dice {best:.3f} on the cells set aside; the weights of epoch {embedder.best_epoch_ + 1} are kept."
+        told = f"Dice {best:.3f} on the held-out cells; the weights of epoch {embedder.best_epoch_ + 1} are kept."
     else:
         told = (
-            f"The fine-tuning did not improve the masks: Dice {before:.3f} on the cells set aside before it, "
+            f"The fine-tuning did not improve the masks: Dice {before:.3f} on the held-out cells before it, "
             f"{best:.3f} after its best epoch, whose weights are in the folder. Fix: keep the weights that you started "
             "from, or try more cells, better masks, or LoRATraining(learning_rate=1e-5) in Python."
         )

@@ -81,7 +81,7 @@ def split_names(text: str | None) -> list[str] | None:
 
 
 def tell_cells(cells: Any) -> None:
-    """Print what `load_cells` took, by laboratory and class, and what it left out, to standard error."""
+    """Print the cells of `load_cells` by laboratory and class, and what it left out, to standard error."""
     counts = Counter(zip(cells.domain.tolist(), cells.target.tolist(), strict=True))
     for domain in sorted(set(cells.domain.tolist())):
         numbers = {name: counts[domain, code] for code, name in enumerate(cells.target_names)}
@@ -92,7 +92,7 @@ def tell_cells(cells: Any) -> None:
 
 
 def tell_left_out(taken: str, account: Mapping[tuple[str, str], int]) -> None:
-    """Print what was taken and what was left out, by kind and folder, to standard error."""
+    """Print what was read and what was left out, by kind and folder, to standard error."""
     from ..images.listing import describe
 
-    typer.echo(f"{taken}; not taken: {describe(account) or 'nothing'}", err=True)
+    typer.echo(f"{taken}; not read: {describe(account) or 'nothing'}", err=True)

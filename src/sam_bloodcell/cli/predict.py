@@ -44,7 +44,7 @@ def predict(
 ) -> None:
     """Classify images with a model that 'train' or 'benchmark' saved, and write a row per image.
 
-    Pass all cells of a laboratory together, because its stain is learned from them. If the images lie in one folder
+    Pass all cells of a laboratory together, because its stain is learned from them. If the images are in one folder
     per class, or a CSV has a column label, the mistakes are listed and drawn.
 
     Example: sam-bloodcell predict model lyon --domain lyon --out predictions.csv

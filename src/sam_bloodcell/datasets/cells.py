@@ -40,7 +40,7 @@ def load_cells(
         slide; a cell without one is its own group). Or a folder of ``domain/label/image`` files (also in folders below
         a label) with masks named ``image_mask.png``, ``image_masks.tif`` or the like. Next to their image, masks may
         also be named ``mask_image.png``, ``image_seg.png`` or ``image_label.png``. Hidden and system files and folders
-        of masks are skipped. A warning names other files that look like data but were not taken, such as images of
+        of masks are skipped. A warning names other files that look like data but were not read, such as images of
         other formats or without a class.
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``. By default, all labels are kept and sorted.
@@ -55,7 +55,7 @@ def load_cells(
         A Bunch with paths : list of str; target : int array (n,), indices into target_names : list of str; domain : str
         array (n,); masks : list of str or None; group : str array (n,), or None if the CSV has no such column; dropped
         : dict of label to count, the cells left out by `classes`; left_out : dict of (folder, kind) to count, the files
-        of a folder that were not taken.
+        of a folder that were not read.
 
     Raises
     ------

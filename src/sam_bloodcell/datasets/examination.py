@@ -152,7 +152,7 @@ def examine_cells(
     findings += _on_images(images)
     passed_over = {key: number for key, number in (cells.get("left_out") or {}).items() if "mask" not in key[1]}
     if passed_over:
-        findings.append(CellsFinding(f"Files that were not taken from the folder: {describe(passed_over)}."))
+        findings.append(CellsFinding(f"Files of the folder that were not read: {describe(passed_over)}."))
     return CellsExamination(
         counts=_counts(table) if labelled else pd.DataFrame(),
         images=images,

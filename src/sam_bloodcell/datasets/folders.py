@@ -83,7 +83,7 @@ def _why_none(listing: Listing) -> str:
 def _too_deep(listing: Listing) -> str:
     """Say that the images may be arranged as laboratory/patient/class/image; "" if this seems unlikely.
 
-    It is likely if a few folder names occur in most of the folders that were taken as classes, and each of these
+    It is likely if a few folder names occur in most of the folders that were read as classes, and each of these
     belongs to one laboratory, as patients do. Folders of patients below a class are many, and classes are in all
     laboratories.
     """
@@ -99,7 +99,7 @@ def _too_deep(listing: Listing) -> str:
     names = ", ".join(map(repr, sorted(inner)[:5])) + " ..." * (len(inner) > 5)
     return (
         f"The {len(parts)} images of '{listing.root}' may be one level too deep: folders named {names} are in most of "
-        f"the {len(classes)} folders that are taken as classes, as in '{'/'.join(deep[0])}'. Fix: if these are the "
+        f"the {len(classes)} folders that are read as classes, as in '{'/'.join(deep[0])}'. Fix: if these are the "
         f"classes, arrange the images as laboratory/class/patient/image, or {_CSV}, and group for the patient."
     )
 
@@ -110,7 +110,7 @@ def _one_image_a_class(listing: Listing, table: pd.DataFrame) -> str:
         return ""
     return (
         f"Each of the {len(table)} classes of '{listing.root}' has one image, as in "
-        f"'{listing.below(Path(table['path'][0]))}'. The second folder is taken as the class. "
+        f"'{listing.below(Path(table['path'][0]))}'. The second folder is read as the class. "
         "Fix: if that folder is a cell or a patient, arrange the images as laboratory/class/image."
     )
 

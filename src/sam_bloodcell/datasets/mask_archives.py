@@ -47,7 +47,8 @@ def read_mask_archive(path: str | os.PathLike) -> tuple[list[NDArray[np.uint8]],
     content = _unpickle(Path(path))
     if not isinstance(content, Mapping) or not content:
         raise ImageReadError(
-            f"'{path}' holds {_described(content)} but expected a dict of cells, each with an image and a label. {_FIX}"
+            f"'{path}' contains {_described(content)} but expected a dict of cells, each with an image and a label. "
+            f"{_FIX}"
         )
     pairs = [_cell(f"'{path}' cell {name!r}", cell) for name, cell in content.items()]
     return [image for image, _ in pairs], [mask for _, mask in pairs]
@@ -99,7 +100,7 @@ def _unpickle(path: Path) -> Any:
         with gzip.open(path, "rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()  # as numpy needs it for pickles of Python 2
     except _RefusedError as exc:
-        raise ImageReadError(f"'{path}' holds {exc}, which can run any code and is not read. {_FIX}") from exc
+        raise ImageReadError(f"'{path}' contains {exc}, which could run any code and is not read. {_FIX}") from exc
     except Exception as exc:  # a damaged pickle may raise anything
         raise ImageReadError(f"'{path}' cannot be read: {exc!s:.200}. Fix: fetch it again.") from exc
 

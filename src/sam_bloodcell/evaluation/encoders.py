@@ -10,7 +10,7 @@ from .headlines import headline_scores, select_series
 from .scores import compare_pipelines, confidence_intervals, score_predictions
 
 _CLASSIFIER = "LR balanced"  # the default of `CellClassifier`; its settings were not chosen on any of the encoders
-# What the runs have to share; the first words of the names in `BenchmarkResult.settings`.
+# Settings that must be the same in all runs, by the first words of their names in `BenchmarkResult.settings`.
 _EQUAL = ("cells", "cv", "folds", "random_state", "autoencoder")
 
 
@@ -71,7 +71,7 @@ def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: in
     baseline = (next(iter(results)), classifier)
     intervals = confidence_intervals(table, random_state=random_state)
     found = headline_scores(table, score_predictions(table), intervals).rename(columns={"features": "encoder"})
-    with warnings.catch_warnings():  # the benchmark's page says that the patients are not known
+    with warnings.catch_warnings():  # the report of the benchmark says that the patients are not known
         warnings.filterwarnings("ignore", message="Every group is one cell")
         compared = compare_pipelines(table, baseline, random_state=random_state)
     compared = compared.assign(encoder=[name for name, _ in compared["a"]])

@@ -1,4 +1,4 @@
-"""A few labelled cells of a new laboratory: which to label, how a classifier learns from them, and what it gains."""
+"""A few labelled cells of a new laboratory: their choice, training with them, and the gain in scores."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,8 @@ from .checks import cell_columns, check_arguments, seed_of
 from .classifiers import default_classifiers
 from .scores import scores_of_cells
 
-# Fewer labelled cells are too few to fit a temperature: with 8 and 16 of them it raised the calibration error of the
-# three laboratories it was chosen on, from 32 on it lowered it.
+# With fewer labelled cells, no temperature is fitted. On the three laboratories on which this number was chosen, a
+# temperature raised the calibration error with 8 and 16 labelled cells, and lowered it with 32 or more.
 ENOUGH_FOR_TEMPERATURE = 30
 # Least weight of a labelled cell of the new laboratory, in training cells.
 _LEAST_WEIGHT = 10
@@ -31,7 +31,7 @@ _LEAST_WEIGHT = 10
 _SPREAD_OF_TEMPERATURE = 0.25
 _LEAST_OTHERS = 20  # cells that are left to test on
 _LEAST_OF_A_CLASS = 5  # cells of a class for it to be trained on, and in the new laboratory to be scored
-_MOST_OF_A_CLASS = 150  # training cells of a class and laboratory in a curve: more change it little and cost time
+_MOST_OF_A_CLASS = 150  # training cells of a class and laboratory in a curve; more change it little and take longer
 _COLUMNS = ["test_domain", "chosen", "n_labels", "draw", "n_test", "balanced_accuracy", "ece"]
 
 

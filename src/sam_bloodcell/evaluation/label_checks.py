@@ -1,7 +1,7 @@
 """Labels that look wrong in a benchmark: single cells, and classes that two laboratories seem to mean differently.
 
 The thresholds were chosen on real cells of which 5 % had been given a wrong label at random
-(`benchmarks/suspected_labels.py`). They are meant to name few cells, most of them with a wrong label.
+(`benchmarks/suspected_labels.py`). With them, the functions name few cells, and most of these have a wrong label.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +21,8 @@ _AGREEMENT, _PRECISION, _RECALL = 0.8, 0.7, 0.5
 # One laboratory: precision of the answer in the held-out folds, and number of answers without probabilities.
 _PRECISION_OF_ONE, _LEAST_ANSWERS = 0.8, 3
 # Classes: share of a class that is called by another name, the same share in the other direction, and mean recall of
-# the remaining classes, below which the classifiers do not transfer and say nothing about one class.
+# the remaining classes, below which the classifiers do not transfer, so that their answers are not evidence about one
+# class.
 _MOST, _SOME, _CARRIED_OVER = 0.5, 0.3, 0.7
 
 

@@ -229,7 +229,7 @@ class _Data(NamedTuple):
         return cls(X, labels, domains, groups, scorable_rows(labels, domains, least, argument))
 
     def folds(self, cv: Any, seed: int) -> Iterator[Fit]:
-        """Yield a fit for each fold of each domain; its rows depend on the seed and the domain alone."""
+        """Yield a fit for each fold of each domain; its rows depend only on the seed and the domain."""
         own = isinstance(cv, Integral)
         cut: set[str] = set()
         absent: dict[str, int] = {}

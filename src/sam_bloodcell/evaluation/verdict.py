@@ -76,7 +76,8 @@ class Verdict:
     Parameters
     ----------
     features, classifier : str or None
-        The `recommended` feature set and classifier. They are None if nothing was scored, and all else is None then.
+        The `recommended` feature set and classifier. They are None if nothing was scored, and all other fields are then
+        also None.
     within : Interval or None
         Mean over laboratories, each tested on the folds that its training left out.
     across : Interval or None

@@ -38,7 +38,7 @@ class Listing:
     `images` and `masks` are the paths of the files in it and in its sub-folders, with images in the order of their
     names. `folders` are the sub-folders that were searched. `left_out` counts files that are always skipped: masks,
     hidden and system files and folders, and files that are not images. `lost` counts files that look like data but were
-    not taken, or were taken twice.
+    not read, or were read twice.
 
     Masks are files and folders whose names are "mask" or "masks", or end with it after "_", "-", "." or a space. Next
     to an image "1.png", files such as "mask_1.png", "1_seg.png" and "1_label.png" are also masks. Links are followed,
@@ -69,10 +69,10 @@ class Listing:
         return dict(self.lost + self.left_out)
 
     def warn(self, stacklevel: int = 2) -> None:
-        """Warn once if files that look like data were not taken, or were taken twice."""
+        """Warn once if files that look like data were not read, or were read twice."""
         if self.lost:
             warnings.warn(
-                f"Some files of '{self.root}' were not taken, or taken twice: {describe(self.lost)}. "
+                f"Some files of '{self.root}' were not read, or were read twice: {describe(self.lost)}. "
                 "Fix: convert, move or unlock files that are data, and remove the others.",
                 stacklevel=stacklevel + 1,
             )
@@ -141,12 +141,12 @@ class Listing:
         for image in self.images:
             real = os.path.realpath(image)
             if real in seen:
-                self.lost[self.below(image.parent), "images taken twice, through links"] += 1
+                self.lost[self.below(image.parent), "images read twice, through links"] += 1
             seen.add(real)
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
-    """List the images of a folder, which may not exist, as `Listing` does; warn of data that was not taken."""
+    """List the images of a folder, which may not exist, as `Listing` does; warn of data that was not read."""
     listing = Listing(folder)
     listing.warn()
     return listing.images

@@ -28,8 +28,8 @@ def load_rgb(image: Any, row: int | None = None) -> RGB:
 
     Arrays are (H, W), (H, W, 3) or (H, W, 4), of bool, uint8, uint16 or float in [0, 1]. Transparent images are
     composited on white, EXIF rotation is applied, 16-bit values are scaled from 0 to 65535, and floats from 0 to 1.
-    Values that stay within a quarter of that range are refused, because they are 8- to 14-bit numbers, which would be
-    dark. The first frame or colour page of a file is taken. Smaller versions of a TIFF's picture are skipped, and
+    Values that use only a quarter of that range are refused, because they are 8- to 14-bit numbers, which would be
+    dark. The first frame or colour page of a file is read. Smaller versions of a TIFF's picture are skipped, and
     several grey pages, which may be its channels, are refused. Colour profiles are ignored.
     """
     return read_content(image, row).rgb()
@@ -178,7 +178,7 @@ def from_pil(image: Image.Image, where: str) -> RGB:
         if isinstance(clear, tuple):
             image.info["transparency"] = tuple(value >> (bits - 8) for value in clear)
     if has_alpha(image) and not np.asarray(image.convert("RGBA"))[..., 3].any():
-        raise ImageReadError(f"{where}is wholly transparent, so nothing is to be seen. Fix: save it without alpha.")
+        raise ImageReadError(f"{where}is fully transparent, so it shows nothing. Fix: save it without alpha.")
     return flatten(image, "white")
 
 
@@ -196,7 +196,7 @@ def flatten(image: Image.Image, ground: str) -> RGB:
 
 
 def refuse_dim_colours(image: Image.Image, bits: int, where: str) -> None:
-    """Raise where the upper 8 bits of `bits`-bit numbers, in the colours or in the alpha, stay within a quarter."""
+    """Raise if the upper 8 bits of `bits`-bit numbers, in colours or alpha, use only a quarter of the range."""
     peaks = {band: int(_peak(np.asarray(image.getchannel(band)))) for band in image.getbands()}
     alpha = peaks.pop("A", 0) or peaks.pop("a", 0)
     for peak in (max(peaks.values()), alpha or 255):
@@ -283,17 +283,17 @@ def _to_uint8(values: NDArray, where: str) -> NDArray[np.uint8]:
 
 
 def _peak(values: NDArray) -> Any:
-    """Return what all but a hundredth of the numbers stay below: a hot pixel or a scale bar tells nothing."""
+    """Return the 99th percentile of the numbers, because a hot pixel or a scale bar should not count."""
     return np.quantile(values, 0.99, method="higher")
 
 
 def _colour_and_alpha(values: NDArray) -> list[NDArray]:
-    """Part an array into its colours and, if it has one, its alpha channel: a full alpha hides dim colours."""
+    """Split an array into its colours and its alpha channel, if it has one, because a full alpha hides dim colours."""
     return [values[..., :3], values[..., 3]] if values.ndim == 3 and values.shape[2] == 4 else [values]
 
 
 def _dim(bits: int, found: str, top: int, full: int) -> str:
-    """Say that numbers fill so little of their range that they were meant for another one."""
+    """Return an error message about numbers that fill so little of their range that they have another bit depth."""
     meant = next((narrow for narrow in (8, 10, 12, 14) if top < 2**narrow), 14)
     shade = "black" if meant == 8 else "dark"
     return (

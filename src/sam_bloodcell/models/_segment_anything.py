@@ -1,8 +1,8 @@
-"""The one place that touches the `segment-anything` package.
+"""Import of the networks of the `segment-anything` package.
 
-Its top-level ``__init__`` imports torchvision, which its networks never use. We load the ``modeling`` sub-package
-by file, under a private name, so that a missing or broken torchvision cannot hurt us and a later
-``import segment_anything`` by the user is untouched.
+The package's top-level ``__init__`` imports torchvision, which the networks never use. Therefore the ``modeling``
+sub-package is loaded by file, under a private name. It works if torchvision is missing or broken, and it does not
+affect a later ``import segment_anything`` by the user.
 """
 
 import sys

@@ -109,13 +109,13 @@ def mmd(features: Tensor, domain: Tensor) -> Tensor:
 
 
 def _squared_distances(x: Tensor) -> Tensor:
-    """Squared distances of all pairs, (n, n), from one matrix product: their differences would be (n, n, F) numbers.
+    """Return the squared distances of all pairs, (n, n), from one matrix product.
 
-    Not torch.cdist, whose gradient is infinite at 0.
+    Differences of all pairs would take (n, n, F) numbers, and the gradient of torch.cdist is infinite at 0.
     """
     with torch.autocast(x.device.type, enabled=False):  # half precision would lose small distances in the product
         x = x if x.dtype == torch.float64 else x.float()
-        x = x - x.mean(0).detach()  # distances stay, and the squares that cancel below are as small as they can be
+        x = x - x.mean(0).detach()  # keeps the distances, and makes the squares that cancel below small
         square = x.square().sum(1)
         return (square[:, None] + square[None] - 2 * x @ x.T).clamp_min(0)
 

@@ -1,7 +1,7 @@
-"""The cross-domain autoencoder's own networks: embeddings -> a few features -> the embeddings and the cell's crop.
+"""Our networks of the cross-domain autoencoder: embeddings -> a few features -> the embeddings and the cell's crop.
 
-All share one interface with the papers' networks in `published`: `encode` gives `n_features` features of whole inputs,
-the call gives a `Reconstruction` to train on.
+All networks, including the papers' networks in `published`, have the same interface: `encode` returns `n_features`
+features of whole inputs, and a call returns a `Reconstruction` for training.
 """
 
 from itertools import pairwise
@@ -18,12 +18,12 @@ CROP_SIZES = tuple(_STEPS)
 
 
 class Reconstruction(NamedTuple):
-    """What a network makes of a batch of B inputs."""
+    """The output of a network for a batch of B inputs."""
 
-    features: Tensor  # (B, F): what is compared between domains
+    features: Tensor  # (B, F), compared between domains
     crops: Tensor | None = None  # (B, 3, S, S) in [0, 1]
     embedding: Tensor | None = None  # (B, C): the pooled embedding; (B, C, h, w): the token map
-    hidden: Tensor | None = None  # bool (B, h, w), the tokens that the encoder did not see; None when it saw all
+    hidden: Tensor | None = None  # bool (B, h, w), the tokens that the encoder did not see; None if it saw all
 
 
 def _unit(layer: nn.Module, channels: int) -> nn.Sequential:
@@ -31,7 +31,7 @@ def _unit(layer: nn.Module, channels: int) -> nn.Sequential:
 
 
 def crop_decoder(n_components: int, crop_size: int) -> nn.Sequential:
-    """BC-SAM's transposed convolutions: BxFx1x1 -> Bx3xSxS in [0, 1]; 64 and 32 px leave its last ones out."""
+    """Return BC-SAM's transposed convolutions, BxFx1x1 -> Bx3xSxS in [0, 1], without the last ones for 64 and 32 px."""
     if crop_size not in _STEPS:
         raise ValueError(f"Got crop_size={crop_size} but expected one of {CROP_SIZES}.")
     layers: list[nn.Module] = [_unit(nn.ConvTranspose2d(n_components, 150, 5), 150)]
@@ -45,9 +45,10 @@ def crop_decoder(n_components: int, crop_size: int) -> nn.Sequential:
 class ConvAutoencoder(nn.Module):
     """Our version of BC-SAM's autoencoder (Li et al., ISBI 2024): token maps BxCxhxw, of any width C and any grid.
 
-    It gives F = `n_components` features and crops with a side of `crop_size` pixels: 32, 64 or the paper's 128.
-    With `embedding`, a linear layer also reconstructs the pooled embedding, which the paper does not. `padding` is that
-    of the strided convolution: 1 sees the map's border, too; the paper has 0 (`published.BCSAMAutoencoder`).
+    It returns F = `n_components` features and crops with a side of `crop_size` pixels: 32, 64 or the paper's 128. With
+    `embedding`, a linear layer also reconstructs the pooled embedding, unlike in the paper. `padding` is the padding of
+    the strided convolution. With 1, the convolution also sees the border of the map. The paper has 0
+    (`published.BCSAMAutoencoder`).
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class ConvAutoencoder(nn.Module):
         return self.decoder(features[:, :, None, None])
 
     def forward(self, tokens: Tensor) -> Reconstruction:
-        """Tokens -> features, crops and, if asked for, pooled embedding."""
+        """Tokens -> features, crops and, with `embedding`, pooled embedding."""
         features = self.encode(tokens)
         embedding = self.to_embedding(features) if self.to_embedding else None
         return Reconstruction(features, self.decode(features), embedding)
@@ -83,9 +84,9 @@ class ConvAutoencoder(nn.Module):
 class MaskedAutoencoder(nn.Module):
     """Our version of DoRL's masked-token autoencoder (Li et al., 2024; He et al., CVPR 2022) of token maps BxCxhxw.
 
-    In training a share `hidden_share` of the tokens is hidden from the encoder, and a decoder fills it in. Features are
-    a linear map of the mean decoded token. Depth and width follow the token width C: 768 gives the paper's 12 + 4
-    blocks, 192 gives 3 + 1. The crops have a side of 32, 64 or the paper's 128 pixels.
+    In training, a share `hidden_share` of the tokens is hidden from the encoder, and a decoder predicts them. The
+    features are a linear map of the mean decoded token. Depth and width depend on the token width C: for 768, there are
+    the paper's 12 + 4 blocks, and for 192, there are 3 + 1. The crops have a side of 32, 64 or the paper's 128 pixels.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder(features[:, :, None, None])
 
     def forward(self, tokens: Tensor) -> Reconstruction:
-        """Tokens -> features, crops and token map; hides tokens in training mode alone."""
+        """Tokens -> features, crops and token map; tokens are hidden only in training mode."""
         n, _, height, width = tokens.shape
         hidden = None
         if self.training:
@@ -136,7 +137,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 class VectorAutoencoder(nn.Module):
-    """An MLP autoencoder of any vectors of length C = `token_width`, with one hidden layer on either side."""
+    """An MLP autoencoder of vectors of length C = `token_width`; encoder and decoder have one hidden layer each."""
 
     def __init__(self, token_width: int, n_components: int = 50, hidden_width: int = 256) -> None:
         super().__init__()
@@ -159,11 +160,12 @@ class VectorAutoencoder(nn.Module):
 
 
 class LinearAutoencoder(nn.Module):
-    """The linear autoencoder of vectors of length C = `token_width` with the least squared error, which is known.
+    """The linear autoencoder of vectors of length C = `token_width` with the least squared error, in closed form.
 
-    It spans the first F = `n_components` principal components (Baldi and Hornik, Neural Networks 1989). The features
-    are these in a fixed rotation, after which they vary about alike: a classifier that standardises its features would
-    blow up the last components, which are mostly noise. Nothing is trained; `learn` may be called for part after part.
+    It spans the first F = `n_components` principal components (Baldi and Hornik, Neural Networks 1989). A fixed
+    rotation of the components gives all features about the same variance. Otherwise, a classifier that standardises its
+    features would amplify the last components, which are mostly noise. There is no training: `learn` is called for each
+    part of the data, then `solve`.
     """
 
     mean: Tensor
@@ -181,7 +183,7 @@ class LinearAutoencoder(nn.Module):
         self.register_buffer("products", torch.zeros(token_width, token_width))
 
     def learn(self, vectors: Tensor, weights: Tensor) -> None:
-        """Take in vectors BxC with their weights B, in float64; `solve` then finds the components."""
+        """Add vectors BxC with their weights B, in float64, to the statistics that `solve` uses."""
         self.double()
         weighted = vectors * weights[:, None]
         self.total += weights.sum()
@@ -193,16 +195,17 @@ class LinearAutoencoder(nn.Module):
         mean = self.sums / self.total
         covariance = self.products / self.total - torch.outer(mean, mean)
         variances, directions = torch.linalg.eigh(covariance)
-        # Directions in which nothing varies, as with fewer cells than features, are arbitrary: new cells must not vary.
+        # If there are fewer cells than features, some directions have no variance and are arbitrary. New cells must not
+        # vary in them.
         directions = directions * (variances > len(variances) * torch.finfo(torch.float32).eps * variances.max())
         directions = directions.flip(1)[:, : self.n_features].T
-        # Signs are arbitrary, and may differ from machine to machine.
+        # Signs are arbitrary, and would differ between machines.
         largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
         generator = torch.Generator().manual_seed(0)
         mixing = torch.randn(self.n_features, self.n_features, generator=generator, dtype=torch.float64)
         rotation = torch.linalg.qr(mixing).Q
         components = rotation[:, : len(directions)] @ (directions * largest.sign())
-        # A saved network keeps float32, and has to give the same features.
+        # A saved network stores float32, and must compute the same features.
         self.mean, self.components.data = mean.float().double(), components.float().double()
 
     def encode(self, vectors: Tensor) -> Tensor:
@@ -230,7 +233,7 @@ def _blocks(width: int, heads: int, depth: int) -> nn.Sequential:
 
 
 def _sine_places(height: int, width: int, channels: int) -> Tensor:
-    """Sines and cosines of each token's row and column (h*w)xC, C a multiple of 4."""
+    """Return sines and cosines of each token's row and column, (h*w)xC; C must be a multiple of 4."""
     quarter = channels // 4
     frequency = 10_000 ** (-torch.arange(quarter) / quarter)
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

@@ -1,4 +1,4 @@
-"""Where to compute, and in which floating point type."""
+"""The device and the floating point type of computations."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ _thread = threading.local()
 
 
 def choose(device: str) -> torch.device:
-    """Resolve "auto" to CUDA if there is one, or to the CPU, and check that this machine has the device."""
+    """Resolve "auto" to CUDA if it is available, otherwise to the CPU, and check that this machine has the device."""
     _let_go_of_the_parents_threads()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,13 +27,13 @@ def half_dtype(device: torch.device) -> torch.dtype | None:
     """Return bfloat16 if the device supports it natively, or None."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    # Private functions, which another torch may lack; float32 is right on every CPU.
+    # Another version of torch may lack these private functions. float32 works on every CPU.
     asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return torch.bfloat16 if any(supported() for supported in asked if supported is not None) else None
 
 
 def _let_go_of_the_parents_threads() -> None:
-    """Compute with one thread in a forked process, which would wait forever for OpenMP's threads in its parent."""
+    """Compute with one thread in a forked process, because it would wait forever for OpenMP's threads in its parent."""
     if os.getpid() != _process and not hasattr(_thread, "computes_alone"):
         _thread.computes_alone = True
         torch.set_num_threads(1)  # of the calling thread

@@ -1,4 +1,4 @@
-"""SAM's encoder for inference: the same numbers in less time."""
+"""Faster inference with SAM's encoder, with the same output."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from .sam import SAM
 
-# Up to so many tokens, two matrix products and a softmax beat torch's fused kernel on CPU (measured in bfloat16).
+# Up to this number of tokens, two matrix products and a softmax are faster than torch's fused kernel on a CPU (in
+# bfloat16).
 _SHORT = 512
 
 
@@ -23,9 +24,9 @@ class FoldedAttention(nn.Module):
     """SAM's attention with its relative positions (MViTv2, Li et al., CVPR 2022) folded into queries and keys.
 
     SAM adds to the attention of query q on key k the terms q . H[row(q) - row(k)] and q . W[column(q) - column(k)].
-    Here each query carries its h + w such terms behind its own values, and each key the one-hot code of its row and
-    column: one product gives the sum, so no (hw x hw) table of positions is ever added, and any fused kernel serves.
-    The maps must have the grid of the relative positions of `attention`.
+    Here these h + w terms are appended to each query, and the one-hot code of its row and column is appended to each
+    key. One product then computes the sum, so there is no (hw x hw) table of positions, and any fused kernel can be
+    used. The maps must have the grid of the relative positions of `attention`.
     """
 
     qkv: nn.Linear
@@ -58,7 +59,7 @@ class FoldedAttention(nn.Module):
         if x.device.type == "cpu" and n <= _SHORT:
             attended = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
         else:
-            # The fused kernels want values as wide as keys.
+            # The fused kernels require values as wide as keys.
             wide = F.pad(v, (0, height + width))
             attended = F.scaled_dot_product_attention(q[None], k[None], wide[None], scale=1.0)[0, ..., : v.shape[-1]]
         attended = attended.view(batch, self.num_heads, n, -1).transpose(1, 2)
@@ -66,7 +67,7 @@ class FoldedAttention(nn.Module):
 
 
 def _pairwise(table: Tensor) -> Tensor:
-    """Relative positions (2n - 1)xC as nxnxC, by query and key."""
+    """Return relative positions (2n - 1)xC as nxnxC, by query and key."""
     n = (len(table) + 1) // 2
     place = torch.arange(n)
     return table[place[:, None] - place[None] + n - 1]

@@ -1,4 +1,4 @@
-"""The settings with which this package computes: the defaults of torch and numpy instead of the caller's settings."""
+"""Computation with the default settings of torch and numpy instead of the caller's settings."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 
 @dataclass
 class _ProcessWide:
-    """The caller's values of settings that torch keeps once for all threads, while any thread is inside."""
+    """The caller's values of torch's global settings, while any thread computes with the defaults."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     inside: int = 0
@@ -24,11 +24,11 @@ _callers = _ProcessWide()
 
 @contextmanager
 def own_settings(device: torch.device | None = None) -> Iterator[None]:
-    """Compute with the defaults of torch and numpy, and leave the caller's settings and random numbers as they were.
+    """Compute with the defaults of torch and numpy, and restore the caller's settings and random numbers afterwards.
 
-    Covered are torch's default type and device, ``no_grad``, ``inference_mode``, autocast, the precision of float32
-    products, and what numpy does about floating point errors. Random numbers drawn inside do not move the caller's
-    generators; name the `device` where a CUDA device that may not have been used before is one of them.
+    This covers torch's default type and device, ``no_grad``, ``inference_mode``, autocast, the precision of float32
+    products, and numpy's handling of floating point errors. Random numbers that are drawn inside do not change the
+    caller's generators. Pass the `device` if it is a CUDA device that may not have been used before.
     """
     with ExitStack() as stack:
         stack.enter_context(_own_process_wide_settings())
@@ -46,7 +46,7 @@ def own_settings(device: torch.device | None = None) -> Iterator[None]:
 
 @contextmanager
 def _own_process_wide_settings() -> Iterator[None]:
-    """Note the caller's values in the first thread that comes in, and restore them in the last that leaves."""
+    """Store the caller's values in the first thread that enters, and restore them in the last one that leaves."""
     with _callers.lock:
         if _callers.inside == 0:
             _callers.dtype, _callers.precision = torch.get_default_dtype(), _matmul_precision()
@@ -62,10 +62,10 @@ def _own_process_wide_settings() -> Iterator[None]:
 
 
 def _matmul_precision() -> str | None:
-    """Return the precision of float32 products; None where the caller has set it for each backend by itself."""
+    """Return the precision of float32 products; None if the caller has set it separately for each backend."""
     try:
         return torch.get_float32_matmul_precision()
-    except RuntimeError:  # torch refuses to mix its two ways of setting it
+    except RuntimeError:  # torch does not allow both ways of setting it
         return None
 
 
@@ -77,7 +77,7 @@ def _set_process_wide(dtype: torch.dtype, precision: str | None) -> None:
 
 
 def _cuda_devices(device: torch.device | None) -> list[torch.device | int]:
-    """List the CUDA devices whose random numbers can move: all that are in use, and `device`."""
+    """List the CUDA devices whose random numbers can change: all devices in use, and `device`."""
     if torch.cuda.is_initialized():
         return list(range(torch.cuda.device_count()))
     return [device] if device is not None and device.type == "cuda" else []

@@ -1,7 +1,7 @@
-"""LoRA on the query and value projections of SAM's encoder, with stock PEFT.
+"""LoRA on the query and value projections of SAM's encoder, with unmodified PEFT.
 
-SAM fuses query, key and value into one linear layer, which PEFT cannot adapt in part. `split_qkv` takes the layer
-apart for training, `fuse_qkv` puts it together again for inference.
+SAM computes query, key and value in one linear layer, and PEFT cannot adapt a part of a layer. `split_qkv` splits the
+layer for training, and `fuse_qkv` fuses it again for inference.
 """
 
 import hashlib
@@ -31,18 +31,18 @@ _DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.")
 class Adapter:
     """The result of segmentation training: everything except the frozen base weights."""
 
-    lora: dict[str, Tensor]  # PEFT's own adapter state; empty when no LoRA was trained
+    lora: dict[str, Tensor]  # PEFT's own adapter state; empty if no LoRA was trained
     lora_config: dict[str, Any]  # PEFT's LoraConfig as JSON-ready values
     decoder: dict[str, Tensor]  # prompt encoder and mask decoder, in segment-anything's names
     pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations of R, G, B in 0-255 units
-    image_size: int  # side in pixels that it was trained at
-    source: str = ""  # where it was read from, for messages
+    image_size: int  # side of the training images in pixels
+    source: str = ""  # the source from which it was read, for messages
 
     def __post_init__(self) -> None:
         self.lora, self.decoder = _plain(self.lora), _plain(self.decoder)
 
     def digest(self) -> str:
-        """Return the SHA-256 of its contents, computed once because adapters are replaced, not changed."""
+        """Return the SHA-256 of the contents, which is computed once because adapters are replaced, not changed."""
         if self not in _digests:
             head = json.dumps([self.lora_config, self.pixel_stats, self.image_size], sort_keys=True)
             digest = hashlib.sha256(head.encode())
@@ -53,7 +53,7 @@ class Adapter:
         return _digests[self]
 
     def packed(self) -> dict[str, Any]:
-        """Return it as plain values and numpy arrays."""
+        """Return the adapter as plain values and numpy arrays."""
         arrays = {name: {key: t.numpy() for key, t in getattr(self, name).items()} for name in ("lora", "decoder")}
         return {**vars(self), **arrays}
 
@@ -70,7 +70,7 @@ _digests: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
 
 
 class SplitQKV(nn.Module):
-    """Drop-in for SAM's fused projection: three linear layers, outputs side by side."""
+    """Replacement for SAM's fused projection: three linear layers with concatenated outputs."""
 
     q: nn.Linear
     k: nn.Linear
@@ -89,7 +89,7 @@ class SplitQKV(nn.Module):
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
     def fused(self) -> nn.Linear:
-        """Return the one linear layer that does the same."""
+        """Return the single linear layer that computes the same."""
         parts = [self.q, self.k, self.v]
         layer = nn.Linear(self.q.in_features, 3 * self.q.out_features, device="meta")
         layer.weight = nn.Parameter(torch.cat([part.weight.detach() for part in parts]))
@@ -98,13 +98,13 @@ class SplitQKV(nn.Module):
 
 
 def split_qkv(encoder: Any) -> None:
-    """Take every block's fused projection apart, in place."""
+    """Split every block's fused projection, in place."""
     for block in encoder.blocks:
         block.attn.qkv = SplitQKV(block.attn.qkv)
 
 
 def fuse_qkv(encoder: Any) -> None:
-    """Put every block's projection together again, in place."""
+    """Fuse every block's projection again, in place."""
     for block in encoder.blocks:
         block.attn.qkv = block.attn.qkv.fused()
 
@@ -130,8 +130,9 @@ def add_lora(
 ) -> Any:
     """Freeze the encoder and return it as a ``peft.PeftModel`` with trainable LoRA factors on q and v.
 
-    Only `blocks` are adapted, by default all. `sam` is changed in place; its decoder stays trainable. The factors'
-    product is scaled by alpha / rank; by default alpha is the rank, the papers' scaling of 1.
+    Only the blocks in `blocks` are adapted, by default all. `sam` is changed in place, and its decoder stays trainable.
+    The product of the factors is scaled by alpha / rank. By default, alpha is the rank, which is the papers' scaling of
+    1.
     """
     _check_blocks(sam, blocks)
     config = lora_config(rank, alpha=alpha, dropout=dropout, blocks=blocks)
@@ -140,7 +141,7 @@ def add_lora(
 
 
 def extract_adapter(sam: SAM, peft_model: Any, pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]) -> Adapter:
-    """Copy the trained parts out, to CPU."""
+    """Return copies of the trained parts on the CPU."""
     return Adapter(
         lora=_on_cpu(_peft().get_peft_model_state_dict(peft_model)),
         lora_config=config_values(peft_model.peft_config["default"]),
@@ -161,9 +162,9 @@ def resume_adapter(
 ) -> Any:  # fmt: skip
     """Start training from an adapter: its decoder, and its LoRA factors if they have this rank in these blocks.
 
-    Return the encoder as `add_lora` does. The factors keep the adapter's own configuration, which gives them their
-    meaning, and so its alpha; for another `alpha` they are rescaled, so that the network computes the same. Factors of
-    another rank or other blocks start fresh, with a warning.
+    Return the encoder as `add_lora` does. The factors keep the adapter's configuration, including its alpha. With
+    another `alpha`, they are rescaled, so that the output of the network does not change. If the rank or the blocks
+    differ, the factors are initialised from scratch, with a warning.
     """
     _check_blocks(sam, blocks)
     _load_decoder(sam, adapter)
@@ -207,7 +208,7 @@ def _load_decoder(sam: SAM, adapter: Adapter) -> None:
 
 
 def _put_lora(sam: SAM, adapter: Adapter, **changes: Any) -> Any:
-    """Put an adapter's factors on the encoder, in place, and return it as a ``peft.PeftModel``."""
+    """Add an adapter's factors to the encoder, in place, and return it as a ``peft.PeftModel``."""
     split_qkv(sam.image_encoder)
     model = _peft().get_peft_model(sam.image_encoder, _own_config(adapter, **changes))
     _peft().set_peft_model_state_dict(model, adapter.lora)
@@ -215,7 +216,7 @@ def _put_lora(sam: SAM, adapter: Adapter, **changes: Any) -> Any:
 
 
 def _check_lora(sam: SAM, adapter: Adapter) -> None:
-    """Raise unless an adapter's factors are those that its configuration puts on an encoder like this one."""
+    """Raise unless an adapter's factors are those that its configuration defines for such an encoder."""
     with torch.device("meta"):
         encoder = SAM(sam.size, sam.image_size).image_encoder
         split_qkv(encoder)
@@ -224,7 +225,7 @@ def _check_lora(sam: SAM, adapter: Adapter) -> None:
         except ValueError as exc:
             raise ValueError(
                 f"The LoRA adapter{_named(adapter)} cannot be put on SAM's encoder: {exc} Fix: pass one of "
-                "linear layers in the encoder's blocks, with query, key and value apart (attn.qkv.q, .k and .v)."
+                "linear layers in the encoder's blocks, with separate query, key and value (attn.qkv.q, .k and .v)."
             ) from exc
         shapes = {key: value.shape for key, value in _peft().get_peft_model_state_dict(model).items()}
     wrong = differences(adapter.lora, shapes)
@@ -252,12 +253,12 @@ def _check_blocks(sam: SAM, blocks: Sequence[int] | None) -> None:
     if outside:
         raise ValueError(
             f"Got {', '.join(map(str, outside))} among blocks but expected numbers from 0 to {sam.size.depth - 1}: "
-            f"the encoder is {sam.size.depth} blocks deep. Fix: leave them out."
+            f"the encoder has {sam.size.depth} blocks. Fix: leave them out."
         )
 
 
 def _with_alpha(adapter: Adapter, alpha: float) -> Adapter:
-    """Return an adapter that computes the same with another alpha: what alpha gains, its factors B lose."""
+    """Return an adapter that computes the same with another alpha, by rescaling its factors B."""
     own = _own_config(adapter)
     ratio = alpha / own.lora_alpha
     pattern = {part: value * ratio for part, value in (own.alpha_pattern or {}).items()}
@@ -272,7 +273,7 @@ def _named(adapter: Adapter) -> str:
 
 
 def _own_config(adapter: Adapter, **changes: Any) -> Any:
-    """Return the ``peft.LoraConfig`` that an adapter was saved with, but for where its base is and what it was for."""
+    """Return the ``peft.LoraConfig`` that an adapter was saved with, without the source of its base and its task."""
     kind = adapter.lora_config.get("peft_type", "LORA")
     if kind != "LORA":
         raise ValueError(
@@ -283,10 +284,10 @@ def _own_config(adapter: Adapter, **changes: Any) -> Any:
 
 
 def _known_to_peft(lora_config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what a newer PEFT wrote and the installed one has no name for, provided that it is switched off."""
+    """Leave out settings of a newer PEFT that the installed PEFT does not know; raise if one is switched on."""
     known = {field.name for field in fields(_peft().LoraConfig)}
     unknown = {key: value for key, value in lora_config.items() if key not in known and key != "peft_version"}
-    # A number only tunes what another key switches on.
+    # A number is only a parameter of a feature that another key switches on.
     switched_on = [
         key for key, value in unknown.items() if value and (value is True or not isinstance(value, int | float))
     ]
@@ -300,12 +301,12 @@ def _known_to_peft(lora_config: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _peft() -> ModuleType:
-    """Import PEFT; a torchvision that cannot be imported is hidden meanwhile, or PEFT's own imports fail with it."""
+    """Import PEFT; hide a torchvision that cannot be imported, because PEFT's own imports would fail with it."""
     broken = False
     if "peft" not in sys.modules and find_spec("torchvision") is not None:
         try:
             import_module("torchvision")
-        except Exception:  # whatever a mismatched build raises
+        except Exception:  # a mismatched build may raise anything
             broken = True
             sys.modules["torchvision"] = None  # type: ignore[assignment]
     if sys.flags.optimize > 1 and "peft" not in sys.modules:
@@ -319,7 +320,7 @@ def _peft() -> ModuleType:
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors that numpy can read: parameters of a network, half floats and views come in files, too."""
+    """Return tensors that numpy can read; files may also contain parameters of a network, half floats and views."""
     return {
         key: (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().contiguous()
         for key, value in state.items()
@@ -327,7 +328,7 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _let_transformers_do_without_docstrings() -> None:
-    """Switch off what completes docstrings in transformers, which PEFT imports: ``python -OO`` leaves it none."""
+    """Switch off the completion of docstrings in transformers, which PEFT imports; it fails under ``python -OO``."""
 
     def unchanged(thing: Any = None, **_: Any) -> Any:
         return unchanged if thing is None else thing

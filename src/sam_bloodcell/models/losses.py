@@ -19,7 +19,7 @@ def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float = 0.8) -> dict[str, Tensor]:
-    """BC-SAM's 0.8 Dice + 0.2 cross-entropy and both terms; logits (B, 2, H, W), background first; target (B, H, W)."""
+    """Return BC-SAM's 0.8 Dice + 0.2 cross-entropy, and both terms, of logits (B, 2, H, W), background first."""
     dice = dice_loss(logits, target)
     cross_entropy = F.cross_entropy(logits, target)
     loss = dice_weight * dice + (1 - dice_weight) * cross_entropy
@@ -29,8 +29,8 @@ def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float = 0.8) 
 def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5, *, padded: bool = False) -> Tensor:
     """Return the mean structural similarity (Wang et al., IEEE TIP 2004), in [-1, 1], of images (B, C, H, W) in [0, 1].
 
-    The Gaussian window has a side of `window` pixels, which H and W must reach. With `padded`, as in the papers' code,
-    windows are also centred on the pixels near the border, where zeros stand for what lies outside the image.
+    The Gaussian window has a side of `window` pixels, which must not exceed H or W. With `padded`, as in the papers'
+    code, windows are also centred on the pixels near the border, and pixels outside the image are zero.
     """
     if min(a.shape[-2:]) < window and not padded:
         raise ValueError(f"Got images of {tuple(a.shape[-2:])} px but expected at least window={window} px a side.")
@@ -47,7 +47,7 @@ def ssim(a: Tensor, b: Tensor, window: int = 11, sigma: float = 1.5, *, padded: 
         x = F.conv2d(x, rows, groups=channels, padding=(margin, 0))
         return F.conv2d(x, columns, groups=channels, padding=(0, margin))
 
-    # The variances are small differences of large numbers: half precision would make them negative.
+    # The variances are small differences of large numbers, which half precision would make negative.
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.float(), b.float()
         mean_a, mean_b = blur(a), blur(b)

@@ -1,4 +1,4 @@
-"""The papers' autoencoders to the layer; names and shapes of parameters are the published ones wherever possible."""
+"""The papers' autoencoders, layer by layer, with the published names and shapes of parameters if possible."""
 
 import torch
 from torch import Tensor, nn
@@ -6,18 +6,18 @@ from torch.nn import functional as F
 
 from .autoencoders import CROP_SIZES, ConvAutoencoder, Reconstruction
 
-GRID = 14  # tokens a side: DoRL learns a position for each
-PAINTED = 128  # side in pixels of the crop that DoRL paints from such a grid
+GRID = 14  # tokens per side; DoRL learns a position for each token
+PAINTED = 128  # side in pixels of the crop that DoRL reconstructs from such a grid
 HIDDEN_SHARE = 0.75
 _HEAD_WIDTH = 64
-_BLOCK_EPS = 1e-6  # of the published blocks' norms; the encoder's last norm has torch's 1e-5
+_BLOCK_EPS = 1e-6  # of the norms in the published blocks; the encoder's last norm has torch's 1e-5
 
 
 class BCSAMAutoencoder(ConvAutoencoder):
     """BC-SAM's autoencoder as published (Li et al., ISBI 2024): token maps BxCx14x14 -> 50 features -> crops.
 
-    Its strided convolution has no padding (14 -> 6), which `ConvAutoencoder` has. The width C of the tokens changes the
-    first convolution alone.
+    Its strided convolution has no padding (14 -> 6), unlike that of `ConvAutoencoder`. The width C of the tokens
+    affects only the first convolution.
     """
 
     def __init__(self, token_width: int, n_components: int = 50, crop_size: int = 128, embedding: bool = False) -> None:
@@ -27,21 +27,22 @@ class BCSAMAutoencoder(ConvAutoencoder):
 class DoRLAutoencoder(nn.Module):
     """DoRL's masked autoencoder as published (Li et al., DoRL, 2024), of token maps BxCx14x14.
 
-    The features of a cell are the encoder's CLS token, C numbers, with no token hidden. A decoder fills in the hidden
-    tokens; from its token map a crop is painted, and `n_components` numbers are computed for the discrepancy between
-    laboratories alone.
+    The features of a cell are the C numbers of the encoder's CLS token, if no token is hidden. A decoder predicts the
+    hidden tokens. The crop is reconstructed from the decoder's token map, from which `n_components` numbers are also
+    computed, only for the discrepancy between laboratories.
 
-    Everything is as wide as the tokens, for which the paper has C = 768 and 12 heads. At another width the heads stay
-    about 64 wide (192 has 3), and the MLPs four times C; the depth and the painter's inner channels do not change.
+    All layers are as wide as the tokens. The paper has C = 768 and 12 heads. At another width, the heads are still
+    about 64 wide (3 heads for 192), the MLPs are four times as wide as C, and the depth and the inner channels of the
+    crop decoder do not change.
 
     Parameters
     ----------
     token_width : int
         C.
     n_components : int
-        Numbers that the discrepancy compares.
+        Number of values that the discrepancy compares.
     crop_size : int
-        Side in pixels: the paper's 128, or 64 or 32, to which the painted crop is averaged.
+        Side in pixels: the paper's 128, or 64 or 32, to which the reconstructed crop is averaged.
     depth : (int, int)
         Blocks of the encoder and of the decoder.
     """
@@ -61,9 +62,9 @@ class DoRLAutoencoder(nn.Module):
         return self.encoder(_rows(tokens), None)[:, 0]
 
     def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> Reconstruction:
-        """Tokens -> the discrepancy's numbers, crops and all tokens; in training three quarters are hidden at random.
+        """Tokens -> numbers for the discrepancy, crops and all tokens; in training, three quarters are hidden.
 
-        `hidden`, bool (B, 196), hides these instead, the same number in every row.
+        Tokens are hidden at random, unless `hidden`, bool (B, 196), selects them, the same number in every row.
         """
         rows = _rows(tokens)
         if hidden is None and self.training:
@@ -72,7 +73,7 @@ class DoRLAutoencoder(nn.Module):
         decoded = self.decoder(self.encoder(rows, hidden), hidden)
         embedding = decoded.mT.reshape(tokens.shape)
         crops = F.avg_pool2d(self.decoder.head(embedding), PAINTED // self.crop_size)
-        # `hidden` is not told: the paper compares all tokens, not the hidden ones alone.
+        # `hidden` is not returned, because the paper compares all tokens, not only the hidden ones.
         return Reconstruction(self.decoder.to_features(decoded.mean(1)), crops, embedding)
 
 
@@ -85,7 +86,7 @@ class _Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, rows: Tensor, hidden: Tensor | None) -> Tensor:
-        """Tokens Bx196xC -> Bx(1 + seen)xC, the CLS token in front."""
+        """Encode the seen tokens: Bx196xC -> Bx(1 + seen)xC, with the CLS token first."""
         n, _, width = rows.shape
         rows = rows + self.pos_embedding.transpose(0, 1)
         if hidden is not None:
@@ -103,10 +104,10 @@ class _Decoder(nn.Module):
         self.to_features = nn.Linear(width, n_components)
 
     def forward(self, seen: Tensor, hidden: Tensor | None) -> Tensor:
-        """Fill in what was hidden: encoded tokens Bx(1 + seen)xC -> all tokens Bx196xC."""
+        """Predict the hidden tokens: encoded tokens Bx(1 + seen)xC -> all tokens Bx196xC."""
         rows = seen
         if hidden is not None:
-            shown = F.pad(~hidden, (1, 0), value=True)[:, :, None]  # the CLS token is always there
+            shown = F.pad(~hidden, (1, 0), value=True)[:, :, None]  # the CLS token is never hidden
             rows = self.mask_token.to(seen.dtype).expand(*shown.shape[:2], -1).masked_scatter(shown, seen)
         return self.transformer(rows + self.pos_embedding.transpose(0, 1))[:, 1:]
 
@@ -155,7 +156,7 @@ def _blocks(width: int, depth: int) -> nn.Sequential:
 
 
 def _heads(width: int) -> int:
-    """Return how many heads attend: 64 wide each, or as close to that as divides the width."""
+    """Return the number of heads: each is 64 wide, or as close to that as a divisor of the width allows."""
     wanted = max(1, round(width / _HEAD_WIDTH))
     return next(heads for heads in range(wanted, 0, -1) if width % heads == 0)
 

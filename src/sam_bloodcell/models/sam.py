@@ -1,7 +1,7 @@
 """Segment Anything for one cell: image -> tokens -> mask logits, at any image size.
 
-The modules and their parameter names are segment-anything's own, so its checkpoints load by name. Only the way
-through them is ours: the tokens are taken before the neck, and the mask decoder runs on batches of images.
+The modules and their parameter names are segment-anything's own, so its checkpoints load by name. Only the forward pass
+is ours: the tokens are taken before the neck, and the mask decoder runs on batches of images.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,8 @@ _OF_MASK_TOKENS = tuple(
     f"mask_decoder.{part}" for part in ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
 )
 
-# What Cellpose-SAM's files hold beside the encoder: the way from the neck to its flow fields, and cell diameters.
+# Contents of Cellpose-SAM's files besides the encoder: the layers from the neck to the flow fields, and cell
+# diameters.
 _CELLPOSE_READOUT = ("out.weight", "out.bias", "W2")
 _UNUSED = ("pixel_mean", "pixel_std", *_CELLPOSE_READOUT, "diam_mean", "diam_labels")
 # The percentiles that Cellpose maps to 0 and 1.
@@ -47,9 +48,9 @@ def normalise(pixels: Tensor, stats: PixelStats) -> Tensor:
 
 
 def stretch(pixels: Tensor) -> Tensor:
-    """Map the 1st and 99th percentile of each image's channels to 0 and 1, as Cellpose does with what it segments.
+    """Map the 1st and 99th percentile of each image's channels to 0 and 1, as Cellpose does with its input.
 
-    Pixels Bx3xHxW may have been normalised with any statistics before: the result is the same. A channel without
+    The result does not depend on the statistics with which pixels Bx3xHxW were normalised before. A channel without
     contrast becomes 0.
     """
     channels = pixels.float().flatten(2)
@@ -61,7 +62,7 @@ def stretch(pixels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EncoderSize:
-    """Shape of a SAM image encoder, and whether it takes pixels stretched to their percentiles (`stretch`)."""
+    """Shape of a SAM image encoder, and whether its pixels are scaled by their percentiles (`stretch`)."""
 
     width: int
     depth: int
@@ -82,8 +83,8 @@ SIZES = {
 class SAM(nn.Module):
     """Image encoder, prompt encoder and mask decoder of Segment Anything (Kirillov et al., ICCV 2023).
 
-    The input is `image_size` pixels a side, a multiple of the patch. There are 4 mask tokens in plain SAM, and 2
-    (background, cell) in the papers' decoder.
+    The side of the input is `image_size` pixels, a multiple of the patch. Plain SAM has 4 mask tokens, and the papers'
+    decoder has 2 (background, cell).
     """
 
     def __init__(self, size: EncoderSize, image_size: int = 224, mask_tokens: int = CELL_MASK_TOKENS) -> None:
@@ -147,7 +148,7 @@ class SAM(nn.Module):
     def mask_logits(self, tokens: Tensor, center_prompt: bool = False) -> tuple[Tensor, Tensor]:
         """Decode tokens BxCxhxw to mask logits BxMx4hx4w and predicted IoU BxM, M = mask tokens.
 
-        This is segment-anything's ``MaskDecoder.predict_masks`` for a batch of *images* with one prompt each; the
+        This is segment-anything's ``MaskDecoder.predict_masks`` for a batch of *images* with one prompt each. The
         original repeats one image over a batch of prompts.
         """
         decoder = self.mask_decoder
@@ -166,17 +167,17 @@ class SAM(nn.Module):
         return logits, decoder.iou_prediction_head(out[:, 0])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Prompt-free mask logits BxMx4hx4w of normalised pixels Bx3xHxW."""
+        """Predict mask logits BxMx4hx4w of normalised pixels Bx3xHxW without a prompt."""
         return self.mask_logits(self.tokens(pixels))[0]
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> "SAM":
-        """Run the blocks in `dtype`; neck and decoder stay float32, where they cost little and decide edges."""
+        """Run the blocks in `dtype`; neck and decoder stay in float32: they are cheap and determine the edges."""
         self.image_encoder.to(dtype)
         self.image_encoder.neck.float()
         return self
 
     def _prompts(self, batch: int, center: bool) -> tuple[Tensor, Tensor]:
-        """Sparse BxPx256 and dense Bx256xhxw prompt embeddings: none, or one foreground point in the middle."""
+        """Return sparse BxPx256 and dense Bx256xhxw embeddings of no prompt, or of a point in the middle."""
         points = None
         if center:
             device = self.prompt_encoder.no_mask_embed.weight.device
@@ -187,9 +188,9 @@ class SAM(nn.Module):
 
 
 def is_cellpose(state: Mapping[str, Tensor]) -> bool:
-    """Tell whether tensors are those of Cellpose-SAM, by its readout; they have no prompt encoder or mask decoder.
+    """Return whether tensors are those of Cellpose-SAM, which has no prompt encoder and no mask decoder.
 
-    Its other networks, whose encoder is a DINOv3, have the same readout.
+    They are recognised by the readout, which Cellpose's networks with a DINOv3 encoder also have.
     """
     return all(key in state for key in ("image_encoder.pos_embed", *_CELLPOSE_READOUT))
 
@@ -197,8 +198,8 @@ def is_cellpose(state: Mapping[str, Tensor]) -> bool:
 def size_of(state: Mapping[str, Tensor]) -> EncoderSize:
     """Recognise the encoder size from a checkpoint's shapes.
 
-    Cellpose-SAM attends globally in every block, which no shape tells: its tables of relative positions are as short as
-    those of SAM's windows, and are stretched to the whole map.
+    Cellpose-SAM attends globally in every block, which its shapes do not show: its tables of relative positions are as
+    short as those of SAM's windows, and are interpolated to the whole map.
     """
     try:
         width = state["image_encoder.pos_embed"].shape[-1]
@@ -219,16 +220,16 @@ def size_of(state: Mapping[str, Tensor]) -> EncoderSize:
 
 
 def own_size(state: Mapping[str, Tensor]) -> int:
-    """Return the side in pixels of the images that a checkpoint's table of positions was made for."""
+    """Return the side in pixels of the images for which a checkpoint's table of positions was made."""
     return len(state["image_encoder.pos_embed"][0]) * size_of(state).patch
 
 
 def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
-    """Load a checkpoint with segment-anything's names, and return the names of the parameters that started fresh.
+    """Load a checkpoint with segment-anything's names, and return the names of the parameters that it did not set.
 
-    Position tables are resized to the network's grid. They are matched by shape, so that every size works whatever its
-    block numbers. Parts of the decoder whose shape depends on the number of mask tokens stay fresh when the numbers
-    differ. The error about keys that do not fit lists them all.
+    Position tables are resized to the grid of the network. They are matched by shape, so that all sizes of SAM work.
+    Parts of the decoder whose shape depends on the number of mask tokens are not loaded if the numbers differ. If keys
+    do not fit, the error lists all of them.
     """
     target = sam.state_dict()
     decoder_tokens, tokens = len(target[MASK_TOKENS]), len(state.get(MASK_TOKENS, ()))
@@ -240,7 +241,7 @@ def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
     wrong = [
         line
         for line in differences(resized | unknown, whole)
-        # A file with more mask tokens than the network has all that the network has, in whatever shape.
+        # A file with more mask tokens than the network has all of its parameters, though in other shapes.
         if not line.startswith(may_differ) or (line.endswith(": missing") and tokens > decoder_tokens)
     ]
     if wrong:
@@ -250,7 +251,7 @@ def load_weights(sam: SAM, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def differences(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Say where a table of tensors differs from the names and shapes that it should have, a line each."""
+    """Describe the differences of a table of tensors from its expected names and shapes, one per line."""
     return [
         *(f"{key}: missing" for key in shapes if key not in state),
         *(f"{key}: unknown" for key in state if key not in shapes),

@@ -1,4 +1,4 @@
-"""Segment Anything's image encoder in the place of a plain ViT: it has patch tokens alone."""
+"""Segment Anything's image encoder with the interface of a plain ViT; it has only patch tokens."""
 
 from torch import Tensor, nn
 

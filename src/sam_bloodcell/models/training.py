@@ -1,4 +1,4 @@
-"""One training loop for all networks of this package, which needs a module, a loss and batches.
+"""The training loop of all networks of this package; it gets a module, a loss and batches.
 
 The calls are nested: `train` -> `_Run.epoch` -> `_Run.step`.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..extras import tqdm
 from ..files import replacing
 
-# A batch is whatever the loss understands; the loss returns its terms, the one to minimise under "loss".
+# A batch is anything that the loss accepts. The loss returns its terms; the term "loss" is minimised.
 Batch = Any
 Loss = Callable[[nn.Module, Batch], dict[str, Tensor]]
 Batches = Callable[[int], Iterable[Batch]]
@@ -32,13 +32,13 @@ class TrainingPlan:
     epochs: int
     steps_per_epoch: int
     learning_rate: float  # peak rate, reached after the warm-up
-    warmup_steps: int = 0  # shortened to a tenth of the training where that is less
-    weight_decay: float = 0.0  # on weight matrices and kernels; biases and norms are spared
+    warmup_steps: int = 0  # limited to a tenth of the training
+    weight_decay: float = 0.0  # on weight matrices and kernels, not on biases and norms
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float | None = 1.0  # largest gradient norm; None takes gradients as they are
-    published_schedule: bool = False  # the papers': a warm-up of any length, and a cosine that ends above 0
-    decay_everything: bool = False  # weight decay on biases and norms, too
-    decay: bool = True  # False stays at the peak rate, for training that has no known end
+    clip_norm: float | None = 1.0  # largest gradient norm; None does not clip
+    published_schedule: bool = False  # the papers' schedule: a warm-up of any length, and a cosine that ends above 0
+    decay_everything: bool = False  # weight decay also on biases and norms
+    decay: bool = True  # False stays at the peak rate, for training without a known end
     amp_dtype: torch.dtype | None = None  # autocast type; None trains in float32
 
     def rate_at(self, step: int) -> float:
@@ -49,17 +49,17 @@ class TrainingPlan:
             return (step + 1) / warmup
         if not self.decay:
             return 1.0
-        # The papers' code lets the cosine of the whole training begin only where the warm-up ends.
+        # In the papers' code, a cosine over the length of the whole training begins after the warm-up.
         length = total if self.published_schedule else max(1, total - warmup)
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / length))
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation after every epoch, and when it stops the training."""
+    """The validation after every epoch, and the rule for early stopping."""
 
-    score: Callable[[nn.Module], Mapping[str, float]]  # computed on cells that are not trained on
-    monitor: str  # key of the number that decides; higher is better; the weights of its best epoch are kept
+    score: Callable[[nn.Module], Mapping[str, float]]  # computed on held-out cells
+    monitor: str  # key of the monitored number; higher is better, and the weights of the best epoch are kept
     patience: int | None = None  # epochs without a new best after which training stops; None never stops early
 
 
@@ -119,13 +119,13 @@ def check_resumable(checkpoint: str | os.PathLike | None, random_state: Any) -> 
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """Copy what training changes: parameters that require gradients, and buffers."""
+    """Copy the parts that training changes: parameters that require gradients, and buffers."""
     kept = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {name: value.detach().clone() for name, value in module.state_dict().items() if name not in kept}
 
 
 class _Run:
-    """A training under way: optimiser, schedule, history and the weights worth keeping."""
+    """The state of a training: optimiser, schedule, history and the best weights."""
 
     def __init__(self, module: nn.Module, loss: Loss, plan: TrainingPlan, validation: Validation | None) -> None:
         self.module, self.loss, self.plan, self.validation = module, loss, plan, validation
@@ -137,7 +137,7 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or no new best came for too long."""
+        """Whether all epochs are done, or `patience` epochs have passed without a new best one."""
         if len(self.history) >= self.plan.epochs:
             return True
         patience = self.validation.patience if self.validation else None
@@ -150,7 +150,7 @@ class _Run:
         return best_epoch(row[self.validation.monitor] for row in self.history)
 
     def epoch(self, batches: Batches, bar: Any) -> None:
-        """Train one epoch, validate, and remember its weights."""
+        """Train one epoch, validate, and store the weights."""
         index, rate = len(self.history), self.optimizer.param_groups[0]["lr"]
         monitor = self.validation.monitor if self.validation and self.history else None
         validated = {monitor: self.history[-1][monitor]} if monitor else {}
@@ -167,7 +167,7 @@ class _Run:
         if self.validation:
             self.module.eval()
             row |= self.validation.score(self.module)
-        # From here on nothing can fail or be interrupted for long: the epoch counts once it is in the history.
+        # An epoch is complete once it is in the history. The steps from here on are short and cannot fail.
         self.last = trained_state(self.module)
         self.history.append(row)
         if self.best_epoch() == index:
@@ -209,7 +209,7 @@ class _Run:
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
             found = state["fingerprint"]
-        except Exception as exc:  # a damaged file makes torch raise nearly anything
+        except Exception as exc:  # torch may raise nearly anything for a damaged file
             raise ValueError(
                 f"'{checkpoint}' is not a checkpoint of a training: {exc!s:.200}. Fix: delete it to start again, or "
                 "name another file."

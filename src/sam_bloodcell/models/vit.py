@@ -1,7 +1,8 @@
 """A plain Vision Transformer: image -> CLS token, register tokens and a map of patch tokens, at any image size.
 
-One network serves DINOv2 and what was trained from it (DinoBloom, RedDino), DINOv3, and the plain ViT of Dosovitskiy et
-al. (ICLR 2021). What differs between them is in `ViTLayout`. The modules and their parameter names are DINOv2's own.
+The same network implements DINOv2 and networks that were trained from it (DinoBloom, RedDino), DINOv3, and the plain
+ViT of Dosovitskiy et al. (ICLR 2021). `ViTLayout` describes their differences. The modules and their parameter names
+are DINOv2's own.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from .sam import SAM_PIXEL_STATS, PixelStats
 
-# ImageNet's, which SAM shares.
+# ImageNet's statistics, which SAM also uses.
 IMAGENET_PIXEL_STATS = SAM_PIXEL_STATS
 # These map 0 to -1 and 255 to 1.
 HALF_PIXEL_STATS: PixelStats = ((127.5,) * 3, (127.5,) * 3)
@@ -24,7 +25,7 @@ _ROTARY_BASE = 100.0
 
 @dataclass(frozen=True)
 class ViTLayout:
-    """Shape of a ViT, and what its library does around it.
+    """Shape of a ViT, and the preprocessing of its library.
 
     Attributes
     ----------
@@ -37,18 +38,19 @@ class ViTLayout:
     registers : int
         Number of register tokens.
     swiglu, layer_scale : bool
-        Whether the MLP is gated by SiLU instead of a plain one with GELU, and whether LayerScale follows each branch.
+        Whether the MLP is gated by SiLU (instead of a plain MLP with GELU), and whether each branch ends with
+        LayerScale.
     eps : float
         The small number in the layer norms.
     antialias, offset
-        How the table of positions is resized to other image sizes: libraries differ. With an `offset`, the scale is
-        that of a grid larger by so many patches (0.1 in the first DINOv2).
+        How the table of positions is resized to other image sizes, which differs between libraries. `offset` is a
+        number of patches that is added to the grid when the scale is computed (0.1 in the first DINOv2).
     image_size : int
-        Side in pixels of the images that the weights were made for, or usually are used with.
+        Side in pixels of the images on which the weights were trained, or with which they are usually used.
     pixel_stats : tuple
-        ((mean R, G, B), (std R, G, B)) of its pixels in 0-255 units.
+        ((mean R, G, B), (std R, G, B)) with which pixels are normalised, in 0-255 units.
     has_cls, any_size : bool
-        Whether there is a CLS token, and whether the network takes images of other sizes than `image_size`.
+        Whether there is a CLS token, and whether the network accepts images of other sizes than `image_size`.
     """
 
     width: int
@@ -78,7 +80,7 @@ class ViTTokens(NamedTuple):
 
 
 class ViT(nn.Module):
-    """A Vision Transformer of a layout; the side of its input is any multiple of the patch."""
+    """A Vision Transformer with a given layout; the side of its input is any multiple of the patch."""
 
     def __init__(self, layout: ViTLayout) -> None:
         super().__init__()
@@ -124,7 +126,7 @@ class ViT(nn.Module):
             )
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Table of positions 1x(1 + hw)xC, float32 where it had to be resized."""
+        """Return the table of positions 1x(1 + hw)xC, in float32 if it was resized."""
         grid, offset = self.layout.grid, self.layout.offset
         if height == width == grid:
             return self.pos_embed
@@ -135,7 +137,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a layer norm, beside the tokens as they were, and scaled if the layout says so."""
+    """Attention and MLP as residual branches, each after a layer norm, and with LayerScale if the layout has it."""
 
     def __init__(self, layout: ViTLayout) -> None:
         super().__init__()
@@ -147,7 +149,7 @@ class Block(nn.Module):
         self.ls2 = LayerScale(layout.width) if layout.layer_scale else nn.Identity()
 
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Pass tokens BxNxC on."""
+        """Compute the next tokens BxNxC."""
         x = x + self.ls1(self.attn(self.norm1(x), rotation))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
@@ -162,7 +164,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """Attend among tokens BxNxC."""
+        """Attend between tokens BxNxC."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each BxheadsxNxc
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -170,7 +172,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU between."""
+    """Two linear layers with GELU between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -209,10 +211,10 @@ class LayerScale(nn.Module):
 
 
 def rotary_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """Cosines and sines 2xhwxc of DINOv3's rotary positions, c channels a head, of the device and dtype of `like`.
+    """Return cosines and sines 2xhwxc of DINOv3's rotary positions, for c channels per head, like the tensor `like`.
 
-    The centre of a patch has a row and a column from -1 to 1, whatever the image's size. Each of the two gives c/4
-    angles of falling frequency. Channels i and i + c/2 are turned together by angle i.
+    The row and the column of a patch's centre are scaled to -1 to 1 for any image size. Each of the two gives c/4
+    angles of decreasing frequency. Channels i and i + c/2 are rotated together by angle i.
     """
     frequencies = _ROTARY_BASE ** -torch.arange(0, 1, 4 / channels, device=like.device)
     rows, columns = ((torch.arange(side, device=like.device) + 0.5) / side * 2 - 1 for side in (height, width))
@@ -222,7 +224,7 @@ def rotary_positions(height: int, width: int, channels: int, like: Tensor) -> Te
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the patches' queries or keys, the last hw of BxheadsxNxc; CLS and registers have no position."""
+    """Rotate the patches' queries or keys, the last hw of BxheadsxNxc; CLS and registers have no position."""
     cos, sin = rotation
     first, x = x[:, :, : -len(cos)], x[:, :, -len(cos) :]
     a, b = x.chunk(2, dim=-1)

@@ -49,7 +49,7 @@ def plain(text: Any, longest: int = 32) -> str:
 def escaped(text: Any) -> str:
     r"""Escape control characters, and those that no installed font has, as Python does, such as \n and \u8840.
 
-    Escapes distinguish names, which boxes would not.
+    Escaped names stay distinct, unlike names of boxes.
     """
     return "".join(c if _is_drawable(c) else c.encode("unicode_escape").decode("ascii") for c in str(text))
 

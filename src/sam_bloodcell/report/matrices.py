@@ -13,7 +13,7 @@ from ..plotting.canvas import is_plain
 
 _MAX_DOMAINS = 10  # in a picture of transfer: a panel for each classifier has a field for each pair
 _MAX_PANELS, _MAX_CLASSES = 16, 30  # in a picture of confusions: a panel for each pair of laboratories
-_MAX_DIRECTED = 4  # laboratories whose directions are all columns; with 5 they would be 25
+_MAX_DIRECTED = 4  # most laboratories for which each direction is a column; 5 would have 25
 _SHADES = 10
 MANY = 9  # columns of a table with small type
 

@@ -59,7 +59,7 @@ def group_mistakes(
     Returns
     -------
     groups : list of dict
-        The commonest confusion first. Each has ``label``, ``predicted``, ``n`` and ``directions``; each of these has
+        The most common confusion first. Each has ``label``, ``predicted``, ``n`` and ``directions``; each of these has
         ``train``, ``test``, ``n``, ``cells`` with a picture and ``names`` of cells without one.
     failures : list of str
         Names of the images that cannot be read, and the reasons.

@@ -80,7 +80,7 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
     ),
     "recall": (r"\brecall\b", "The share of a class's cells that the classifier finds. Also called sensitivity."),
     "RF": (r"\bRF\b", "Random forest, a classifier of many decision trees."),
-    "SHA-256": (r"\bSHA-256\b", "A checksum. Two data sets with the same checksum hold the same cells and labels."),
+    "SHA-256": (r"\bSHA-256\b", "A checksum. Two data sets with the same checksum contain the same cells and labels."),
     "standard deviation (±)": (r"±|&plusmn;", "The spread of a score over the folds."),
     "SVM": (
         r"\bSVM\b",

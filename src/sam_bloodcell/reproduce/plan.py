@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
 
 def stored_bytes(n_cells: int, width: int, image_size: int) -> int:
-    """Return roughly how many bytes the records of cells take: token maps in float16, crops, and little else."""
+    """Return the approximate bytes of the records of cells: token maps in float16, crops, and little else."""
     tokens = 2 * width * (image_size // PATCH) ** 2
     return n_cells * (tokens + 3 * CROP_SIZE**2 + 4 * width + image_size**2 // 8)
 

@@ -159,7 +159,7 @@ def _prepare(
     loaded = clone(embedder).fit(cells.paths[:1])
     if masked is None and loaded.adapter_ is None:
         warnings.warn(
-            "Got neither an adapter nor masks, so plain SAM finds the cells by a point in the middle, and the numbers "
+            "Got neither an adapter nor masks, so plain SAM is asked for the cell in the middle, and the numbers "
             "will differ from the papers'. Fix: adapter=... (--adapter), or masks=... (--masks) to train one.",
             stacklevel=3,
         )

@@ -123,7 +123,7 @@ def token_weights(mask: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.
 
 
 def _covered(pixels: int, tokens: int) -> NDArray[np.float32]:
-    """Part of each pixel of a row that lies under each token of it: (tokens, pixels)."""
+    """Return the share of each pixel of a row that is under each token of the row: (tokens, pixels)."""
     edges = np.arange(tokens + 1)[:, None] * (pixels / tokens)
     start = np.arange(pixels)
     return (np.minimum(edges[1:], start + 1) - np.maximum(edges[:-1], start)).clip(0).astype(np.float32)

@@ -1,7 +1,7 @@
-"""What a haematologist looks at, measured: shape, texture and colour of nucleus and cytoplasm, 53 numbers a cell.
+"""Measures of a cell that a haematologist also uses: shape, texture and colour of nucleus and cytoplasm.
 
-The raw numbers depend on stain and camera. Standardised within a laboratory, they tell the classes apart across
-laboratories better than the embedding of vit_tiny does (`training/comparisons.md`).
+There are 53 numbers per cell. The raw numbers depend on stain and camera. Standardised within a laboratory, they
+distinguish the classes across laboratories better than the embedding of vit_tiny does (`training/comparisons.md`).
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,10 @@ from scipy import ndimage
 from ..extras import require
 from ..images.reading import RGB
 
-# Side in pixels of the square that the cell's bounding box is resized to, and the margin around the box before that.
+# Side in pixels of the square to which the cell's bounding box is resized, and the margin around the box before
+# resizing.
 SIDE, MARGIN = 96, 4
-# Names of the numbers, in their order. "hue" is a channel's share of the optical density, "contrast" the density of the
+# Names of the numbers, in order. "hue" is a channel's share of the optical density, "contrast" the density of the
 # nucleus above that of the cytoplasm, "p10" and "p90" are percentiles, and "grains" the standard deviation of
 # details of 1, 2 or 4 px. The other numbers of the nucleus are its shape and place. "rim_contrast" is the density in
 # red of the cell's rim above that of its inside, and "box_area" the logarithm of the area of the box in pixels.
@@ -42,7 +43,7 @@ skimage = partial(require, "skimage", extra="masks", purpose='pooling="mask+meas
 
 
 def measure_cells(pixels: Sequence[RGB] | NDArray, masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
-    """Measure cells (n, S, S, 3) uint8 under their masks (n, S, S), of which none is empty: (n, 53), all finite."""
+    """Measure uint8 cells (n, S, S, 3) under their masks (n, S, S), which must not be empty: (n, 53), all finite."""
     return np.array([_measure(cell, mask) for cell, mask in zip(pixels, masks, strict=True)]).reshape(-1, len(MEASURES))
 
 
@@ -51,10 +52,10 @@ def _measure(cell: RGB, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     top, left = max(0, y.min() - MARGIN), max(0, x.min() - MARGIN)
     box = slice(top, y.max() + MARGIN + 1), slice(left, x.max() + MARGIN + 1)
     area = np.log(mask[box].size)
-    # The box is stretched to a square: what is measured is relative to the cell's own extent.
+    # The box is stretched to a square, so that all measures are relative to the size of the cell.
     cell = _square(cell[box], Image.Resampling.BILINEAR)
     shares = _square(mask[box].astype(np.uint8) * 255, Image.Resampling.BICUBIC)
-    # Of a mask as thin as a line, nothing may be left that covers half a pixel.
+    # After resizing, a mask as thin as a line may cover no pixel by half.
     mask = shares > 127 if shares.max() > 127 else shares == shares.max()
     density = -np.log((cell.astype(np.float32) + 1) / 256)
     nucleus, cytoplasm = _parts(density[..., 0], mask)
@@ -67,7 +68,7 @@ def _square(picture: NDArray, resample: Image.Resampling) -> NDArray:
 
 
 def _parts(red: NDArray, mask: NDArray) -> tuple[NDArray, NDArray]:
-    """Nucleus, which absorbs most red light, and cytoplasm without the edges of both."""
+    """Return the nucleus, which absorbs most red light, and the cytoplasm, without the edges of both."""
     limit = skimage().filters.threshold_otsu(red[mask])
     nucleus = ndimage.binary_opening(mask & (ndimage.gaussian_filter(red, 1) > limit))
     if nucleus.sum() < 30:
@@ -78,7 +79,7 @@ def _parts(red: NDArray, mask: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _stain(density: NDArray, nucleus: NDArray, cytoplasm: NDArray) -> list[float]:
-    """Hue, contrast and granularity at three scales: 35 numbers."""
+    """Return hue, contrast and granularity at three scales: 35 numbers."""
     n, c = density[nucleus], density[cytoplasm]
     hue_n, hue_c = ((part / (part.sum(1, keepdims=True) + 0.05))[:, :2] for part in (n, c))
     found = [*hue_n.mean(0), *hue_c.mean(0), *hue_c.std(0), *hue_n.std(0), *(n.mean(0) - c.mean(0))]
@@ -92,7 +93,7 @@ def _stain(density: NDArray, nucleus: NDArray, cytoplasm: NDArray) -> list[float
 
 
 def _shape(nucleus: NDArray, mask: NDArray) -> list[float]:
-    """Thickness, outline, holes, lobes, place and spread of the nucleus: 15 numbers."""
+    """Return thickness, outline, holes, lobes, position and spread of the nucleus: 15 numbers."""
     measure, size = skimage().measure, nucleus.sum()
     depth = _depth(nucleus)
     region = measure.regionprops(nucleus.astype(np.uint8))[0]
@@ -119,7 +120,7 @@ def _shape(nucleus: NDArray, mask: NDArray) -> list[float]:
 
 
 def _rim(red: NDArray, nucleus: NDArray, mask: NDArray) -> list[float]:
-    """How deep the nucleus lies in the cell, and how much darker the cell's rim is than its inside: 2 numbers."""
+    """Return the depth of the nucleus in the cell, and the contrast of the cell's rim to its inside: 2 numbers."""
     depth = _depth(mask)
     depth /= depth.max()
     rim, inside = mask & (depth < 0.3), mask & (depth >= 0.3)
@@ -128,7 +129,7 @@ def _rim(red: NDArray, nucleus: NDArray, mask: NDArray) -> list[float]:
 
 
 def _depth(part: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Distance of each pixel of a part from the nearest pixel outside; around a part that fills the square, all is."""
+    """Return the distance of each pixel of a part from the nearest pixel outside; all beyond the square is outside."""
     if not part.all():
         return ndimage.distance_transform_edt(part)
     return ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]

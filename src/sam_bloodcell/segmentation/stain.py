@@ -70,7 +70,7 @@ def _central_nucleus(stained: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.zeros_like(stained)
     rows, columns = np.ogrid[: stained.shape[0], : stained.shape[1]]
     off_middle = np.hypot(rows - stained.shape[0] / 2, columns - stained.shape[1] / 2)
-    # The distance from the middle of the image to the rim of each part, as if it were a disc.
+    # The distance from the middle of the image to the border of each part, which is treated as a disc.
     distances = [off_middle[parts == part].mean() - np.sqrt((parts == part).sum() / np.pi) for part in large]
     nucleus = parts == large[np.argmin(distances)]
     gap = ndimage.distance_transform_edt(~nucleus)

@@ -15,7 +15,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Laboratory:
-    """How one laboratory stains, lights, magnifies and stores its cells.
+    """The stain, light, magnification and image storage of one laboratory.
 
     Parameters
     ----------

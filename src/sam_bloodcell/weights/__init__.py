@@ -1,1 +1,1 @@
-"""Weights in and out: packaged, local, from the Hugging Face Hub, and back to it."""
+"""Weights: loading of packaged files, local files and files of the Hugging Face Hub, and saving."""

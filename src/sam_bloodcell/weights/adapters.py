@@ -1,4 +1,4 @@
-"""Adapters on disk: a folder in PEFT's layout with our decoder beside it, or one file that travels to workers."""
+"""Adapters on disk: a folder in PEFT's layout that also contains our decoder, or one file for workers."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from .backbones import Backbone, packaged_folder
 from .tensors import read_json, read_tensors, write_tensors
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "decoder.safetensors", "sam_bloodcell.json")
-_PICKLED_FACTORS = "adapter_model.bin"  # what PEFT wrote before safetensors, and still does when asked to
+_PICKLED_FACTORS = "adapter_model.bin"  # PEFT's earlier format, which is still an option
 
 
 def locate_adapter(source: str | os.PathLike, revision: str | None = None, **access: Any) -> Path:
@@ -33,9 +33,9 @@ def locate_adapter(source: str | os.PathLike, revision: str | None = None, **acc
 def read_adapter(
     source: str | os.PathLike, revision: str | None = None, *, backbone: Backbone | None = None
 ) -> Adapter:
-    """Read an adapter folder (PEFT's layout, our decoder beside it) from disk or the Hub.
+    """Read an adapter folder (in PEFT's layout, with our decoder) from disk or the Hub.
 
-    Where the `backbone` that it is to be used with is another than it was trained on, a warning says so.
+    A warning appears if the adapter was not trained on this `backbone`.
     """
     folder = locate_adapter(source, revision)
     settings = adapter_settings(folder)
@@ -72,9 +72,9 @@ def write_adapter(
 ) -> Path:  # fmt: skip
     """Write an adapter folder that `read_adapter` and ``peft.PeftModel.from_pretrained`` read.
 
-    The backbone is what the adapter was trained on, and is filled in as PEFT's base model. The tensors are stored as
-    `dtype`. A `prompt` and a `pooling` are noted for who embeds with the adapter. The folder is created if missing;
-    files of the same names are replaced.
+    `backbone` is the backbone on which the adapter was trained, and is stored as PEFT's base model. The tensors are
+    stored as `dtype`. A `prompt` and a `pooling` are stored for embedders that use the adapter. The folder is created
+    if it is missing, and files with the same names are replaced.
     """
     folder = make_folder(folder)
     repo, revision = backbone.resolved()
@@ -91,7 +91,7 @@ def write_adapter(
 
 
 def write_adapter_file(adapter: Adapter, path: str | os.PathLike) -> None:
-    """Write an adapter as one ``.safetensors`` file, whole or not at all; its settings are in the metadata."""
+    """Write an adapter as one ``.safetensors`` file, atomically; its settings are in the metadata."""
     head = {"lora_config": adapter.lora_config, "pixel_stats": adapter.pixel_stats, "image_size": adapter.image_size}
     tensors = {f"lora/{key}": tensor for key, tensor in adapter.lora.items()}
     tensors |= {f"decoder/{key}": tensor for key, tensor in adapter.decoder.items()}
@@ -116,19 +116,19 @@ def read_adapter_file(path: str | os.PathLike) -> Adapter:
 
 @cache
 def packaged_adapter(name: str) -> Adapter | None:
-    """Return the adapter that ships with a backbone, if one does."""
+    """Return the adapter that is packaged with a backbone, or None."""
     folder = packaged_folder(name, "adapter")
     return read_adapter(folder) if folder else None
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """Return the backbone, its revision, the image size and pixel statistics noted in an adapter folder, checked."""
+    """Return the backbone, its revision, the image size and the pixel statistics of an adapter folder, after checks."""
     path = folder / "sam_bloodcell.json"
     settings = read_json(path)
     lacking = [name for name in ("backbone", "revision", "image_size", "pixel_stats") if name not in settings]
     if lacking or settings.get("kind", "adapter") != "adapter":
         raise WeightsUnavailableError(
-            f"'{path}' holds no settings of an adapter: it lacks {', '.join(lacking) or 'the kind of one'}. "
+            f"'{path}' has no settings of an adapter: it lacks {', '.join(lacking) or 'the kind adapter'}. "
             "Fix: fetch or save the adapter again."
         )
     try:
@@ -137,7 +137,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         mean = std = []
     if (len(mean), len(std)) != (3, 3) or not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
         raise WeightsUnavailableError(
-            f"'{path}' holds pixel_stats={settings['pixel_stats']} but expected three means and three positive "
+            f"'{path}' has pixel_stats={settings['pixel_stats']} but expected three means and three positive "
             "standard deviations of R, G and B. Fix: fetch or save the adapter again."
         )
     return settings

@@ -1,4 +1,4 @@
-"""Base weights: which backbone, where its file is, and the network that it fills."""
+"""Base weights: the name of a backbone, its file, and the network into which it is loaded."""
 
 import re
 import warnings
@@ -21,17 +21,18 @@ HUB_BACKBONES = {
     "vit_l": ("facebook/sam-vit-large", "6851e0441005b0fb96f2cc4dfac472f3d1b14af1"),
     "vit_h": ("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67"),
 }
-# Files of weights in transformers' layout, the first that is there; a large network's may be cut into several.
+# Files of weights in transformers' layout, of which the first existing one is read. Large networks may have several
+# parts.
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 _SHARD_LISTS = tuple(f"{name}.index.json" for name in MODEL_FILES)
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
-# Cellpose-SAM's repo has a file for each release: the first one is meant unless another is named.
+# Cellpose-SAM's repo has a file for each release. The first one is read unless another is named.
 CELLPOSE = re.compile(r"(mouseland/cellpose-sam)(?:/(cpsam\w*))?")
 _CELLPOSE_FILE = "cpsam"
-CELLPOSE_LICENCE = "Cellpose-SAM was trained on images under a licence without commercial use (CC BY-NC)."
+CELLPOSE_LICENCE = "Cellpose-SAM was trained on images whose licence forbids commercial use (CC BY-NC)."
 # micro-sam's models (Archit et al., Nature Methods 2025), such as vit_b_lm, are not on the Hub.
 _MICRO_SAM = re.compile(r"vit_[tblh]_[a-z_]+")
-# Every encoder has it, under the name of segment-anything or of transformers.
+# Every encoder has this key, in segment-anything's or transformers' spelling.
 _ENCODER_MARKS = ("image_encoder.pos_embed", "vision_encoder.pos_embed")
 
 # transformers' names -> segment-anything's, applied in order.
@@ -65,27 +66,27 @@ _RENAMES = [
 
 @dataclass(frozen=True)
 class Backbone:
-    """Where base weights come from."""
+    """The source of base weights."""
 
-    name: str  # as the user gave it: short name, Hub repo id or path
+    name: str  # as the user passed it: short name, Hub repo id or path
     revision: str | None = None  # commit, tag or branch on the Hub
-    digest: str | None = None  # SHA-256 of the weights file; when it is known, no other file will do
+    digest: str | None = None  # SHA-256 of the weights file; if it is known, other files are refused
 
     def resolved(self) -> tuple[str, str | None]:
-        """Hub repo id and revision, the pinned one where none was asked for."""
+        """Return the Hub repo id and the revision, by default the pinned one."""
         repo, pinned = HUB_BACKBONES.get(self.name, (self.name, None))
         cellpose = CELLPOSE.fullmatch(repo)
         return cellpose[1] if cellpose else repo, self.revision or pinned
 
 
 def identify(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
-    """Download a backbone if it is missing, and fill in its commit on the Hub and its digest."""
+    """Download a backbone if it is missing, and return it with its commit on the Hub and its digest."""
     path = locate_backbone(backbone, token=token, local_files_only=local_files_only)
     return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
 
 
 def load_backbone(backbone: Backbone) -> dict[str, Tensor]:
-    """Load base weights with segment-anything's names, float32; a file with another digest is refused."""
+    """Load base weights in float32 with segment-anything's names; a file with another digest is refused."""
     path = locate_backbone(backbone)
     check_digest(backbone, path)
     state = cellpose_names(read_tensors(path))
@@ -106,16 +107,16 @@ def cellpose_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def warn_of_licence(backbone: Backbone) -> None:
-    """Say that Cellpose's training images are not free for all uses."""
+    """Warn that the licence of Cellpose's training images forbids commercial use."""
     warnings.warn(
-        f"backbone='{backbone.name}' is Cellpose-SAM. {CELLPOSE_LICENCE} Fix: make sure that this allows what you do; "
-        "for other uses, take another backbone.",
+        f"backbone='{backbone.name}' is Cellpose-SAM. {CELLPOSE_LICENCE} Fix: make sure that this allows your use, or "
+        "choose another backbone.",
         stacklevel=2,
     )
 
 
 def check_digest(backbone: Backbone, path: Path) -> None:
-    """Refuse another file than the one that was fitted on, where that is known."""
+    """Raise if a file is not the one of the fit, provided that its digest is known."""
     if backbone.digest is not None and (found := hub.digest_of(path)) != backbone.digest:
         repo, revision = backbone.resolved()
         restore = f"restore '{repo}'" + (f" at revision {revision}" if revision else "")
@@ -130,8 +131,9 @@ def check_digest(backbone: Backbone, path: Path) -> None:
 def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
     """Build a network for square images of `image_size` pixels a side, and load a backbone into it.
 
-    With `two_masks` it has two mask tokens (background and cell), as in the papers, instead of as many as the file.
-    Only then a file of Cellpose-SAM will do: its prompt encoder and mask decoder start fresh.
+    With `two_masks`, it has two mask tokens (background and cell), as in the papers. Otherwise, it has as many as the
+    file. A file of Cellpose-SAM is only accepted with `two_masks`, and its prompt encoder and mask decoder are
+    initialised from scratch.
     """
     state = load_backbone(backbone)
     without_decoder = is_cellpose(state)
@@ -139,21 +141,21 @@ def load_sam(backbone: Backbone, image_size: int, *, two_masks: bool) -> SAM:
         raise ValueError(
             f"'{backbone.name}' is Cellpose-SAM, which has no mask decoder to find the cell. Fix: "
             f"ViTEmbedder('{backbone.name}'), which takes the masks from another network, or fit(X, masks=...) or an "
-            "adapter, which bring a decoder."
+            "adapter, which add a decoder."
         )
     bare = "pos_embed" in state and any(key.startswith("neck.") for key in state)
     whole = without_decoder or any(key.startswith("mask_decoder.") for key in state)
     if bare or ("image_encoder.pos_embed" in state and not whole):
         raise ValueError(
-            f"'{backbone.name}' holds SAM's image encoder alone, but its prompt encoder and mask decoder are needed to "
-            "find the cell. Fix: pass the whole checkpoint that the encoder was taken from."
+            f"'{backbone.name}' has only SAM's image encoder, but its prompt encoder and mask decoder are needed to "
+            "find the cell. Fix: pass the complete checkpoint of the encoder."
         )
     mask_tokens = CELL_MASK_TOKENS if two_masks else len(state.get(MASK_TOKENS, ())) or SAM_MASK_TOKENS
     return fill_sam(backbone, state, image_size, mask_tokens)
 
 
 def fill_sam(backbone: Backbone, state: dict[str, Tensor], image_size: int, mask_tokens: int = CELL_MASK_TOKENS) -> SAM:
-    """Build a network and load tensors into it; those of Cellpose-SAM leave prompt encoder and mask decoder fresh."""
+    """Build a network and load tensors into it; Cellpose-SAM has none for the prompt encoder and the mask decoder."""
     try:
         sam = SAM(size_of(state), image_size, mask_tokens)
         if is_cellpose(state):
@@ -166,7 +168,7 @@ def fill_sam(backbone: Backbone, state: dict[str, Tensor], image_size: int, mask
 
 
 def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
-    """Return the local weights file, downloaded from the Hub into its cache if missing."""
+    """Return the path of the weights file; if it is missing, download it from the Hub into the Hub's cache."""
     if backbone.name == "vit_tiny":
         return _PACKAGED / "vit_tiny" / "encoder.safetensors"
     path = Path(backbone.name)
@@ -186,7 +188,7 @@ def locate_backbone(backbone: Backbone, *, token: str | None = None, local_files
 
 
 def model_file(folder: Path) -> Path | None:
-    """Return a folder's one file of weights in transformers' layout, if it has one."""
+    """Return the single file of weights in transformers' layout in a folder, or None."""
     for name in MODEL_FILES:
         if (folder / name).is_file():
             return folder / name
@@ -199,7 +201,7 @@ def model_file(folder: Path) -> Path | None:
 
 
 def _unknown(name: str) -> str:
-    """Say what a backbone may be."""
+    """Return an error message that lists the possible backbones."""
     known = ", ".join(["vit_tiny", *HUB_BACKBONES])
     fix = "check the spelling or the path."
     if _MICRO_SAM.fullmatch(name):
@@ -211,7 +213,7 @@ def _unknown(name: str) -> str:
 
 
 def packaged_folder(name: str, part: str) -> Path | None:
-    """Return the folder of the "adapter" or "autoencoder" that ships with a backbone, if one does."""
+    """Return the folder of the "adapter" or "autoencoder" that is packaged with a backbone, or None."""
     return _PACKAGED / name / part if name == "vit_tiny" else None
 
 

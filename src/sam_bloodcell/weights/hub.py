@@ -1,4 +1,4 @@
-"""The Hugging Face Hub's client: fetch a file, push a folder, and say what to do when either fails."""
+"""Downloads from the Hugging Face Hub and uploads to it, with errors that say what to do."""
 
 import hashlib
 import os
@@ -19,17 +19,18 @@ def fetch(
     repo: str, filename: str, revision: str | None = None, *, token: str | None = None, local_files_only: bool = False,
     command: str | None = None,
 ) -> Path:  # fmt: skip
-    """Return a repo's file in the Hub's local cache, and download it if missing; a cached commit needs no network.
+    """Return a repo's file in the Hub's local cache; download it if missing. A cached commit needs no network.
 
-    The client resumes broken downloads and checks their size. Where the Hub announces a SHA-256 (large files), that of
-    a new download is checked here. An error names the `command` that caches the file, by default ``hf download``.
+    The client resumes interrupted downloads and checks their size. For large files, the Hub announces a SHA-256, which
+    is compared with that of a new download. An error names the `command` that downloads the file, by default ``hf
+    download``.
     """
     from huggingface_hub import hf_hub_download
 
     start = time.time()
     try:
         path = Path(hf_hub_download(repo, filename, revision=revision, token=token, local_files_only=local_files_only))
-    except Exception as exc:  # the client's own errors, its HTTP library's, the file system's: one way out for all
+    except Exception as exc:  # errors of the client, of its HTTP library and of the file system are all treated alike
         at = f"revision {revision}" if revision else "its newest revision"
         command = command or f"hf download {repo}" + (f" --revision {revision}" if revision else "")
         raise WeightsUnavailableError(
@@ -41,7 +42,7 @@ def fetch(
 
 
 def fetch_first(repo: str, filenames: Sequence[str], revision: str | None = None, **access: Any) -> Path:
-    """Fetch the first of these files that a repo has; where it has none, the error is about the first."""
+    """Fetch the first of these files that a repo has; if it has none, the error is about the first."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     first, *others = filenames
@@ -50,7 +51,7 @@ def fetch_first(repo: str, filenames: Sequence[str], revision: str | None = None
     except WeightsUnavailableError as exc:
         error = exc
     if others and isinstance(error.__cause__, EntryNotFoundError):
-        # A Hub that could not be reached is not asked again, but another file may be in the cache.
+        # If the Hub could not be reached, it is not asked again, but another file may be in the cache.
         unreached = isinstance(error.__cause__, LocalEntryNotFoundError)
         with suppress(WeightsUnavailableError):
             return fetch_first(repo, others, revision, **access | ({"local_files_only": True} if unreached else {}))
@@ -61,13 +62,14 @@ def locate_folder(
     source: str | os.PathLike, kind: str, filenames: Sequence[str], revision: str | None = None, *,
     token: str | None = None, local_files_only: bool = False,
 ) -> Path:  # fmt: skip
-    """Return the folder that holds these files: a local one, or the one in the Hub's cache that they are fetched into.
+    """Return the folder that contains these files: a local one, or one in the Hub's cache after a download.
 
-    Files of a repo are all of one commit, whatever is pushed meanwhile. `kind` says in a message what it should be.
+    All files of a repo come from the same commit, even if someone pushes meanwhile. `kind` names the expected content
+    in messages.
     """
     folder = Path(source)
     if not folder.is_dir():
-        if "/" not in os.fspath(source):  # every repo here has an owner: without one, a folder is meant
+        if "/" not in os.fspath(source):  # every repo has an owner, so a name without an owner is a folder
             found = f"Got '{source}', which is neither a folder nor a repo id with an owner, but expected a {kind}"
             raise WeightsUnavailableError(f"{found}. Fix: check the path and the working folder.{how_to_find(folder)}")
         for name in filenames:
@@ -84,24 +86,24 @@ def locate_folder(
 
 
 def commit_of(path: Path) -> str | None:
-    """Return the commit that a file in the Hub's cache belongs to; None for other files."""
+    """Return the commit to which a file in the Hub's cache belongs; None for other files."""
     folder = path.parent
     return folder.name if folder.parent.name == "snapshots" else None
 
 
 def digest_of(path: Path) -> str:
-    """Return a file's SHA-256; the Hub's cache already names large files so."""
+    """Return a file's SHA-256; in the Hub's cache, it is the name of a large file."""
     if announced := _announced(path):
         return announced
     stat = path.stat()
-    if time.time() - stat.st_mtime < 2:  # a change might not show in the time of so young a file
+    if time.time() - stat.st_mtime < 2:  # if a file is this new, a change might not be visible in its time
         return sha256(path)
     return _sha256_once(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=32)
 def _sha256_once(path: Path, modified: int, size: int) -> str:
-    """Hash a file that has not changed since: a search fits the same weights again and again."""
+    """Hash a file once per size and time of change, because a search fits the same weights repeatedly."""
     return sha256(path)
 
 
@@ -117,7 +119,7 @@ def sha256(path: Path) -> str:
 def push(
     save: Callable[..., Path], repo: str, *, revision: str | None, private: bool | None, token: str | None, **card: Any
 ) -> str:
-    """Save into a folder, upload its files as one commit to a model repo (created if missing); return its URL."""
+    """Save files into a folder, upload them as one commit to a model repo (created if missing), and return its URL."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
@@ -136,7 +138,8 @@ def push(
 def _announced(path: Path) -> str | None:
     """Return the SHA-256 that the Hub announced for a file in its cache, if it is a large one.
 
-    The cache links a file to a blob of that name; the blob may in turn link to one named by another kind of hash.
+    The cache links a file to a blob whose name is the SHA-256. This blob may link to another one, named by another kind
+    of hash.
     """
     if commit_of(path) is None or not path.is_symlink():
         return None
@@ -150,17 +153,18 @@ def _check_download(path: Path, start: float, repo: str, filename: str) -> None:
         return
     found = sha256(path)
     if found != announced:
-        # The content first: a blob that is left, under any of its names, would be linked again and not fetched.
+        # The content is deleted first. A blob that is left, under any of its names, would be linked again instead of
+        # fetched.
         for stored in (path.resolve(), path.parent / path.readlink(), path):
             stored.unlink(missing_ok=True)
         raise WeightsUnavailableError(
-            f"{filename} of '{repo}' came damaged: its SHA-256 is {found[:12]}..., but the Hub announced "
-            f"{announced[:12]}.... It was deleted. Fix: fetch it again; if it is damaged again, tell its owner."
+            f"{filename} of '{repo}' is damaged: its SHA-256 is {found[:12]}..., but the Hub announced "
+            f"{announced[:12]}.... It was deleted. Fix: fetch it again; if it is damaged again, report it to its owner."
         )
 
 
 def _reason(exc: Exception, repo: str, command: str | None = None) -> str:
-    """Say what went wrong, and the fix; `command` caches what was asked for."""
+    """Describe the cause of a failure, and the fix; `command` downloads the requested file into the cache."""
     from huggingface_hub import errors
 
     cause = exc.__cause__ or exc
@@ -183,7 +187,7 @@ def _reason(exc: Exception, repo: str, command: str | None = None) -> str:
     if isinstance(cause, errors.OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return f"offline mode is on (HF_HUB_OFFLINE). Fix: {once}"
     if missing_locally and cause is exc:
-        return f"it was looked for in the cache alone. Fix: {once}"
+        return f"only the cache was searched. Fix: {once}"
     if missing_locally:
         return f"no connection ({type(cause).__name__}). Fix: check the network, then {once}"
     return f"{type(cause).__name__}: {cause}. Fix: try again."

@@ -1,4 +1,4 @@
-"""Whole fitted pipelines, saved, loaded and shared: skops files, which are read without unpickling anything."""
+"""Saving, loading and sharing of fitted pipelines, as skops files, which are read without unpickling."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -88,10 +88,10 @@ def save_pretrained(
     folder = make_folder(folder)
     with replacing(folder / _MODEL) as draft:
         skops.dump(pipeline, draft)
-    best = getattr(pipeline, "best_estimator_", pipeline)  # a search stands for its best
+    best = getattr(pipeline, "best_estimator_", pipeline)  # the best estimator of a search
     aligned = any(hasattr(part, "add_domain") for part in best.get_params().values())
     code = _TABLE if hasattr(best, "predict_table") else _ALIGNED if aligned else _PLAIN
-    best = getattr(best, "pipeline_", best)  # that of a CellClassifier
+    best = getattr(best, "pipeline_", best)  # the pipeline of a CellClassifier
     parts = [step for _, step in getattr(best, "steps", [("", best)])]
     backbones = [part.backbone_ for part in parts if hasattr(part, "backbone_")]
     base, revision = backbones[0].resolved() if backbones else (None, None)
@@ -203,7 +203,7 @@ def push_to_hub(
 
 
 def _is_safe_in_sklearn(name: str) -> bool:
-    """Tell whether a name is that of a scikit-learn class, or of one of its functions that a file may use."""
+    """Return whether a name is that of a scikit-learn class, or of a scikit-learn function that a file may use."""
     if not name.startswith("sklearn."):
         return False
     module, _, attribute = name.rpartition(".")
@@ -211,6 +211,6 @@ def _is_safe_in_sklearn(name: str) -> bool:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError):
         return False
-    # What a module merely imports from elsewhere, such as os.remove, has another module's name.
+    # An object that a module only imports, such as os.remove, has the name of another module.
     is_own = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}" == name
     return is_own and (isinstance(found, type) or name.startswith(_SKLEARN_FUNCTIONS))

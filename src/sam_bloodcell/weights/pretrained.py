@@ -17,11 +17,11 @@ _ON_HUB = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:/[\w./-]+)?")
 
 
 class Pretrained(BaseEstimator):
-    """Saves, pushes and pickles an estimator; a subclass says what is in its files, its card and its pickle."""
+    """Base of estimators that are saved, uploaded and pickled; subclasses define their files, card and pickle."""
 
     # Fitted attributes in a pickle: how each is packed into plain values and arrays, and unpacked.
     _packing: ClassVar[dict[str, tuple[Callable, Callable]]] = {}
-    # Makes the folder, writes everything but the card into it, and returns it.
+    # Creates the folder, writes everything except the card into it, and returns it.
     _write_files: Callable[[str | os.PathLike], Path]
     # Returns the arguments of `write_model_card` that follow from the estimator.
     _card: Callable[[], dict[str, Any]]
@@ -95,7 +95,7 @@ class Pretrained(BaseEstimator):
         return hub.push(self.save_pretrained, repo_id, revision=revision, private=private, token=token, **card)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Hold arrays and plain values alone: skops then builds no class but the estimator's own."""
+        """Return only arrays and plain values, so that skops builds no other class than the estimator's."""
         state = super().__getstate__()
         state = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in state.items()}
         held = {name: ways for name, ways in self._packing.items() if state.get(name) is not None}
@@ -113,8 +113,9 @@ def write_model_card(
 ) -> Path:  # fmt: skip
     """Write a model card into a folder, and return its path.
 
-    `code` is Python that loads the weights, `base` and `base_revision` are their base's repo and commit on the Hub,
-    `data` is what they were trained on, `licence` an SPDX identifier; `tags` come beside those that every card has.
+    `code` is Python code that loads the weights. `base` and `base_revision` are the repo and the commit of the base
+    weights on the Hub. `data` describes the training data, and `licence` is an SPDX identifier. `tags` are added to
+    those that every card has.
     """
     from huggingface_hub import ModelCard, ModelCardData
 

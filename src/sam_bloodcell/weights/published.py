@@ -1,4 +1,4 @@
-"""The papers' published adapter files in: LoRA factors, prompt encoder and mask decoder in one ``.pth``."""
+"""Reading of the papers' published adapters: LoRA factors, prompt encoder and mask decoder in one ``.pth``."""
 
 import math
 import os
@@ -28,7 +28,8 @@ def read_published_adapter(
 
     The file numbers its factors block by block, query before value: ``w_a_000`` (r x C) and ``w_b_000`` (C x r) belong
     to the query of block 0, ``w_a_001`` and ``w_b_001`` to its value, and so on. Their product is added unscaled.
-    Prompt encoder and mask decoder (two mask tokens) have segment-anything's names. The encoder itself is not in it.
+    Prompt encoder and mask decoder (two mask tokens) have segment-anything's names. The file does not contain the
+    encoder.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def _peft_name(key: str) -> str:
 
 
 def _expected_shapes(state: Mapping[str, Tensor], size: EncoderSize | None) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a whole file, for an encoder of `size` or, of unknown size, as its factors suggest."""
+    """Return the shapes of a complete file, for an encoder of `size`; if it is None, the factors determine the size."""
     with torch.device("meta"):
         sam = SAM(EncoderSize(width=1, depth=0, heads=1, global_blocks=()), mask_tokens=CELL_MASK_TOKENS)
     shapes = {key: tuple(value.shape) for key, value in sam.state_dict().items() if key.startswith(_PARTS)}
@@ -99,7 +100,7 @@ def _expected_shapes(state: Mapping[str, Tensor], size: EncoderSize | None) -> d
 
 
 def _differences(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Say what is wrong with a file, a line each; where a whole part is missing, one line for the part."""
+    """Describe the problems of a file, one per line; a missing part is one problem."""
     absent = [part for part in _PARTS if not any(key.startswith(part) for key in state)]
     lines = [line for line in differences(state, shapes) if not line.startswith(tuple(absent))]
     return [*(f"{part}*: missing" for part in absent), *lines]

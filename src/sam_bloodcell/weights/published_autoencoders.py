@@ -1,4 +1,4 @@
-"""The papers' published autoencoders in: a state dict of BC-SAM's or of DoRL's, which the names in it tell apart."""
+"""Reading of the papers' published autoencoders: state dicts of BC-SAM's or DoRL's, which have different names."""
 
 import os
 import re
@@ -13,17 +13,17 @@ from ..models.sam import differences
 from .tensors import read_tensors, without_prefix
 
 _BCSAM, _DORL = "encoder.0.weight", "encoder.cls_token"
-_COUNTER = ".num_batches_tracked"  # only training reads it, and files may lack it
+_COUNTER = ".num_batches_tracked"  # used only in training; files may lack it
 _LISTED = 10
 
 
 def read_published_autoencoder(path: str | os.PathLike) -> BCSAMAutoencoder | DoRLAutoencoder:
     """Read an autoencoder that the papers' code saved, and return the network in evaluation mode.
 
-    The file tells which of the two it is (BC-SAM, Li et al., ISBI 2024, or DoRL, Li et al., 2024), its width and, for
-    DoRL, how many blocks it has (``network.depth``). ``network.encode(tokens)``, of float32 token maps (B, C, 14, 14)
-    as they come from the encoder, gives the features that the papers' classifiers get: 50 of BC-SAM's, the CLS token,
-    C wide, of DoRL's.
+    The file determines which of the two networks it is (BC-SAM, Li et al., ISBI 2024, or DoRL, Li et al., 2024), its
+    width and, for DoRL, the numbers of blocks (``network.depth``). ``network.encode(tokens)`` computes the features
+    that the papers' classifiers read, from the encoder's float32 token maps (B, C, 14, 14). BC-SAM's autoencoder has 50
+    features. DoRL's features are the C numbers of the CLS token.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ def read_published_autoencoder(path: str | os.PathLike) -> BCSAMAutoencoder | Do
     Raises
     ------
     WeightsUnavailableError
-        If the file is absent, damaged or holds anything but tensors.
+        If the file is missing, damaged or contains anything but tensors.
     ValueError
-        If the file is neither of the two; the message lists what is wrong.
+        If the file is neither of the two. The message lists the differences.
     """
     state = without_prefix(read_tensors(Path(path)), marks=(_BCSAM, _DORL))
     if _BCSAM not in state and _DORL not in state:
@@ -49,7 +49,7 @@ def read_published_autoencoder(path: str | os.PathLike) -> BCSAMAutoencoder | Do
             f"'{path}' is not an autoencoder of the published code: it has neither '{_BCSAM}' (BC-SAM) nor '{_DORL}' "
             f"(DoRL) among its {len(state)} names. Fix: pass the state dict that its training saved."
         )
-    with torch.device("meta"):  # no memory for what the file may turn out not to be
+    with torch.device("meta"):  # allocates no memory, because the file may turn out to be something else
         network = _empty_dorl(state) if _DORL in state else _empty_bcsam(state)
     ours = {_published_name(network, name): name for name in network.state_dict()}
     shapes = {name: tuple(network.state_dict()[own].shape) for name, own in ours.items() if not _is_counter(name)}
@@ -78,7 +78,7 @@ def _empty_dorl(state: Mapping[str, Tensor]) -> DoRLAutoencoder:
 
 
 def _size(state: Mapping[str, Tensor], name: str, axis: int) -> int:
-    """Return the length of an axis of a tensor; 1, which the other tensors contradict, where there is none."""
+    """Return the length of an axis of a tensor, or 1 if there is none, which the other tensors then contradict."""
     value = state.get(name)
     return 1 if value is None or value.ndim <= axis else max(1, value.shape[axis])
 
@@ -89,11 +89,11 @@ def _count_blocks(state: Mapping[str, Tensor], part: str) -> int:
 
 
 def _published_name(network: BCSAMAutoencoder | DoRLAutoencoder, name: str) -> str:
-    """Return what the published code calls a parameter or buffer of our network."""
+    """Return the published code's name of a parameter or buffer of our network."""
     if isinstance(network, DoRLAutoencoder):
         return name.replace("decoder.to_features.", "decoder.Linear.")
     part, unit, *layer, kind = name.split(".")
-    # Published as one list of layers; ours has units of three: convolution, BatchNorm, ReLU.
+    # The published network is one list of layers. Ours has units of three layers: convolution, BatchNorm and ReLU.
     return f"{part}.{3 * int(unit) + int(layer[0] if layer else 0)}.{kind}"
 
 

@@ -1,4 +1,4 @@
-"""Tensors and JSON on disk. Nothing is unpickled: what ``torch.save`` wrote is read with ``weights_only=True``."""
+"""Tensors and JSON on disk. Nothing is unpickled; files of ``torch.save`` are read with ``weights_only=True``."""
 
 import json
 import pickle
@@ -14,24 +14,24 @@ from torch import Tensor
 from ..exceptions import WeightsUnavailableError
 from ..files import replacing
 
-# Names under which training programs keep the network's state beside the optimiser's and others.
+# Names under which training programs store the network's state, next to that of the optimiser and others.
 _NETWORK_STATES = ("model_state", "model_state_dict", "state_dict", "model", "teacher")
-# Parts of names that come from wrappers of a network: DataParallel's and torch.compile's.
+# Parts of names that wrappers of a network add: DataParallel and torch.compile.
 _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
-    """Write a ``.safetensors`` file, whole or not at all."""
+    """Write a ``.safetensors`` file atomically."""
     content = save({key: tensor.contiguous() for key, tensor in tensors.items()}, metadata)
     with replacing(path) as draft:
         draft.write_bytes(content)
 
 
 def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
-    """Read a file of tensors that safetensors or ``torch.save`` wrote; its content tells which, not its name.
+    """Read a file of tensors that safetensors or ``torch.save`` wrote, recognised by its content.
 
-    Of a training's checkpoint, the network's state is taken. The tensors come without gradients, on the CPU, and as
-    float32 unless they are to keep their type. NaN and infinite values are refused.
+    From the checkpoint of a training, the state of the network is read. The tensors are returned without gradients, on
+    the CPU, and as float32 unless they keep their type. NaN and infinite values are refused.
     """
     state = _network_state(_load(path))
     if state is None:
@@ -50,9 +50,9 @@ def read_tensors(path: Path, *, keep_dtype: bool = False) -> dict[str, Tensor]:
 
 
 def without_prefix(state: Mapping[str, Tensor], *, marks: tuple[str, ...]) -> dict[str, Tensor]:
-    """Take from the names what a wrapper or a larger network put in front of them, such as ``module.`` or ``sam.``.
+    """Remove prefixes that a wrapper or a larger network added to names, such as ``module.`` or ``sam.``.
 
-    That is whatever stands before a name in `marks`. Names stay as they are where two of them would become one.
+    A prefix is anything before a name in `marks`. Names are not changed if two of them would become equal.
     """
     bare = {_WRAPPERS.sub("", key): value for key, value in state.items()}
     if len(bare) < len(state):
@@ -64,7 +64,7 @@ def without_prefix(state: Mapping[str, Tensor], *, marks: tuple[str, ...]) -> di
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the settings beside weights."""
+    """Read the settings next to weights."""
     try:
         settings = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as exc:
@@ -82,28 +82,28 @@ def _load(path: Path) -> Any:
             if start[8:] == b"{":
                 return load_file(path)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)  # of a path, torch would look at the suffix
+            return torch.load(file, map_location="cpu", weights_only=True)  # with a path, torch would use the suffix
     except pickle.UnpicklingError as exc:
         raise WeightsUnavailableError(f"'{path}' is not a readable weights file: {_refusal(exc, start)}") from exc
-    except Exception as exc:  # a damaged file makes both readers raise nearly anything
+    except Exception as exc:  # both readers may raise nearly anything for a damaged file
         raise WeightsUnavailableError(
             f"'{path}' is not a readable weights file: {exc!s:.200}. Fix: fetch it again."
         ) from exc
 
 
 def _refusal(exc: Exception, start: bytes) -> str:
-    """Say what torch's reader found; its own message advises to unpickle."""
+    """Describe what torch's reader found, because its own message advises to unpickle."""
     needed = re.search(r"GLOBAL ([\w.]+)", str(exc))
     if needed is None:
         return f"neither safetensors nor torch.save wrote it whole; it begins with {start!r}. Fix: fetch it again."
     return (
-        f"besides tensors it holds Python objects ({needed[1]}), which can run any code and are not read. Fix: where "
+        f"besides tensors it contains Python objects ({needed[1]}), which could run any code and are not read. Fix: if "
         "you trust its author, load it with torch.load(..., weights_only=False) and save its state_dict() alone."
     )
 
 
 def _network_state(content: Any) -> Mapping[str, Tensor] | None:
-    """Return the flat table of tensors in what a file holds, if there is one."""
+    """Return the flat table of tensors in the content of a file, or None."""
     while isinstance(content, Mapping):
         if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
             return content

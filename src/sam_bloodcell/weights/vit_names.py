@@ -1,4 +1,4 @@
-"""Names of a ViT's tensors: transformers', timm's and DINOv2's own become the last, and tell the network's layout."""
+"""Names of a ViT's tensors: conversion from transformers and timm to DINOv2's names, and the network's layout."""
 
 import math
 import re
@@ -13,9 +13,9 @@ from ..models.vit import HALF_PIXEL_STATS, ViTLayout
 from .tensors import without_prefix
 
 _MARKS = ("embeddings.cls_token", "cls_token")
-# Parts that are no part of the way from the image to its tokens: what hides patches in training, and heads.
+# Parts that do not affect the tokens: heads, and layers that hide patches in training.
 _UNUSED = re.compile(r"(embeddings\.)?mask_token|(pooler|head|classifier|dino_head|ibot_head)\..*")
-# transformers' names -> DINOv2's, applied in order; of each release, since files keep the names they were saved with.
+# transformers' names -> DINOv2's, applied in order, for all releases, because files keep the names of their release.
 _RENAMES = [
     (r"^embeddings\.(cls_token|register_tokens)$", r"\1"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -34,19 +34,19 @@ _RENAMES = [
     (r"\.mlp\.weights_out\.", ".mlp.w3."),
     (r"^layernorm\.", "norm."),
 ]
-# Published networks of these widths whose heads are not 64 channels wide, as (positions are learned, width): heads.
+# Published networks whose heads are not 64 channels wide, as (positions are learned, width): number of heads.
 _HEADS = {(True, 1152): 16, (True, 1280): 16, (True, 1408): 16, (True, 1664): 16, (False, 4096): 32}
 
 
 def dinov2_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ViTLayout]:
-    """Return a ViT's tensors with DINOv2's names, and the layout that names and shapes tell.
+    """Return a ViT's tensors with DINOv2's names, and the layout that follows from names and shapes.
 
-    What a wrapper or a larger network put in front of the names is taken away, with all that is not of the ViT. Of a
-    training's student and teacher, the teacher is taken, which is what is published.
+    Prefixes of a wrapper or a larger network are removed, and so are all tensors outside the ViT. If a file contains
+    the student and the teacher of a training, the teacher is read, because teachers are what is published.
     """
     state = _vit_alone(without_prefix(state, marks=()))
     transformers = "embeddings.cls_token" in state
-    own = not transformers and "mask_token" in state  # timm leaves it out
+    own = not transformers and "mask_token" in state  # timm does not store it
     state = {key: value for key, value in state.items() if not _UNUSED.fullmatch(key)}
     rotary = "embeddings.patch_embeddings.weight" in state
     state = _transformers_names(state, rotary) if transformers else _timm_names(state)
@@ -55,9 +55,9 @@ def dinov2_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ViTLay
 
 
 def _habits(layout: ViTLayout, transformers: bool, own: bool) -> dict[str, Any]:
-    """Return what a library does that no file tells: how it resizes positions, and the small number in layer norms."""
+    """Return properties of a library that files lack: the resizing of positions, and the epsilon of layer norms."""
     if not transformers:
-        # The first DINOv2 resized its positions with an offset; with registers it does as timm.
+        # The first DINOv2 resizes its positions with an offset. DINOv2 with registers resizes them as timm does.
         return {"offset": 0.1} if own and not layout.registers else {"antialias": True}
     if not layout.grid:
         return {"eps": 1e-5}
@@ -68,7 +68,7 @@ def _vit_alone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefixes = {key[: -len(mark)] for key in state for mark in _MARKS if key == mark or key.endswith(f".{mark}")}
     prefix = min(prefixes, key=lambda found: ("teacher" not in found, len(found), found), default="")
     short = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    # A large network's blocks may be in chunks: block 7 is blocks.1.7 then.
+    # The blocks of a large network may be in chunks. Block 7 is then blocks.1.7.
     return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value for key, value in short.items()}
 
 
@@ -81,7 +81,7 @@ def _transformers_names(state: dict[str, Tensor], rotary: bool) -> dict[str, Ten
     blocks = {key.rpartition(".attn.")[0] for key in renamed if ".attn." in key}
     for block in blocks:
         if rotary and f"{block}.attn.k.bias" not in renamed and f"{block}.attn.q.bias" in renamed:
-            # DINOv3's keys have no bias.
+            # The keys of DINOv3 have no bias.
             renamed[f"{block}.attn.k.bias"] = torch.zeros_like(renamed[f"{block}.attn.q.bias"])
         gated = f"{block}.mlp.gate_proj.weight" in renamed
         for part in ("weight", "bias"):
@@ -102,7 +102,7 @@ def _timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {("register_tokens" if key == "reg_token" else key): value for key, value in state.items()}
     positions = state.get("pos_embed")
     if positions is not None and positions.ndim == 3 and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:
-        # timm adds the position of CLS to CLS itself where there are registers.
+        # If there are registers, timm adds the position of CLS to CLS itself.
         state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     first, second = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
     if first is None or second is None or len(first) != 2 * second.shape[-1]:
@@ -143,5 +143,5 @@ def _layout(state: Mapping[str, Tensor], rotary: bool) -> ViTLayout:
     )
     if layout.layer_scale or rotary:
         return layout
-    # Plain ViTs of transformers and timm: their usual pixels, and the size they were trained at.
+    # The usual pixel statistics of plain ViTs of transformers and timm, and the image size of their training.
     return replace(layout, image_size=patch * grid, pixel_stats=HALF_PIXEL_STATS)

@@ -1,4 +1,4 @@
-"""Weights of plain ViTs, such as DINOv2's and DinoBloom's: which backbone, where its file is, and its network."""
+"""Weights of plain ViTs, such as DINOv2 and DinoBloom: the name of a backbone, its file and its network."""
 
 import re
 from pathlib import Path
@@ -27,23 +27,23 @@ from .backbones import (
 from .tensors import read_json, read_tensors
 from .vit_names import dinov2_names
 
-# A repo on the Hub, and the file that is meant where it has several: MarrLab/DinoBloom/pytorch_model_s.bin.
+# A repo on the Hub and, if it has several files, one of them: MarrLab/DinoBloom/pytorch_model_s.bin.
 _ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")
 
-# Repos with a file for each size, and one of these files.
+# Repos with a file for each size of network, and one of these files.
 _ONE_OF_SEVERAL = {"MarrLab/DinoBloom": "pytorch_model_s.bin"}
 
 
 def identify_vit(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Backbone:
-    """Download a ViT if it is missing, and fill in its commit on the Hub and its digest."""
+    """Download a ViT if it is missing, and return it with its commit on the Hub and its digest."""
     path = locate_vit(backbone, token=token, local_files_only=local_files_only)
     return Backbone(backbone.name, hub.commit_of(path) or backbone.revision, hub.digest_of(path))
 
 
 def load_vit(backbone: Backbone) -> AnyViT:
-    """Load a ViT, float32 and ready for inference, in the layout that its file tells.
+    """Load a ViT, in float32 and ready for inference, with the layout of its file.
 
-    A file with another digest than the backbone's is refused. Of Cellpose-SAM, the encoder is loaded.
+    A file with another digest than the backbone's is refused. From Cellpose-SAM, only the encoder is loaded.
     """
     path = locate_vit(backbone)
     check_digest(backbone, path)
@@ -67,7 +67,7 @@ def load_vit(backbone: Backbone) -> AnyViT:
 
 
 def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only: bool = False) -> Path:
-    """Return the local weights file, downloaded from the Hub into its cache if missing.
+    """Return the path of the weights file; if it is missing, download it from the Hub into the Hub's cache.
 
     The name of the backbone is a folder, a file, a Hub repo id (owner/name), or a file in such a repo
     (owner/name/file).
@@ -83,21 +83,21 @@ def locate_vit(backbone: Backbone, *, token: str | None = None, local_files_only
     names_a_file = path.suffix in WEIGHT_SUFFIXES
     if match is None or path.exists() or bool(match[2]) != names_a_file or backbone.name in _ONE_OF_SEVERAL:
         raise ValueError(_unknown(backbone.name))
-    if match[2] and Path(path.parts[0]).is_dir():  # a path that begins with a folder of this machine
+    if match[2] and Path(path.parts[0]).is_dir():  # a path that begins with an existing folder
         raise ValueError(_unknown(backbone.name))
     repo, name = match.groups()
     access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
-    if name:  # the command that an error advises fetches no other size
+    if name:  # so that the command in an error downloads no other size
         access["command"] = f"hf download {repo} {name}"
         access["command"] += f" --revision {backbone.revision}" if backbone.revision else ""
     return hub.fetch_first(repo, [name] if name else MODEL_FILES, backbone.revision, **access)
 
 
 def is_vit(name: str, *, with_adapter: bool = False) -> bool:
-    """Return whether a backbone is for `ViTEmbedder`; a file on the Hub is downloaded, unless it is there.
+    """Return whether a backbone is for `ViTEmbedder`; a file on the Hub is downloaded if it is missing.
 
-    These backbones are plain ViTs, and Cellpose-SAM unless an adapter brings the decoder that it lacks. The result is
-    False if the backbone cannot be found or read: loading it as Segment Anything then raises an error with the reason.
+    These backbones are plain ViTs, and Cellpose-SAM unless an adapter has the decoder that it lacks. The result is
+    False if the backbone cannot be found or read. Loading it as Segment Anything then raises an error with the reason.
     """
     if name == "vit_tiny" or name in HUB_BACKBONES:
         return False
@@ -114,20 +114,20 @@ def is_vit(name: str, *, with_adapter: bool = False) -> bool:
 
 
 def _check_config(path: Path, layout: ViTLayout) -> None:
-    """Refuse a network that differs in what no tensor tells, where transformers' settings lie beside its weights."""
+    """Raise if transformers' settings next to the weights differ from the layout in a property that no tensor has."""
     told = read_json(path) if path.is_file() else {}
-    activation = "silu" if layout.swiglu and not layout.grid else "gelu"  # DINOv2's settings never name SwiGLU's
+    activation = "silu" if layout.swiglu and not layout.grid else "gelu"  # DINOv2's settings never name that of SwiGLU
     expected = {"num_attention_heads": layout.heads, "hidden_act": activation, "layer_norm_eps": layout.eps}
     for name, value in expected.items():
         if told.get(name, value) != value:
             raise ValueError(
-                f"'{path}' says {name}={told[name]!r} but {value!r} was expected of a ViT with these weights. Fix: "
+                f"'{path}' has {name}={told[name]!r} but expected {value!r} for a ViT with these weights. Fix: "
                 "pass another backbone."
             )
 
 
 def _unknown(name: str) -> str:
-    """Say what a ViT may be."""
+    """Return an error message that lists the possible backbones."""
     fix = "check the spelling or the path."
     if name == "vit_tiny" or name in HUB_BACKBONES:
         fix = "for Segment Anything, use SAMLoRAEmbedder."
