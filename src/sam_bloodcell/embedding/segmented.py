@@ -31,6 +31,11 @@ class SegmentedEmbedder(CellEmbedder):
     segmenter: str | os.PathLike | SAMLoRAEmbedder
     segmenter_: SAMLoRAEmbedder
 
+    _parameter_constraints = {
+        **CellEmbedder._parameter_constraints,
+        "segmenter": [str, os.PathLike, SAMLoRAEmbedder],
+    }
+
     def fit(self: _Embedder, X: Any, y: Any = None, *, masks: Any = None) -> _Embedder:
         """Load the weights.
 
