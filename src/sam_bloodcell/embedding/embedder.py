@@ -25,7 +25,7 @@ from .base import CellEmbedder, checked_pixel_stats
 from .encoder import Encoder
 from .network import load_network
 from .recipe import MASK, MEASURED, TEXTURE, NetworkSpec, Recipe
-from .saving import PretrainedEmbedder
+from .saving import BLANK, PretrainedEmbedder
 from .session import PUBLISHED_CROPS
 
 
@@ -231,6 +231,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
             if masks is not None:
                 self._fine_tune(images, masks)
             self._settle()
+        self._fitted_weights = self._named_weights()
         return self
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
@@ -265,12 +266,29 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_, crops, pooling=self.pooling_)
         return Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self._cache_folder(), self._checked_keep())
 
+    def _update(self) -> "SAMLoRAEmbedder":
+        """Let parameters that were set since the last fit take effect; what was learned from masks stays.
+
+        Other weights than those of the last fit are loaded by a new fit without masks.
+        """
+        named = self._named_weights()
+        if not hasattr(self, "adapter_") or getattr(self, "_fitted_weights", named) != named:
+            return self.fit(BLANK)
+        self._validate_params()
+        self._settle()
+        return self
+
     def _settle(self) -> None:
         """Set the fitted attributes that follow from the parameters and the weights."""
         self.pixel_stats_ = self._known_pixel_stats() or SAM_PIXEL_STATS
         self.prompt_ = self._choose_prompt(load_network(self._network_spec(), self.adapter_))
         self.pooling_ = str(self.pooling)
         self.n_features_out_ = self.encoder_.shapes()[0]
+
+    def _named_weights(self) -> tuple[str | None, ...]:
+        """Return the parameters that name the weights."""
+        adapter = None if self.adapter is None else os.fspath(self.adapter)
+        return (os.fspath(self.backbone), self.revision, adapter, self.adapter_revision)
 
     def _read_adapter(self) -> Adapter | None:
         name = self.backbone_.name

@@ -16,6 +16,8 @@ from ..weights.pretrained import Pretrained
 from .recipe import MASK
 
 _Embedder = TypeVar("_Embedder", bound="PretrainedEmbedder")
+# Without masks, fit looks at no pixel: one blank image stands for the collection.
+BLANK = np.zeros((1, 16, 16, 3), np.uint8)
 
 
 class PretrainedEmbedder(Pretrained):
@@ -74,8 +76,7 @@ class PretrainedEmbedder(Pretrained):
         embedder = cls(adapter=os.fspath(folder_or_repo), adapter_revision=commit or revision, **params)
         backbone = Backbone(os.fspath(embedder.backbone), embedder.revision)
         identify(backbone, token=token, local_files_only=local_files_only)
-        # Without masks, fit looks at no pixel: one blank image stands for the collection.
-        return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
+        return embedder.fit(BLANK)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {"pooling": MASK} | state  # pickles of older versions have no pooling

@@ -23,7 +23,8 @@ from .base import checked_pixel_stats
 from .embedder import SAMLoRAEmbedder
 from .features import ViTFeatures
 from .network import ViTSpec, load_vit_network
-from .segmented import BLANK, SegmentedEmbedder
+from .saving import BLANK
+from .segmented import SegmentedEmbedder
 
 _SETTINGS = "vit_embedder.json"
 _Embedder = TypeVar("_Embedder", bound="ViTEmbedder")
@@ -215,9 +216,17 @@ class ViTEmbedder(SegmentedEmbedder):
 
         Raises
         ------
+        TypeError
+            If there is no such parameter.
         WeightsUnavailableError
             If weights can neither be found nor fetched, or are not those that were saved.
         """
+        unknown = sorted(set(params) - set(cls._get_param_names()))
+        if unknown:
+            raise TypeError(
+                f"Got the parameter {unknown[0]!r}, which {cls.__name__} does not have. Fix: use one of "
+                f"{', '.join(cls._get_param_names())}."
+            )
         access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
         folder = hub.locate_folder(folder_or_repo, "ViTEmbedder", [_SETTINGS], revision, **access)
         settings, dtype = read_json(folder / _SETTINGS), params.get("dtype", "auto")
