@@ -27,7 +27,7 @@ from sam_bloodcell.models.sam import SAM, SIZES, EncoderSize
 
 TINY = EncoderSize(width=32, depth=2, heads=2, global_blocks=(1,))
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+torch.set_num_threads(1)
 
 
 def pytest_addoption(parser):
