@@ -20,12 +20,13 @@ from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 import sam_bloodcell
-from sam_bloodcell import CellClassifier, CrossDomainAutoencoder, SAMLoRAEmbedder
+from sam_bloodcell import CellClassifier, CrossDomainAutoencoder, SAMLoRAEmbedder, ViTEmbedder
 from sam_bloodcell.cli import app, options
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import encoder
 from sam_bloodcell.evaluation import benchmark
 from sam_bloodcell.reproduce.published import PAPERS
+from sam_bloodcell.segmentation import LoRATraining
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = [
@@ -314,6 +315,8 @@ def test_the_choices_are_those_of_the_library():
     known = CrossDomainAutoencoder._parameter_constraints
     assert set(get_args(options.Architectures)) == known["architecture"][0].options
     assert set(get_args(options.Presets)) == known["preset"][0].options == set(PAPERS)
+    poolings = [kind._parameter_constraints["pooling"][0].options for kind in (SAMLoRAEmbedder, ViTEmbedder)]
+    assert set(get_args(options.Poolings)) == set.union(*map(set, poolings))
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("demo", "cache info", "cache prune")])
@@ -358,6 +361,15 @@ def test_finetune_writes_an_adapter_that_loads(tmp_path):
     embedder = SAMLoRAEmbedder.from_pretrained(tmp_path / "adapter")
     assert embedder.adapter_.lora_config["r"] == 2
     assert embedder.transform(load_cells(table).paths[:1]).shape == (1, 192)
+
+
+def test_finetune_refuses_a_plain_vit_at_once(tmp_path, vit_file, monkeypatch):
+    table = save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
+    monkeypatch.setattr(LoRATraining, "run", lambda *args, **params: pytest.fail("the masks are made"))
+    result = run("finetune", table, "--masks", "auto", "--backbone", vit_file, "--out", tmp_path / "adapter")
+    assert result.exit_code == 1
+    assert f"Error: Got --backbone {vit_file}, a plain ViT, but only Segment Anything is fine-tuned" in result.output
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_finetune_without_masks_makes_them_when_told_to(tmp_path):
@@ -444,6 +456,31 @@ def test_a_plain_vit_embeds_with_the_masks_of_an_adapter(tmp_path, vit_file):
     assert "Fix: use 98." in result.output
 
 
+def test_the_pooling_is_an_option_of_embed(tmp_path, vit_file):
+    table = save_cells(make_blood_cells(1, domains=["lab_a"], random_state=0), tmp_path / "cells")
+    args = ("embed", table, "--quiet", "--out", tmp_path / "cells.csv", "--overwrite")
+    result = run(*args, "--pooling", "mask+texture")
+    assert result.exit_code == 0, result.output
+    assert pd.read_csv(tmp_path / "cells.csv").filter(like="samloraembedder").shape[1] == 576
+    result = run(*args, "--backbone", vit_file, "--pooling", "both")
+    assert result.exit_code == 0, result.output
+    assert pd.read_csv(tmp_path / "cells.csv").filter(like="vitembedder").shape[1] == 128
+    result = run(*args, "--pooling", "cls")
+    assert "The 'pooling' parameter of SAMLoRAEmbedder must be a str among" in result.output
+
+
+def test_the_pooling_is_an_option_of_train_and_benchmark(tmp_path, one_classifier):
+    table = save_cells(make_blood_cells(5, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
+    args = (table, "--quiet", "--pooling", "mask+texture", "--out")
+    result = run("train", *args, tmp_path / "model")
+    assert result.exit_code == 0, result.output
+    result = run("benchmark", *args, tmp_path / "out", "--cv", 2)
+    assert result.exit_code == 0, result.output
+    assert "mask+texture" in json.loads((tmp_path / "out" / "provenance.json").read_text("utf-8"))["embedder"]
+    for folder in (tmp_path / "model", tmp_path / "out" / "model"):
+        assert CellClassifier.from_pretrained(folder).pipeline_[0].pooling_ == "mask+texture"
+
+
 def test_a_plain_vit_trains_and_is_benchmarked(tmp_path, vit_file, one_classifier):
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
     result = run("train", table, "--out", tmp_path / "model", "--backbone", vit_file, "--quiet")
@@ -456,6 +493,10 @@ def test_a_plain_vit_trains_and_is_benchmarked(tmp_path, vit_file, one_classifie
     assert "Error: Got several --backbone and one laboratory" in result.output
     result = run(*args, "--backbone", "vit_tiny")
     assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text("utf-8"))
+    assert told["encoders"] == f"{vit_file}, vit_tiny"
+    assert (told["backbone"], told["vit_tiny: backbone"]) == (str(vit_file), "vit_tiny")
+    assert told["recipe digest"] != told["vit_tiny: recipe digest"]
     encoders = pd.read_csv(tmp_path / "out" / "encoders.csv")
     assert encoders["encoder"].tolist() == [str(vit_file), "vit_tiny"]
     assert encoders["features"].tolist() == ["autoencoder", "autoencoder"]

@@ -27,13 +27,14 @@ from sam_bloodcell import (
 )
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import network
+from sam_bloodcell.embedding.embeddings import without_domain
 from sam_bloodcell.images.frames import load_square
 from sam_bloodcell.images.masks import load_mask
 from sam_bloodcell.images.reading import ComputedImage
 from sam_bloodcell.models.sam import SAM, SAM_MASK_TOKENS, SAM_PIXEL_STATS, SIZES, EncoderSize
 from sam_bloodcell.segmentation import LoRATraining
 from sam_bloodcell.segmentation.cell import published_crop, token_weights
-from sam_bloodcell.segmentation.measures import measure_cells
+from sam_bloodcell.segmentation.measures import MEASURES, measure_cells
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +366,10 @@ def test_a_prompt_asked_for_comes_back(cells, tmp_path):
         embedder.save_pretrained(tmp_path / prompt)
         back = SAMLoRAEmbedder.from_pretrained(tmp_path / prompt)
         assert (back.prompt, back.prompt_) == (prompt, embedder.prompt_)
+        passed = SAMLoRAEmbedder("vit_tiny", tmp_path / prompt, image_size=64).fit(cells.images)
+        assert (passed.prompt, passed.prompt_) == ("auto", embedder.prompt_)
+        passed.save_pretrained(tmp_path / "again")
+        assert SAMLoRAEmbedder.from_pretrained(tmp_path / "again").prompt_ == embedder.prompt_
 
 
 def test_what_comes_back_embeds_with_the_same_settings(cells, tmp_path):
@@ -591,6 +596,15 @@ def test_texture_leaves_the_mask_and_the_last_tokens_as_they_are(textured, cells
     np.testing.assert_array_equal(np.asarray(found.masks), np.asarray(plain.masks))
 
 
+def test_texture_has_names_that_tell_it_from_the_last_tokens(textured, cells):
+    names = textured.get_feature_names_out().tolist()
+    assert names[:2] == ["samloraembedder0", "samloraembedder1"]
+    assert names[191:194] == ["samloraembedder191", "samloraembedder_early_mean0", "samloraembedder_early_mean1"]
+    assert names[383:385] == ["samloraembedder_early_mean191", "samloraembedder_early_std0"]
+    assert len(names) == len(set(names)) == 576
+    assert textured.transform(cells.images[:1]).to_frame().columns[:576].tolist() == names
+
+
 def test_each_pooling_is_cached_as_its_own(cells, tmp_path):
     widths = [
         SAMLoRAEmbedder("vit_tiny", pooling=pooling, cache_dir=tmp_path).fit_transform(cells.images[:2]).shape[1]
@@ -600,17 +614,26 @@ def test_each_pooling_is_cached_as_its_own(cells, tmp_path):
 
 
 def test_the_pooling_comes_back_from_a_folder_and_a_pickle(textured, cells, tmp_path):
-    textured.save_pretrained(tmp_path)
+    pickle.loads(pickle.dumps(textured)).set_params(pooling="mask").save_pretrained(tmp_path)  # without another fit
     expected = np.asarray(textured.transform(cells.images[:2]))
     for again in (SAMLoRAEmbedder.from_pretrained(tmp_path, dtype="float32"), pickle.loads(pickle.dumps(textured))):
         assert again.pooling == "mask+texture"
         np.testing.assert_allclose(np.asarray(again.transform(cells.images[:2])), expected, atol=1e-3)
 
 
+def test_an_adapter_saved_with_another_pooling_warns(textured, cells, tmp_path):
+    textured.save_pretrained(tmp_path)
+    said = r"was saved with pooling='mask\+texture' but is used with pooling='mask'\. Fix: pooling='mask\+texture', or"
+    with pytest.warns(UserWarning, match=said):
+        plain = SAMLoRAEmbedder("vit_tiny", tmp_path).fit(cells.images[:1])
+    assert plain.n_features_out_ == 192
+    assert SAMLoRAEmbedder("vit_tiny", tmp_path, pooling="mask+texture").fit(cells.images[:1]).n_features_out_ == 576
+
+
 def test_a_pickle_without_a_pooling_averages_over_the_mask(embedder, cells):
     older = pickle.loads(pickle.dumps(embedder))
     state = older.__getstate__()
-    del state["pooling"]
+    del state["pooling"], state["pooling_"]
     older.__setstate__(state)
     assert older.pooling == "mask"
     assert older.transform(cells.images[:1]).shape == (1, 192)
@@ -638,9 +661,19 @@ def test_measures_follow_the_mean_of_the_tokens(measuring, cells):
     pixels = [load_square(image, 224) for image in cells.images]
     assert found.shape == (len(cells.images), 192 + 53) == (len(cells.images), measuring.n_features_out_)
     assert found.tokens.shape[1:] == (192, 14, 14)
-    assert len(measuring.get_feature_names_out()) == 192 + 53
     np.testing.assert_allclose(np.asarray(found)[:, :192], np.asarray(plain), atol=1e-3)
     np.testing.assert_allclose(np.asarray(found)[:, 192:], measure_cells(pixels, list(found.masks)), rtol=1e-5)
+
+
+def test_measures_have_their_own_names_in_all_tables(measuring, cells):
+    names = measuring.get_feature_names_out().tolist()
+    assert names == [*(f"samloraembedder{i}" for i in range(192)), *MEASURES]
+    found = measuring.transform(cells.images[:3])
+    parts = (found, found[1:], found.copy(), pickle.loads(pickle.dumps(found)), np.concatenate([found, found]))
+    assert all(part.to_frame().columns[:245].tolist() == names for part in (*parts, without_domain(found)))
+    table = clone(measuring).set_output(transform="pandas").fit_transform(cells.images[:1])
+    assert list(table) == names
+    assert table["nucleus_hue_red"][0] == np.asarray(found)[0, 192]
 
 
 def test_measures_do_not_depend_on_the_batch(measuring, cells):

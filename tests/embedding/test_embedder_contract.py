@@ -80,6 +80,24 @@ def test_check_fit_check_is_fitted_and_returns_self(make, cells):
     check_is_fitted(embedder)
 
 
+OF_ANOTHER_WIDTH = {
+    SAMLoRAEmbedder: {"pooling": "mask+texture"},
+    ViTEmbedder: {"pooling": "both"},
+    FunctionEmbedder: {"image_size": 32, "name": "colours-32"},
+}
+
+
+def test_what_decides_the_number_of_features_takes_effect_in_the_next_fit(make, cells, tmp_path):
+    embedder = make(cache_dir=tmp_path).fit(cells.images)
+    before, names = np.asarray(embedder.transform(cells.images)), embedder.get_feature_names_out().tolist()
+    embedder.set_params(**OF_ANOTHER_WIDTH[type(embedder)])
+    for still in (embedder, pickle.loads(pickle.dumps(embedder))):
+        np.testing.assert_array_equal(still.transform(cells.images), before)
+        assert still.get_feature_names_out().tolist() == names
+    after = embedder.fit_transform(cells.images)
+    assert after.shape[1] == len(embedder.get_feature_names_out()) != before.shape[1]
+
+
 def test_check_estimators_overwrite_params_and_dont_overwrite_attributes(make, cells):
     embedder = make()
     before = copy.deepcopy(embedder.get_params())

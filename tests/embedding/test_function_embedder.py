@@ -61,7 +61,7 @@ def test_the_name_is_the_functions_key_in_the_cache(cells, tmp_path):
     assert len(seen.crops) == calls
     np.testing.assert_array_equal(clone(embedder).fit(cells.images).transform(cells.images).pooled, again.pooled)
     calls = len(seen.crops)
-    embedder.set_params(name="mean-2").transform(cells.images)
+    embedder.set_params(name="mean-2").fit(cells.images).transform(cells.images)
     assert len(seen.crops) > calls
 
 

@@ -1,5 +1,6 @@
 """`ViTEmbedder`: a plain ViT's tokens over the cells that a segmenter finds."""
 
+import copy
 import json
 import pickle
 from dataclasses import replace
@@ -29,6 +30,7 @@ from sam_bloodcell.bulk import embed_to_file
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import network
 from sam_bloodcell.images.frames import load_square
+from sam_bloodcell.models.sam import SAM_PIXEL_STATS
 from sam_bloodcell.models.vit import IMAGENET_PIXEL_STATS
 from sam_bloodcell.segmentation.cell import token_weights
 from sam_bloodcell.weights.backbones import Backbone
@@ -108,6 +110,27 @@ def test_a_fitted_segmenter_stays_what_it_is_in_clones_and_after_another_fit(vit
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedder)).transform(cells.images).masks, masks)
     embedder.segmenter.fit(cells.images)  # without masks: what was learned is lost
     np.testing.assert_array_equal(embedder.transform(cells.images).masks, masks)
+
+
+def test_settings_of_a_fitted_segmenter_take_effect_in_the_next_fit(vit_file, cells, other_segmenter):
+    embedder = ViTEmbedder(vit_file, copy.copy(other_segmenter)).fit(cells.images)
+    before = embedder.encoder_.recipe
+    embedder.set_params(segmenter__prompt="center", segmenter__pixel_stats="sam")
+    assert embedder.encoder_.recipe == before
+    after = embedder.fit(cells.images).encoder_.recipe
+    assert (after.prompt, after.pixel_stats) == ("center", SAM_PIXEL_STATS)
+    assert after.network.adapter == before.network.adapter == other_segmenter.adapter_.digest()
+    assert (embedder.segmenter.prompt_, other_segmenter.prompt_) == ("none", "none")
+    with pytest.raises(ValueError, match="'prompt' parameter"):
+        embedder.set_params(segmenter__prompt="box").fit(cells.images)
+
+
+def test_other_weights_of_a_fitted_segmenter_are_loaded_in_the_next_fit(vit_file, cells, other_segmenter, tmp_path):
+    other_segmenter.save_pretrained(tmp_path)
+    embedder = ViTEmbedder(vit_file, SAMLoRAEmbedder("vit_tiny").fit(cells.images)).fit(cells.images)
+    assert embedder.segmenter_.adapter_.digest() != other_segmenter.adapter_.digest()
+    embedder.set_params(segmenter__adapter=tmp_path).fit(cells.images)
+    assert embedder.segmenter_.adapter_.digest() == other_segmenter.adapter_.digest()
 
 
 def test_an_autoencoder_of_token_maps_needs_embeddings_as_wide_as_tokens(vit_file, cells):
@@ -207,6 +230,7 @@ def test_a_worker_that_dies_costs_its_chunk(vit_file, cells, tmp_path, monkeypat
 def test_a_batch_too_large_for_the_memory_is_halved(vit_file, cells, monkeypatch):
     embedder = ViTEmbedder(vit_file, dtype="float32", batch_size=5).fit(cells.images)
     expected = embedder.transform(cells.images[:5]).pooled
+    embedder.set_params(pooling="both").fit(cells.images)
     seen = []
 
     def limited(self, pixels):
@@ -219,7 +243,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(vit_file, cells, monkeypatch
     forward = vit.forward
     monkeypatch.setattr(vit, "forward", limited)
     with pytest.warns(UserWarning, match=r"5 images in a forward pass are too many .*Fix: batch_size=3"):
-        halved = embedder.set_params(pooling="both").transform(cells.images[:5]).pooled
+        halved = embedder.transform(cells.images[:5]).pooled
     assert seen == [3, 2]
     np.testing.assert_allclose(halved[:, 64:], expected, atol=1e-3)
 
@@ -246,6 +270,8 @@ def test_what_is_saved_is_loaded(vit_file, cells, other_segmenter, own, tmp_path
     np.testing.assert_array_equal(found.masks, expected.masks)
     assert back.encoder_.recipe.digest == embedder.encoder_.recipe.digest
     assert ViTEmbedder.from_pretrained(tmp_path / "saved", pooling="cls").pooling == "cls"
+    with pytest.raises(TypeError, match=r"Got the parameter 'poling', which ViTEmbedder .* Fix: use one of"):
+        ViTEmbedder.from_pretrained(tmp_path / "saved", poling="cls")
     assert "ViTEmbedder.from_pretrained" in (tmp_path / "saved" / "README.md").read_text("utf-8")
 
 

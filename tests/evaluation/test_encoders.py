@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -5,6 +7,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sam_bloodcell.datasets import make_blood_cells
 from sam_bloodcell.evaluation import compare_encoders, run_benchmark
+from sam_bloodcell.evaluation.encoders import settings_of_encoders
 
 
 def cells_of(n, **params):
@@ -43,6 +46,15 @@ def test_the_default_classifier_is_compared_where_it_was_scored(results):
     two = {"a": benchmark_of(cells_of(8), 3, classifiers), "b": benchmark_of(cells_of(8), 0, classifiers)}
     assert set(compare_encoders(two)["classifier"]) == {"LR balanced"}
     assert set(compare_encoders(results)["classifier"]) == {"LR"}
+
+
+def test_the_settings_name_all_encoders(results):
+    other = replace(results["blind"], settings={**results["blind"].settings, "embedder": "Blind()", "segmenter": "s"})
+    found = settings_of_encoders({"seeing": results["seeing"], "blind": other})
+    added = {"encoders": "seeing, blind", "blind: embedder": "Blind()", "blind: segmenter": "s"}
+    assert {key: found[key] for key in added} == added
+    assert found["embedder"] == results["seeing"].settings["embedder"]
+    assert "blind: cv" not in found
 
 
 def test_one_encoder_or_one_laboratory_cannot_be_compared(results):

@@ -24,6 +24,7 @@ from .options import (
     Jobs,
     OnError,
     Out,
+    Pooling,
     Preset,
     Quiet,
     Root,
@@ -56,6 +57,7 @@ def benchmark(
     classes: Classes = None,
     backbone: Backbones = ["vit_tiny"],  # noqa: B006
     adapter: Adapter = None,
+    pooling: Pooling = None,
     architecture: Architecture = "auto",
     preset: Preset = None,
     epochs: Epochs = None,
@@ -81,6 +83,7 @@ def benchmark(
     from ..datasets import drop_unreadable, load_cells
     from ..embedding.choice import embedder_params, make_embedder
     from ..evaluation import compare_encoders, run_benchmark
+    from ..evaluation.encoders import settings_of_encoders
     from ..files import check_outside
     from ..report.page import write_report
 
@@ -99,7 +102,7 @@ def benchmark(
     }  # fmt: skip
     check_encoders(backbone, adapter, data.domain)
     keep = parts_to_keep(architecture, preset)
-    embedders = {name: make_embedder(name, adapter, keep=keep, **options) for name in backbone}
+    embedders = {name: make_embedder(name, adapter, pooling=pooling, keep=keep, **options) for name in backbone}
     autoencoder = CrossDomainAutoencoder(
         architecture=architecture, preset=preset, epochs=epochs or "auto", device=device, random_state=seed,
         verbose=verbose,
@@ -111,17 +114,15 @@ def benchmark(
     results = {name: run_benchmark(data, each, clone(autoencoder), **run) for name, each in embedders.items()}
     result = results[backbone[0]]
     if len(results) > 1:
-        result = replace(result, encoders=compare_encoders(results, random_state=seed))
+        encoders = compare_encoders(results, random_state=seed)
+        result = replace(result, encoders=encoders, settings=settings_of_encoders(results))
     write_tables(result, out)
     write_report(result, out / "report.html", figures=out / "figures")
     print_headlines(result)
-    if len(result.encoders):
-        typer.echo("\nEncoders, with the difference of each to the first, its 95% interval and its p-value (Holm):")
-        typer.echo(result.encoders.round(3).to_string(index=False))
+    print_encoders(result)
     print_findings(result)
-    write_model(
-        result, data, autoencoder, out / "model", random_state=seed, **embedder_params(backbone[0], adapter), **options
-    )
+    params = embedder_params(backbone[0], adapter, pooling=pooling)
+    write_model(result, data, autoencoder, out / "model", random_state=seed, **params, **options)
     print_files(out)
 
 
@@ -212,6 +213,13 @@ def print_headlines(result: "BenchmarkResult") -> None:
     if len(result.shift):
         typer.echo("\nDistance between laboratories (if they do not differ, mmd is near 0 and accuracy near chance):")
         typer.echo(result.shift.round(3).to_string())
+
+
+def print_encoders(result: "BenchmarkResult") -> None:
+    """Print the comparison of several encoders, if there is one."""
+    if len(result.encoders):
+        typer.echo("\nEncoders, with the difference of each to the first, its 95% interval and its p-value (Holm):")
+        typer.echo(result.encoders.round(3).to_string(index=False))
 
 
 def print_findings(result: "BenchmarkResult") -> None:

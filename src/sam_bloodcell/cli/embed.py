@@ -15,6 +15,7 @@ from .options import (
     OnErrors,
     Overwrite,
     OwnImageSize,
+    Pooling,
     Quiet,
     Root,
     tell_left_out,
@@ -27,6 +28,7 @@ def embed(
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
     image_size: OwnImageSize = None,
+    pooling: Pooling = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
     n_jobs: Jobs = None,
@@ -49,7 +51,7 @@ def embed(
     for listing in listings:
         tell_left_out(describe_source(listing), listing.account())
     embedder = make_embedder(
-        backbone, adapter, image_size=image_size, device=device, batch_size=batch_size or "auto", n_jobs=n_jobs,
-        verbose=0 if quiet else 1,
+        backbone, adapter, image_size=image_size, pooling=pooling, device=device, batch_size=batch_size or "auto",
+        n_jobs=n_jobs, verbose=0 if quiet else 1,
     )  # fmt: skip
     typer.echo(embed_to_file(embedder.fit(table["path"]), table, out, on_error=on_error, overwrite=overwrite))

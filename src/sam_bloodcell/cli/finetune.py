@@ -32,7 +32,13 @@ def finetune(
     from ..embedding.embedder import SAMLoRAEmbedder
     from ..files import make_folder, remove, write_text
     from ..segmentation import LoRATraining
+    from ..weights.vits import is_vit
 
+    if is_vit(backbone, with_adapter=True):  # before the masks are made
+        raise ValueError(
+            f"Got --backbone {backbone}, a plain ViT, but only Segment Anything is fine-tuned on masks. Fix: "
+            "--backbone vit_tiny, and pass the adapter with the ViT to embed, train or benchmark."
+        )
     data = load_cells(cells, root=root)
     if masks == "given":
         data = keep_masked(data)

@@ -11,6 +11,7 @@ import typer
 Architectures = Literal["auto", "linear", "vector", "conv", "masked"]
 Presets = Literal["bc-sam", "dorl"]
 OnErrors = Literal["raise", "skip"]
+Poolings = Literal["mask", "mask+texture", "mask+measures", "cls", "both"]
 
 
 def _not_zero(number: int | None) -> int | None:
@@ -48,6 +49,13 @@ ImageSize = Annotated[int, typer.Option(help="Side in pixels to which the encode
 OwnImageSize = Annotated[
     int | None,
     typer.Option(help="Side in pixels to which the encoder resizes an image (default: 224, or that of the weights)."),
+]
+Pooling = Annotated[
+    Poolings | None,
+    typer.Option(
+        help="Features of a cell (default: that of the encoder). Segment Anything: mask, mask+texture or "
+        "mask+measures. Plain ViT: mask, cls or both."
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of an autoencoder that is not linear.")]
 Architecture = Annotated[Architectures, typer.Option(help="Architecture of the autoencoder.")]

@@ -16,6 +16,7 @@ from .options import (
     Jobs,
     OnError,
     Overwrite,
+    Pooling,
     Quiet,
     Root,
     Seed,
@@ -31,6 +32,7 @@ def train(
     overwrite: Overwrite = False,
     backbone: Backbone = "vit_tiny",
     adapter: Adapter = None,
+    pooling: Pooling = None,
     stain_views: Annotated[
         int, typer.Option(min=0, help="Views of each cell in other stains, for laboratories without images.")
     ] = 0,
@@ -60,8 +62,8 @@ def train(
         data = drop_unreadable(data)
     tell_cells(data)
     classifier = CellClassifier(
-        **embedder_params(backbone, adapter), n_stain_views=stain_views, cache_dir=cache_dir, device=device,
-        batch_size=batch_size or "auto", n_jobs=n_jobs, random_state=seed, verbose=0 if quiet else 1,
+        **embedder_params(backbone, adapter, pooling=pooling), n_stain_views=stain_views, cache_dir=cache_dir,
+        device=device, batch_size=batch_size or "auto", n_jobs=n_jobs, random_state=seed, verbose=0 if quiet else 1,
     )  # fmt: skip
     classifier.fit(data.frame, data.labels)
     typer.echo(classifier.save_pretrained(out, data=repr(data)))

@@ -4,12 +4,14 @@ import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 
@@ -26,7 +28,7 @@ from ..weights.pretrained import Pretrained
 from .containers import as_container
 from .embeddings import CellEmbeddings
 from .encoder import Encoder
-from .network import free_network
+from .network import DTYPES, free_network
 from .once import embed_once
 from .session import KEPT_ON_REQUEST, PUBLISHED_CROPS
 from .store import MEMORY, EmbeddingStore
@@ -38,6 +40,18 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
     """The base class of all embedders; a subclass defines what is fitted and which forward pass embeds."""
 
     __metadata_request__fit = {"masks": True}
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "keep": ["array-like", set, frozenset],
+        "device": [str],
+        "dtype": [StrOptions({"auto", *DTYPES})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_jobs": [Integral, None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "cache_dir": [str, os.PathLike, None],
+        "cache_limit": [Integral, str, None],
+        "verbose": ["verbose"],
+    }
 
     backbone: str | os.PathLike
     keep: Collection[str]
@@ -106,7 +120,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         unreadable: dict[int, str] | None = {} if self.on_error == "nan" else None
         with tqdm(total=len(images), desc="embedding", unit="cell", disable=self.verbose < 1) as bar:
             embedded = embed_once(self.encoder_, images, self._store(), bar=bar, unreadable=unreadable)
-        embedded.domain, embedded.prefix = domain_of(X), type(self).__name__.lower()
+        embedded.domain, embedded.names = domain_of(X), tuple(self.get_feature_names_out())
         if unreadable:
             warnings.warn(_told_unreadable(unreadable, len(images), "are embedded as NaN"), stacklevel=2)
         # Warnings name rows of the caller, who did not pass the views that another estimator computed.

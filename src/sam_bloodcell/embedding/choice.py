@@ -11,7 +11,7 @@ from .vit_embedder import ViTEmbedder
 
 def make_embedder(
     backbone: str | os.PathLike, adapter: str | os.PathLike | None = None, *, image_size: int | None = None,
-    **params: Any,
+    pooling: str | None = None, **params: Any,
 ) -> CellEmbedder:  # fmt: skip
     """Return an unfitted `SAMLoRAEmbedder`, or a `ViTEmbedder` where the backbone finds no cells.
 
@@ -23,11 +23,13 @@ def make_embedder(
         For a plain ViT, a folder or repo with the adapter that finds the cells.
     image_size : int, optional
         Side in pixels to which the encoder resizes an image. The default is that of the embedder.
+    pooling : str, optional
+        Features of a cell. The default is that of the embedder.
     **params
         Parameters that both embedders have.
     """
-    if image_size is not None:
-        params["image_size"] = image_size
+    own = {"image_size": image_size, "pooling": pooling}
+    params |= {name: value for name, value in own.items() if value is not None}
     if not is_vit(os.fspath(backbone), with_adapter=adapter is not None):
         return SAMLoRAEmbedder(backbone, adapter, **params)
     if adapter is None:
@@ -36,9 +38,11 @@ def make_embedder(
     return ViTEmbedder(backbone, segmenter, **params)
 
 
-def embedder_params(backbone: str | os.PathLike, adapter: str | os.PathLike | None = None) -> dict[str, Any]:
+def embedder_params(
+    backbone: str | os.PathLike, adapter: str | os.PathLike | None = None, *, pooling: str | None = None
+) -> dict[str, Any]:
     """Return the parameters of a `CellClassifier` that stand for `make_embedder` of the same arguments."""
-    embedder = make_embedder(backbone, adapter)
-    if isinstance(embedder, SAMLoRAEmbedder):
+    embedder = make_embedder(backbone, adapter, pooling=pooling)
+    if isinstance(embedder, SAMLoRAEmbedder) and pooling is None:
         return {"backbone": backbone, "adapter": adapter}
     return {"embedder": embedder}

@@ -1,10 +1,13 @@
 """`SAMLoRAEmbedder`: Segment Anything's tokens, pooled over the cell, as a scikit-learn transformer."""
 
 import os
+import warnings
 from collections.abc import Collection, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -14,15 +17,15 @@ from ..models.isolation import own_settings
 from ..models.lora import Adapter
 from ..models.sam import CELL_MASK_TOKENS, SAM, SAM_PIXEL_STATS, PixelStats
 from ..segmentation.lora_training import LoRATraining
-from ..segmentation.measures import skimage
+from ..segmentation.measures import MEASURES, skimage
 from ..weights import adapters
 from ..weights.backbones import WEIGHT_SUFFIXES, Backbone, identify
 from ..weights.published import read_published_adapter
 from .base import CellEmbedder, checked_pixel_stats
 from .encoder import Encoder
-from .network import DTYPES, load_network
+from .network import load_network
 from .recipe import MASK, MEASURED, TEXTURE, NetworkSpec, Recipe
-from .saving import PretrainedEmbedder
+from .saving import BLANK, PretrainedEmbedder
 from .session import PUBLISHED_CROPS
 
 
@@ -41,7 +44,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
     adapter : str or path, optional
         Adapter folder made by `save_pretrained`, its Hub repo id, or a file that the papers' published code saved. The
         default for "vit_tiny" is the packaged adapter. `fit` with masks trains it further; LoRA factors of another rank
-        or other blocks are initialised again.
+        or other blocks are initialised again. A warning is given if the adapter was saved with another `pooling`.
     revision, adapter_revision : str, optional
         Commit, tag or branch of the backbone and of the adapter on the Hub. The default is the pinned commit of a
         backbone that has one, or the newest commit.
@@ -49,7 +52,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         Side in pixels to which the encoder resizes an image, a multiple of 16.
     prompt : {"auto", "none", "center"}, default="auto"
         Prompt of the decoder. "none" needs a decoder that was trained without prompts, as in the papers. "center" is a
-        foreground point in the middle, for centred cells and plain SAM. "auto" is "none" for decoders trained so.
+        foreground point in the middle, for centred cells and plain SAM. "auto" is the prompt that the adapter was saved
+        with, or else "none" for decoders trained so.
     pixel_stats : {"auto", "sam"} or ((float, float, float), (float, float, float)), default="auto"
         Channel means and standard deviations (R, G, B) in 0-255 units. "auto" uses those of the adapter, those of the
         training images in a `fit` with masks, or otherwise those of SAM.
@@ -101,6 +105,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         The pixel statistics that are used.
     prompt_ : {"none", "center"}
         The prompt that is used.
+    pooling_ : str
+        The pooling that is used, which is the `pooling` of the last `fit`.
     n_features_out_ : int
         Number of channels C of the embeddings: 192 for vit_tiny, 768, 1024, 1280 for vit_b, vit_l, vit_h; three times
         that for ``pooling="mask+texture"``, and 53 more for ``pooling="mask+measures"``.
@@ -129,6 +135,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
     """
 
     _parameter_constraints = {
+        **CellEmbedder._parameter_constraints,
         "backbone": [str, os.PathLike],
         "adapter": [str, os.PathLike, None],
         "revision": [str, None],
@@ -138,15 +145,6 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         "pixel_stats": [StrOptions({"auto", "sam"}), "array-like"],
         "pooling": [StrOptions({MASK, TEXTURE, MEASURED})],
         "training": [LoRATraining, None],
-        "keep": ["array-like", set, frozenset],
-        "device": [str],
-        "dtype": [StrOptions({"auto", *DTYPES})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "n_jobs": [Integral, None],
-        "on_error": [StrOptions({"raise", "nan"})],
-        "cache_dir": [str, os.PathLike, None],
-        "cache_limit": [Integral, str, None],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -232,19 +230,65 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
             self.adapter_ = self._read_adapter()
             if masks is not None:
                 self._fine_tune(images, masks)
-            self.pixel_stats_ = self._known_pixel_stats() or SAM_PIXEL_STATS
-            sam = load_network(self._network_spec(), self.adapter_)
-        self.prompt_ = self._choose_prompt(sam)
-        self.n_features_out_ = self.encoder_.shapes()[0]
+            self._settle()
+        self._fitted_weights = self._named_weights()
         return self
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return the names of the features.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        ndarray of shape (C,), object
+            ``samloraembedder0`` and so on for the mean of the last tokens. ``pooling="mask+texture"`` appends
+            ``samloraembedder_early_mean0`` and ``samloraembedder_early_std0`` and so on, and
+            ``pooling="mask+measures"`` the names in `segmentation.measures.MEASURES`.
+        """
+        names = super().get_feature_names_out(input_features)
+        if self.pooling_ == MEASURED:
+            names[-len(MEASURES) :] = MEASURES
+        elif self.pooling_ == TEXTURE:
+            width = len(names) // 3
+            texture = [f"_early_{number}{i}" for number in ("mean", "std") for i in range(width)]
+            names[width:] = [type(self).__name__.lower() + name for name in texture]
+        return names
 
     @property
     def encoder_(self) -> Encoder:
         """The forward pass that `transform` runs."""
         check_is_fitted(self)
-        crops, pooling = PUBLISHED_CROPS in self.keep, str(self.pooling)
-        recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_, crops, pooling=pooling)
+        crops = PUBLISHED_CROPS in self.keep
+        recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_, crops, pooling=self.pooling_)
         return Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self._cache_folder(), self._checked_keep())
+
+    def _update(self) -> "SAMLoRAEmbedder":
+        """Let parameters that were set since the last fit take effect; what was learned from masks stays.
+
+        Other weights than those of the last fit are loaded by a new fit without masks.
+        """
+        named = self._named_weights()
+        if not hasattr(self, "adapter_") or getattr(self, "_fitted_weights", named) != named:
+            return self.fit(BLANK)
+        self._validate_params()
+        self._settle()
+        return self
+
+    def _settle(self) -> None:
+        """Set the fitted attributes that follow from the parameters and the weights."""
+        self.pixel_stats_ = self._known_pixel_stats() or SAM_PIXEL_STATS
+        self.prompt_ = self._choose_prompt(load_network(self._network_spec(), self.adapter_))
+        self.pooling_ = str(self.pooling)
+        self.n_features_out_ = self.encoder_.shapes()[0]
+
+    def _named_weights(self) -> tuple[str | None, ...]:
+        """Return the parameters that name the weights."""
+        adapter = None if self.adapter is None else os.fspath(self.adapter)
+        return (os.fspath(self.backbone), self.revision, adapter, self.adapter_revision)
 
     def _read_adapter(self) -> Adapter | None:
         name = self.backbone_.name
@@ -253,7 +297,15 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         # A file is one of the published code; without it, a suffix of weights names one all the same.
         if os.path.isfile(self.adapter) or os.fspath(self.adapter).endswith(WEIGHT_SUFFIXES):  # noqa: PTH113
             return read_published_adapter(self.adapter, backbone=name, image_size=self.image_size)
-        return adapters.read_adapter(self.adapter, self.adapter_revision, backbone=self.backbone_)
+        adapter = adapters.read_adapter(self.adapter, self.adapter_revision, backbone=self.backbone_)
+        if adapter.pooling not in (None, self.pooling):
+            warnings.warn(
+                f"The adapter '{adapter.source}' was saved with pooling={adapter.pooling!r} but is used with "
+                f"pooling={self.pooling!r}. Fix: pooling={adapter.pooling!r}, or SAMLoRAEmbedder.from_pretrained, "
+                "unless you want other features.",
+                stacklevel=3,
+            )
+        return adapter
 
     def _network_spec(self) -> NetworkSpec:
         adapter = None if self.adapter_ is None else self.adapter_.digest()
@@ -285,7 +337,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
     def _choose_prompt(self, sam: SAM) -> str:
         prompt_free = sam.mask_decoder.num_mask_tokens == CELL_MASK_TOKENS
         if self.prompt == "auto":
-            return "none" if prompt_free else "center"
+            noted = None if self.adapter_ is None else self.adapter_.prompt
+            return "none" if prompt_free and noted != "center" else "center"
         if self.prompt == "none" and not prompt_free:
             raise ValueError(
                 "Got prompt='none' but plain SAM's decoder needs a prompt. Fix: prompt='center' for centred cells, "

@@ -57,8 +57,9 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     domain : array-like of shape (n,), optional
         Laboratory of each cell, strings or ints; None or NaN if it is unknown. `SAMLoRAEmbedder` reads it from a
         table's column ``domain``, and `CrossDomainAutoencoder` uses it.
-    prefix : str, default="samloraembedder"
-        Prefix of the feature names in tables of cells with a quality; that of the embedder.
+    names : sequence of C str, optional
+        Names of the features in tables, those of the embedder's ``get_feature_names_out``. By default, the features are
+        numbered.
 
     Notes
     -----
@@ -71,7 +72,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     ((2, 2), np.float32(6.0))
     """
 
-    __slots__ = ("_crops", "_masks", "_tokens", "domain", "images", "pooled", "prefix", "quality")
+    __slots__ = ("_crops", "_masks", "_tokens", "domain", "images", "names", "pooled", "quality")
 
     ndim = 2
     dtype = np.dtype(np.float32)
@@ -85,7 +86,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         quality: Any = None,
         images: Any = None,
         domain: Any = None,
-        prefix: str = "samloraembedder",
+        names: Sequence[str] | None = None,
     ) -> None:
         if np.ndim(pooled) != 2:
             raise ValueError(
@@ -101,7 +102,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
                 "Fix: pass the same cells as each of them."
             )
         self.pooled = np.asarray(pooled, dtype=np.float32)
-        self.prefix = prefix
+        self.names = names
         self.quality = quality
         self.images = None if images is None else as_items(images)
         self.domain = None if domain is None else domain_column(domain, len(self.pooled))
@@ -178,7 +179,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
                 raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
         joined = cls(*(_join([getattr(part, name) for part in parts]) for name in _PARTS[:-1]))
         joined.domain = _join_domains(parts)
-        joined.prefix = parts[0].prefix
+        joined.names = parts[0].names
         return joined
 
     @property
@@ -239,8 +240,10 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         return anndata.AnnData(self.pooled, obs=obs, var=features)
 
     def _feature_names(self) -> list[str]:
+        if self.names is not None:
+            return list(self.names)
         # Only those of our embedders have the quality of a mask.
-        prefix = "embedding_" if self.quality is None else self.prefix
+        prefix = "embedding_" if self.quality is None else "samloraembedder"
         return [f"{prefix}{i}" for i in range(self.shape[1])]
 
     def _cell_table(self, index: Any) -> Any:
@@ -297,7 +300,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
                 return self.pooled[key]
             if key.size == 0 and key.dtype.kind == "f":  # an empty list
                 key = key.astype(np.intp)
-        return CellEmbeddings(*[*(_select(getattr(self, name), key) for name in _PARTS), self.prefix])
+        return CellEmbeddings(*[*(_select(getattr(self, name), key) for name in _PARTS), self.names])
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(_UNCHANGEABLE)
@@ -319,7 +322,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         CellEmbeddings
             The copy.
         """
-        return CellEmbeddings(self.pooled.copy(), *[getattr(self, name) for name in (*_PARTS[1:], "prefix")])
+        return CellEmbeddings(self.pooled.copy(), *[getattr(self, name) for name in (*_PARTS[1:], "names")])
 
     def __eq__(self, other: object) -> Any:
         return self.pooled == np.asarray(other)
@@ -330,7 +333,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple:
-        return (CellEmbeddings, tuple(getattr(self, name) for name in (*_PARTS, "prefix")))
+        return (CellEmbeddings, tuple(getattr(self, name) for name in (*_PARTS, "names")))
 
     def __repr__(self) -> str:
         n, width = self.shape
@@ -346,7 +349,7 @@ def carried_domain(X: Any) -> NDArray | None:
 def without_domain(X: Any) -> Any:
     """Return X without what `carried_domain` returns."""
     if isinstance(X, CellEmbeddings):
-        return CellEmbeddings(*[*(getattr(X, name) for name in _PARTS[:-1]), None, X.prefix])
+        return CellEmbeddings(*[*(getattr(X, name) for name in _PARTS[:-1]), None, X.names])
     return X if domain_of(X) is None else X[[name for name in X.columns if name != "domain"]]
 
 

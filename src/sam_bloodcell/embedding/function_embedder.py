@@ -5,13 +5,12 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 
 from .embedder import SAMLoRAEmbedder
 from .features import FunctionFeatures
-from .network import DTYPES
 from .segmented import SegmentedEmbedder
 
 
@@ -74,22 +73,15 @@ class FunctionEmbedder(SegmentedEmbedder):
     CellEmbeddings(n=5, width=3)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints = {
+        **SegmentedEmbedder._parameter_constraints,
         "function": [callable],
         "name": [str],
-        "segmenter": [str, os.PathLike, SAMLoRAEmbedder],
         "image_size": [Interval(Integral, 1, None, closed="left")],
         "background": ["boolean"],
-        "keep": ["array-like", set, frozenset],
-        "device": [str],
-        "dtype": [StrOptions({"auto", *DTYPES})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "n_jobs": [Integral, None],
-        "on_error": [StrOptions({"raise", "nan"})],
-        "cache_dir": [str, os.PathLike, None],
-        "cache_limit": [Integral, str, None],
-        "verbose": ["verbose"],
     }
+
+    _packing = {"_fitted_features": (lambda features: dict(vars(features)), lambda parts: FunctionFeatures(**parts))}
 
     def __init__(
         self,
@@ -127,13 +119,11 @@ class FunctionEmbedder(SegmentedEmbedder):
     def _load_features(self) -> None:
         if "tokens" in self.keep:
             raise ValueError("Got keep with 'tokens' but a function gives no token maps. Fix: leave 'tokens' out.")
-        self.n_features_out_ = self._unmeasured().shapes()[0]
+        features = FunctionFeatures(self.function, str(self.name), int(self.image_size), bool(self.background))
+        self._fitted_features = replace(features, width=features.shapes()[0])
 
     def _features(self) -> FunctionFeatures:
-        return replace(self._unmeasured(), width=self.n_features_out_)
-
-    def _unmeasured(self) -> FunctionFeatures:
-        return FunctionFeatures(self.function, str(self.name), int(self.image_size), bool(self.background))
+        return self._fitted_features
 
     def check_function_can_be_imported(self) -> None:
         """Raise if a saved pipeline could not be loaded in another session, because only this one has the function."""

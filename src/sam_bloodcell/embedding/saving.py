@@ -16,6 +16,8 @@ from ..weights.pretrained import Pretrained
 from .recipe import MASK
 
 _Embedder = TypeVar("_Embedder", bound="PretrainedEmbedder")
+# Without masks, fit looks at no pixel: one blank image stands for the collection.
+BLANK = np.zeros((1, 16, 16, 3), np.uint8)
 
 
 class PretrainedEmbedder(Pretrained):
@@ -25,7 +27,7 @@ class PretrainedEmbedder(Pretrained):
     backbone_: Backbone
     image_size: int
     prompt: str
-    pooling: str
+    pooling_: str
     pixel_stats_: PixelStats
 
     _packing = {
@@ -74,11 +76,12 @@ class PretrainedEmbedder(Pretrained):
         embedder = cls(adapter=os.fspath(folder_or_repo), adapter_revision=commit or revision, **params)
         backbone = Backbone(os.fspath(embedder.backbone), embedder.revision)
         identify(backbone, token=token, local_files_only=local_files_only)
-        # Without masks, fit looks at no pixel: one blank image stands for the collection.
-        return embedder.fit(np.zeros((1, 16, 16, 3), np.uint8))
+        return embedder.fit(BLANK)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"pooling": MASK} | state)  # pickles of older versions have no pooling
+        state = {"pooling": MASK} | state  # pickles of older versions have no pooling
+        fitted = {"pooling_": state["pooling"]} if "adapter_" in state else {}
+        super().__setstate__(fitted | state)
 
     def _write_files(self, folder: str | os.PathLike) -> Path:
         if self.adapter_ is None:
@@ -87,8 +90,8 @@ class PretrainedEmbedder(Pretrained):
             )
         # What it embeds with, which may differ from what the adapter was trained with.
         adapter = replace(self.adapter_, image_size=int(self.image_size), pixel_stats=self.pixel_stats_)
-        prompt = None if self.prompt == "auto" else self.prompt
-        pooling = None if self.pooling == MASK else str(self.pooling)
+        prompt = self.adapter_.prompt if self.prompt == "auto" else self.prompt
+        pooling = None if self.pooling_ == MASK else self.pooling_
         return adapters.write_adapter(adapter, folder, self.backbone_, prompt=prompt, pooling=pooling)
 
     def _card(self) -> dict[str, Any]:

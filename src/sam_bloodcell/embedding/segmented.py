@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,14 +14,12 @@ from ..images.collections import as_image_list
 from ..models import devices
 from ..models.isolation import own_settings
 from .base import CellEmbedder
-from .embedder import SAMLoRAEmbedder
+from .embedder import BLANK, SAMLoRAEmbedder
 from .encoder import Encoder
 from .recipe import Features
 from .session import PUBLISHED_CROPS
 
 _Embedder = TypeVar("_Embedder", bound="SegmentedEmbedder")
-# Without masks, fit looks at no pixel: one blank image stands for the collection.
-BLANK = np.zeros((1, 16, 16, 3), np.uint8)
 
 
 class SegmentedEmbedder(CellEmbedder):
@@ -30,6 +27,11 @@ class SegmentedEmbedder(CellEmbedder):
 
     segmenter: str | os.PathLike | SAMLoRAEmbedder
     segmenter_: SAMLoRAEmbedder
+
+    _parameter_constraints = {
+        **CellEmbedder._parameter_constraints,
+        "segmenter": [str, os.PathLike, SAMLoRAEmbedder],
+    }
 
     def fit(self: _Embedder, X: Any, y: Any = None, *, masks: Any = None) -> _Embedder:
         """Load the weights.
@@ -96,7 +98,8 @@ class SegmentedEmbedder(CellEmbedder):
         segmenter = self.segmenter
         if isinstance(segmenter, SAMLoRAEmbedder):
             # A copy, so that another fit of the user's leaves this embedder as it is.
-            return copy.copy(segmenter) if _is_fitted(segmenter) else clone(segmenter).fit(BLANK)
+            own = copy.copy(segmenter) if _is_fitted(segmenter) else clone(segmenter)
+            return own.set_params(device=str(self.device))._update()
         if (Path(segmenter) / "adapter_config.json").is_file():
             return SAMLoRAEmbedder.from_pretrained(segmenter, device=self.device, dtype=self.dtype)
         return SAMLoRAEmbedder(segmenter, device=self.device, dtype=self.dtype).fit(BLANK)

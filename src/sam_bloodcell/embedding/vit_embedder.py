@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -22,8 +22,9 @@ from ..weights.vits import identify_vit, locate_vit
 from .base import checked_pixel_stats
 from .embedder import SAMLoRAEmbedder
 from .features import ViTFeatures
-from .network import DTYPES, ViTSpec, load_vit_network
-from .segmented import BLANK, SegmentedEmbedder
+from .network import ViTSpec, load_vit_network
+from .saving import BLANK
+from .segmented import SegmentedEmbedder
 
 _SETTINGS = "vit_embedder.json"
 _Embedder = TypeVar("_Embedder", bound="ViTEmbedder")
@@ -86,6 +87,8 @@ class ViTEmbedder(SegmentedEmbedder):
         The side in pixels that is used.
     pixel_stats_ : tuple
         The pixel statistics that are used.
+    pooling_ : {"mask", "cls", "both"}
+        The pooling that is used, which is the `pooling` of the last `fit`.
     n_features_out_ : int
         Number of features: 384, 768, 1024 or 1536 for DINOv2 and DinoBloom S, B, L, G; twice that for "both".
 
@@ -108,23 +111,15 @@ class ViTEmbedder(SegmentedEmbedder):
     backbone_: Backbone
     image_size_: int
     pixel_stats_: PixelStats
+    pooling_: str
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints = {
+        **SegmentedEmbedder._parameter_constraints,
         "backbone": [str, os.PathLike],
-        "segmenter": [str, os.PathLike, SAMLoRAEmbedder],
         "revision": [str, None],
         "pooling": [StrOptions({"mask", "cls", "both"})],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "pixel_stats": [StrOptions({"auto"}), "array-like"],
-        "keep": ["array-like", set, frozenset],
-        "device": [str],
-        "dtype": [StrOptions({"auto", *DTYPES})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "n_jobs": [Integral, None],
-        "on_error": [StrOptions({"raise", "nan"})],
-        "cache_dir": [str, os.PathLike, None],
-        "cache_limit": [Integral, str, None],
-        "verbose": ["verbose"],
     }
 
     _packing = {"backbone_": (asdict, lambda values: Backbone(**values))}
@@ -169,6 +164,7 @@ class ViTEmbedder(SegmentedEmbedder):
         layout = load_vit_network(self._spec()).layout
         if self.pooling != "mask" and not layout.has_cls:
             raise ValueError(f"Got pooling={self.pooling!r} but this network has no CLS token. Fix: pooling='mask'.")
+        self.pooling_ = str(self.pooling)
         self.image_size_ = self._choose_image_size(layout)
         given = self.pixel_stats
         self.pixel_stats_ = layout.pixel_stats if isinstance(given, str) else checked_pixel_stats(given)
@@ -191,7 +187,7 @@ class ViTEmbedder(SegmentedEmbedder):
         return ViTSpec(self.backbone_, self._dtype_name(), str(self.device))
 
     def _features(self) -> ViTFeatures:
-        return ViTFeatures(self._spec(), self.image_size_, self.pixel_stats_, str(self.pooling))
+        return ViTFeatures(self._spec(), self.image_size_, self.pixel_stats_, self.pooling_)
 
     @classmethod
     def from_pretrained(
@@ -220,9 +216,17 @@ class ViTEmbedder(SegmentedEmbedder):
 
         Raises
         ------
+        TypeError
+            If there is no such parameter.
         WeightsUnavailableError
             If weights can neither be found nor fetched, or are not those that were saved.
         """
+        unknown = sorted(set(params) - set(cls._get_param_names()))
+        if unknown:
+            raise TypeError(
+                f"Got the parameter {unknown[0]!r}, which {cls.__name__} does not have. Fix: use one of "
+                f"{', '.join(cls._get_param_names())}."
+            )
         access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
         folder = hub.locate_folder(folder_or_repo, "ViTEmbedder", [_SETTINGS], revision, **access)
         settings, dtype = read_json(folder / _SETTINGS), params.get("dtype", "auto")
@@ -255,7 +259,7 @@ class ViTEmbedder(SegmentedEmbedder):
         params = {
             "backbone": self.backbone_.name,
             "revision": self.backbone_.revision,
-            "pooling": str(self.pooling),
+            "pooling": self.pooling_,
             "image_size": self.image_size_,
             "pixel_stats": self.pixel_stats_,
         }
@@ -280,8 +284,8 @@ class ViTEmbedder(SegmentedEmbedder):
         base, revision = self.backbone_.resolved()
         return {
             "title": "Embedder for blood cell images",
-            "summary": f"A plain Vision Transformer at {self.image_size_} px, pooling={self.pooling!r}, over the cells "
-            f"that SAM ({self.segmenter_.backbone_.name}) finds."
+            "summary": f"A plain Vision Transformer at {self.image_size_} px, pooling={self.pooling_!r}, over the "
+            f"cells that SAM ({self.segmenter_.backbone_.name}) finds."
             + (f" {CELLPOSE_LICENCE}" if isinstance(load_vit_network(self._spec()), SAMTokens) else ""),
             "code": "from sam_bloodcell import ViTEmbedder\n\n"
             'embedder = ViTEmbedder.from_pretrained("this folder or repo")\n'

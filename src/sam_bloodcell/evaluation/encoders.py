@@ -81,3 +81,16 @@ def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: in
     return found[columns].merge(
         compared[["encoder", "difference", "difference_low", "difference_high", "p_holm"]], on="encoder", how="left"
     )
+
+
+def settings_of_encoders(results: Mapping[str, BenchmarkResult]) -> dict[str, str]:
+    """Return the settings of the first run, the names of all encoders, and the settings of the others that differ."""
+    first = next(iter(results.values())).settings
+    others = list(results.items())[1:]
+    differing = {
+        f"{name}: {key}": value
+        for name, result in others
+        for key, value in result.settings.items()
+        if first.get(key) != value
+    }
+    return {**first, "encoders": ", ".join(results), **differing}

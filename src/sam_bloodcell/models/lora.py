@@ -37,6 +37,10 @@ class Adapter:
     pixel_stats: tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations of R, G, B in 0-255 units
     image_size: int  # side of the training images in pixels
     source: str = ""  # the source from which it was read, for messages
+    # Settings of the embedder that saved it, where they were not the defaults. They are not part of the digest, since
+    # the weights are the same.
+    prompt: str | None = None
+    pooling: str | None = None
 
     def __post_init__(self) -> None:
         self.lora, self.decoder = _plain(self.lora), _plain(self.decoder)

@@ -63,6 +63,8 @@ def read_adapter(
         pixel_stats=(tuple(mean), tuple(std)),
         image_size=settings["image_size"],
         source=os.fspath(source),
+        prompt=settings.get("prompt"),
+        pooling=settings.get("pooling"),
     )
 
 
