@@ -56,7 +56,7 @@ class PretrainedAutoencoder(Pretrained):
         ----------
         folder_or_repo : str or path
             Folder, or repo on the Hugging Face Hub. "vit_tiny" is the packaged autoencoder, which was fitted on
-            vit_tiny's embeddings of three laboratories and works offline.
+            vit_tiny's embeddings of five laboratories and works offline.
         revision : str, optional
             Commit, tag or branch of the repo (default: main).
         token : str, optional
