@@ -1,4 +1,4 @@
-.PHONY: install lint format types test docs demo
+.PHONY: install lint format types test test-slow docs demo
 
 install:
 	pip install -c constraints.txt -e ".[dev]"
@@ -17,6 +17,9 @@ types:
 
 test:
 	python -m pytest
+
+test-slow:
+	python -m pytest -m slow
 
 docs:
 	rm -rf docs/generated

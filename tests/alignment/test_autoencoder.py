@@ -78,6 +78,7 @@ def test_features_are_float32_rows(fitted, cells):
         np.testing.assert_allclose(part, features[5:7], atol=1e-5)
 
 
+@pytest.mark.slow
 @every_trained
 def test_same_seed_same_features(cells, architecture):
     X, domains = cells
@@ -96,6 +97,7 @@ def test_class_labels_are_not_looked_at(cells):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "epochs"), [("conv", 30), ("masked", 40)])
 def test_reconstruction_learns_the_crops(cells, architecture, epochs):
     X, domains = cells[0][12:36], cells[1][12:36]
@@ -195,6 +197,7 @@ def test_alignment_brings_the_laboratories_together(cells, alignment):
     assert "alignment" in aligned.history_
 
 
+@pytest.mark.slow
 @every
 def test_normalization_brings_the_laboratories_together(cells, architecture):
     X, domains = cells
@@ -244,6 +247,7 @@ def _interrupt_in_the_third_epoch(autoencoder, cells, monkeypatch):
             autoencoder.fit(X, domain=domains)
 
 
+@pytest.mark.slow
 @every_trained
 def test_an_interrupted_fit_resumes_to_the_same_bits(cells, architecture, tmp_path, monkeypatch):
     X, domains = cells
@@ -255,6 +259,7 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(cells, architecture, tmp_pa
     np.testing.assert_array_equal(resumed.transform(X, domain=domains), unbroken.transform(X, domain=domains))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_cells_or_settings_is_refused(cells, tmp_path):
     X, domains = cells
     masked = small("masked", epochs=1, checkpoint=tmp_path / "run.ckpt")
@@ -292,6 +297,7 @@ def test_a_new_laboratory_whose_cells_hardly_vary_gets_a_warning(cells, architec
     fitted.transform(X[:24], domain=[9] * 24)
 
 
+@pytest.mark.slow
 @every
 def test_a_laboratory_never_seen_works_both_ways(cells, architecture):
     X, domains = cells
@@ -332,6 +338,7 @@ def test_epochs_follow_the_number_of_cells(cells):
     assert small("vector", epochs="auto").fit(np.tile(X, (20, 1)), domain=np.tile(domains, 20)).history_.shape[0] == 10
 
 
+@pytest.mark.slow
 @every
 def test_partial_fit_goes_on(cells, architecture):
     X, domains = cells
@@ -351,6 +358,7 @@ def test_partial_fit_goes_on(cells, architecture):
         fitted.partial_fit(X[:, :4] if architecture in VECTORS else _narrow(X), domain=domains)
 
 
+@pytest.mark.slow
 def test_tokens_may_lie_on_disk(cells, tmp_path):
     X, domains = cells
     parts = {}

@@ -51,6 +51,7 @@ def run(folders):
     return call
 
 
+@pytest.mark.slow
 def test_our_rows_stand_below_the_published_ones_and_a_dataset_without_a_folder_is_told(run, tmp_path, capsys):
     assert set(CLASSES) == set(COMMON_CLASSES)
     cache = ["--cache-dir", str(tmp_path / "cache")]

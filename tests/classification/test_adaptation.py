@@ -80,6 +80,7 @@ def test_labels_of_some_are_the_same_in_one_step_or_two(trained, new):
     np.testing.assert_allclose(one.predict_proba(new), two.predict_proba(new), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_temperature_is_that_of_its_laboratory_alone(classifier, known, new):
     classifier.adapt(new, "lab_c", new["label"])
     cold = classifier.predict_proba(new), classifier.predict_proba(known)
@@ -89,6 +90,7 @@ def test_the_temperature_is_that_of_its_laboratory_alone(classifier, known, new)
     np.testing.assert_array_equal(classifier.predict_table(new)["confidence"], classifier.predict_proba(new).max(1))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:Got .* cells:UserWarning")
 def test_a_smoothing_classifier_has_the_temperature_of_the_one_it_wraps(trained, known, new):
     plain = trained.pipeline_[-1]
@@ -112,6 +114,7 @@ def test_a_saved_model_learns_labels_as_the_first_one_does(classifier, new, tmp_
     assert again.temperatures_ == classifier.temperatures_
 
 
+@pytest.mark.slow
 def test_without_an_autoencoder_labels_are_learned_all_the_same(known, new):
     plain = CellClassifier(classifier=KNN, autoencoder=None, verbose=0).fit(known, known["label"])
     y = renamed(new["label"])
@@ -123,6 +126,7 @@ KNN = KNeighborsClassifier(1)
 KNN_OF_INTS = {"eosinophil": 3, "lymphocyte": 5, "neutrophil": 7}
 
 
+@pytest.mark.slow
 def test_labels_that_are_numbers_have_gaps_too(known, new):
     numbers = known["label"].map(KNN_OF_INTS)
     model = CellClassifier(classifier=KNN, autoencoder=None, verbose=0).fit(known, numbers)

@@ -58,6 +58,7 @@ def test_a_new_laboratory_is_classified(fitted, frame, known):
     assert fitted.classes_.tolist() == CLASSES
 
 
+@pytest.mark.slow
 def test_it_is_the_pipeline_of_its_parts(fitted, frame, known):
     assert list(fitted.pipeline_.named_steps) == ["embedder", "autoencoder", "classifier"]
     again = clone(fitted.pipeline_).fit(frame[known], frame["label"][known])
@@ -120,6 +121,7 @@ def test_images_that_are_no_files_are_named_by_their_row(cells):
     assert table["copy_of"].tolist() == [f"row {row}" for row in range(len(X))]
 
 
+@pytest.mark.slow
 def test_a_laboratory_is_learned_once(fitted, frame, known):
     adapted = pickle.loads(pickle.dumps(fitted))
     new = frame[~known]
@@ -131,6 +133,7 @@ def test_a_laboratory_is_learned_once(fitted, frame, known):
         adapted.adapt(new, "lab_c")
 
 
+@pytest.mark.slow
 def test_without_an_autoencoder_there_is_nothing_to_adapt(frame, known):
     plain = CellClassifier(autoencoder=None, verbose=0).fit(frame[known], frame["label"][known])
     assert list(plain.pipeline_.named_steps) == ["embedder", "classifier"]
@@ -138,6 +141,7 @@ def test_without_an_autoencoder_there_is_nothing_to_adapt(frame, known):
         plain.adapt(frame[~known], "lab_c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", [SVC(), XGBClassifier(n_estimators=5, n_jobs=1)], ids=["svc", "xgboost"])
 def test_any_classifier_answers_with_names_and_comes_back(frame, known, classifier, tmp_path):
     model = CellClassifier(classifier=classifier, random_state=0, verbose=0).fit(frame[known], frame["label"][known])
@@ -152,6 +156,7 @@ def test_any_classifier_answers_with_names_and_comes_back(frame, known, classifi
             CellClassifier.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 def test_integer_labels_stay_integers(frame, known):
     codes = np.unique(frame["label"], return_inverse=True)[1] + 3
     model = CellClassifier(random_state=0, verbose=0).fit(frame[known], codes[known])
@@ -159,6 +164,7 @@ def test_integer_labels_stay_integers(frame, known):
     assert {"probability_3", "probability_5"} <= set(model.predict_table(frame))
 
 
+@pytest.mark.slow
 def test_a_saved_model_answers_alike_and_keeps_nothing_of_the_machine(frame, known, fitted, tmp_path):
     model = CellClassifier(random_state=0, verbose=0, cache_dir=tmp_path / "cache", batch_size=3, device="cpu")
     model.fit(frame[known], frame["label"][known])
@@ -182,6 +188,7 @@ def test_another_kind_of_estimator_is_refused(fitted, tmp_path):
         CellClassifier.from_pretrained(tmp_path / "pipeline")
 
 
+@pytest.mark.slow
 def test_scores_across_laboratories_fit_its_pipeline(frame):
     model = CellClassifier(classifier=LogisticRegression(max_iter=2000), random_state=0, verbose=0)
     for mode in ("inductive", "transductive"):
@@ -192,6 +199,7 @@ def test_scores_across_laboratories_fit_its_pipeline(frame):
         pd.testing.assert_frame_equal(by_model, by_pipeline)
 
 
+@pytest.mark.slow
 def test_it_is_searched_and_scored_like_any_classifier(frame):
     model = CellClassifier(classifier=LogisticRegression(max_iter=2000), random_state=0, verbose=0)
     assert cross_val_score(model, frame, frame["label"], cv=2, scoring="balanced_accuracy").min() > 0.9
@@ -210,6 +218,7 @@ def test_tables_of_pandas_as_output_of_all_transformers_change_nothing(fitted, f
     pd.testing.assert_frame_equal(table, fitted.predict_table(frame))
 
 
+@pytest.mark.slow
 def test_a_model_that_was_made_on_a_gpu_is_read_without_one(frame, known, tmp_path):
     autoencoder = CrossDomainAutoencoder(architecture="conv", epochs=1, random_state=0)
     model = CellClassifier(autoencoder=autoencoder, random_state=0, verbose=0).fit(frame[known], frame["label"][known])
@@ -309,12 +318,14 @@ def test_it_keeps_the_contract_of_estimators(fitted):
             method(["no.png"])
 
 
+@pytest.mark.slow
 def test_a_pickle_holds_no_base_weights_and_answers_alike(fitted, frame):
     pickled = pickle.dumps(fitted)
     assert len(pickled) < 20e6
     np.testing.assert_array_equal(pickle.loads(pickled).predict_proba(frame), fitted.predict_proba(frame))
 
 
+@pytest.mark.slow
 def test_another_embedder_takes_the_place_of_the_backbone(frame, known, vit_file, tmp_path):
     embedder = ViTEmbedder(vit_file, pooling="both", cache_dir=tmp_path / "elsewhere", keep=("crops",))
     classifier = CellClassifier(embedder=embedder, cache_dir=tmp_path / "cache", random_state=0, verbose=0)

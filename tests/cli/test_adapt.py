@@ -56,6 +56,7 @@ def labelled(table, path, swapped=False):
     return table
 
 
+@pytest.mark.slow
 def test_cells_are_suggested_labelled_and_learned(tmp_path):
     result = adapt("lyon", "--suggest", 32)
     assert result.exit_code == 0, result.output

@@ -71,6 +71,7 @@ def test_a_table_that_cannot_be_written_is_told_before_the_work(tmp_path, monkey
     assert "predictions.csv" in result.output
 
 
+@pytest.mark.slow
 def test_the_numbers_fit_on_a_screen_with_many_classes_and_classifiers(capsys):
     rng = np.random.default_rng(0)
     target = np.tile(np.arange(20), 20)

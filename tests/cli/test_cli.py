@@ -45,6 +45,7 @@ def one_classifier(monkeypatch):
     monkeypatch.setattr(benchmark, "default_classifiers", lambda seed: {"LR": LogisticRegression()})
 
 
+@pytest.mark.slow
 def test_demo_writes_table_and_report(tmp_path):
     result = run("demo", "--out", tmp_path, "--cells-per-class", 6, "--cv", 2, "--quiet")
     assert result.exit_code == 0, result.output
@@ -56,6 +57,7 @@ def test_demo_writes_table_and_report(tmp_path):
     assert "report.html" in result.output
 
 
+@pytest.mark.slow
 def test_benchmark_keeps_the_classes_asked_for(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(6, random_state=0), tmp_path / "cells")
     args = ("--classes", "lymphocyte,monocyte", "--cv", 2, "--quiet")
@@ -65,6 +67,7 @@ def test_benchmark_keeps_the_classes_asked_for(tmp_path, one_classifier):
     assert (pd.read_csv(tmp_path / "out" / "scores.csv")["n_classes"] == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always")
 def test_benchmark_leaves_unreadable_images_out_when_told_to(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(4, random_state=0), tmp_path / "cells")
@@ -117,6 +120,7 @@ def test_benchmark_refuses_before_embedding(tmp_path, args, in_the_way, message,
     assert message in result.output
 
 
+@pytest.mark.slow
 def test_benchmark_prints_its_scores_beside_chance(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
     args = ("--cv", 2, "--quiet", "--device", "cpu", "--batch-size", 3, "--n-jobs", 1)
@@ -131,6 +135,7 @@ def test_benchmark_prints_its_scores_beside_chance(tmp_path, one_classifier):
     assert "device='cpu'" in told["autoencoder"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 need Linux")
 def test_a_file_whose_name_is_not_utf8_is_a_cell_like_any_other(tmp_path, one_classifier):
     drawn = make_blood_cells(4, domains=["lab_a", "lab_b"], classes=["lymphocyte", "monocyte"], random_state=0)
@@ -146,6 +151,7 @@ def test_a_file_whose_name_is_not_utf8_is_a_cell_like_any_other(tmp_path, one_cl
     assert "lab_b" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_picture_that_fails_costs_no_score(tmp_path, one_classifier, monkeypatch):
     def fail(*_, **__):
         raise OSError("no font")
@@ -168,6 +174,7 @@ def test_whatever_embeds_takes_device_batch_size_and_jobs(command):
     assert command in ("demo", "embed") or "cache_dir" in options
 
 
+@pytest.mark.slow
 def test_benchmark_with_token_maps(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
     args = ("--architecture", "conv", "--out", tmp_path / "out", "--cv", 2, "--epochs", 1, "--quiet")
@@ -260,6 +267,7 @@ def test_help_and_version_import_nothing_heavy(in_subprocess, args):
     assert "heavy: []" in in_subprocess(IMPORTED, *args)
 
 
+@pytest.mark.slow
 def test_check_needs_no_torch(tmp_path, in_subprocess):
     table = save_cells(make_blood_cells(5, classes=["lymphocyte", "monocyte"], image_size=32), tmp_path)
     assert "heavy: ['numpy', 'pandas', 'sklearn']" in in_subprocess(IMPORTED, "check", table)
@@ -328,6 +336,7 @@ def test_the_help_names_the_backbone_that_is_the_default(command):
         assert re.search(rf"{default}( \([^)]*the default\))", help_), help_
 
 
+@pytest.mark.slow
 def test_output_is_plain_when_it_is_piped(capfd):
     """No colours, no boxes, no progress bars on the standard output."""
     for args in (["--help"], ["benchmark", "nowhere.csv"], ["benchmark"]):
@@ -339,6 +348,7 @@ def test_output_is_plain_when_it_is_piped(capfd):
             assert "\x1b" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always")
 def test_finetune_writes_an_adapter_that_loads(tmp_path):
     table = save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
@@ -372,6 +382,7 @@ def test_finetune_refuses_a_plain_vit_at_once(tmp_path, vit_file, monkeypatch):
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_finetune_without_masks_makes_them_when_told_to(tmp_path):
     table = save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
     pd.read_csv(table).drop(columns="mask").to_csv(table, index=False)
@@ -384,6 +395,7 @@ def test_finetune_without_masks_makes_them_when_told_to(tmp_path):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 @pytest.mark.cells
 @pytest.mark.filterwarnings("default:Left out classes")
 def test_benchmark_on_real_cells(cells_root, tmp_path):
@@ -411,6 +423,7 @@ def test_benchmark_on_real_cells(cells_root, tmp_path):
     assert (tmp_path / "out" / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.slow
 def test_download_fetches_for_later_offline_use(hub_server, in_subprocess):
     save_file({"image_encoder.pos_embed": torch.zeros(1, 2, 2, 2)}, hub_server.folder("lab/sam") / "model.safetensors")
     code = "from sam_bloodcell.cli import app; app(['download', 'lab/sam'])"
@@ -481,6 +494,7 @@ def test_the_pooling_is_an_option_of_train_and_benchmark(tmp_path, one_classifie
         assert CellClassifier.from_pretrained(folder).pipeline_[0].pooling_ == "mask+texture"
 
 
+@pytest.mark.slow
 def test_a_plain_vit_trains_and_is_benchmarked(tmp_path, vit_file, one_classifier):
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
     result = run("train", table, "--out", tmp_path / "model", "--backbone", vit_file, "--quiet")
@@ -555,6 +569,7 @@ def test_embed_does_not_replace_its_own_table(tmp_path):
     assert table.read_text() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_what_a_console_cannot_show_is_no_error(tmp_path, encoding):
     save_cells(make_blood_cells(1, domains=["lab_a"], random_state=0), tmp_path / "cells")
@@ -570,6 +585,7 @@ def test_what_a_console_cannot_show_is_no_error(tmp_path, encoding):
     assert (odd / "\u8840.npz").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Got one domain")
 def test_a_benchmark_of_one_laboratory_leaves_no_intervals_of_an_earlier_run(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")

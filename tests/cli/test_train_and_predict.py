@@ -53,6 +53,7 @@ def test_a_third_laboratory_is_predicted_and_the_wrong_ones_are_named_and_drawn(
         assert picture.width > 300
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_stain_views(folder, tmp_path):
     result = run("train", folder / "cells", "--out", tmp_path / "model", "--stain-views", 1, "--quiet")
     assert result.exit_code == 0, result.output

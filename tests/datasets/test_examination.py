@@ -218,6 +218,7 @@ def test_bad_arguments_are_named(cells, cv):
         examine_cells(cells, cv=cv)
 
 
+@pytest.mark.slow
 @pytest.mark.cells
 def test_real_cells_are_examined(cells_root):
     found = examine_cells(cells_root / "cells.csv")

@@ -58,6 +58,7 @@ def one_by_one(paths):
     return ([(row, read_content(path, row))] for row, path in enumerate(paths))
 
 
+@pytest.mark.slow
 def test_chunks_go_to_the_workers_and_weights_are_loaded_there(client, cells, make):
     embedder = make(batch_size=4).fit(cells.paths)
     expected = embedder.transform(cells.paths)
@@ -83,6 +84,7 @@ def test_a_task_embeds_where_it_is(client, cells):
     assert client.submit(embed_without_parallel, cells.paths[:2]).result(timeout=60) == 2
 
 
+@pytest.mark.slow
 def test_a_search_and_a_bulk_embedding_run_on_the_cluster(client, cells, tmp_path):
     embedder = SAMLoRAEmbedder("vit_tiny", cache_dir=tmp_path / "cache")
     pipeline = make_pipeline(embedder, LogisticRegression(max_iter=2000))
@@ -95,6 +97,7 @@ def test_a_search_and_a_bulk_embedding_run_on_the_cluster(client, cells, tmp_pat
     np.testing.assert_allclose(np.load(out)["embeddings"], fitted.transform(cells.paths).pooled, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_worker_that_dies_costs_its_chunks(client, cells, make):
     embedder = make(batch_size=1).fit(cells.paths)

@@ -162,6 +162,7 @@ def test_bfloat16_stays_close_to_float32(cells):
     assert cosine.min() > 0.998
 
 
+@pytest.mark.slow
 def test_masks_find_the_synthetic_cells(embedder):
     cells = make_blood_cells(4, random_state=1)
     scores = [dice(a, b > 0) for a, b in zip(embedder.predict_masks(cells.images), cells.masks, strict=True)]
@@ -182,6 +183,7 @@ def test_another_image_size_gives_another_grid(cells):
         SAMLoRAEmbedder("vit_tiny", image_size=100).fit(cells.images)
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_the_packaged_adapter(embedder, cells):
     images, masks = cells.images[:4], cells.masks[:4]
     training = LoRATraining(epochs=1, learning_rate=1e-3, random_state=0)
@@ -195,6 +197,7 @@ def test_fine_tuning_goes_on_from_the_packaged_adapter(embedder, cells):
     assert all(torch.equal(value, again.adapter_.lora[key]) for key, value in after.items())
 
 
+@pytest.mark.slow
 def test_fine_tuning_plain_sam_learns_to_segment(plain_sam):
     cells = make_blood_cells(4, domains=["lab_a"], image_size=64, random_state=0)
     embedder = SAMLoRAEmbedder(
@@ -208,6 +211,7 @@ def test_fine_tuning_plain_sam_learns_to_segment(plain_sam):
     assert np.mean(scores) > 0.6
 
 
+@pytest.mark.slow
 def test_validation_stops_early_and_keeps_the_best_epoch(cells):
     embedder = SAMLoRAEmbedder(
         "vit_tiny",
@@ -262,6 +266,7 @@ SAMLoRAEmbedder("vit_tiny", image_size=64, training=own).fit(cells["images"], ma
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_killed_fit_goes_on_to_the_same_bits(cells, tmp_path):
     params = {"epochs": 4, "dropout": 0.1, "validation_fraction": 0.3, "random_state": 0}
@@ -444,6 +449,7 @@ def test_saved_cells_are_segmented_from_files(embedder, tmp_path):
     assert np.mean([dice(mask, load_mask(path)) for mask, path in zip(masks, cells.masks, strict=True)]) > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.cells
 def test_dice_on_cells_that_training_never_saw(embedder, cells_root):
     """The split is the training scripts': one cell in five, by the SHA-1 of its path."""
@@ -548,6 +554,7 @@ def test_the_working_folder_may_change_after_fit(plain_sam, cells, tmp_path, mon
     assert fitted.encoder_.network().size.width == 32
 
 
+@pytest.mark.slow
 def test_python_without_docstrings_embeds(in_subprocess):
     code = """
 import numpy as np, sys
@@ -655,6 +662,7 @@ def measuring(cells):
     )
 
 
+@pytest.mark.slow
 def test_measures_follow_the_mean_of_the_tokens(measuring, cells):
     found = measuring.transform(cells.images)
     plain = SAMLoRAEmbedder("vit_tiny", dtype="float32").fit_transform(cells.images)

@@ -72,6 +72,7 @@ def test_one_image_too_large_is_an_error(encoder, cells, monkeypatch):
         encoder.forward(load_square(cells.images[0], 224)[None])
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_rows(cells):
     embedder = SAMLoRAEmbedder("vit_tiny", batch_size=3, n_jobs=2).fit(cells.images)
     spread = embedder.transform(cells.images)
@@ -181,6 +182,7 @@ def test_the_papers_crops_have_a_recipe_of_their_own_and_the_others_keep_theirs(
     assert replace(ours, published_crops=True).digest != ours.digest
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_worker_that_dies_costs_its_chunk(cells, tmp_path, monkeypatch):
     get_reusable_executor().shutdown()  # workers of earlier tests do not know the marker

@@ -112,6 +112,7 @@ def test_other_settings_of_a_vit_are_other_embeddings(cells, embed, other):
     assert passes() == [2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("on_disk", "n_jobs"), [(False, None), (True, None), (True, 2)])
 @pytest.mark.filterwarnings("ignore:.*(worker stopped|timeout or by a memory leak)")
 def test_a_grid_search_sees_every_image_once(make, cells, tmp_path, on_disk, n_jobs):
