@@ -24,7 +24,7 @@ _UNCHANGEABLE = (
 )
 _LACKING = {
     "tokens": 'These embeddings hold no token maps. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops"))',
-    "masks": "These embeddings hold no masks. Fix: take those that SAMLoRAEmbedder returned.",
+    "masks": "These embeddings hold no masks. Fix: use the embeddings that SAMLoRAEmbedder returned.",
     "crops": 'These embeddings hold neither crops nor images. Fix: SAMLoRAEmbedder(..., keep=("crops",))',
 }
 
@@ -150,7 +150,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
     @property
     def crops(self) -> Any:
-        """Images of the cells on grey, of shape (n, 128, 128, 3), uint8."""
+        """Cell images on grey, of shape (n, 128, 128, 3), uint8."""
         if self._crops is not None:
             return self._crops
         if self.images is None or not isinstance(self._masks, Column):
@@ -176,7 +176,10 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         """
         for part in parts:
             if not isinstance(part, CellEmbeddings):
-                raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
+                raise TypeError(
+                    f"Got a part of type {type(part).__name__} but expected only CellEmbeddings. "
+                    "Fix: CellEmbeddings.from_arrays(part)."
+                )
         joined = cls(*(_join([getattr(part, name) for part in parts]) for name in _PARTS[:-1]))
         joined.domain = _join_domains(parts)
         joined.names = parts[0].names

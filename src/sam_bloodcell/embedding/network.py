@@ -151,7 +151,7 @@ def halved_if_too_large(run: Callable[[NDArray], _Arrays], pixels: NDArray[np.ui
         torch.cuda.empty_cache()
     half = (len(pixels) + 1) // 2
     warnings.warn(
-        f"{len(pixels)} images in a forward pass are too many for the device's memory; going on with {half}. "
+        f"{len(pixels)} images in a forward pass are too many for the device's memory, so the pass is split in two. "
         f"Fix: batch_size={half}.",
         stacklevel=4,
     )

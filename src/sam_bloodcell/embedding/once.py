@@ -78,7 +78,7 @@ class _Run:
                 if died > _RESTARTS:
                     raise
                 self.session.release()
-                warnings.warn(f"A worker process died ({exc}); its chunks are done again.", stacklevel=4)
+                warnings.warn(f"A worker process died ({exc}); its images are embedded again.", stacklevel=4)
             left = [row for row in rows if not self.is_done(row)]
             if idle and len(left) == len(rows):
                 time.sleep(_POLL)

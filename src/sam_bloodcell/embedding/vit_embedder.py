@@ -178,7 +178,7 @@ class ViTEmbedder(SegmentedEmbedder):
             )
         if not layout.any_size and size != layout.image_size:
             raise ValueError(
-                f"Got image_size={size} but this network takes images of {layout.image_size} px alone. Fix: "
+                f"Got image_size={size} but this network accepts only images of {layout.image_size} px. Fix: "
                 f"image_size={layout.image_size}."
             )
         return size
