@@ -13,7 +13,7 @@ def make_embedder(
     backbone: str | os.PathLike, adapter: str | os.PathLike | None = None, *, image_size: int | None = None,
     pooling: str | None = None, **params: Any,
 ) -> CellEmbedder:  # fmt: skip
-    """Return an unfitted `SAMLoRAEmbedder`, or a `ViTEmbedder` if the backbone is a plain ViT.
+    """Return an unfitted `SAMLoRAEmbedder`, or a `ViTEmbedder` if the backbone cannot find cells itself.
 
     Parameters
     ----------
