@@ -40,7 +40,7 @@ def test_it_has_no_cls_token(pooling, cellpose_file):
 
 
 def test_it_takes_no_other_image_size(cellpose_file):
-    with pytest.raises(ValueError, match=r"Got image_size=224 but .* takes images of 256 px alone. Fix: image_"):
+    with pytest.raises(ValueError, match=r"Got image_size=224 but .* accepts only images of 256 px. Fix: image_"):
         embedder(cellpose_file, image_size=224).fit(CELLS.images)
 
 

@@ -49,7 +49,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         remaining differences). None uses our own settings.
     alignment : {"auto", "mean", "first", "mmd"} or None, default="auto"
         Distance between the domains' features that training minimises (``sam_bloodcell.models.alignment``). None, and
-        "auto" without a preset, train without it. "first", which presets use, compares all domains with the first one.
+        "auto" without a preset, use no such distance. "first", which presets use, compares all domains with the first.
     alignment_weight : float or "auto", default="auto"
         Weight of the alignment in the loss, at least 0. The 1 - SSIM of the crops has weight 1.
     normalization : {"auto", "cluster", "domain", "raw"} or None, default="auto"
@@ -69,16 +69,16 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     batch_size : int or "auto", default="auto"
         Number of cells per training step, at least 2, with equal numbers of every domain except in presets.
     warmup_steps : int or "auto", default="auto"
-        Number of steps of linear warm-up, limited to a tenth of the training. Presets use 500 steps without this limit.
+        Number of steps of linear warm-up, at most a tenth of the training. Presets use 500 steps without this limit.
     patience : int or None, default=None
-        Number of epochs without an improvement in the reconstruction of held-out cells after which training stops and
-        the best epoch's weights are kept. None trains to the end on all cells.
+        Number of epochs without a better reconstruction of held-out cells, after which training stops. The weights of
+        the best epoch are kept. None trains to the end on all cells.
     validation_fraction : float, default=0.1
         Share of the cells that is held out if `patience` is set, between 0 and 1.
     checkpoint : str or path, optional
         File that `fit` writes after every epoch, from which it resumes if interrupted. It needs an int `random_state`.
     device : str, default="auto"
-        "auto", "cpu", "cuda" or a torch device name. "vector" trains there, but always computes features on the CPU.
+        "auto", "cpu", "cuda" or a torch device name. "vector" is trained there, but always runs on the CPU afterwards.
     random_state : int, RandomState or None, default=None
         Seed of the initial weights, the batches and the clusters.
     verbose : int, default=0
@@ -360,7 +360,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @property
     def _known_domains(self) -> list[Any]:
-        """The domains with complete statistics: the clusters of a later `partial_fit` may lack some."""
+        """Return the domains with complete statistics; the clusters of a later `partial_fit` may lack a domain."""
         return [name for name in self.domains_.tolist() if self.shifts_ is None or name in self.shifts_.shifts]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -370,7 +370,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _prepare_training(self, X: Any, domain: ArrayLike | None, *, part: bool = False) -> NetworkInputs:
         """Check the parameters, X and domain for training, and add the cells to the statistics.
 
-        A `part` of the data adds to the statistics of the parts before it.
+        If X is a `part` of the data, its cells are added to the statistics of the earlier parts.
         """
         self._validate_params()
         continues = part and hasattr(self, "network_")
@@ -427,7 +427,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     ) -> "CrossDomainAutoencoder":
         """Train the network, then find the clusters' shifts among the features of these cells.
 
-        On a `part` of the data, training continues from the parts before it, at a constant learning rate.
+        If X is a `part` of the data, training continues from the earlier parts, at a constant learning rate.
         """
         continues = part and hasattr(self, "network_")
         self.network_, history = train_network(

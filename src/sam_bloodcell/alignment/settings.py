@@ -72,7 +72,7 @@ PRESETS = {
 
 
 _AUTO = StrOptions({"auto"})
-# What each parameter of `CrossDomainAutoencoder` may be.
+# The allowed values of each parameter of `CrossDomainAutoencoder`.
 CONSTRAINTS: dict[str, list[Any]] = {
     "n_components": [Interval(Integral, 1, None, closed="left")],
     "architecture": [StrOptions({"auto", *DEFAULTS})],

@@ -38,8 +38,8 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
     """Classify images of single blood cells: embed them, align the laboratories, and classify the features.
 
     This is the pipeline `SAMLoRAEmbedder` -> `CrossDomainAutoencoder` -> classifier with tested default settings. For
-    each cell, `predict_table` returns not only a class and its probability, but also how much the cell differs from the
-    training cells, how reliable its mask is, and whether it looks like a copy of a training cell.
+    each cell, `predict_table` returns the class, its probability, how much the cell differs from the training cells,
+    how reliable its mask is, and whether the image looks like a duplicate of a training image.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
     adapter : str or path, optional
         Adapter of the encoder, as in `SAMLoRAEmbedder`.
     embedder : SAMLoRAEmbedder, ViTEmbedder or FunctionEmbedder, optional
-        Embedder of the cells, instead of `backbone` and `adapter`. A copy of it is fitted, with the `cache_dir`,
+        Embedder of the cells, used instead of `backbone` and `adapter`. `fit` fits a copy of it, with the `cache_dir`,
         `device`, `batch_size`, `n_jobs` and `verbose` of this classifier.
     autoencoder : "auto", CrossDomainAutoencoder or None, default="auto"
         Alignment of the laboratories. "auto" stands for ``CrossDomainAutoencoder(random_state=random_state)``. With
@@ -88,7 +88,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
     Attributes
     ----------
     pipeline_ : Pipeline
-        The fitted steps "embedder", "autoencoder" (unless it is None) and "classifier".
+        The fitted steps "embedder", "autoencoder" (unless `autoencoder` is None) and "classifier".
     classes_ : ndarray of shape (n_classes,)
         The classes, sorted.
     novelty_ : AbstainingClassifier
@@ -174,7 +174,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         self.verbose = verbose
 
     def make_pipeline(self) -> Pipeline | StainAugmentedClassifier:
-        """Return the unfitted pipeline that `fit` fits; with stain views, in a `StainAugmentedClassifier`.
+        """Return the unfitted pipeline that `fit` fits; stain views wrap it in a `StainAugmentedClassifier`.
 
         The functions of `sam_bloodcell.evaluation` use it for a `CellClassifier`. They cannot combine views with an
         autoencoder, because an autoencoder gets the domains as a step of a pipeline, and views are drawn before its
@@ -188,7 +188,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         Raises
         ------
         ValueError
-            If a parameter is out of range, or there are both stain views and an autoencoder.
+            If a parameter is out of range, or if there are stain views and also an autoencoder.
         """
         pipeline = self._make_steps()
         if not self.n_stain_views:
@@ -338,8 +338,8 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the class of each image.
 
-        The features of an unseen laboratory are scaled by the cells of this call (`CrossDomainAutoencoder.transform`),
-        so pass many of them, or let `adapt` learn the laboratory first.
+        The features of an unseen laboratory are scaled by its cells in this call (`CrossDomainAutoencoder.transform`),
+        so pass many cells of it, or let `adapt` learn the laboratory first.
 
         Parameters
         ----------
@@ -388,15 +388,15 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         Returns
         -------
         pandas.DataFrame
-            A row per cell, in the order of X and with its index if it has one. The first columns are those of X, if it
-            is a table, or ``path``, if it is a list of paths. Columns of earlier answers are replaced. Then follow:
+            A row per cell, in the order of X and with its index if it has one. The first columns are those of X if X is
+            a table, or ``path`` if X is a list of paths. Columns of earlier answers are replaced. The next columns are:
 
             - ``predicted``, the most probable class, and ``confidence``, its probability;
             - ``probability_<class>`` for each class;
             - ``novelty``, the distance to the fifth nearest training cell, and ``unknown``, whether it is above the
               limit that `coverage` sets;
             - ``quality_<name>``, the mask's quality (`CellEmbeddings.quality`);
-            - ``copy_of``, the path of the training cell of which the image looks like a copy
+            - ``copy_of``, the path of the training image that looks like a duplicate of the image
               (`evaluation.near_duplicates`), or "" if there is none.
         """
         X = list(X) if isinstance(X, Iterator) else X

@@ -30,8 +30,8 @@ from ..embedding.embeddings import CellEmbeddings, carried_domain
 
 _LEAST = 1e-10  # replaces a probability of 0, whose logarithm is infinite
 _TOLERANCE, _MOST_ROUNDS = 1e-4, 100
-# Five neighbours among 10 cells cost 0.10 of accuracy and gained 0.02 among 60; with at most one neighbour for every 20
-# cells, nothing was lost on average (means over pairs of laboratories and left-out laboratories).
+# Five neighbours lowered the accuracy by 0.10 among 10 cells and raised it by 0.02 among 60 cells. With at most one
+# neighbour for every 20 cells, the mean over pairs of laboratories and left-out laboratories did not fall.
 _CELLS_PER_NEIGHBOR = FEW_CELLS
 _EXACT = 10_000  # up to this many cells, all pairs are compared
 _LISTS = 16  # with more cells, lists in which a cell's neighbours are searched, besides the cell's own list
@@ -50,7 +50,7 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
     Parameters
     ----------
     estimator : classifier
-        Any scikit-learn classifier with ``predict_proba``, or a pipeline that ends in one. It stays unfitted.
+        Any scikit-learn classifier with ``predict_proba``, or a pipeline that ends in one. `fit` fits a copy of it.
     n_neighbors : int, default=5
         Number of neighbours over which each cell is smoothed, at least 1. At most one neighbour is used for every 20
         cells of its laboratory in the call. Neighbours are the cells with the highest cosine similarity of their
@@ -178,7 +178,7 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
     def predict_proba(self, X: Any, *, domain: ArrayLike | None = None, **params: Any) -> NDArray[np.float64]:
         """Return the smoothed probability of each class.
 
-        On average over a laboratory's cells, smoothing does not raise the highest probability of a cell.
+        Smoothing does not raise the mean confidence of a laboratory's cells.
 
         Parameters
         ----------
@@ -186,8 +186,8 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
             Cells to classify, as anything that the estimator takes.
         domain : array-like of shape (n,), optional
             Laboratory of each cell, strings or ints. By default, it is taken from X: ``X.domain`` of `CellEmbeddings`,
-            or a table's column domain. Cells of unknown laboratory are smoothed together. After other steps of a
-            pipeline, which pass on plain features, all laboratories are unknown.
+            or a table's column domain. Cells of unknown laboratories are smoothed together. If this classifier is a
+            later step of a pipeline, it gets plain features, and all laboratories are unknown.
         **params : dict
             Further arguments of the estimator's ``predict_proba``. With metadata routing enabled, they are passed as
             requested.
@@ -234,7 +234,7 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
         pandas.DataFrame
             A row for each laboratory that has enough cells to be smoothed. The columns are ``domain``, ``n_cells``,
             ``agreement`` (the share of neighbours with the same answer as the cell, without smoothing), ``chance``
-            (that share for neighbours drawn at random) and ``kappa`` (the agreement beyond chance, at most 1, and NaN
+            (the same share for random neighbours) and ``kappa`` (the agreement beyond chance, at most 1, and NaN
             if all answers are the same). **Do not smooth if kappa is below 0.5.** Chosen on three laboratories,
             the limit was 0.47, and chosen on three others, it was 0.45. Above it, smoothing raised the balanced
             accuracy by 0.03 to 0.04 on average. Only 4 of 108 cases were below 0.5.
@@ -353,10 +353,10 @@ def _warn_of_few(name: Any, n: int) -> None:
 def nearest_cells(features: Any, rows: Any, k: int) -> NDArray[np.intp]:
     """Return the k nearest other cells of each of n rows, (n, k), numbered within these rows.
 
-    Cells are near if their features, centred on the mean of the rows, have a high cosine. If there are many cells, they
-    are first put into lists of similar cells, and the search covers only some lists. It misses some neighbours but
-    finds others that are nearly as near, and its time does not grow with the square of n. No copy of all features is
-    made.
+    Cells are near if their features, centred on the mean of the rows, have a high cosine similarity. If there are many
+    cells, they are first put into lists of similar cells, and the search covers only some lists. This search misses
+    some neighbours but finds others that are nearly as near, and its time does not grow with the square of n. It does
+    not copy all features.
     """
     rows = np.arange(features.shape[0])[rows]
     n = len(rows)
@@ -410,8 +410,8 @@ def smoothed_logits(probabilities: NDArray[np.float64], near: NDArray[np.intp]) 
 def as_sure_as(probabilities: NDArray[np.float64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return probabilities of the logits (n, K), at the temperature that makes them at most as confident as before.
 
-    Agreement with the neighbours drives the highest probability of most cells to 1, although answers are right less
-    often. One temperature for all cells changes no answer, and restores the estimator's mean highest probability.
+    Agreement with the neighbours raises the highest probability of most cells to nearly 1, although fewer answers are
+    right. One temperature for all cells restores the estimator's mean confidence and does not change any answer.
     """
     sure = probabilities.max(axis=1).mean()
     if softmax(logits, axis=1).max(axis=1).mean() <= sure:

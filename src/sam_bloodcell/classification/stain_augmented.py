@@ -39,10 +39,10 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
 
     `fit` draws views of each training cell: it changes the optical densities of the colours, in most views towards the
     stain of another training cell (the donor), and rotates, mirrors and slightly zooms the picture. The pipeline is
-    fitted to the cells and their views, which have the label and the laboratory of their cell. It predicts from the
-    cell, without views. No image of the new laboratory is needed. If you have some, aligning the laboratories
-    (`CrossDomainAutoencoder`) gains more. In a pipeline with such a step, views count as cells of their laboratory,
-    including in its statistics, and gain nothing.
+    fitted to the cells and their views, which have the label and the laboratory of their cell. `predict` uses only the
+    cells themselves. You need no image of the new laboratory. If you have some, aligning the laboratories
+    (`CrossDomainAutoencoder`) improves the scores more. In a pipeline with such a step, views count as cells of their
+    laboratory, also in its statistics, and do not improve the scores.
 
     Views are embedded lazily, one batch at a time, and cached under the digest of the cell, its donor and the seed.
     With the same `random_state`, another fit to the same cells reuses all embeddings, and in a cross-validation most
@@ -53,11 +53,11 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
     pipeline : Pipeline
         Pipeline that begins with a `SAMLoRAEmbedder` or another transformer of images, and ends with a classifier. A
         step that splits its training cells into folds, such as a search or a calibration, would put a cell and its
-        views into different folds. Put it around this estimator, or pass it groups.
+        views into different folds. Put such a step around this estimator, or pass groups to it.
     n_views : int, default=4
         Number of views of each training cell, at least 1. Embedding takes ``1 + n_views`` times as long.
     random_state : int, RandomState instance or None, default=None
-        Seed of the views. Pass an int to make them cacheable.
+        Seed of the views. Pass an int if you want the views to be cached for later fits.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
 
     See Also
     --------
-    CrossDomainAutoencoder : Aligns laboratories by unlabelled cells of the new one.
+    CrossDomainAutoencoder : Aligns laboratories with unlabelled cells of the new laboratory.
 
     References
     ----------

@@ -1,1 +1,1 @@
-"""From images to embeddings: the estimator, its network, and the store that has each image embedded once."""
+"""From images to embeddings: the estimators, their networks, and a cache, so that each image is embedded once."""

@@ -37,7 +37,7 @@ _Embedder = TypeVar("_Embedder", bound="CellEmbedder")
 
 
 class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained):
-    """The base class of all embedders; a subclass defines what is fitted and which forward pass embeds."""
+    """The base class of all embedders; a subclass defines `fit` and the forward pass that embeds."""
 
     __metadata_request__fit = {"masks": True}
 
@@ -72,7 +72,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
     @property
     @abstractmethod
     def encoder_(self) -> Encoder:
-        """The forward pass that `transform` runs."""
+        """Return the forward pass that `transform` runs."""
 
     def fit_transform(self, X: Any, y: Any = None, *, masks: Sequence[Any] | str | None = None) -> CellEmbeddings:
         """Fit, then embed the same images.
@@ -80,7 +80,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         Parameters
         ----------
         X : n images
-            Images to fit and embed, as in `fit`, which also raises the errors.
+            Images to fit and embed, as in `fit`. The method raises the errors of `fit` and `transform`.
         y : object, default=None
             Ignored.
         masks : sequence of n masks or "auto", optional
@@ -91,7 +91,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         CellEmbeddings
             The embeddings, as from `transform`.
         """
-        X = list(X) if isinstance(X, Iterator) else X  # fit would use it up
+        X = list(X) if isinstance(X, Iterator) else X  # because fit would exhaust an iterator
         return self.fit(X, y, masks=masks).transform(X)
 
     def transform(self, X: Any) -> CellEmbeddings:
@@ -108,7 +108,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
             Embeddings, which numpy treats as a float32 array of shape (n, C), with the masks and their quality. If no
             plausible cell is found, the whole image is embedded, its quality is flagged, and a warning names the row.
             After ``set_output`` for pandas or polars, the result is a table of the embeddings, but the next step of a
-            pipeline still receives the other parts.
+            pipeline still receives the masks, their quality and the other parts.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         embedded.domain, embedded.names = domain_of(X), tuple(self.get_feature_names_out())
         if unreadable:
             warnings.warn(_told_unreadable(unreadable, len(images), "are embedded as NaN"), stacklevel=2)
-        # Warnings name rows of the caller, who did not pass the views that another estimator computed.
+        # Warnings name only images that the caller passed, and not views that another estimator computed.
         given = np.array([not isinstance(image, ComputedImage) for image in images])
         fallbacks = np.flatnonzero(embedded.quality["fallback"] & given)
         if len(fallbacks):
@@ -183,7 +183,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
 
     @staticmethod
     def free_network() -> None:
-        """Free the memory that the loaded network takes, also on a GPU; the next `transform` loads it again."""
+        """Free the memory of the loaded network, also on a GPU; the next `transform` loads the network again."""
         free_network()
 
     @property
@@ -191,7 +191,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         return self.n_features_out_
 
     def _backbone_name(self) -> str:
-        """Return the backbone's name; the path of a file becomes absolute, for the working folder may change."""
+        """Return the backbone's name; the path of a file becomes absolute, because the working folder may change."""
         name = str(os.fspath(self.backbone))
         path = Path(name)
         is_local = path.is_file() or any((path / file).is_file() for file in MODEL_FILES)
@@ -199,7 +199,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
 
     def _dtype_name(self) -> str:
         """Return the number type of the forward pass, which "auto" chooses by the device."""
-        device, dtype = devices.choose(str(self.device)), str(self.dtype)  # numpy's own text gives another digest
+        device, dtype = devices.choose(str(self.device)), str(self.dtype)  # numpy's text type would change the digest
         if dtype == "auto":
             dtype = "bfloat16" if devices.half_dtype(device) else "float32"
         return dtype
@@ -208,7 +208,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         return None if self.cache_dir is None else str(Path(self.cache_dir).absolute())
 
     def _read_pictures(self, images: Sequence[Any], rows: Sequence[int], unreadable: dict[int, str]) -> dict[int, RGB]:
-        """Read images by row; with ``on_error="nan"``, why some could not be read is noted in `unreadable`."""
+        """Read images by row; with ``on_error="nan"``, `unreadable` gets the reason for each unreadable image."""
         pictures = {}
         for row in rows:
             try:
@@ -224,7 +224,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         return MEMORY if folder is None else EmbeddingStore(folder, self.cache_limit)
 
     def _checked_keep(self) -> tuple[str, ...]:
-        """Return which parts of the records are kept, under the names of these."""
+        """Return the names of the parts that records keep; published crops are kept as "crops"."""
         allowed = (*KEPT_ON_REQUEST, PUBLISHED_CROPS)
         if isinstance(self.keep, str) or any(part not in allowed for part in self.keep):
             raise ValueError(
@@ -248,7 +248,7 @@ def checked_pixel_stats(pixel_stats: Any) -> PixelStats:
     values = np.asarray(pixel_stats, dtype=float)
     sensible = values.shape == (2, 3) and np.isfinite(values).all() and (values[1] > 0).all()
     sensible = sensible and 0 <= values[0].min() <= values[0].max() <= 255
-    # Statistics below 1 are those of other libraries, whose colours go from 0 to 1.
+    # Statistics below 1 come from other libraries, whose colours are between 0 and 1.
     if not sensible or values.max() < 1:
         raise ValueError(
             f"Got pixel_stats={pixel_stats!r} but expected ((mean R, G, B), (std R, G, B)) in 0-255 units. "

@@ -1,4 +1,4 @@
-"""The embedder that suits a backbone: Segment Anything's, or a plain ViT's."""
+"""Choice of the embedder for a backbone: `SAMLoRAEmbedder` or `ViTEmbedder`."""
 
 import os
 from typing import Any
@@ -13,18 +13,18 @@ def make_embedder(
     backbone: str | os.PathLike, adapter: str | os.PathLike | None = None, *, image_size: int | None = None,
     pooling: str | None = None, **params: Any,
 ) -> CellEmbedder:  # fmt: skip
-    """Return an unfitted `SAMLoRAEmbedder`, or a `ViTEmbedder` where the backbone finds no cells.
+    """Return an unfitted `SAMLoRAEmbedder`, or a `ViTEmbedder` if the backbone cannot find cells itself.
 
     Parameters
     ----------
     backbone : str or path
-        Backbone of the embedder. A file on the Hub is downloaded, unless it is there, to find out what it contains.
+        Backbone of the embedder. A file on the Hub is downloaded, if it is missing, to find out what it contains.
     adapter : str or path, optional
         For a plain ViT, a folder or repo with the adapter that finds the cells.
     image_size : int, optional
-        Side in pixels to which the encoder resizes an image. The default is that of the embedder.
+        Side in pixels to which the encoder resizes an image. By default, the embedder's default.
     pooling : str, optional
-        Features of a cell. The default is that of the embedder.
+        Features of a cell. By default, the embedder's default.
     **params
         Parameters that both embedders have.
     """
@@ -41,7 +41,7 @@ def make_embedder(
 def embedder_params(
     backbone: str | os.PathLike, adapter: str | os.PathLike | None = None, *, pooling: str | None = None
 ) -> dict[str, Any]:
-    """Return the parameters of a `CellClassifier` that stand for `make_embedder` of the same arguments."""
+    """Return the parameters of a `CellClassifier` that give it the embedder of `make_embedder`."""
     embedder = make_embedder(backbone, adapter, pooling=pooling)
     if isinstance(embedder, SAMLoRAEmbedder) and pooling is None:
         return {"backbone": backbone, "adapter": adapter}

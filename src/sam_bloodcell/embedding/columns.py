@@ -18,8 +18,8 @@ from ..segmentation.cell import CROP_SIZE, cell_crop
 class Column(NDArrayOperatorsMixin):
     """An array of shape (n, ...) whose rows are decoded when they are indexed.
 
-    Indexing gives numpy arrays, `select` another column. Columns with equal decoders are joined without decoding. For
-    all else, such as ``column.mean()`` or ``column > 0``, the whole array is decoded.
+    Indexing returns numpy arrays, and `select` returns another column. Columns with equal decoders are joined without
+    decoding. All other operations, such as ``column.mean()`` or ``column > 0``, decode the whole array.
 
     `decode` turns an array of k items into an array of shape (k, ...), also for k = 0. A column whose decoder has the
     attribute ``on_disk`` is pickled as the array itself.
@@ -31,17 +31,17 @@ class Column(NDArrayOperatorsMixin):
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the values."""
+        """Return the type of the values."""
         return self[:0].dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the array that this column stands for."""
+        """Return the shape of the array that this column stands for."""
         return (len(self), *self[:0].shape[1:])
 
     @property
     def ndim(self) -> int:
-        """Number of dimensions."""
+        """Return the number of dimensions."""
         return len(self.shape)
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Column(NDArrayOperatorsMixin):
         return getattr(ufunc, method)(*(_decoded(value) for value in inputs), **kwargs)
 
     def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
-        """Join columns under `np.concatenate`; every other numpy function sees the array."""
+        """Join columns in `np.concatenate`; every other numpy function gets the decoded array."""
         if func is np.concatenate and not kwargs and len(args) == 1:
             parts = list(args[0])
             if all(isinstance(part, Column) and part.decode == self.decode for part in parts):
@@ -81,12 +81,12 @@ class Column(NDArrayOperatorsMixin):
         return (Column, (self.items, self.decode))
 
     def select(self, key: Any) -> Column:
-        """Return the column of some rows, nothing decoded yet."""
+        """Return the column of some rows, without decoding them."""
         return Column(self.items[key], self.decode)
 
 
 def as_items(values: Sequence[Any]) -> NDArray[np.object_]:
-    """Put any objects into an object array of shape (n,), whatever numpy would make of them."""
+    """Return an object array of shape (n,) with any objects, even if numpy would convert them to another array."""
     if isinstance(values, np.ndarray) and values.dtype == object and values.ndim == 1:
         return values
     items = np.empty(len(values), dtype=object)
@@ -116,7 +116,7 @@ class UnpackedMasks:
 
 @dataclass(frozen=True)
 class CropsFromImages:
-    """Read images again and cut their cells out: uint8 (k, 128, 128, 3)."""
+    """Read images again and cut out their cells, as a uint8 array of shape (k, 128, 128, 3)."""
 
     side: int
 

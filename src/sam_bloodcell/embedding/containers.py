@@ -12,10 +12,10 @@ _ATTRIBUTE = "_sam_bloodcell_embeddings"
 
 
 def as_container(embeddings: CellEmbeddings, container: str, X: Any) -> Any:
-    """Return the pooled embeddings as a table of the kind that scikit-learn's ``set_output`` names; X has the index.
+    """Return the pooled embeddings as the `container` of scikit-learn's ``set_output``, with the index of X.
 
-    The table carries the embeddings as an attribute of this very object: tables that are cut from it or joined have
-    none, and therefore no wrong one.
+    The table has the embeddings as an attribute. Tables that are sliced or joined from it do not have this attribute,
+    so they cannot have the embeddings of other rows.
     """
     if container == "default":
         return embeddings
@@ -24,12 +24,12 @@ def as_container(embeddings: CellEmbeddings, container: str, X: Any) -> Any:
         table: Any = pd.DataFrame(embeddings.pooled, index=index)
     else:
         table = import_module("polars").DataFrame(embeddings.pooled)
-    object.__setattr__(table, _ATTRIBUTE, embeddings)  # pandas warns of attributes that are set in the usual way
+    object.__setattr__(table, _ATTRIBUTE, embeddings)  # pandas would warn about an ordinary assignment
     return table
 
 
 def carried_embeddings(X: Any) -> Any:
-    """Return the embeddings that a table of `as_container` carries, unless its values changed; or X itself."""
+    """Return the embeddings in a table of `as_container` if its values did not change, and otherwise X itself."""
     embeddings = getattr(X, _ATTRIBUTE, None)
     if isinstance(embeddings, CellEmbeddings) and np.array_equal(np.asarray(X), embeddings.pooled, equal_nan=True):
         return embeddings

@@ -32,9 +32,9 @@ from .session import PUBLISHED_CROPS
 class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
     """Embed single cell images with Segment Anything's encoder, adapted to cells by LoRA.
 
-    The encoder's token map (before its neck) is averaged over the cell that the decoder finds. `fit` with masks
-    fine-tunes LoRA factors on the encoder's queries and values, and the decoder, by segmenting cells; without masks
-    it only loads weights.
+    The encoder's token map (before its neck) is averaged over the cell that the decoder finds. Without masks, `fit`
+    only loads weights. With masks, it also fine-tunes LoRA factors of the encoder's queries and values, and the
+    decoder, by segmenting cells.
 
     Parameters
     ----------
@@ -43,8 +43,9 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         Hub), a Hub repo id, or a local file (``.pth``, ``.pt``, ``.bin``, ``.safetensors``) or folder of weights.
     adapter : str or path, optional
         Adapter folder made by `save_pretrained`, its Hub repo id, or a file that the papers' published code saved. The
-        default for "vit_tiny" is the packaged adapter. `fit` with masks trains it further; LoRA factors of another rank
-        or other blocks are initialised again. A warning is given if the adapter was saved with another `pooling`.
+        default for "vit_tiny" is the packaged adapter. `fit` with masks trains it further. If the training has another
+        rank or other blocks, the LoRA factors are initialised again. A warning appears if the adapter was saved with
+        another `pooling`.
     revision, adapter_revision : str, optional
         Commit, tag or branch of the backbone and of the adapter on the Hub. The default is the pinned commit of a
         backbone that has one, or the newest commit.
@@ -52,26 +53,27 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         Side in pixels to which the encoder resizes an image, a multiple of 16.
     prompt : {"auto", "none", "center"}, default="auto"
         Prompt of the decoder. "none" needs a decoder that was trained without prompts, as in the papers. "center" is a
-        foreground point in the middle, for centred cells and plain SAM. "auto" is the prompt that the adapter was saved
-        with, or else "none" for decoders trained so.
+        foreground point in the middle of the image, for centred cells and plain SAM. "auto" is "none" for a decoder
+        that was trained without prompts, unless its adapter was saved with "center". Otherwise, it is "center".
     pixel_stats : {"auto", "sam"} or ((float, float, float), (float, float, float)), default="auto"
         Channel means and standard deviations (R, G, B) in 0-255 units. "auto" uses those of the adapter, those of the
         training images in a `fit` with masks, or otherwise those of SAM.
     pooling : {"mask", "mask+texture", "mask+measures"}, default="mask"
-        "mask" averages the last tokens over the cell. "mask+texture" appends the mean and the standard deviation, over
-        the cell, of the tokens after a third of the blocks: three times as many features in the same time. They
-        separate cell types better if each laboratory is standardised by its own statistics, and worse otherwise (see
-        the model card of vit_tiny). "mask+measures" appends 53 numbers measured on the pixels of nucleus and cytoplasm:
-        colour, grains and shape (`segmentation.measures.MEASURES` names them). It needs scikit-image and takes about
-        10 ms more for each cell on a CPU core. They help if each laboratory is standardised by its own statistics: with
-        a column domain, or with one laboratory in each call. The packaged autoencoder, and architectures that read
+        Features of a cell. "mask" is the mean of the last tokens over the cell. "mask+texture" appends the mean and the
+        standard deviation, over the cell, of the tokens after a third of the blocks. It has three times as many
+        features and takes the same time. "mask+measures" appends 53 numbers measured on the pixels of nucleus and
+        cytoplasm: colour, grains and shape (`segmentation.measures.MEASURES` names them). It needs scikit-image and
+        takes about 10 ms more for each cell on a CPU core. The appended features improve the scores if each laboratory
+        is standardised by its own statistics: with a column domain, or with one laboratory in each call. Otherwise, the
+        texture lowers them (see the model card of vit_tiny). The packaged autoencoder, and architectures that read
         token maps, such as the papers' presets, need "mask".
     training : LoRATraining, optional
         Settings of the fine-tuning in `fit` with masks, by default ``LoRATraining()``.
     keep : collection of {"tokens", "crops", "published_crops"}, default=()
         Data to keep in addition to the pooled embeddings: the token maps and crops that a `CrossDomainAutoencoder` with
-        the architecture "conv" or "masked" reads. They take a hundred times as much space. "published_crops", for
-        presets, are crops as the papers' code cuts them, with holes, and with the cell stretched to a square.
+        the architecture "conv" or "masked" reads. They take a hundred times as much space as the embeddings.
+        "published_crops", for presets, are cut as in the papers' code, with holes, and with the cell stretched to a
+        square.
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
@@ -83,11 +85,11 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         Ray) runs it on a cluster. Your own adapter is then shared through `cache_dir`, which all machines of the
         cluster must be able to read.
     on_error : {"raise", "nan"}, default="raise"
-        Behaviour of `transform` for an unreadable image: raise, or return a row of NaN and warn. `predict_masks` then
-        returns None for the image.
+        Behaviour of `transform` for an unreadable image: raise an error, or return a row of NaN and warn. With "nan",
+        `predict_masks` returns None for the image.
     cache_dir : str or path, optional
         Folder that caches embeddings by image content, weights and settings, for all estimators, processes and
-        sessions. By default, they are kept in the memory of this process, up to a quarter of the free memory.
+        sessions. By default, the embeddings are kept in the memory of this process, up to a quarter of the free memory.
     cache_limit : int or str, optional
         Size in bytes, or as "20GB", beyond which the least recently used embeddings in `cache_dir` are deleted.
     verbose : int, default=0
@@ -100,7 +102,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
     adapter_ : Adapter or None
         The trained parts: LoRA factors, decoder, prompt encoder, pixel statistics.
     encoder_ : Encoder
-        The forward pass that `transform` runs: weights by reference, pixel statistics, prompt.
+        The forward pass that `transform` runs, with a reference to the weights, the pixel statistics and the prompt.
     pixel_stats_ : tuple
         The pixel statistics that are used.
     prompt_ : {"none", "center"}
@@ -108,8 +110,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
     pooling_ : str
         The pooling that is used, which is the `pooling` of the last `fit`.
     n_features_out_ : int
-        Number of channels C of the embeddings: 192 for vit_tiny, 768, 1024, 1280 for vit_b, vit_l, vit_h; three times
-        that for ``pooling="mask+texture"``, and 53 more for ``pooling="mask+measures"``.
+        Number of channels C of the embeddings: 192 for vit_tiny, and 768, 1024 and 1280 for vit_b, vit_l and vit_h.
+        ``pooling="mask+texture"`` has three times as many, and ``pooling="mask+measures"`` has 53 more.
     history_ : DataFrame
         One row per epoch, only after `fit` with masks. The columns are epoch, learning_rate, loss, dice_loss and
         cross_entropy of the training, and dice on the validation cells.
@@ -260,16 +262,16 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
 
     @property
     def encoder_(self) -> Encoder:
-        """The forward pass that `transform` runs."""
+        """Return the forward pass that `transform` runs."""
         check_is_fitted(self)
         crops = PUBLISHED_CROPS in self.keep
         recipe = Recipe(self._network_spec(), self.pixel_stats_, self.prompt_, crops, pooling=self.pooling_)
         return Encoder(recipe, self.adapter_, self.batch_size, self.n_jobs, self._cache_folder(), self._checked_keep())
 
     def _update(self) -> "SAMLoRAEmbedder":
-        """Let parameters that were set since the last fit take effect; what was learned from masks stays.
+        """Apply parameters that were set since the last fit, and keep the weights that masks trained.
 
-        Other weights than those of the last fit are loaded by a new fit without masks.
+        If the parameters name other weights than in the last fit, a new fit without masks loads them.
         """
         named = self._named_weights()
         if not hasattr(self, "adapter_") or getattr(self, "_fitted_weights", named) != named:
@@ -294,7 +296,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         name = self.backbone_.name
         if self.adapter is None:
             return adapters.packaged_adapter(name)
-        # A file is one of the published code; without it, a suffix of weights names one all the same.
+        # Only the papers' code saves an adapter as a file. A name with the suffix of weights also means such a file,
+        # even if it does not exist.
         if os.path.isfile(self.adapter) or os.fspath(self.adapter).endswith(WEIGHT_SUFFIXES):  # noqa: PTH113
             return read_published_adapter(self.adapter, backbone=name, image_size=self.image_size)
         adapter = adapters.read_adapter(self.adapter, self.adapter_revision, backbone=self.backbone_)
@@ -309,7 +312,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
 
     def _network_spec(self) -> NetworkSpec:
         adapter = None if self.adapter_ is None else self.adapter_.digest()
-        # numpy's own types of number would give another digest.
+        # The conversions are needed because numpy's number types would change the digest.
         return NetworkSpec(self.backbone_, adapter, int(self.image_size), self._dtype_name(), str(self.device))
 
     def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any] | str) -> None:
@@ -327,7 +330,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         self.adapter_, self.history_, self.best_epoch_ = trained
 
     def _known_pixel_stats(self) -> PixelStats | None:
-        """Return the statistics that are given or come with the adapter, if any."""
+        """Return the pixel statistics from the parameter or the adapter, or None if neither has any."""
         if isinstance(self.pixel_stats, str):
             if self.pixel_stats == "sam":
                 return SAM_PIXEL_STATS

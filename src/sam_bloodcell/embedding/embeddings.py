@@ -12,7 +12,7 @@ from ..extras import require
 from ..images.collections import domain_of
 from .columns import Column, CropsFromImages, as_items
 
-# What an array has and these embeddings have too: each gives a number or a plain array, and changes no value.
+# Attributes of an array that the embeddings also have. They return a number or a plain array, and change no value.
 _OF_ARRAYS = frozenset({
     "T", "all", "any", "argmax", "argmin", "argsort", "astype", "clip", "cumsum", "dot", "flatten", "itemsize",
     "max", "mean", "min", "nbytes", "nonzero", "prod", "ravel", "repeat", "reshape", "round", "size", "squeeze",
@@ -24,46 +24,46 @@ _UNCHANGEABLE = (
 )
 _LACKING = {
     "tokens": 'These embeddings hold no token maps. Fix: SAMLoRAEmbedder(..., keep=("tokens", "crops"))',
-    "masks": "These embeddings hold no masks. Fix: take those that SAMLoRAEmbedder returned.",
+    "masks": "These embeddings hold no masks. Fix: use the embeddings that SAMLoRAEmbedder returned.",
     "crops": 'These embeddings hold neither crops nor images. Fix: SAMLoRAEmbedder(..., keep=("crops",))',
 }
 
 
 class CellEmbeddings(NDArrayOperatorsMixin):
-    """Embeddings of n cells: an (n, C) float32 array, with masks and more for steps that use them.
+    """Embeddings of n cells: an (n, C) float32 array, with the masks and laboratories that later steps need.
 
-    A ``Pipeline`` passes only X from step to step, but later steps may need a cell's mask or its token map. For numpy,
-    pandas and scikit-learn, this object is its pooled embeddings. Slicing, indexing and joining rows keep all parts.
-    Arithmetic and other array functions return plain arrays. Values cannot be assigned; `numpy.array` makes a copy that
-    can be changed.
+    A ``Pipeline`` passes only X from step to step, but later steps may need a cell's mask, its laboratory or its token
+    map. numpy, pandas and scikit-learn treat this object as the array of pooled embeddings. Slicing, indexing and
+    joining rows keep all parts. Arithmetic and other array functions return plain arrays. Values cannot be assigned;
+    `numpy.array` makes a copy that can be changed.
 
     Parameters
     ----------
     pooled : array of shape (n, C)
         Mean of the tokens under the cell's mask, stored as float32.
     tokens : float16 array of shape (n, C, h, w), optional
-        Pre-neck token maps, if ``SAMLoRAEmbedder(keep=("tokens", ...))`` kept them.
+        Token maps before the encoder's neck, if ``SAMLoRAEmbedder(keep=("tokens", ...))`` kept them.
     masks : bool array of shape (n, H, W), optional
         Cell masks in the square frame that the network saw.
     crops : uint8 array of shape (n, 128, 128, 3), optional
-        Cells on grey. If they are not given, they are cut from the images when they are indexed.
+        Images of the cells on grey. By default, they are cut from the images when they are indexed.
     quality : structured array of shape (n,), optional
-        Quality of each mask; `pandas.DataFrame(quality)` shows it as a table. Fields: "area" of the mask and "border"
-        of the image inside it, as shares; "components" found, of which the largest was taken; "confidence", the mask's
-        mean probability; "fallback", whether no plausible cell was found and the whole image replaces it; "flat",
-        whether the image has only one colour.
+        Quality of each mask; `pandas.DataFrame(quality)` shows it as a table. The fields are "area" and "border", the
+        shares of the image and of its border that the mask covers; "components", the number of pieces that were found,
+        of which the mask is the largest; "confidence", the mask's mean probability; "fallback", whether no plausible
+        cell was found and the whole image was embedded; and "flat", whether the image has only one colour.
     images : sequence of n images, optional
         The embedded images, such as their paths.
     domain : array-like of shape (n,), optional
         Laboratory of each cell, strings or ints; None or NaN if it is unknown. `SAMLoRAEmbedder` reads it from a
         table's column ``domain``, and `CrossDomainAutoencoder` uses it.
     names : sequence of C str, optional
-        Names of the features in tables, those of the embedder's ``get_feature_names_out``. By default, the features are
-        numbered.
+        Names of the features in tables, as the embedder's ``get_feature_names_out`` returns them. By default, the
+        features are numbered.
 
     Notes
     -----
-    Tokens, masks and crops are not always arrays: they may be decoded, or read from a disk, when they are indexed.
+    Tokens, masks and crops are not always arrays. Some are only decoded or read from the disk when you index them.
 
     Examples
     --------
@@ -136,21 +136,21 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
     @property
     def tokens(self) -> Any:
-        """(n, C, h, w) float16."""
+        """Token maps of shape (n, C, h, w), float16."""
         if self._tokens is None:
             raise AttributeError(_LACKING["tokens"])
         return self._tokens
 
     @property
     def masks(self) -> Any:
-        """(n, H, W) bool."""
+        """Cell masks of shape (n, H, W), bool."""
         if self._masks is None:
             raise AttributeError(_LACKING["masks"])
         return self._masks
 
     @property
     def crops(self) -> Any:
-        """(n, 128, 128, 3) uint8."""
+        """Cell images on grey, of shape (n, 128, 128, 3), uint8."""
         if self._crops is not None:
             return self._crops
         if self.images is None or not isinstance(self._masks, Column):
@@ -176,7 +176,10 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         """
         for part in parts:
             if not isinstance(part, CellEmbeddings):
-                raise TypeError(f"Got a part of type {type(part).__name__} but expected CellEmbeddings alone.")
+                raise TypeError(
+                    f"Got a part of type {type(part).__name__} but expected only CellEmbeddings. "
+                    "Fix: CellEmbeddings.from_arrays(part)."
+                )
         joined = cls(*(_join([getattr(part, name) for part in parts]) for name in _PARTS[:-1]))
         joined.domain = _join_domains(parts)
         joined.names = parts[0].names
@@ -184,15 +187,15 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, C)."""
+        """The shape (n, C) of the pooled embeddings."""
         return (len(self.pooled), self.pooled.shape[1])
 
     def to_frame(self, index: Any = None) -> Any:
         """Return a DataFrame with a column for each feature, ``quality_area`` and so on.
 
-        The features of an embedder have the names of its ``get_feature_names_out``, ``samloraembedder0`` and so on, as
-        in the files of ``sam-bloodcell embed``; those of other models are ``embedding_0`` and so on. Where the domain
-        is known, it is the last column, ``domain``.
+        The features of an embedder have the names that its ``get_feature_names_out`` returns, ``samloraembedder0`` and
+        so on, as in the files of ``sam-bloodcell embed``. Features of other models are named ``embedding_0`` and so on.
+        If the domain is known, it is the last column, ``domain``.
 
         Parameters
         ----------
@@ -217,7 +220,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         Parameters
         ----------
         obs : DataFrame or dict of columns, optional
-            Known columns of the cells, such as the label. If it has a ``domain``, it replaces that of the embeddings.
+            Known columns of the cells, such as the label. A column ``domain`` replaces the domain of the embeddings.
 
         Returns
         -------
@@ -242,7 +245,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     def _feature_names(self) -> list[str]:
         if self.names is not None:
             return list(self.names)
-        # Only those of our embedders have the quality of a mask.
+        # Only embeddings of this package's embedders have the quality of a mask.
         prefix = "embedding_" if self.quality is None else "samloraembedder"
         return [f"{prefix}{i}" for i in range(self.shape[1])]
 
@@ -274,7 +277,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         return getattr(ufunc, method)(*map(_plain, inputs), **kwargs)
 
     def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
-        """Join rows under `np.concatenate`; every other numpy function sees the pooled embeddings."""
+        """Join rows in `np.concatenate`; every other numpy function gets the pooled embeddings."""
         if func in (np.concatenate, np.vstack) and (*args[1:], *kwargs.items()) in ((), (0,), (("axis", 0),)):
             parts = list(args[0])
             if all(isinstance(part, CellEmbeddings) for part in parts):
@@ -285,7 +288,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         return func(*(_plain(arg) for arg in args), **{key: _plain(arg) for key, arg in kwargs.items()})
 
     def __getitem__(self, key: Any) -> Any:
-        """Select rows; ``[rows, columns]``, a single row number and a mask of values give plain arrays."""
+        """Select rows; ``[rows, columns]``, a single row number and a mask of values return plain arrays."""
         if isinstance(key, tuple):
             if len(key) != 1 and (len(key) != 2 or not _is_everything(key[1])):
                 return self.pooled[key]
@@ -311,11 +314,11 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     def __getattr__(self, name: str) -> Any:
         if name in _OF_ARRAYS:
             return getattr(self.pooled, name)
-        # A property that raises an AttributeError ends here, too.
+        # Python also calls this method if a property raises an AttributeError.
         raise AttributeError(_LACKING.get(name, f"{type(self).__name__!r} object has no attribute {name!r}"))
 
     def copy(self) -> "CellEmbeddings":
-        """Return embeddings with all their parts and a copy of the pooled ones.
+        """Return embeddings with the same parts and a copy of the pooled embeddings.
 
         Returns
         -------
@@ -342,35 +345,35 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
 
 def carried_domain(X: Any) -> NDArray | None:
-    """Return the domain of each cell in X: of `CellEmbeddings`, or of a table with a column domain."""
+    """Return the domain of each cell in X, which is `CellEmbeddings` or a table with a column domain, or None."""
     return X.domain if isinstance(X, CellEmbeddings) else domain_of(X)
 
 
 def without_domain(X: Any) -> Any:
-    """Return X without what `carried_domain` returns."""
+    """Return X without the domain that `carried_domain` returns."""
     if isinstance(X, CellEmbeddings):
         return CellEmbeddings(*[*(getattr(X, name) for name in _PARTS[:-1]), None, X.names])
     return X if domain_of(X) is None else X[[name for name in X.columns if name != "domain"]]
 
 
-# The constructor's arguments, in its order.
+# The arguments of the constructor, in the same order.
 _PARTS = ("pooled", "_tokens", "_masks", "_crops", "quality", "images", "domain")
 
 
 def _select(part: Any, key: Any) -> Any:
-    """Take rows of a part, of a column without decoding it."""
+    """Return rows of a part; rows of a column are not decoded."""
     if part is None:
         return None
     return part.select(key) if isinstance(part, Column) else part[key]
 
 
 def _join(parts: list[Any]) -> Any:
-    """Join a part of several embeddings; it is lost where one of them lacks it."""
+    """Join a part of several embeddings; return None if one of them lacks this part."""
     return None if any(part is None for part in parts) else np.concatenate(parts)
 
 
 def _join_domains(parts: Sequence[CellEmbeddings]) -> NDArray | None:
-    """Join the domains, None in the rows of embeddings that have none: losing those of all others would be worse."""
+    """Join the domains; rows of embeddings without domains get None, so that the other rows keep theirs."""
     columns = [np.full(len(part), None) if part.domain is None else part.domain.astype(object) for part in parts]
     return domain_column(np.concatenate(columns), sum(map(len, parts)))
 

@@ -30,7 +30,7 @@ from .network import AnyAdapter, halved_if_too_large, load_network, run_network
 from .recipe import TEXTURE, Recipe
 from .session import Record
 
-# What the widest activation of a batch may take: a third of a CPU's last cache, a small part of a GPU's memory.
+# Maximum size of the widest activation of a batch: a third of a CPU's last cache, or a small part of a GPU's memory.
 _ACTIVATION_BYTES = {"cpu": 10 << 20, "cuda": 160 << 20}
 
 # Images with their rows in the caller's data.
@@ -38,16 +38,16 @@ Chunk = Sequence[tuple[int, ImageContent]]
 
 
 class Decoded(NamedTuple):
-    """The squares of the rows of a chunk that could be decoded, and why the others could not."""
+    """The decoded images of a chunk as squares, with their rows, and the errors of images that cannot be decoded."""
 
     rows: list[int]
     pixels: list[RGB]
-    views: list[RGB]  # for the recipe's features, where they want another size
+    views: list[RGB]  # for the recipe's features, if they need another size
     errors: list[tuple[int, str]]
 
 
 class Embedded(NamedTuple):
-    """The records of the rows of a chunk that could be decoded, and why the others could not."""
+    """The records of the decoded images of a chunk, with their rows, and the errors of the other images."""
 
     rows: list[int]
     records: list[Record]
@@ -56,11 +56,11 @@ class Embedded(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """A recipe put to work.
+    """A recipe and the settings of its forward pass.
 
-    `n_jobs` is that of `joblib.Parallel`; 1 and None stay in this process unless `joblib.parallel_config` names a
-    backend. `shared` is a folder that all workers see, for the adapter's file; None takes a temporary one of this
-    machine. `keep` names the parts of the records that are kept on request.
+    `n_jobs` is the parameter of `joblib.Parallel`; with 1 or None, the work stays in this process unless
+    `joblib.parallel_config` sets a backend. `shared` is a folder that all workers can read, for the adapter's file;
+    None stands for a temporary folder of this machine. `keep` names the parts of the records that are kept on request.
     """
 
     recipe: Recipe
@@ -105,7 +105,7 @@ class Encoder:
         """
         backend, _ = get_active_backend()
         own = type(backend).__module__.startswith("joblib._parallel_backends")
-        # In a task of a cluster (a search's fold) the work stays there: tasks that wait for tasks can wait for ever.
+        # A task of a cluster, such as a fold of a search, does the work itself: tasks that wait for tasks can deadlock.
         if _is_nested(backend) or (own and joblib.effective_n_jobs(self.n_jobs) == 1):
             yield from self._stream_here(chunks, skip_unreadable)
             return
@@ -114,14 +114,14 @@ class Encoder:
             if backend.supports_return_generator:
                 yield from joblib.Parallel(self.n_jobs, return_as="generator_unordered", batch_size=1)(tasks)
                 return
-            # Backends that hand all results over at once are given a few chunks a worker at a time.
+            # Other backends return all results at once, so they get only a few chunks per worker at a time.
             with joblib.Parallel(self.n_jobs, batch_size=1) as parallel:
                 while wave := list(islice(tasks, 4 * joblib.effective_n_jobs(self.n_jobs))):
                     yield from parallel(wave)
 
     @contextmanager
     def _travelling(self) -> Iterator["Encoder"]:
-        """Give an encoder that is light to send: its adapter lies in a file where workers find it."""
+        """Yield a small encoder to send to workers; they read its adapter from a file."""
         packaged = packaged_adapter(self.recipe.network.backbone.name)
         if packaged is not None and packaged.digest() == self.recipe.network.adapter:
             yield self._with_adapter("")
@@ -131,7 +131,7 @@ class Encoder:
             return
         shared = None if self.shared is None else make_folder(self.shared)
         if shared is not None and not os.access(shared, os.W_OK):
-            shared = None  # a cache that is only read has all embeddings, or else says that it lacks some
+            shared = None  # a read-only cache has all embeddings, or the session raises an error
         with tempfile.TemporaryDirectory(prefix="sam-bloodcell-", dir=shared) as folder:
             path = Path(folder) / "adapter.safetensors"
             write_adapter_file(self.adapter, path)
@@ -220,7 +220,7 @@ def _embed_chunk(encoder: Encoder, chunk: Chunk, skip_unreadable: bool) -> Embed
 
 
 def _is_nested(backend: Any) -> bool:
-    """Tell whether this already is a task of some `joblib.Parallel`; Dask's tasks start with a backend that forgot."""
+    """Return whether this is a task of `joblib.Parallel`; in a task of Dask, the backend does not know its level."""
     if (backend.nesting_level or 0) > 0:
         return True
     distributed = sys.modules.get("distributed")

@@ -1,4 +1,4 @@
-"""What embeds the cells instead of SAM, which then only finds them: a plain ViT, or a user's function."""
+"""Features from a plain ViT or from a user's function; SAM then only finds the cells."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from .network import ViTSpec, halved_if_too_large, load_vit_network, run_vit
 
 @dataclass(frozen=True)
 class ViTFeatures:
-    """Tokens of a plain ViT: the mean over the cell ("mask"), the CLS token ("cls"), or CLS, then mean ("both")."""
+    """Tokens of a plain ViT: their mean over the cell ("mask"), the CLS token ("cls"), or both, the CLS token first."""
 
     network: ViTSpec
     view_size: int
@@ -25,17 +25,17 @@ class ViTFeatures:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The device is left out, as in the digest of a recipe."""
+        """Return the part of the recipe's digest; it leaves out the device, as the digest does."""
         n = self.network
         return ("vit", n.backbone.digest, n.dtype, self.view_size, self.pixel_stats, self.pooling)
 
     @property
     def token_share(self) -> int:
-        """How many times as long as a token an embedding is."""
+        """Return the length of an embedding, as a multiple of the length of a token."""
         return 2 if self.pooling == "both" else 1
 
     def describe(self) -> dict[str, Any]:
-        """Return what a person wants to know of it."""
+        """Return the settings that `EmbeddingStore.info` shows."""
         name, dtype = self.network.backbone.name, self.network.dtype
         return {"backbone": name, "image_size": self.view_size, "dtype": dtype, "pooling": self.pooling}
 
@@ -45,20 +45,20 @@ class ViTFeatures:
         return load_vit_network(self.network)
 
     def activation_bytes(self) -> int:
-        """Bytes of the widest activation of one image: that within an MLP."""
+        """Return the bytes of the widest activation of one image, which is inside an MLP."""
         vit = self.load()
         layout = vit.layout
         widest = layout.hidden * (2 if layout.swiglu else 1)
         return (self.view_size // layout.patch) ** 2 * widest * next(vit.parameters()).element_size()
 
     def shapes(self) -> tuple[int, tuple[int, int, int]]:
-        """Length of an embedding, and the shape of a token map (C, h, w)."""
+        """Return the length of an embedding, and the shape of a token map (C, h, w)."""
         layout = self.load().layout
         grid = self.view_size // layout.patch
         return self.token_share * layout.width, (layout.width, grid, grid)
 
     def embed(self, views: NDArray, pixels: NDArray, masks: Sequence[NDArray]) -> tuple[NDArray, NDArray]:
-        """Embed square images (B, V, V, 3): (B, D), and their token maps (B, C, h, w)."""
+        """Return the embeddings (B, D) and the token maps (B, C, h, w) of square images (B, V, V, 3)."""
         vit = self.load()
         cls, tokens = halved_if_too_large(lambda part: run_vit(vit, self.pixel_stats, part), views)
         if self.pooling == "cls":
@@ -69,9 +69,10 @@ class ViTFeatures:
 
 @dataclass(frozen=True)
 class FunctionFeatures:
-    """What a user's function makes of the cells; `name` stands for it in the digest of a recipe.
+    """Vectors that a user's function returns for the cells.
 
-    With the `background`, it gets square images; without, the cells on grey. `width` is the length of its vectors.
+    In the digest of a recipe, `name` stands for the function. If `background` is true, the function gets square images,
+    and otherwise the cells on grey. `width` is the length of its vectors.
     """
 
     function: Callable[[NDArray[np.uint8]], Any] = field(compare=False)
@@ -84,28 +85,28 @@ class FunctionFeatures:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The function has no digest; its name and the length of its vectors stand for it."""
+        """Return the part of the recipe's digest: the name and the settings, because a function has no digest."""
         return ("function", self.name, self.size, self.background, self.width)
 
     @property
     def view_size(self) -> int | None:
-        """Side in pixels of the square images; None where they are only cut from."""
+        """Return the side in pixels of the square images, or None if the function gets crops of the cells."""
         return self.size if self.background else None
 
     def describe(self) -> dict[str, Any]:
-        """Return what a person wants to know of it."""
+        """Return the settings that `EmbeddingStore.info` shows."""
         return {"backbone": self.name, "image_size": self.size, "background": self.background}
 
     def activation_bytes(self) -> int:
-        """Nothing is known of the function; the segmenter decides."""
+        """Return 0, because the activations of a function are unknown; the segmenter decides the batch size."""
         return 0
 
     def shapes(self) -> tuple[int, tuple[int, int, int]]:
-        """Length of a vector, and the shape of a token map, which is empty."""
+        """Return the length of a vector, and the shape of a token map, which is empty."""
         return self.width or self._call(np.full((2, self.size, self.size, 3), GREY, np.uint8)).shape[1], (0, 0, 0)
 
     def embed(self, views: NDArray, pixels: NDArray, masks: Sequence[NDArray]) -> tuple[NDArray, None]:
-        """Call the function on the cells: (B, D)."""
+        """Return the vectors (B, D) of the function for the cells."""
         if self.background:
             return self._call(views.copy()), None  # the function may write into it
         crops = [cell_crop(image, mask, self.size) for image, mask in zip(pixels, masks, strict=True)]

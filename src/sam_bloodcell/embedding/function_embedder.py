@@ -23,8 +23,8 @@ class FunctionEmbedder(SegmentedEmbedder):
     Parameters
     ----------
     function : callable
-        Function that takes a uint8 RGB array of shape (n, S, S, 3), S = `image_size`, and returns an array of shape
-        (n, d), with d the same for all calls. With `n_jobs`, it is pickled.
+        Function that takes a uint8 RGB array of shape (n, S, S, 3), where S is `image_size`, and returns an array of
+        shape (n, d), where d is the same for all calls. With `n_jobs`, the function is pickled.
     name : str
         Name and version of the function, such as "uni-1". The cache identifies the function by this name alone.
         **Choose another name whenever the function or its weights change**, or the cache returns the old vectors.
@@ -34,7 +34,7 @@ class FunctionEmbedder(SegmentedEmbedder):
         Side of the crops in pixels.
     background : bool, default=False
         Whether the function receives the whole image as a square, with background and neighbouring cells. By default,
-        it receives the cell alone: the bounding box as a square, with grey outside the mask.
+        it receives only the cell: the bounding box as a square, with grey outside the mask.
     keep : collection of {"crops", "published_crops"}, default=()
         Data to keep in addition to the vectors, as in `SAMLoRAEmbedder`. There are no token maps.
     device : str, default="auto"
@@ -42,11 +42,11 @@ class FunctionEmbedder(SegmentedEmbedder):
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Data type of the segmenter in `transform`. "auto" is bfloat16 if the device supports it natively, or float32.
     batch_size : int or "auto", default="auto"
-        Largest number of images per call of the function. "auto" is that of the segmenter.
+        Maximum number of images per call of the function. "auto" is the batch size of the segmenter.
     n_jobs : int, optional
         Number of processes of `transform`, as in `SAMLoRAEmbedder`.
     on_error : {"raise", "nan"}, default="raise"
-        Behaviour of `transform` for an unreadable image: raise, or return a row of NaN and warn.
+        Behaviour of `transform` for an unreadable image: raise an error, or return a row of NaN and warn.
     cache_dir : str or path, optional
         Folder that caches embeddings, as in `SAMLoRAEmbedder`.
     cache_limit : int or str, optional
@@ -126,7 +126,7 @@ class FunctionEmbedder(SegmentedEmbedder):
         return self._fitted_features
 
     def check_function_can_be_imported(self) -> None:
-        """Raise if a saved pipeline could not be loaded in another session, because only this one has the function."""
+        """Raise if only this session has the function, so that no other session could load a saved pipeline."""
         where, name = (getattr(self.function, part, "") for part in ("__module__", "__qualname__"))
         if where == "__main__" or "<" in name:
             raise TypeError(
@@ -136,6 +136,6 @@ class FunctionEmbedder(SegmentedEmbedder):
 
     def _write_files(self, folder: str | os.PathLike) -> Path:
         raise TypeError(
-            "A FunctionEmbedder cannot be saved, since no file can hold its function. Fix: make it anew from the "
-            "function, and save what comes after it."
+            "A FunctionEmbedder cannot be saved, because a file cannot hold its function. Fix: make it anew from the "
+            "function, and save the later steps."
         )

@@ -1,4 +1,4 @@
-"""The network of a recipe: loaded once, run on square images, and freed when it is no longer wanted."""
+"""The network of a recipe: it is loaded once, run on square images, and freed on request."""
 
 import os
 import threading
@@ -24,13 +24,13 @@ from .recipe import TEXTURE, NetworkSpec, Recipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Whole, or where it has to travel, the path of its file; "" for one that ships with the package.
+# An adapter. For a worker, it is the path of the adapter's file, or "" for the adapter in the package.
 AnyAdapter = Adapter | str | None
 
 
 @dataclass(frozen=True)
 class ViTSpec:
-    """A plain ViT by reference, as `NetworkSpec`; it takes images of any size."""
+    """A small reference to a plain ViT, as `NetworkSpec`, for images of any size."""
 
     backbone: Backbone
     dtype: str
@@ -39,7 +39,7 @@ class ViTSpec:
 
 @dataclass
 class _LoadedNetworks:
-    """The networks that this process used last, one of each kind: folds, candidates and chunks share them."""
+    """The SAM and the ViT that this process used last, which folds, candidates and chunks share."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     process: int = field(default_factory=os.getpid)
@@ -49,7 +49,7 @@ class _LoadedNetworks:
     vit: AnyViT | None = None
 
     def own_lock(self) -> threading.Lock:
-        """Return the lock; one of a parent process may be held by a thread that this process does not have."""
+        """Return the lock of this process; a thread that only the parent process has may hold the parent's lock."""
         if os.getpid() != self.process:
             self.lock, self.process = threading.Lock(), os.getpid()
         return self.lock
@@ -59,17 +59,17 @@ _last = _LoadedNetworks()
 
 
 def load_network(spec: NetworkSpec, adapter: AnyAdapter = None) -> SAM:
-    """Return a network ready for inference, loaded unless it was the last one used."""
-    device = devices.choose(spec.device)  # also readies a forked process, whose network may be loaded already
+    """Return a network that is ready for inference; load it unless it was the last one used."""
+    device = devices.choose(spec.device)  # also prepares a forked process, whose network may already be loaded
     with _last.own_lock():
         if _last.sam is None or _last.spec != spec:
-            _last.sam = None  # frees the memory of the one before
+            _last.sam = None  # frees the memory of the previous network
             _last.sam, _last.spec = _load(spec, adapter).to(device), spec
         return _last.sam
 
 
 def load_vit_network(spec: ViTSpec) -> AnyViT:
-    """Return a ViT ready for inference, loaded unless it was the last one used."""
+    """Return a ViT that is ready for inference; load it unless it was the last one used."""
     device = devices.choose(spec.device)
     with _last.own_lock():
         if _last.vit is None or _last.vit_spec != spec:
@@ -107,9 +107,9 @@ def _fetch_adapter(spec: NetworkSpec, path: str) -> Adapter:
 
 @torch.inference_mode()
 def run_network(sam: SAM, recipe: Recipe, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Run the network on square images (B, S, S, 3): tokens (B, C, h, w) and the cell's probability (B, S, S).
+    """Return the tokens (B, C, h, w) and the cell's probability (B, S, S) of square images (B, S, S, 3).
 
-    Where the recipe pools the texture, too, the early tokens follow as C more channels.
+    If the recipe also pools the texture, the tokens have C more channels, the early tokens.
     """
     batch = _as_batch(pixels, recipe.pixel_stats, sam.image_encoder.patch_embed.proj.weight)
     early, tokens = sam.early_and_last_tokens(batch)
@@ -123,7 +123,7 @@ def run_network(sam: SAM, recipe: Recipe, pixels: NDArray[np.uint8]) -> tuple[ND
 def run_vit(
     vit: AnyViT, pixel_stats: PixelStats, pixels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Run a ViT on square images (B, S, S, 3): CLS tokens (B, C), or (B, 0), and patch tokens (B, C, h, w)."""
+    """Return the CLS tokens, (B, C) or (B, 0), and patch tokens (B, C, h, w) of square images (B, S, S, 3)."""
     tokens = vit(_as_batch(pixels, pixel_stats, next(vit.parameters())))
     return tokens.cls.float().cpu().numpy(), tokens.patches.float().cpu().numpy()
 
@@ -146,12 +146,12 @@ def halved_if_too_large(run: Callable[[NDArray], _Arrays], pixels: NDArray[np.ui
     except torch.OutOfMemoryError:
         if len(pixels) == 1:
             raise
-    # Outside the handler, which would keep the failed pass alive.
+    # This code is not in the except block, because the exception would keep the memory of the failed pass.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = (len(pixels) + 1) // 2
     warnings.warn(
-        f"{len(pixels)} images in a forward pass are too many for the device's memory; going on with {half}. "
+        f"{len(pixels)} images in a forward pass are too many for the device's memory, so the pass is split in two. "
         f"Fix: batch_size={half}.",
         stacklevel=4,
     )
@@ -160,11 +160,11 @@ def halved_if_too_large(run: Callable[[NDArray], _Arrays], pixels: NDArray[np.ui
 
 
 def cell_probability(sam: SAM, tokens: torch.Tensor, prompt: str) -> torch.Tensor:
-    """Probability (B, S, S) that a pixel belongs to the cell."""
+    """Return the probability (B, S, S) that a pixel belongs to the cell."""
     logits, predicted_iou = sam.mask_logits(tokens, center_prompt=prompt == "center")
     logits = F.interpolate(logits, sam.image_size, mode="bilinear")
     if logits.shape[1] == CELL_MASK_TOKENS:
         return logits.softmax(1)[:, CELL]
-    # Plain SAM: of its three alternatives, the one that it trusts most.
+    # Plain SAM predicts three alternative masks; use the one with the highest predicted IoU.
     best = 1 + predicted_iou[:, 1:].argmax(1)
     return logits[torch.arange(len(logits)), best].sigmoid()

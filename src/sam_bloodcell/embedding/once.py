@@ -1,4 +1,4 @@
-"""One call of `transform`: read each image once, embed what the store lacks, and put the rows together."""
+"""One call of `transform`: read each image once, embed the images that the store lacks, and collect the rows."""
 
 import time
 import warnings
@@ -18,12 +18,12 @@ from .encoder import Chunk, Embedded, Encoder
 from .session import EmbeddingSession, Key, Record
 from .store import EmbeddingStore
 
-# Stands for the digest of an image that cannot be read; no image is known to have it.
+# Replaces the digest of an image that cannot be read. No known image has this digest.
 _UNREADABLE = bytes(32)
 _NOT_READ = b""
-# Seconds between looks at what another process is embedding.
+# Seconds between checks whether another process has stored its embeddings.
 _POLL = 0.05
-# How often a pool of processes is started again after one of them died.
+# How often a pool of processes is started again after a process in it died.
 _RESTARTS = 3
 
 
@@ -31,11 +31,11 @@ def embed_once(
     encoder: Encoder, images: Sequence[Any], store: EmbeddingStore, *, bar: tqdm,
     unreadable: dict[int, str] | None = None, first_row: int = 0,
 ) -> CellEmbeddings:  # fmt: skip
-    """Embed images in their order, each distinct one once, taking from the store what is there.
+    """Embed images in their order, each distinct image once; read from the store those that were embedded before.
 
-    What other processes are embedding meanwhile is waited for; what a process that died left is taken over.
-    `unreadable` is told, by row, why an image could not be read, and its embedding is NaN; None raises instead.
-    `first_row` is what errors call the first image.
+    The call waits for images that other processes are embedding, and takes over those of a process that died. If an
+    image cannot be read, its embedding is NaN and its row in `unreadable` gets the reason; if `unreadable` is None, an
+    error is raised. Errors count rows from `first_row`.
     """
     recipe = encoder.recipe
     with store.session(recipe.digest, recipe.describe(), encoder.keep) as session:
@@ -48,7 +48,7 @@ def embed_once(
 
 
 class _Run:
-    """The rows of one call: their images' digests, and which of them are done."""
+    """The rows of one call: the digests of their images, and whether they are done."""
 
     def __init__(
         self, encoder: Encoder, images: Sequence[Any], session: EmbeddingSession, unreadable: dict[int, str] | None,
@@ -58,10 +58,10 @@ class _Run:
         self.first_row, self.skip_unreadable = first_row, unreadable is not None
         self.unreadable = {} if unreadable is None else unreadable
         self.keys: list[Key] = [_NOT_READ] * len(images)
-        self.refused: set[Key] = set()  # digests of what cannot be decoded
+        self.refused: set[Key] = set()  # digests of images that cannot be decoded
 
     def finish(self, bar: tqdm) -> None:
-        """Go over the rows until all are done: what is left after a pass is another process's, or its copies."""
+        """Repeat passes over the rows until all are done; after a pass, other processes may still embed some images."""
         died = 0
         rows = [row for row in range(len(self.images)) if not self.is_done(row)]
         shown = len(self.images) - len(rows)
@@ -78,7 +78,7 @@ class _Run:
                 if died > _RESTARTS:
                     raise
                 self.session.release()
-                warnings.warn(f"A worker process died ({exc}); its chunks are done again.", stacklevel=4)
+                warnings.warn(f"A worker process died ({exc}); its images are embedded again.", stacklevel=4)
             left = [row for row in rows if not self.is_done(row)]
             if idle and len(left) == len(rows):
                 time.sleep(_POLL)
@@ -87,14 +87,14 @@ class _Run:
             shown = len(self.images) - len(rows)
 
     def is_done(self, row: int) -> bool:
-        """Tell whether a row has its record, or is known to be unreadable."""
+        """Return whether a row has a record, or is known to be unreadable."""
         return self.keys[row] in self.session.found or row in self.unreadable
 
     def chunks(self, rows: Sequence[int]) -> Iterator[Chunk]:
-        """Read images, a batch of rows at a time, and yield those that this process is to embed.
+        """Read images, a batch of rows at a time, and yield the images that this process must embed.
 
-        Batches depend only on the rows: a call that resumes if interrupted computes the same batches, and so the same
-        last digits.
+        Batches depend only on the rows. If a call is interrupted, the next call therefore computes the same batches,
+        which makes the results equal to the last digit.
         """
         size = self.encoder.images_per_pass()
         for start in range(0, len(rows), size):
@@ -104,7 +104,7 @@ class _Run:
             for row in part:
                 if not self.is_done(row) and (content := self.read(row)) is not None:
                     key = self.keys[row] = content.digest()
-                    if key in self.refused:  # a copy's error names its own row
+                    if key in self.refused:  # the error of a duplicate image names the row of the duplicate
                         self.unreadable.update(self.encoder.decode([(row, content)], skip_unreadable=True).errors)
                     else:
                         distinct.setdefault(key, (row, content))
@@ -113,7 +113,7 @@ class _Run:
                 yield [distinct[key] for key in mine]
 
     def read(self, row: int) -> ImageContent | None:
-        """Read an image's bytes; None, with the reason noted, where that is not possible."""
+        """Return the content of an image, or None if it cannot be read; `unreadable` then gets the reason."""
         try:
             return read_content(self.images[row], self.first_row + row)
         except ImageReadError as exc:
@@ -123,7 +123,7 @@ class _Run:
             return None
 
     def note(self, done: Embedded) -> None:
-        """Store what was embedded."""
+        """Store embedded images, and note the errors of the others."""
         if done.rows:
             self.session.put({self.keys[row]: record for row, record in zip(done.rows, done.records, strict=True)})
         for row, reason in done.errors:
@@ -131,7 +131,7 @@ class _Run:
             self.refused.add(self.keys[row])
 
     def embeddings(self) -> CellEmbeddings:
-        """Put the rows together."""
+        """Return the embeddings of all rows."""
         keys = self.keys
         if self.unreadable:
             if self.session.keep and self.session.missing([_UNREADABLE]):
@@ -154,7 +154,7 @@ class _Run:
         )
 
     def blank(self) -> Record:
-        """Return what stands for an image that cannot be read: NaN, no mask, a grey crop."""
+        """Return the record of an image that cannot be read: NaN, an empty mask and a grey crop."""
         encoder = self.encoder
         side, (width, tokens) = encoder.recipe.network.image_size, encoder.shapes()
         return Record(

@@ -1,4 +1,4 @@
-"""How a fitted embedder is saved, loaded and pickled: its adapter, and a reference to the base weights."""
+"""Saving, loading and pickling of a fitted embedder: its adapter, and a reference to the base weights."""
 
 import os
 from dataclasses import asdict, replace
@@ -16,12 +16,12 @@ from ..weights.pretrained import Pretrained
 from .recipe import MASK
 
 _Embedder = TypeVar("_Embedder", bound="PretrainedEmbedder")
-# Without masks, fit looks at no pixel: one blank image stands for the collection.
+# Without masks, fit does not read the pixels, so one blank image replaces the collection.
 BLANK = np.zeros((1, 16, 16, 3), np.uint8)
 
 
 class PretrainedEmbedder(Pretrained):
-    """Gives a fitted embedder its ways to disk, to the Hub and back."""
+    """Methods of an embedder that save it to a disk or the Hub, and load it."""
 
     adapter_: Adapter | None
     backbone_: Backbone
@@ -68,10 +68,10 @@ class PretrainedEmbedder(Pretrained):
         """
         folder = adapters.locate_adapter(folder_or_repo, revision, token=token, local_files_only=local_files_only)
         settings = adapters.adapter_settings(folder)
-        # A prompt and a pooling are noted only where they are not the default.
+        # An adapter notes its prompt and its pooling only if they are not the default.
         noted = ("backbone", "revision", "image_size", "prompt", "pooling")
         params = {name: settings[name] for name in noted if name in settings} | params
-        # By commit, what was just fetched is found again without network or token.
+        # With the commit, the files that were just fetched are found again without a network or a token.
         commit = hub.commit_of(folder / "adapter_config.json")
         embedder = cls(adapter=os.fspath(folder_or_repo), adapter_revision=commit or revision, **params)
         backbone = Backbone(os.fspath(embedder.backbone), embedder.revision)
@@ -88,7 +88,7 @@ class PretrainedEmbedder(Pretrained):
             raise ValueError(
                 "There is no adapter to save: this embedder is plain SAM. Fix: fit(X, masks=...) or adapter=..."
             )
-        # What it embeds with, which may differ from what the adapter was trained with.
+        # These are the settings of this embedder, which may differ from those with which the adapter was trained.
         adapter = replace(self.adapter_, image_size=int(self.image_size), pixel_stats=self.pixel_stats_)
         prompt = self.adapter_.prompt if self.prompt == "auto" else self.prompt
         pooling = None if self.pooling_ == MASK else self.pooling_

@@ -1,4 +1,4 @@
-"""What embedders share whose network does not find the cells itself: a `SAMLoRAEmbedder` does that, the segmenter."""
+"""The base class of embedders that use a `SAMLoRAEmbedder`, the segmenter, to find the cells."""
 
 import copy
 import os
@@ -23,7 +23,7 @@ _Embedder = TypeVar("_Embedder", bound="SegmentedEmbedder")
 
 
 class SegmentedEmbedder(CellEmbedder):
-    """The base of embedders with a segmenter; a subclass says what embeds the cells."""
+    """The base class of embedders with a segmenter; a subclass defines the features that embed the cells."""
 
     segmenter: str | os.PathLike | SAMLoRAEmbedder
     segmenter_: SAMLoRAEmbedder
@@ -74,9 +74,9 @@ class SegmentedEmbedder(CellEmbedder):
 
     @property
     def encoder_(self) -> Encoder:
-        """The forward passes that `transform` runs: the segmenter's, then the one that embeds the cells."""
+        """Return the forward passes that `transform` runs: first the segmenter's, then that of the features."""
         check_is_fitted(self, "segmenter_")
-        # It is this embedder's own, and has to be where this embedder is.
+        # The segmenter belongs to this embedder only, and must run on the same device.
         segmenter = self.segmenter_.set_params(device=str(self.device)).encoder_
         recipe = replace(
             segmenter.recipe,
@@ -92,12 +92,12 @@ class SegmentedEmbedder(CellEmbedder):
 
     @abstractmethod
     def _features(self) -> Features:
-        """Return what embeds the cells."""
+        """Return the features that embed the cells."""
 
     def _fitted_segmenter(self) -> SAMLoRAEmbedder:
         segmenter = self.segmenter
         if isinstance(segmenter, SAMLoRAEmbedder):
-            # A copy, so that another fit of the user's leaves this embedder as it is.
+            # This embedder uses a copy, so that it does not change if the user fits the segmenter again.
             own = copy.copy(segmenter) if _is_fitted(segmenter) else clone(segmenter)
             return own.set_params(device=str(self.device))._update()
         if (Path(segmenter) / "adapter_config.json").is_file():
@@ -105,10 +105,10 @@ class SegmentedEmbedder(CellEmbedder):
         return SAMLoRAEmbedder(segmenter, device=self.device, dtype=self.dtype).fit(BLANK)
 
     def __sklearn_clone__(self: _Embedder) -> _Embedder:
-        # A clone of a fitted segmenter would lose what it learned from masks.
+        # A clone of a fitted segmenter would lose the weights that were trained on masks.
         fresh = super().__sklearn_clone__()
         if _is_fitted(self.segmenter):
-            fresh.segmenter = copy.copy(self.segmenter)  # parameters that are set on the clone stay its own
+            fresh.segmenter = copy.copy(self.segmenter)  # so that `set_params` on the clone changes only the clone
         return fresh
 
 

@@ -1,4 +1,4 @@
-"""One call's view of the store: which images are there, which this call may embed, and what it puts there."""
+"""The session of one call with the store: it finds stored records, claims images to embed, and stores new records."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .columns import Column, as_items
 from .table import RecordTable
 
 Key = bytes  # SHA-256 of an image
-# Parts of a record that are kept only on request, since they are a hundred times as large as the rest.
+# Parts of a record that are kept only on request, because they are a hundred times as large as the rest.
 KEPT_ON_REQUEST = ("tokens", "crops")
-# Asks for crops, too, but for those of the papers' code: they are stored as crops, under a recipe of their own.
+# Requests crops as in the papers' code. They are stored as "crops" under a different recipe.
 PUBLISHED_CROPS = "published_crops"
 _DTYPES: dict[str, np.dtype] = {"tokens": np.dtype(np.float16), "crops": np.dtype(np.uint8)}
-# Keys in one SQL statement: older SQLite takes 999 variables.
+# Maximum number of keys in one SQL statement: older versions of SQLite accept 999 variables.
 _KEYS_AT_ONCE = 900
-# Rows of tokens or crops that are in memory as bytes at the same time.
+# Maximum number of rows of tokens or crops that are in memory as bytes at the same time.
 _ROWS_AT_ONCE = 64
 _SEAL_BYTES = 4
 
 
 class Record(NamedTuple):
-    """What is kept of one cell: its embedding (C,), quality and packed mask; on request tokens (C, h, w) and crop."""
+    """The stored data of one cell: embedding (C,), quality, packed mask, and on request tokens (C, h, w) and crop."""
 
     pooled: NDArray[np.float32]
     quality: np.void
@@ -43,7 +43,7 @@ class Record(NamedTuple):
 
 
 class EmbeddingSession:
-    """One call's view of a store; whatever it found or put is in `found`, without tokens and crops."""
+    """The session of one call with a store; `found` has the records it read or stored, without tokens and crops."""
 
     def __init__(self, table: RecordTable, recipe: str, keep: Collection[str]) -> None:
         self.table, self.recipe, self.keep = table, recipe, tuple(keep)
@@ -51,7 +51,7 @@ class EmbeddingSession:
         self.found: dict[Key, Record] = {}
 
     def missing(self, keys: Sequence[Key]) -> list[Key]:
-        """Return the keys whose records, with all parts to keep, are not stored; the others are found then."""
+        """Return the keys whose records, with all parts to keep, are not stored; add the other records to `found`."""
         unknown = [key for key in keys if key not in self.found]
         if unknown:
             found, damaged = self.table.read(lambda db: self._find(db, unknown))
@@ -80,7 +80,7 @@ class EmbeddingSession:
         return self.table.transact(take) if keys else []
 
     def release(self) -> None:
-        """Give up what was claimed and not put."""
+        """Release the claims on keys whose records were not stored."""
         if not self.table.read_only:
             self.table.transact(lambda db: db.execute("DELETE FROM claim WHERE owner = ?", (self.owner,)))
 
@@ -102,7 +102,7 @@ class EmbeddingSession:
         self.found.update({key: record._replace(tokens=None, crops=None) for key, record in records.items()})
 
     def forget_lost(self) -> bool:
-        """Drop what was found but whose tokens or crops cannot be read any more; tell whether there is any."""
+        """Drop found records whose tokens or crops can no longer be read; return whether there were any."""
 
         def check(db: sqlite3.Connection) -> list[Key]:
             rows = _select(db, ", ".join(["key", *self.keep]), self.recipe, list(self.found))
@@ -117,9 +117,9 @@ class EmbeddingSession:
         return bool(lost)
 
     def column(self, keys: Sequence[Key], part: str, *, token_share: int = 1, n_measures: int = 0) -> Any:
-        """Return tokens (n, C, h, w) or crops (n, S, S, 3): an array, or what reads them from the folder.
+        """Return tokens (n, C, h, w) or crops (n, S, S, 3), as an array or as a column that reads them from the folder.
 
-        An embedding is `token_share` times as long as a token, and `n_measures` longer.
+        The length of an embedding is `token_share` times the length of a token, plus `n_measures`.
         """
         (first,) = read_parts(self.table, self.recipe, part, keys[:1])
         channels = (len(self.found[keys[0]].pooled) - n_measures) // token_share if part == "tokens" else 3
@@ -133,7 +133,7 @@ class EmbeddingSession:
         return "".join(f", {part} IS NOT NULL" for part in self.keep)
 
     def _find(self, db: sqlite3.Connection, keys: Sequence[Key]) -> tuple[dict[Key, Record], list[Key]]:
-        """Return the whole records of some keys, and the keys whose records are damaged."""
+        """Return the complete records of some keys, and the keys whose records are damaged."""
         found: dict[Key, Record] = {}
         damaged: list[Key] = []
         columns = f"key, pooled, quality, mask, checksum{self._kept_columns}"
@@ -145,18 +145,18 @@ class EmbeddingSession:
         return found, damaged
 
     def _note(self, found: Collection[Key], damaged: Collection[Key]) -> None:
-        """Note that records were used, and delete those that are damaged."""
+        """Store the time at which records were used, and delete damaged records."""
         if damaged:
             self.table.transact(lambda db: delete_records(db, [(self.recipe, key) for key in damaged]))
         rows = [(self.recipe, key, time.time()) for key in found]
         if rows:
-            with suppress(OSError):  # on a full disk what is there can still be read
+            with suppress(OSError):  # records can still be read if the disk is full
                 self.table.transact(lambda db: db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", rows))
 
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Decode tokens or crops that lie in a folder, from the keys of their images: (k, *shape)."""
+    """Decode tokens or crops in a folder to an array of shape (k, *shape), from the keys of their k images."""
 
     folder: str
     recipe: str
@@ -179,7 +179,7 @@ class StoredRows:
 
 
 def read_parts(table: RecordTable, recipe: str, part: str, keys: Sequence[Key]) -> list[bytes]:
-    """Return the bytes of tokens or crops; an OSError says so where some are not there any more."""
+    """Return the bytes of tokens or crops; raise an OSError if some are no longer stored."""
     wanted = list(dict.fromkeys(keys))
     content = dict(table.read(lambda db: list(_select(db, f"key, {part}", recipe, wanted))))
     if any(content.get(key) is None for key in wanted):
@@ -199,7 +199,7 @@ def delete_records(db: sqlite3.Connection, names: Sequence[tuple[str, Key]]) -> 
 def _select(
     db: sqlite3.Connection, columns: str, recipe: str, keys: Sequence[Key], source: str = "cell"
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield columns of the rows of some keys, one row at a time: tokens are large."""
+    """Yield columns of the rows of some keys, one row at a time, because tokens are large."""
     for start in range(0, len(keys), _KEYS_AT_ONCE):
         some = keys[start : start + _KEYS_AT_ONCE]
         marks = ", ".join("?" * len(some))
@@ -207,7 +207,7 @@ def _select(
 
 
 def _checksum(*parts: bytes) -> int:
-    """Return the CRC-32 of a record's parts; a number that no record has where one is not bytes any more."""
+    """Return the CRC-32 of a record's parts, or -1, which is never a CRC-32, if a part does not contain bytes."""
     return zlib.crc32(b"".join(parts)) if all(isinstance(part, bytes) for part in parts) else -1
 
 

@@ -80,11 +80,11 @@ class EmbeddingStore(RecordTable):
 
     @property
     def nbytes(self) -> int:
-        """Size of the records in bytes."""
+        """Return the size of the records in bytes."""
         return self.read(lambda db: db.execute(f"SELECT SUM({_BYTES}) FROM cell").fetchone()[0]) or 0
 
     def info(self) -> pd.DataFrame:
-        """Return what is cached, by weights and settings.
+        """Return a table of the cached embeddings, by weights and settings.
 
         Returns
         -------
@@ -134,7 +134,7 @@ class EmbeddingStore(RecordTable):
             return sum(size for *_, size in surplus)
 
         freed = 0
-        for journal in ("DELETE", "MEMORY"):  # a full disk has no space for a journal
+        for journal in ("DELETE", "MEMORY"):  # a full disk has no space for a journal file
             try:
                 freed += self.transact(thin_out, journal=journal)
                 self.shrink(journal)
@@ -145,7 +145,7 @@ class EmbeddingStore(RecordTable):
         return freed
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all records."""
         self.prune(0)
 
 

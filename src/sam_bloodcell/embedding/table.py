@@ -18,18 +18,18 @@ _SCHEMA = {
     "recipe": "CREATE TABLE recipe (name TEXT PRIMARY KEY, description TEXT)",
     "cell": "CREATE TABLE cell (recipe TEXT, key BLOB, pooled BLOB, quality BLOB, mask BLOB, checksum INTEGER, "
     "tokens BLOB, crops BLOB, PRIMARY KEY (recipe, key))",
-    # Apart from the records, which would have to be written again to note when they were used.
+    # In a table of its own, so that noting the time of the last use does not rewrite the large records.
     "used": "CREATE TABLE used (recipe TEXT, key BLOB, at REAL, PRIMARY KEY (recipe, key)) WITHOUT ROWID",
     "claim": "CREATE TABLE claim (recipe TEXT, key BLOB, owner TEXT, PRIMARY KEY (recipe, key)) WITHOUT ROWID",
 }
-# Seconds to wait for other processes that use the table.
+# Maximum number of seconds to wait for other processes that use the table.
 _PATIENCE = 60
 
 
 class RecordTable:
-    """A table that is replaced by a new one if SQLite can no longer read it; without a folder it is in memory.
+    """A table that is replaced by a new one if SQLite can no longer read it. Without a folder, it is in memory.
 
-    `read_only` tells that the table exists, but this user cannot write to it or its folder, so that it is only read.
+    `read_only` is true if the table exists, but this user cannot write to it or its folder.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None) -> None:
@@ -37,7 +37,7 @@ class RecordTable:
         self.read_only = False
         self._memory = _Memory()
         if self.folder is not None:
-            # Path.exists raises in a folder that may not be entered.
+            # os.path.exists is used because Path.exists raises in a folder without permission.
             places = [self.folder, self.folder / "sessions", self._table]
             there = os.path.exists(self._table)  # noqa: PTH110
             closed = [place for place in places if os.path.exists(place) and not os.access(place, os.W_OK)]  # noqa: PTH110
@@ -50,13 +50,13 @@ class RecordTable:
 
     @staticmethod
     def is_in(folder: str | os.PathLike) -> bool:
-        """Tell whether a folder holds a table."""
+        """Return whether a folder contains a table."""
         return RecordTable._path_in(folder).exists()
 
     def transact(self, work: Callable[[sqlite3.Connection], T], *, journal: str = "DELETE") -> T:
-        """Do some work on the table, all of it or none; a damaged or missing table is first replaced by a new one.
+        """Do some work in one transaction; a damaged or missing table is first replaced by a new one.
 
-        The journal "MEMORY" needs no space on the disk, but the table is damaged if this process dies meanwhile.
+        The journal "MEMORY" needs no space on the disk, but the table is damaged if this process dies during the work.
         """
         if self.read_only:
             with self._explained():
@@ -64,7 +64,7 @@ class RecordTable:
         return self._transact(work, f"PRAGMA journal_mode = {journal}", "BEGIN IMMEDIATE")
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do some work that writes nothing, as `transact`; it needs no right to write and no space on the disk."""
+        """Do some work that only reads, as `transact`; it needs no write permission and no space on the disk."""
         return self._transact(work, "BEGIN")
 
     def _transact(self, work: Callable[[sqlite3.Connection], T], *begin: str) -> T:
@@ -79,13 +79,13 @@ class RecordTable:
             return self._transact_once(work, begin)
 
     def shrink(self, journal: str = "DELETE") -> None:
-        """Give the space of deleted records back to the disk; the journal is that of `transact`."""
+        """Free the disk space of deleted records, with a journal as in `transact`."""
         with self._explained(), self.connected() as table:
             table.execute(f"PRAGMA journal_mode = {journal}")
-            table.executescript("PRAGMA incremental_vacuum")  # execute would free one page alone
+            table.executescript("PRAGMA incremental_vacuum")  # execute would free only one page
 
     def is_alive(self, owner: str) -> bool:
-        """Tell whether the session of this owner is still open somewhere."""
+        """Return whether the session of this owner is still open in any process."""
         if self.folder is None:
             return True
         lock = FileLock(self._lock_of(owner))
@@ -95,7 +95,7 @@ class RecordTable:
         except Timeout:
             return True
         except PermissionError:
-            return False  # another user's; embedding an image twice is better than waiting forever
+            return False  # another user has the lock; embedding an image twice is better than waiting forever
         lock.release()
         with suppress(OSError):
             self._lock_of(owner).unlink(missing_ok=True)
@@ -103,7 +103,7 @@ class RecordTable:
 
     @contextmanager
     def kept_alive(self, owner: str) -> Iterator[None]:
-        """Hold a lock that the system releases when this process dies, so that others can take its claims."""
+        """Hold a lock that the system releases if this process dies, so that other processes can take its claims."""
         if self.folder is None or self.read_only:
             yield
             return
@@ -135,7 +135,7 @@ class RecordTable:
             try:
                 result = work(table)
             except BaseException:
-                if table.in_transaction:  # SQLite itself rolls back when the disk is full
+                if table.in_transaction:  # if the disk is full, SQLite has already rolled back
                     table.execute("ROLLBACK")
                 raise
             table.execute("COMMIT")
@@ -143,23 +143,23 @@ class RecordTable:
 
     @contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection to the table."""
+        """Yield a connection to the table."""
         if self.folder is None:
             with self._memory.connected() as table:
                 yield table
             return
         with closing(sqlite3.connect(self._table, timeout=_PATIENCE, isolation_level=None)) as table:
-            table.execute("PRAGMA synchronous = OFF")  # what a power cut damages is embedded again
+            table.execute("PRAGMA synchronous = OFF")  # records that a power cut damages are embedded again
             yield table
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Name the folder and the fix in errors of SQLite, the file system and its locks."""
+        """Replace errors of SQLite, the file system and its locks by an error that names the folder and the fix."""
         try:
             yield
         except Timeout:
             raise
-        except (sqlite3.Error, OSError, NotImplementedError) as exc:  # the last where a system has no locks
+        except (sqlite3.Error, OSError, NotImplementedError) as exc:  # the last one comes from a system without locks
             gone = self.folder is not None and not os.path.isdir(self.folder)  # noqa: PTH112, as in __init__
             kind = PermissionError if isinstance(exc, PermissionError) else OSError
             raise kind(
@@ -168,13 +168,13 @@ class RecordTable:
             ) from exc
 
     def _begin_anew(self) -> None:
-        """Replace a table that is damaged or not there by an empty one."""
+        """Replace a damaged or missing table by an empty one."""
         with FileLock(Path(self.folder or "", "table.lock")):
             if self._is_intact():
-                return  # another process was quicker
+                return  # another process has already replaced it
             for suffix in ("", "-journal"):
                 self._table.with_name(self._table.name + suffix).unlink(missing_ok=True)
-            self._table.touch()  # SQLite would not give a group the right to write, whatever the umask says
+            self._table.touch()  # SQLite would ignore the umask and not let a group write
             with self.connected() as table:
                 _create(table)
 
@@ -186,7 +186,7 @@ class RecordTable:
                 names = {name for (name,) in table.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
                 sound = table.execute("PRAGMA quick_check").fetchone()[0] == "ok"
         except sqlite3.OperationalError:
-            raise  # it is locked, or may not be read: nothing says that it is damaged
+            raise  # the table is locked or cannot be read, but it need not be damaged
         except sqlite3.DatabaseError:
             return False
         if sound and not names <= set(_SCHEMA):
@@ -205,7 +205,7 @@ class _Memory:
         if os.getpid() not in self._of_process:
             table = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
             _create(table)
-            self._of_process.setdefault(os.getpid(), (threading.Lock(), table))  # of several threads the first one's
+            self._of_process.setdefault(os.getpid(), (threading.Lock(), table))  # the first of several threads wins
         lock, table = self._of_process[os.getpid()]
         with lock:
             yield table

@@ -41,7 +41,7 @@ class ViTEmbedder(SegmentedEmbedder):
     backbone : str or path, default="MarrLab/DinoBloom/pytorch_model_s.bin"
         Weights of the ViT: a Hub repo id ("facebook/dinov2-small", "1aurent/vit_small_patch14_224.dinobloom",
         "mouseland/cellpose-sam"), a file in a Hub repo ("MarrLab/DinoBloom/pytorch_model_b.bin"), or a local file or
-        folder with the parameter names of DINOv2, transformers, timm or Cellpose-SAM.
+        folder with the parameter names of DINOv2, transformers, timm or cellpose-SAM.
     segmenter : str, path or SAMLoRAEmbedder, default="vit_tiny"
         Network that finds the cells: the backbone of a `SAMLoRAEmbedder`, the folder of a saved one, or an estimator. A
         fitted estimator is not fitted again, neither by this embedder nor by its copies in a search.
@@ -49,7 +49,7 @@ class ViTEmbedder(SegmentedEmbedder):
         Commit, tag or branch of the backbone on the Hub. The default is the newest commit.
     pooling : {"mask", "cls", "both"}, default="mask"
         Features of a cell. "mask" is the mean of the patch tokens over the cell. "cls" is the CLS token, which also
-        contains the background. "both" is the CLS token followed by the mean.
+        depends on the background. "both" is the CLS token followed by the mean.
     image_size : int, optional
         Side in pixels to which the ViT resizes an image, a multiple of its patch. The default is the size of the
         weights, 224 for DINOv2 and DinoBloom.
@@ -67,7 +67,7 @@ class ViTEmbedder(SegmentedEmbedder):
     n_jobs : int, optional
         Number of processes of `transform`, as in `SAMLoRAEmbedder`.
     on_error : {"raise", "nan"}, default="raise"
-        Behaviour of `transform` for an unreadable image: raise, or return a row of NaN and warn.
+        Behaviour of `transform` for an unreadable image: raise an error, or return a row of NaN and warn.
     cache_dir : str or path, optional
         Folder that caches embeddings, as in `SAMLoRAEmbedder`.
     cache_limit : int or str, optional
@@ -90,12 +90,12 @@ class ViTEmbedder(SegmentedEmbedder):
     pooling_ : {"mask", "cls", "both"}
         The pooling that is used, which is the `pooling` of the last `fit`.
     n_features_out_ : int
-        Number of features: 384, 768, 1024 or 1536 for DINOv2 and DinoBloom S, B, L, G; twice that for "both".
+        Number of features: 384, 768, 1024 and 1536 for DINOv2 and DinoBloom S, B, L and G; twice as many for "both".
 
     See Also
     --------
-    SAMLoRAEmbedder : Segment Anything, which finds the cells itself and can be fine-tuned.
-    FunctionEmbedder : Any other encoder.
+    SAMLoRAEmbedder : Embeds cells with Segment Anything, which also finds them and can be fine-tuned.
+    FunctionEmbedder : Embeds cells with any other encoder.
 
     References
     ----------
@@ -178,7 +178,7 @@ class ViTEmbedder(SegmentedEmbedder):
             )
         if not layout.any_size and size != layout.image_size:
             raise ValueError(
-                f"Got image_size={size} but this network takes images of {layout.image_size} px alone. Fix: "
+                f"Got image_size={size} but this network accepts only images of {layout.image_size} px. Fix: "
                 f"image_size={layout.image_size}."
             )
         return size

@@ -50,11 +50,12 @@ class BenchmarkResult:
     autoencoder : fitted estimator or None
         The autoencoder, or None if there was none.
     reconstructions : ndarray of shape (n_shown, S, S, 3), uint8, or None
-        The autoencoder's pictures of the shown cells, or None if it makes none, as from embeddings without token maps.
+        The shown cells as the autoencoder reconstructs them, or None if it reconstructs no pictures, for example from
+        embeddings without token maps.
     shown : ndarray of shape (n_shown,), int
         Rows of the cells to show: a few per domain and class.
     shift_by_class : pandas.DataFrame
-        The `domain_shift` of all cells ("all") and of each class separately, indexed by feature set and class.
+        The `domain_shift` of all cells ("all") and of each class, indexed by feature set and class.
     settings : dict of str to str
         The estimators and parameters of the run, as text.
     label_curve : pandas.DataFrame
@@ -81,14 +82,14 @@ class BenchmarkResult:
 
     @property
     def shift(self) -> pd.DataFrame:
-        """The `domain_shift` of each feature set, over all cells."""
+        """Return the `domain_shift` of each feature set, over all cells."""
         table = self.shift_by_class
         of_all = table[table.index.get_level_values(-1) == "all"].droplevel(-1) if len(table) else table
         return pd.DataFrame(of_all, columns=["mmd", "domain_accuracy", "chance"])
 
     @cached_property
     def headlines(self) -> pd.DataFrame:
-        """The mean scores of each feature set and classifier, with intervals and chance.
+        """Return the mean scores of each feature set and classifier, with intervals and chance.
 
         The table has a row per ``features`` and ``classifier``: the number of ``pairs`` of different domains (with one
         domain, 1 for that domain), the mean ``balanced_accuracy`` over them, its interval from ``low`` to ``high`` and
@@ -98,7 +99,7 @@ class BenchmarkResult:
 
     @cached_property
     def recall(self) -> pd.DataFrame:
-        """The recall of each class by the best classifier of each feature set, over the pairs of `headlines`."""
+        """Return the recall of each class by the best classifier of each feature set, over the pairs of `headlines`."""
         return best_recall(self.predictions, self.headlines)
 
 
@@ -106,7 +107,7 @@ def run_benchmark(
     cells: Bunch, embedder: Any, autoencoder: Any | None, classifiers: Any | None = None, *, cv: Any = 5,
     random_state: Any = None, n_jobs: int | None = None, verbose: int = 0,
 ) -> BenchmarkResult:  # fmt: skip
-    """Embed cells, align the laboratories and score classifiers across them.
+    """Embed cells, align the laboratories and score classifiers across laboratories.
 
     The autoencoder is fitted on the unlabelled cells of all laboratories together, and the classifiers on its features.
     This is the papers' transductive mode: training uses the images of a tested laboratory, but never its labels.
@@ -128,7 +129,7 @@ def run_benchmark(
     random_state : int, RandomState instance or None, default=None
         Seed of the folds and of the choice of cells to show.
     n_jobs : int or None, default=None
-        Number of fits that joblib runs in parallel.
+        Number of fits that joblib runs in parallel, as in `joblib.Parallel`.
     verbose : int, default=0
         If above 0, show progress bars.
 
@@ -140,8 +141,8 @@ def run_benchmark(
     Raises
     ------
     ValueError
-        If `cells` do not have the columns that a loader returns, or as in `cross_domain_predictions`. It is raised
-        before anything is embedded.
+        If `cells` do not have the columns that a loader returns, or as in `cross_domain_predictions`. The error is
+        raised before anything is embedded.
 
     Examples
     --------
@@ -213,7 +214,7 @@ def _choose_shown(labels: NDArray, domains: NDArray, seed: int) -> NDArray[np.in
 
 
 def _check_parameters(*estimators: Any) -> None:
-    """Raise for a wrong parameter of an estimator or of its steps, before the embedding; `fit` checks them after it."""
+    """Raise for a wrong parameter of an estimator or of its steps, before hours of embedding and not only in `fit`."""
     for estimator in estimators:
         parts = list(estimator.get_params().values()) if hasattr(estimator, "get_params") else []
         for part in (estimator, *parts):
@@ -243,7 +244,7 @@ def _digest(images: Any, labels: NDArray, domains: NDArray, groups: Any) -> str:
 
 
 def _refuse_gaps(embeddings: NDArray) -> None:
-    """Raise if an embedding is not a number, before anything is fitted on it."""
+    """Raise if an embedding is not finite, before anything is fitted on it."""
     rows = np.flatnonzero(~np.isfinite(embeddings).all(axis=tuple(range(1, embeddings.ndim))))
     if len(rows):
         found = f"embeddings that are not finite in {name_rows(rows)}, as of images that cannot be read"

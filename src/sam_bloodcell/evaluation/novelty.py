@@ -26,7 +26,7 @@ def _gives_probabilities(classifier: "AbstainingClassifier") -> bool:
 
 
 class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """A classifier that answers "unknown" for cells unlike those it was trained on.
+    """Classify cells, and answer "unknown" for cells that are unlike the training cells.
 
     Parameters
     ----------
@@ -40,10 +40,10 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         Share of cells like the training cells that get a class, between 0 and 1. The threshold is set on training cells
         held out in 5 folds. Cells of a new laboratory differ from the training cells, so fewer of them get a class.
     unknown : object, default="auto"
-        Answer for cells above the threshold, which must not be a class. "auto" stands for "unknown", or, if classes are
-        numbers (or booleans), for -1 or one less than the smallest class, whichever is lower. An answer of another type
-        than the classes makes `predict` return an array of objects. `cross_domain_predictions` encodes the classes as
-        0, 1, ..., so pass text or a negative number there.
+        Answer for cells above the threshold. It must not be a class. "auto" stands for "unknown" or, if classes are
+        numbers or booleans, for -1 or one less than the smallest class, whichever is lower. If the answer and the
+        classes have different types, `predict` returns an array of objects. `cross_domain_predictions` encodes the
+        classes as 0, 1, ..., so use text or a negative number there.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds.
 
@@ -199,7 +199,7 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
 
 def _fit_measure(criterion: str, X: NDArray, y: NDArray, estimator: Any) -> tuple[Any, ...]:
-    """Return the criterion and the fitted models that `_measure` needs; for confidence, this is the estimator."""
+    """Return the criterion and the fitted models that `_measure` needs; "confidence" needs only the estimator."""
     if criterion == "confidence":
         return criterion, estimator
     if criterion == "neighbours":

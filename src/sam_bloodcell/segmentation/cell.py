@@ -13,7 +13,7 @@ CROP_SIZE = 128
 CROP_BORDER = 10
 GREY = 128
 
-# What `find_cell` records about each mask.
+# The measures of each mask that `find_cell` records.
 QUALITY = np.dtype(
     [("area", "f4"), ("components", "i4"), ("border", "f4"), ("confidence", "f4"), ("fallback", "?"), ("flat", "?")]
 )

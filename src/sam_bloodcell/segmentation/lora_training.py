@@ -38,7 +38,7 @@ class TrainedAdapter(NamedTuple):
 
 
 class LoRATraining(BaseEstimator):
-    """Fine-tuning of Segment Anything on cell masks (stage 1): its settings, and the training itself.
+    """Settings of the fine-tuning of Segment Anything on cell masks (stage 1), and the training itself.
 
     LoRA factors are added to the queries and values of the encoder, whose own weights stay frozen. The factors and the
     whole decoder are then trained to segment cells.
@@ -69,17 +69,17 @@ class LoRATraining(BaseEstimator):
         Share of the cells for validation (at least one cell), from 0 to below 1. The weights of the epoch with the best
         Dice on them are kept. 0 trains on all cells for all epochs, as the papers did.
     patience : int or None, default=30
-        Number of epochs, at least 1, without a better Dice on the validation cells after which training stops. None
-        never stops early.
+        Number of epochs without a better Dice on the validation cells, at least 1, after which training stops. With
+        None, training never stops early.
     checkpoint : str or path, optional
-        File, written after every epoch, from which training resumes if interrupted. On a CPU, the result is identical
-        to the bit. It needs an int `random_state`.
+        File that is written after every epoch, and from which training resumes if interrupted. On a CPU, the result is
+        then identical to the bit. A checkpoint needs an int `random_state`.
     random_state : int, RandomState or None, default=None
         Seed of the initial weights, the validation cells, the order of the cells, the augmentation and the dropout.
 
     See Also
     --------
-    SAMLoRAEmbedder : Runs this training in ``fit(X, masks=...)``; a search reaches ``training__epochs``.
+    SAMLoRAEmbedder : Runs this training in ``fit(X, masks=...)``. A search can vary ``training__epochs`` and so on.
 
     References
     ----------
