@@ -1,4 +1,4 @@
-"""Draw how well six laboratories are classified that did not train, with and without alignment.
+"""Draw how well the cells of six unseen laboratories are classified, with and without alignment.
 
     python docs/figures/results.py
 
@@ -40,7 +40,7 @@ def main() -> None:
     axes[-1].set_xlabel("percent, every cell type counts the same", fontsize=11)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-    figure.suptitle("Cells classified correctly\nin a laboratory that did not train", fontsize=13, fontweight="bold")
+    figure.suptitle("Cells classified correctly\nin an unseen laboratory", fontsize=13, fontweight="bold")
     figure.savefig(HERE / "results.png", dpi=130)
 
 
@@ -50,12 +50,12 @@ def _draw(ax: Axes, scores: pd.Series) -> None:
     for row, method in enumerate(METHODS):
         found = scores[method]
         ax.barh(row, found.mean(), height=0.6, color="0.8", zorder=1)
-        ax.text(97, row, f"{found.mean():.0f}", ha="center", va="center", fontsize=15, fontweight="bold")
+        ax.text(108, row, f"{found.mean():.0f}", ha="center", va="center", fontsize=15, fontweight="bold")
         for lab, colour, place in zip(LABORATORIES, COLOURS, np.linspace(-0.2, 0.2, len(COLOURS)), strict=True):
             look = {"color": colour, "markersize": 8, "markeredgecolor": "white", "zorder": 2}
             ax.plot(found[lab], row + place, "o", label=lab if row == 0 else None, **look)
-    ax.text(97, 0.33, "mean", ha="center", va="center", fontsize=10, color="0.4")
-    ax.set(xlim=(0, 102), xticks=range(0, 81, 20))
+    ax.text(108, 0.33, "mean", ha="center", va="center", fontsize=10, color="0.4")
+    ax.set(xlim=(0, 114), xticks=range(0, 101, 20))
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(left=False)
 
