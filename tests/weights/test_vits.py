@@ -79,7 +79,9 @@ def test_what_only_the_settings_tell_must_be_as_expected(name, value, expected, 
     load_vit(Backbone(str(tmp_path)))
     config = json.loads((tmp_path / "config.json").read_text("utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(config | {name: value}), "utf-8")
-    with pytest.raises(ValueError, match=rf"config\.json' says {name}={value!r} but {expected} was expected.*Fix: "):
+    with pytest.raises(
+        ValueError, match=rf"config\.json' has {name}={value!r} but expected {expected} for a ViT.*Fix: "
+    ):
         load_vit(Backbone(str(tmp_path)))
 
 
@@ -173,7 +175,7 @@ def test_a_plain_vit_is_told_from_segment_anything_by_its_file(tmp_path, tiny_sa
 
 
 def test_cellpose_sam_gives_patch_tokens_alone(cellpose_file):
-    with pytest.warns(UserWarning, match=r"cpsam' is Cellpose-SAM\. Cellpose-SAM was trained on images under"):
+    with pytest.warns(UserWarning, match=r"cpsam' is Cellpose-SAM\. Cellpose-SAM was trained on images whose licence"):
         vit = load_vit(Backbone(str(cellpose_file)))
     assert (vit.layout.patch, vit.layout.image_size, vit.layout.width) == (8, 256, 32)
     assert (vit.layout.has_cls, vit.layout.any_size) == (False, False)
