@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 import sam_bloodcell
-from sam_bloodcell import CellClassifier, CrossDomainAutoencoder, SAMLoRAEmbedder, ViTEmbedder
+from sam_bloodcell import CellClassifier, CrossDomainAutoencoder, SAMLoRAEmbedder, ViTEmbedder, segmentation
 from sam_bloodcell.cli import app, options
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 from sam_bloodcell.embedding import encoder
@@ -350,7 +351,9 @@ def test_output_is_plain_when_it_is_piped(capfd):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("always")
-def test_finetune_writes_an_adapter_that_loads(tmp_path):
+def test_finetune_writes_an_adapter_that_loads(tmp_path, monkeypatch):
+    # A rate at which nothing is learned: the command has to say so.
+    monkeypatch.setattr(segmentation, "LoRATraining", partial(segmentation.LoRATraining, learning_rate=0.5))
     table = save_cells(make_blood_cells(1, random_state=0), tmp_path / "cells")
     frame = pd.read_csv(table, keep_default_na=False)
     frame.loc[:6, "mask"] = ""

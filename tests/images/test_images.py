@@ -195,7 +195,7 @@ class TestArrays:
             pytest.param(None, ("Got None but expected an image", "leave this row out"), id="none"),
             pytest.param(float("nan"), ("Got nan", "leave this row out"), id="missing-in-a-table"),
             pytest.param(7, ("shape ()",), id="number"),
-            pytest.param(np.dstack([RGB, np.zeros_like(GREY)]), ("wholly transparent",), id="RGBA-clear"),
+            pytest.param(np.dstack([RGB, np.zeros_like(GREY)]), ("fully transparent",), id="RGBA-clear"),
             pytest.param([[1], [1, 2]], ("a list that is not an array", "pass a path"), id="ragged"),
             pytest.param(
                 GREY.astype(np.uint16), ("16-bit values up to", "would be black", "save it as 8 bit"), id="dim"

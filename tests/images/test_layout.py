@@ -168,12 +168,12 @@ class TestTransparency:
         if mode == "P":
             clear, options = Image.fromarray(GREY * 0).convert("P"), {"transparency": 0}
         clear.save(tmp_path / "a.png", **options)
-        _refused(tmp_path / "a.png", "wholly transparent", "save it without alpha")
+        _refused(tmp_path / "a.png", "fully transparent", "save it without alpha")
 
     def test_sixteen_bits_too(self, tmp_path):
         values = np.dstack([RGB, ALPHA * 0]).astype(np.uint16) * 257
-        _refused(_png16(tmp_path / "a.png", values), "wholly transparent")
-        _refused(values, "wholly transparent")
+        _refused(_png16(tmp_path / "a.png", values), "fully transparent")
+        _refused(values, "fully transparent")
 
 
 class TestPages:

@@ -72,8 +72,9 @@ class RecordTable:
             try:
                 return self._transact_once(work, begin)
             except sqlite3.DatabaseError as exc:
-                gone = "no such table" in str(exc)
-                if (isinstance(exc, sqlite3.OperationalError) and not gone) or self.folder is None or self.read_only:
+                # A damaged record may turn bytes into a text that is none.
+                broken = "no such table" in str(exc) or "Could not decode" in str(exc)
+                if (isinstance(exc, sqlite3.OperationalError) and not broken) or self.folder is None or self.read_only:
                     raise
             self._begin_anew()
             return self._transact_once(work, begin)
