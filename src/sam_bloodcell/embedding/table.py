@@ -72,9 +72,8 @@ class RecordTable:
             try:
                 return self._transact_once(work, begin)
             except sqlite3.DatabaseError as exc:
-                # A damaged record may turn bytes into a text that is none.
-                broken = "no such table" in str(exc) or "Could not decode" in str(exc)
-                if (isinstance(exc, sqlite3.OperationalError) and not broken) or self.folder is None or self.read_only:
+                gone = "no such table" in str(exc)
+                if (isinstance(exc, sqlite3.OperationalError) and not gone) or self.folder is None or self.read_only:
                     raise
             self._begin_anew()
             return self._transact_once(work, begin)
@@ -151,6 +150,7 @@ class RecordTable:
             return
         with closing(sqlite3.connect(self._table, timeout=_PATIENCE, isolation_level=None)) as table:
             table.execute("PRAGMA synchronous = OFF")  # records that a power cut damages are embedded again
+            table.text_factory = _as_text
             yield table
 
     @contextmanager
@@ -193,6 +193,11 @@ class RecordTable:
         if sound and not names <= set(_SCHEMA):
             raise sqlite3.DatabaseError(f"'{self._table.name}' is of another version or program")
         return sound and names == set(_SCHEMA)
+
+
+def _as_text(content: bytes) -> str:
+    """Decode a text; bytes that damage has turned into a text that cannot be decoded stay readable as damaged."""
+    return content.decode(errors="replace")
 
 
 class _Memory:
