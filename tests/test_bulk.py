@@ -123,6 +123,7 @@ print(midway)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_twenty_kills_lose_nothing(tmp_path, monkeypatch, record_property):
     monkeypatch.setenv("FORWARD_LOG", str(tmp_path / "forwards.log"))
@@ -567,6 +568,7 @@ def test_sources_that_are_not_there_are_named(sources, message):
         find_images(sources)
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_rows_in_order(embedder, folder, pooled, tmp_path):
     table = find_images([folder / "cells.csv"])
     out = embed_to_file(

@@ -65,11 +65,13 @@ def test_no_page_with_python_is_forgotten():
     assert {page for page in pages if python_blocks(DOCS / page)} == {*SELF_CONTAINED, *SPECIAL}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", SELF_CONTAINED)
 def test_the_page_runs(page, run):
     run("\n".join(python_blocks(DOCS / page)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [README, DOCS / "index.md"], ids=["README", "index"])
 def test_the_first_page_runs(page, run):
     classes = ["lymphocyte", "monocyte"]
@@ -83,6 +85,7 @@ def test_the_first_page_runs(page, run):
     assert set(names["answers"]["predicted"]) == set(classes)
 
 
+@pytest.mark.slow
 def test_the_four_commands_of_the_readme_run(tmp_path, monkeypatch):
     """As they stand: train on two laboratories, predict a third, and see the wrong answers."""
     monkeypatch.chdir(tmp_path)
@@ -113,6 +116,7 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists() and page.parent / link not in built] == []
 
 
+@pytest.mark.slow
 def test_the_page_on_weights_runs(hub_server, in_subprocess, tmp_path):
     """With random weights in the place of ViT-B's: the Hub is one on 127.0.0.1."""
     served = hub_server.folder("facebook/sam-vit-base") / "model.safetensors"
@@ -144,6 +148,7 @@ def test_the_page_on_own_laboratories_runs(run):
     assert names["classifier"].predict(features).shape == (24,)
 
 
+@pytest.mark.slow
 def test_the_page_on_the_method_runs(run):
     (in_a_pipeline,) = python_blocks(DOCS / "method.md")
     imports = """

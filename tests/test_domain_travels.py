@@ -80,6 +80,7 @@ def by_hand(cells, labels):
     return probabilities, scores
 
 
+@pytest.mark.slow
 def test_the_loop_by_hand_depends_on_the_domains(cells, labels, by_hand):
     embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(cells.paths)
     train, test = next(FOLDS.split(labels, labels))
@@ -89,22 +90,26 @@ def test_the_loop_by_hand_depends_on_the_domains(cells, labels, by_hand):
     assert np.abs(features - fitted.transform(embeddings[test], domain=cells.domain[test])).max() > 0.01
 
 
+@pytest.mark.slow
 def test_cross_val_score_with_a_named_scoring(frame, labels, by_hand):
     scores = cross_val_score(pipeline(), frame, labels, cv=FOLDS, scoring="roc_auc", error_score="raise")
     np.testing.assert_allclose(scores, by_hand[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cross_validate_with_several_scorings(frame, labels, by_hand):
     scoring = ["roc_auc", "balanced_accuracy"]
     scores = cross_validate(pipeline(), frame, labels, cv=FOLDS, scoring=scoring, error_score="raise")
     np.testing.assert_allclose(scores["test_roc_auc"], by_hand[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cross_val_predict(frame, labels, by_hand):
     found = cross_val_predict(pipeline(), frame, labels, cv=FOLDS, method="predict_proba")
     np.testing.assert_allclose(found, by_hand[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_grid_search_scores_and_then_predicts(frame, labels, by_hand):
     grid = {"logisticregression__C": [1.0, 10.0]}
     search = GridSearchCV(pipeline(), grid, cv=FOLDS, scoring="roc_auc", error_score="raise").fit(frame, labels)
@@ -113,6 +118,7 @@ def test_grid_search_scores_and_then_predicts(frame, labels, by_hand):
     np.testing.assert_array_equal(search.predict_proba(frame), refitted.predict_proba(frame))
 
 
+@pytest.mark.slow
 def test_grid_search_in_two_processes(frame, labels, by_hand):
     embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(frame)
     line = make_pipeline(autoencoder(), LogisticRegression())
@@ -141,18 +147,21 @@ META_ESTIMATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", META_ESTIMATORS)
 def test_meta_estimators_see_every_domain(name, frame, labels):
     estimator = META_ESTIMATORS[name]().fit(frame, labels)
     assert (estimator.predict(frame) == labels).mean() > 0.6
 
 
+@pytest.mark.slow
 def test_soft_votes_are_the_means_of_the_pipelines(frame, labels):
     votes = META_ESTIMATORS["voting"]().fit(frame, labels).predict_proba(frame)
     alone = [pipeline(LogisticRegression(C=c)).fit(frame, labels).predict_proba(frame) for c in (1, 10)]
     np.testing.assert_allclose(votes, np.mean(alone, axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_frozen_steps_go_on_seeing_the_domain(frame, labels):
     features = pipeline()[:-1].fit(frame)
     frozen = make_pipeline(FrozenEstimator(features), LogisticRegression())
@@ -160,6 +169,7 @@ def test_frozen_steps_go_on_seeing_the_domain(frame, labels):
     np.testing.assert_allclose(frozen.fit(frame, labels).predict_proba(frame), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_learning_curves(frame, labels, by_hand):
     _, _, scores = learning_curve(
         pipeline(), frame, labels, cv=FOLDS, train_sizes=[1.0], scoring="roc_auc", error_score="raise"
@@ -167,6 +177,7 @@ def test_learning_curves(frame, labels, by_hand):
     np.testing.assert_allclose(scores[0], by_hand[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["pandas", "polars"])
 def test_set_output_keeps_the_domain(container, frame, labels, by_hand):
     line = pipeline().set_output(transform=container)
@@ -175,6 +186,7 @@ def test_set_output_keeps_the_domain(container, frame, labels, by_hand):
     assert type(line[:-1].fit(frame).transform(frame)).__module__.startswith(container)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_imbalanced_learn_resamples_the_features(frame, labels):
     line = make_imbalanced_pipeline(
         SAMLoRAEmbedder("vit_tiny"), autoencoder(), RandomOverSampler(random_state=0), LogisticRegression()
@@ -182,6 +194,7 @@ def test_a_pipeline_of_imbalanced_learn_resamples_the_features(frame, labels):
     assert (line.fit(frame[10:], labels[10:]).predict(frame) == labels).mean() > 0.6
 
 
+@pytest.mark.slow
 def test_a_pipeline_loaded_in_another_process_needs_no_switch(frame, labels, tmp_path):
     joblib.dump(pipeline().fit(frame, labels), tmp_path / "pipe.joblib")
     expected = pipeline().fit(frame, labels).predict_proba(frame)
@@ -193,6 +206,7 @@ def _predict(file, frame):
     return joblib.load(file).predict_proba(frame)
 
 
+@pytest.mark.slow
 def test_the_cells_of_a_new_laboratory_get_its_own_statistics(frame, labels):
     fitted = pipeline().fit(frame, labels)
     new = frame.assign(domain="new")
@@ -200,6 +214,7 @@ def test_the_cells_of_a_new_laboratory_get_its_own_statistics(frame, labels):
     np.testing.assert_array_equal(fitted[:-1].transform(new), by_hand)
 
 
+@pytest.mark.slow
 def test_single_cells_are_right_once_their_laboratory_was_added(frame, labels, tmp_path):
     fitted = pipeline().fit(frame, labels)
     new = frame.assign(domain="new")
@@ -215,6 +230,7 @@ def test_single_cells_are_right_once_their_laboratory_was_added(frame, labels, t
         np.testing.assert_allclose(one_by_one, together, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_of_an_unknown_domain_are_transformed_one_by_one(frame, labels):
     fitted = pipeline().fit(frame, labels)
     mixed = frame.assign(domain=[None, *frame["domain"][1:]])
@@ -238,6 +254,7 @@ def test_embeddings_of_other_models_bring_their_domain_too(frame, labels):
     assert carried[:3].domain.tolist() == frame["domain"][:3].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "categorical", "string"])
 def test_domains_of_any_column_type(frame, labels, kind):
     column = {"list": list(frame["domain"]), "categorical": pd.Categorical(frame["domain"]),
@@ -246,6 +263,7 @@ def test_domains_of_any_column_type(frame, labels, kind):
     assert embedded.domain.tolist() == frame["domain"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.cells
 def test_on_real_cells_a_named_scoring_gives_what_the_loop_by_hand_gives(cells_root):
     cells = load_cells(cells_root / "cells.csv", domains=["acevedo", "tecom"],
@@ -277,6 +295,7 @@ def moved(frame, name="new"):
     )
 
 
+@pytest.mark.slow
 def test_a_laboratory_that_is_added_changes_nothing_for_the_others(aligned, frame):
     added = copy.deepcopy(aligned)
     plain = CellEmbeddings.from_arrays(moved(frame).pooled)
@@ -287,6 +306,7 @@ def test_a_laboratory_that_is_added_changes_nothing_for_the_others(aligned, fram
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_a_part_without_an_added_laboratory_says_that_it_has_to_be_added_again(aligned, frame):
     added = copy.deepcopy(aligned).add_domain(moved(frame), "new")
     added.partial_fit(SAMLoRAEmbedder("vit_tiny").fit_transform(frame))
@@ -296,6 +316,7 @@ def test_a_part_without_an_added_laboratory_says_that_it_has_to_be_added_again(a
     np.testing.assert_allclose(added.transform(moved(frame)[:1]), together[:1], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.bad_argument
 @pytest.mark.parametrize(
     ("name", "error", "message"),
@@ -314,6 +335,7 @@ def test_a_laboratory_that_cannot_be_added_leaves_all_as_it_was(aligned, frame, 
     assert pickle.dumps(aligned) == before
 
 
+@pytest.mark.slow
 def test_a_laboratory_cannot_be_added_to_a_fit_that_knew_none(frame):
     with pytest.warns(UserWarning, match="Got no domain"):
         alone = autoencoder().fit(moved(frame).pooled)
@@ -321,6 +343,7 @@ def test_a_laboratory_cannot_be_added_to_a_fit_that_knew_none(frame):
         alone.add_domain(moved(frame), "new")
 
 
+@pytest.mark.slow
 def test_a_domain_that_is_passed_wins_in_fit_and_in_transform(frame):
     embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(frame)
     site = np.where(np.arange(len(frame)) // 3 % 2, "s1", "s2")
@@ -330,6 +353,7 @@ def test_a_domain_that_is_passed_wins_in_fit_and_in_transform(frame):
     )
 
 
+@pytest.mark.slow
 def test_a_number_and_its_text_are_not_two_laboratories(frame):
     numbers = np.where(frame["domain"] == "lab_a", 1, 2)
     fitted = pipeline().fit(frame.assign(domain=numbers.astype(str)), frame["label"])
@@ -337,6 +361,7 @@ def test_a_number_and_its_text_are_not_two_laboratories(frame):
         fitted.predict(frame.assign(domain=numbers))
 
 
+@pytest.mark.slow
 def test_an_empty_text_is_no_laboratory(frame):
     with pytest.warns(UserWarning, match=f"domain of 1 of {len(frame)} cells is unknown"):
         pipeline()[:2].fit(frame, frame["label"]).transform(frame.assign(domain=["", *frame["domain"][1:]]))
@@ -344,11 +369,13 @@ def test_an_empty_text_is_no_laboratory(frame):
         CellEmbeddings.from_arrays(np.eye(3), domain="lab")
 
 
+@pytest.mark.slow
 def test_the_card_of_a_nested_pipeline_shows_the_table_too(frame, labels, tmp_path):
     stack = StackingClassifier([("a", pipeline())], LogisticRegression(), cv=FOLDS).fit(frame, labels)
     assert "pd.DataFrame" in (save_pretrained(stack, tmp_path / "stack") / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_distance_between_laboratories_reads_them_from_the_embeddings(frame):
     embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(frame)
     found = domain_shift(embeddings, random_state=0)

@@ -48,6 +48,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_a_forked_process_computes_on(dtype):
     """OpenMP's threads do not survive a fork: without care the child waits for them for ever."""
@@ -86,6 +87,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_pools_of_every_kind(tmp_path, method):
     script = tmp_path / "pool.py"
@@ -115,6 +117,7 @@ for backend in ("loky", "threading"):
 """
 
 
+@pytest.mark.slow
 def test_jobs_in_jobs_neither_hang_nor_take_more_cores_than_there_are():
     env = {name: "" for name in os.environ if name.endswith("NUM_THREADS")}
     done = run("import os\n" + "".join(f"os.environ.pop({name!r})\n" for name in env) + NESTED)
@@ -139,6 +142,7 @@ cli.app(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 def test_a_benchmark_that_is_broken_off_goes_on_from_its_cache(csv, tmp_path, monkeypatch, record_property, sign):
     monkeypatch.setenv("FORWARD_LOG", str(tmp_path / "forwards.log"))
@@ -164,6 +168,7 @@ def test_a_benchmark_that_is_broken_off_goes_on_from_its_cache(csv, tmp_path, mo
     record_property("figure", f"a benchmark broken off by {sign.name} after {seen} of 80 images: {twice} done twice")
 
 
+@pytest.mark.slow
 def test_a_command_fails_in_one_line(csv, tmp_path):
     (tmp_path / "file").touch()
     done = run(CLI, "embed", csv, "--out", tmp_path / "file" / "cells.npz", "--quiet")
@@ -199,6 +204,7 @@ attempt("checkpoint", lambda: SAMLoRAEmbedder("vit_tiny", training=LoRATraining(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["size=40k", "ro"], ids=["full", "read-only"])
 def test_a_disk_that_takes_nothing(csv, tmp_path, disk):
     place = tmp_path / "disk"
@@ -218,6 +224,7 @@ def test_a_disk_that_takes_nothing(csv, tmp_path, disk):
     assert not [path for path in left if path.endswith((".safetensors", "cells.npz", ".ckpt", ".csv"))]
 
 
+@pytest.mark.slow
 def test_other_locales_change_nothing(csv):
     """Text files are UTF-8 whatever the machine's own encoding is."""
     code = """
@@ -279,6 +286,7 @@ print(embedder.transform(images).shape)
 """
 
 
+@pytest.mark.slow
 def test_an_embedder_outlives_a_reload_of_the_modules():
     """As a notebook's autoreload does: the adapter is then of a class that is not the module's any more."""
     done = run(RELOADED)

@@ -78,12 +78,14 @@ def test_real_cells(cells_root):
     assert_close(describe(embedder().transform(real_images(cells_root))), "real", BOUNDS["float32"])
 
 
+@pytest.mark.slow
 @pytest.mark.cells
 def test_transfer_between_real_laboratories(cells_root):
     expected = json.loads((STORED / "transfer.json").read_text())["right"]
     assert abs(transfer(cells_root) - expected) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"batch_size": 1}, {"batch_size": 7}, {"batch_size": 64}, {"n_jobs": 2}, {"cache_dir": "cache"}],

@@ -47,6 +47,7 @@ def test_a_cell_without_a_nucleus_is_finite():
     assert np.isfinite(measure_cell(*drawn_cell(lobes=()))).all()
 
 
+@pytest.mark.slow
 def test_table_and_union():
     cells = make_blood_cells(2, random_state=0)
     union = FeatureUnion([("morphology", CellMorphology()), ("again", CellMorphology())])

@@ -112,15 +112,18 @@ except AttributeError as exc:
 """
 
 
+@pytest.mark.slow
 def test_the_package_imports_torch_only_when_it_is_used(in_subprocess):
     assert in_subprocess(LAZY).strip() == "module 'sam_bloodcell' has no attribute 'no_such_name'"
 
 
+@pytest.mark.slow
 def test_the_datasets_come_without_torch(in_subprocess):
     code = "import sys; from sam_bloodcell import datasets; print('torch' in sys.modules, len(datasets.labels.SCHEMES))"
     assert in_subprocess(code).strip() == "False 2"
 
 
+@pytest.mark.slow
 def test_modules_of_a_package_that_was_not_imported_are_there(in_subprocess):
     code = "import sam_bloodcell as s; print(s.embedding.store.__name__, s.models.sam.__name__)"
     assert in_subprocess(code).strip() == "sam_bloodcell.embedding.store sam_bloodcell.models.sam"

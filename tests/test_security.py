@@ -207,6 +207,7 @@ def test_names_of_laboratories_cannot_lead_out(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
 
+@pytest.mark.slow
 def test_tokens_stay_out_of_messages_and_cards(tmp_path, in_subprocess, hub_server):
     hub_server.private["someone/something"] = "hf_another"
     code = """

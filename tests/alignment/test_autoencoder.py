@@ -164,6 +164,7 @@ def test_parts_of_the_cells_teach_a_linear_autoencoder_what_the_whole_does(cells
     assert len(parts.history_) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop_size", [32, 64, 128])
 def test_crop_sizes(cells, crop_size):
     X, domains = cells
@@ -171,6 +172,7 @@ def test_crop_sizes(cells, crop_size):
     assert network.reconstruct(X[:2]).shape == (2, crop_size, crop_size, 3)
 
 
+@pytest.mark.slow
 def test_feature_names(fitted, cells):
     assert fitted.get_feature_names_out()[0] == "crossdomainautoencoder0"
     X, domains = cells

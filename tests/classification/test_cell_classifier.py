@@ -67,6 +67,7 @@ def test_it_is_the_pipeline_of_its_parts(fitted, frame, known):
         np.testing.assert_allclose(pipeline.predict_proba(frame), fitted.predict_proba(frame), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_table_says_what_there_is_to_judge_an_answer(fitted, frame, known):
     table = fitted.predict_table(frame)
     assert table.columns[:3].tolist() == ["path", "domain", "label"]
@@ -206,12 +207,14 @@ def test_it_is_searched_and_scored_like_any_classifier(frame):
     assert model.set_params(classifier__C=0.5).classifier.C == 0.5
 
 
+@pytest.mark.slow
 def test_a_class_may_be_called_unknown(frame, known):
     labels = frame["label"].replace("neutrophil", "unknown")
     model = CellClassifier(random_state=0, verbose=0).fit(frame[known], labels[known])
     assert "unknown" in set(model.predict(frame))
 
 
+@pytest.mark.slow
 def test_tables_of_pandas_as_output_of_all_transformers_change_nothing(fitted, frame):
     with config_context(transform_output="pandas"):
         table = fitted.predict_table(frame)
@@ -251,6 +254,7 @@ def test_a_calibration_has_as_many_folds_as_the_rarest_class_has_cells(frame, kn
         CellClassifier(classifier=SVC(), verbose=0).fit(few.iloc[[0, 1, 2]], ["lymphocyte", "lymphocyte", "eosinophil"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "classifier",
     [
@@ -342,6 +346,7 @@ def test_another_embedder_takes_the_place_of_the_backbone(frame, known, vit_file
     assert "ViTEmbedder -> CrossDomainAutoencoder" in (tmp_path / "model" / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_views_in_other_stains_go_through_another_embedder_too(frame, known, vit_file):
     classifier = CellClassifier(embedder=ViTEmbedder(vit_file), n_stain_views=1, random_state=0, verbose=0)
     classifier.fit(frame[known][::2], frame["label"][known][::2])

@@ -385,6 +385,7 @@ def laboratories():
     return pd.DataFrame({"path": list(made.images), "domain": made.domain}), made.labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autoencoder", ["auto", None])
 def test_a_cell_classifier_smooths_each_laboratory_of_a_call_by_itself(laboratories, autoencoder, tmp_path):
     X, y = laboratories

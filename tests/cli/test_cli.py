@@ -485,6 +485,7 @@ def test_the_pooling_is_an_option_of_embed(tmp_path, vit_file):
     assert "The 'pooling' parameter of SAMLoRAEmbedder must be a str among" in result.output
 
 
+@pytest.mark.slow
 def test_the_pooling_is_an_option_of_train_and_benchmark(tmp_path, one_classifier):
     table = save_cells(make_blood_cells(5, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
     args = (table, "--quiet", "--pooling", "mask+texture", "--out")

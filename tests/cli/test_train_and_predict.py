@@ -78,6 +78,7 @@ def test_images_without_labels_are_predicted_to_parquet(folder, tmp_path):
     assert not (tmp_path / "p_mistakes.png").exists()
 
 
+@pytest.mark.slow
 def test_laboratories_of_the_folders_are_those_of_the_training(folder, tmp_path):
     result = run("predict", folder / "model", folder / "cells", "--out", tmp_path / "p.csv", "--quiet")
     assert result.exit_code == 0, result.output
@@ -104,6 +105,7 @@ def test_options_reach_the_embedder(folder, tmp_path):
     assert any((tmp_path / "cache").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:1 of 25 images cannot be read")
 def test_an_unreadable_image_stops_or_is_skipped(folder, tmp_path):
     shutil.copytree(folder / "lyon", tmp_path / "lyon")

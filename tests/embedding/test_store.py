@@ -225,6 +225,7 @@ np.save(sys.argv[2], embedder.transform(images).pooled)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_two_writers_share_the_work(make, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
@@ -246,6 +247,7 @@ with EmbeddingStore(sys.argv[1]).session("0" * 64, {}) as session:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_what_a_killed_writer_claimed_is_taken_over(tmp_path):
     with _python(CLAIMER, tmp_path) as other, EmbeddingStore(tmp_path).session("0" * 64, {}) as session:

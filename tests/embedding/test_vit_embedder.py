@@ -201,6 +201,7 @@ def test_both_networks_can_be_freed(vit_file, cells):
     assert network._last.vit is None  # all was in the cache
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_rows(vit_file, cells):
     get_reusable_executor().shutdown()
     alone = ViTEmbedder(vit_file, batch_size=3, dtype="float32").fit_transform(cells.images)
@@ -216,6 +217,7 @@ def _content(image):
     return read_content(image)
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_worker_that_dies_costs_its_chunk(vit_file, cells, tmp_path, monkeypatch):
     get_reusable_executor().shutdown()  # workers of earlier tests do not know the marker
@@ -327,6 +329,7 @@ NAMED = {
 }
 
 
+@pytest.mark.slow
 def test_the_repos_that_we_name_load_by_name_and_again_offline(hub_server, in_subprocess):
     for name, file in NAMED.items():
         torch.save(OWN, hub_server.folder("/".join(name.split("/")[:2])) / file)
@@ -351,6 +354,7 @@ assert back.encoder_.recipe.digest == embedder.encoder_.recipe.digest
 """
 
 
+@pytest.mark.slow
 def test_an_embedder_is_pushed_and_fetched(hub_server, in_subprocess):
     torch.save(OWN, hub_server.folder("MarrLab/DinoBloom") / "pytorch_model_s.bin")
     out = in_subprocess(PUSHED, HF_ENDPOINT=hub_server.url, HF_TOKEN="hf_x")

@@ -41,6 +41,7 @@ def test_benchmark_tells_the_autoencoder_each_cells_domain(separable):
     assert list(result.shift.index) == ["embeddings", "autoencoder"]
 
 
+@pytest.mark.slow
 def test_evaluation_imports_no_pictures():
     code = "import sys, sam_bloodcell.evaluation; sys.exit(bool({'matplotlib', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -257,6 +258,7 @@ def test_a_killed_benchmark_embeds_nothing_twice(tmp_path, monkeypatch):
     assert sum(seen) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Pairs of images")
 def test_a_benchmark_tells_what_a_few_labels_would_bring(separable):
     class Doubler(TransformerMixin, BaseEstimator):

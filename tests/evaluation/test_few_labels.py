@@ -27,6 +27,7 @@ def means(curve):
     return curve.groupby(["test_domain", "chosen", "n_labels"])[["balanced_accuracy", "ece"]].mean()
 
 
+@pytest.mark.slow
 def test_the_curve_rises_where_labels_help(laboratories):
     X, y, domain = laboratories
     curve = label_curve(X, y, domain=domain, random_state=0)

@@ -184,6 +184,7 @@ def test_one_laboratory_has_a_verdict_within_alone():
     assert "All cells come from one laboratory" in next(one for one in advice(result) if one.topic == "cells").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 30])
 def test_many_laboratories(n):
     names = [f"lab {i:02}" for i in range(n)]

@@ -69,6 +69,7 @@ def test_copies_of_other_cells_are_found_among_those_alone():
     assert same["a"].tolist() == same["b"].tolist() == list(range(50))
 
 
+@pytest.mark.slow
 def test_equal_distributions_are_at_no_distance_on_average():
     rng = np.random.default_rng(0)
     found = [domain_shift(rng.normal(size=(10, 8)), ["a"] * 5 + ["b"] * 5, random_state=0)["mmd"] for _ in range(200)]
@@ -114,6 +115,7 @@ def test_a_class_named_all_has_a_row_of_its_own():
     assert table["n"].to_dict() == {"all": 40, "all (class)": 20, "x": 20}
 
 
+@pytest.mark.slow
 def test_wide_features_of_many_cells_fit_into_small_memory():
     code = """if True:
         import resource

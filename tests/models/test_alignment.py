@@ -149,6 +149,7 @@ def test_mmd_keeps_its_precision_under_autocast():
     assert found == pytest.approx(mmd(features, domain).item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_mmd_of_wide_features_fits_into_small_memory():
     code = """if True:
         import resource

@@ -42,6 +42,7 @@ def test_the_papers_layers():
 both = pytest.mark.parametrize("architecture", [ConvAutoencoder, MaskedAutoencoder])
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("crop_size", CROP_SIZES)
 @pytest.mark.parametrize("token_width", [192, 768])
@@ -118,6 +119,7 @@ def test_masked_tokens_know_their_place():
         assert not torch.allclose(network.encode(tokens), network.encode(tokens.flip(3)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_masked_learns_to_fill_in():
     torch.manual_seed(0)
     network = MaskedAutoencoder(8, n_components=5, crop_size=32)

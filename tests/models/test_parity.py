@@ -144,6 +144,7 @@ def encode(encoder, neck, images):
     return seen[0], features
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_tokens_before_and_after_the_neck_equal_transformers(case):
     encoder = case.transformers.vision_encoder
@@ -152,6 +153,7 @@ def test_tokens_before_and_after_the_neck_equal_transformers(case):
     torch.testing.assert_close(case.features, output.last_hidden_state, **CLOSE)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_tokens_before_and_after_the_neck_equal_segment_anything(case):
     encoder = case.original.image_encoder

@@ -25,6 +25,7 @@ print("built")
 BROKEN = 'raise RuntimeError("operator torchvision::nms does not exist")'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["broken", "absent"])
 def test_sam_works_whatever_torchvision_does(state, tmp_path):
     if state == "broken":

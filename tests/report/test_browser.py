@@ -67,6 +67,7 @@ def test_page_in_a_real_browser(page_of_three, width, tmp_path):
     assert found == {"width": width, "errors": [], "images": images, "broken": 0, "clipped": []}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
 def test_three_laboratories_print_on_six_pages_at_most(page_of_three, tmp_path):
     chromium(page_of_three, tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'report.pdf'}")

@@ -40,6 +40,7 @@ def test_benchmark_without_autoencoder(cells, tmp_path):
     assert "This run had no autoencoder." in page
 
 
+@pytest.mark.slow
 def test_no_reconstructions_without_tokens(cells, tmp_path):
     with pytest.warns(UserWarning, match="Left out"):
         result = run_benchmark(cells, Embedder(False), Autoencoder(), LogisticRegression(), random_state=3)
@@ -149,6 +150,7 @@ def test_figures_as_files(result, tmp_path):
     assert (tmp_path / "figures" / "maps.svg").read_text().lstrip().startswith("<?xml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("laboratories", "classes"),
     [
@@ -168,6 +170,7 @@ def test_page_survives_any_name(result, laboratories, classes, tmp_path):
     assert "figure" in text
 
 
+@pytest.mark.slow
 def test_names_without_glyphs_are_tables_and_a_key(result, tmp_path, monkeypatch):
     monkeypatch.setattr(canvas, "_font_with", lambda character: "sans-serif" if character.isascii() else None)
     page = write_report(renamed(result, ["北京", "b"], ["血", "monocyte", "z"]), tmp_path).read_text("utf-8")
@@ -234,6 +237,7 @@ def test_many_laboratories_are_tables_not_a_picture_a_pair(result, tmp_path, mon
     assert "870 directions" in tree.one("section", id="verdict").text
 
 
+@pytest.mark.slow
 def test_one_laboratory_is_reported_within_itself(result, tmp_path):
     home = [
         table[table["train_domain"].eq("b") & table["test_domain"].eq("b")]
@@ -269,6 +273,7 @@ def test_a_classifier_without_probabilities_has_no_calibration_error(result, tmp
     assert tiles["Calibration error (ECE) across laboratories"] == "Not known"
 
 
+@pytest.mark.slow
 def test_gaps_in_the_distances_are_shown_as_none(result, tmp_path):
     gaps = replace(result, shift_by_class=result.shift_by_class * np.nan)
     tables = [table.table() for table in parse(write_report(gaps, tmp_path).read_text("utf-8")).all("table")]
@@ -309,6 +314,7 @@ def test_a_report_that_cannot_be_written_is_refused_beforehand(tmp_path, monkeyp
     assert [*(tmp_path / "new").iterdir(), *(tmp_path / "figures").iterdir()] == []
 
 
+@pytest.mark.slow
 def test_a_picture_that_does_not_fit_on_the_disk_is_named(result, tmp_path, monkeypatch):
     save = Figure.savefig
 

@@ -14,6 +14,7 @@ from sam_bloodcell.evaluation import findings
 from sam_bloodcell.report import write_report
 
 
+@pytest.mark.slow
 def test_the_first_screen_says_what_the_verdict_says(three, tmp_path):
     tree = parse(write_report(three, tmp_path).read_text("utf-8"))
     verdict, first = findings.verdict(three), tree.one("section", id="verdict")
@@ -32,6 +33,7 @@ def test_the_first_screen_says_what_the_verdict_says(three, tmp_path):
     assert f"finds {verdict.across.value:.0%} of a class's cells in another laboratory" in first.text
 
 
+@pytest.mark.slow
 def test_features_that_have_seen_the_tested_images_are_called_so(three, tmp_path):
     features, _ = findings.recommended(three)
     other = {"autoencoder": "embeddings", "embeddings": "autoencoder"}
@@ -43,6 +45,7 @@ def test_features_that_have_seen_the_tested_images_are_called_so(three, tmp_path
         assert found == (name == "autoencoder")
 
 
+@pytest.mark.slow
 def test_a_star_is_explained_only_where_there_is_one(three, page, tmp_path):
     counts = [
         parse(text).one("section", id="counts").text for text in (page, write_report(three, tmp_path).read_text())
@@ -50,6 +53,7 @@ def test_a_star_is_explained_only_where_there_is_one(three, page, tmp_path):
     assert ["fewer than 5 cells" in text for text in counts] == [True, False]
 
 
+@pytest.mark.slow
 def test_what_to_do_is_the_advice_in_its_order(three, tmp_path, monkeypatch):
     advice = [
         findings.Advice("mislabelled", "Look at <these>.", list(range(30))),
@@ -65,6 +69,7 @@ def test_what_to_do_is_the_advice_in_its_order(three, tmp_path, monkeypatch):
     assert "Nothing was found that needs action." in write_report(three, tmp_path).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_recall_and_transfer_are_tables_with_numbers(three, tmp_path):
     tree = parse(write_report(three, tmp_path).read_text("utf-8"))
     table = tree.one("section", id="recall").table()
@@ -84,6 +89,7 @@ def test_recall_and_transfer_are_tables_with_numbers(three, tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_open", [1000, 1])
 def test_every_mistake_is_shown_with_its_file_and_confidence(three, n_open, tmp_path, monkeypatch):
     for what in ("MAX_OPEN", "MAX_DIRECTIONS", "MAX_GROUPS"):
@@ -106,6 +112,7 @@ def test_every_mistake_is_shown_with_its_file_and_confidence(three, n_open, tmp_
     assert shown - {f"{len(pairs) - 1} more pairs of class and answer"} == headings
 
 
+@pytest.mark.slow
 def test_labels_to_check_are_listed(three, tmp_path, monkeypatch):
     suspected = pd.DataFrame({
         "row": [7], "domain": "lab 01", "label": "class 000", "predicted": "class 001", "confidence": 0.97,
@@ -120,6 +127,7 @@ def test_labels_to_check_are_listed(three, tmp_path, monkeypatch):
     assert cells[1] == ["cell 007.png", "lab 01", "class 000", "class 001", "0.97", "1.00"]
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_are_named_once_and_counted_in_the_warning(three, tmp_path):
     paths = [str(tmp_path / "gone" / Path(path).name) for path in three.cells.paths]
     gone = replace(three, cells=Bunch(**three.cells | {"paths": paths}))
@@ -131,6 +139,7 @@ def test_images_that_are_gone_are_named_once_and_counted_in_the_warning(three, t
     assert all("The image cannot be read: ImageReadError" in cell.text for cell in cells)
 
 
+@pytest.mark.slow
 def test_every_abbreviation_of_the_page_is_in_the_glossary(three, tmp_path):
     result = replace(three, predictions=three.predictions.replace({"classifier": {"RF": "MLP"}}))
     tree = parse(write_report(result, tmp_path).read_text("utf-8"))
@@ -187,6 +196,7 @@ def test_text_stands_out_from_every_background(page):
             assert (luminance(ground) + 0.05) / (luminance(variables[name]) + 0.05) >= 4.5, (name, ground)
 
 
+@pytest.mark.slow
 def test_a_few_labels_have_a_table_and_small_laboratories_are_named(three, tmp_path):
     names = np.unique(three.cells.domain).tolist()
     rows = [(0, "none", 0, 0.5), (32, "random", 0, 0.6), (32, "random", 1, 0.8), (32, "informative", 0, 0.81)]

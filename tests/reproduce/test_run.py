@@ -36,6 +36,7 @@ def test_limit_draws_of_every_class_and_laboratory(folders):
         limit_cells(cells, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("paper", "n"), [("bc-sam", 20), ("dorl", 8)])
 def test_the_whole_table_on_stand_ins(paper, n, folders, tmp_path):
     result = CliRunner().invoke(
@@ -58,6 +59,7 @@ def test_the_whole_table_on_stand_ins(paper, n, folders, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_run_is_the_preset_with_the_papers_crops(folders, quick):
     _, result = reproduce("dorl", *folders, **SMALL)
     assert "preset='dorl'" in result.settings["autoencoder"]
@@ -66,6 +68,7 @@ def test_the_run_is_the_preset_with_the_papers_crops(folders, quick):
     assert isinstance(result.autoencoder, CrossDomainAutoencoder)
 
 
+@pytest.mark.slow
 def test_cells_of_a_class_that_training_lacks_count_as_wrong_as_in_the_papers(folders, tmp_path, quick):
     acevedo = tmp_path / "acevedo"
     shutil.copytree(folders[1], acevedo, ignore=shutil.ignore_patterns("monocyte"))
@@ -107,6 +110,7 @@ def counted(monkeypatch):
     return done, limit
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_in_every_stage_ends_as_an_unbroken_one(folders, archive, tmp_path, counted, quick):
     done, limit = counted
     options = SMALL | {"masks": archive, "adapter_epochs": 2, "epochs": 2}
@@ -128,6 +132,7 @@ def test_a_run_that_breaks_off_in_every_stage_ends_as_an_unbroken_one(folders, a
     assert again.equals(unbroken)
 
 
+@pytest.mark.slow
 def test_masks_found_by_the_stain_train_an_adapter_too(folders, tmp_path, counted, quick):
     _, result = reproduce("dorl", *folders, **SMALL, masks="auto", adapter_epochs=1, work_dir=tmp_path)
     (adapter,) = tmp_path.glob("adapter-*")
@@ -135,6 +140,7 @@ def test_masks_found_by_the_stain_train_an_adapter_too(folders, tmp_path, counte
     assert str(adapter) in result.settings["embedder"]
 
 
+@pytest.mark.slow
 def test_a_second_run_with_the_same_cache_embeds_nothing(folders, tmp_path, counted, quick):
     done, _ = counted
     _, first = reproduce("dorl", *folders, **SMALL, cache_dir=tmp_path)
@@ -156,6 +162,7 @@ def test_plain_sam_without_masks_is_warned_of(folders, tmp_path, randomise, monk
         reproduce("dorl", *folders, **SMALL | {"backbone": str(file)})
 
 
+@pytest.mark.slow
 def test_time_and_disk_space_are_told_before_the_start(folders, tmp_path, monkeypatch, capsys, quick):
     monkeypatch.setattr(CrossDomainAutoencoder, "transform", lambda *_, **__: pytest.fail("Too late."))
     with pytest.raises(pytest.fail.Exception, match="Too late"):

@@ -112,6 +112,7 @@ class TestRun:
         assert trained.adapter.image_size == 64
         np.testing.assert_allclose(trained.adapter.pixel_stats[0], CELLS.images.mean((0, 1, 2)), rtol=1e-6)
 
+    @pytest.mark.slow
     def test_it_learns_to_segment(self, run):
         history = run(LoRATraining(**QUICK | {"epochs": 12})).history
         assert history["loss"].iloc[-1] < 0.8 * history["loss"].iloc[0]
@@ -194,6 +195,7 @@ def test_a_gpu_learns_what_the_cpu_learns(run, gpu):
 
 
 class TestCheckpoint:
+    @pytest.mark.slow
     def test_an_interrupted_training_resumes_to_the_same_bits(self, run, tmp_path, monkeypatch):
         settings = QUICK | {"epochs": 4, "dropout": 0.1, "validation_fraction": 0.3}
         unbroken = run(LoRATraining(**settings))
@@ -218,6 +220,7 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match=r"Got random_state=.* with a checkpoint but expected an int.* Fix: rand"):
             run(training)
 
+    @pytest.mark.slow
     def test_another_training_is_refused(self, run, backbone, tmp_path):
         checkpoint = tmp_path / "run.ckpt"
         training = LoRATraining(**QUICK, checkpoint=checkpoint)

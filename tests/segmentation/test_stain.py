@@ -78,6 +78,7 @@ def test_without_scikit_image_the_way_out_is_named(monkeypatch):
         stain_mask(_painted())
 
 
+@pytest.mark.slow
 @pytest.mark.cells
 def test_real_cells_are_found(cells_root):
     """Bounds below what `benchmarks/pseudo_masks.py` prints for all 400: means 0.957 and 0.869."""

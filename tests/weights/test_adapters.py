@@ -73,6 +73,7 @@ print(*load_backbone(Backbone("lab/small", "v1")))
 """
 
 
+@pytest.mark.slow
 def test_weights_and_adapters_come_from_the_hub_and_stay_cached(hub_server, in_subprocess):
     save_file(STATE, hub_server.folder("lab/small") / "model.safetensors")
     write_adapter(ADAPTER, hub_server.folder("lab/adapter"), Backbone("vit_tiny"))
@@ -97,6 +98,7 @@ print(embedder.adapter_.image_size, embedder.adapter_revision)
 """
 
 
+@pytest.mark.slow
 def test_an_adapter_comes_whole_from_the_revision_asked_for(hub_server, in_subprocess):
     write_adapter(adapters.packaged_adapter("vit_tiny"), hub_server.folder("lab/adapter"), Backbone("vit_tiny"))
     assert in_subprocess(FROM_REVISION, HF_ENDPOINT=hub_server.url).split() == ["224", COMMIT]

@@ -108,6 +108,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", [{"HF_HUB_OFFLINE": "1"}, {}], ids=["offline", "unreachable"])
 def test_without_network_the_error_is_quick_and_names_the_way_out(env, in_subprocess):
     output = in_subprocess(UNAVAILABLE, HF_ENDPOINT="http://127.0.0.1:9", **env)
@@ -263,6 +264,7 @@ print(float(load_backbone(Backbone(sys.argv[1]))["image_encoder.pos_embed"].sum(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_a_hub_repo_in_transformers_layout_loads_by_name(form, hub_server, in_subprocess):
     config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
@@ -345,6 +347,7 @@ print(sam.size.patch, float(sam.image_encoder.patch_embed.proj.weight.sum()))
 """
 
 
+@pytest.mark.slow
 def test_cellpose_sam_comes_from_the_hub(cellpose_file, hub_server, in_subprocess):
     cellpose_file.rename(hub_server.folder("mouseland/cellpose-sam") / "cpsam")
     expected = float(weights(CELLPOSE["shapes"])["encoder.patch_embed.proj.weight"].sum())

@@ -136,6 +136,7 @@ except WeightsUnavailableError as exc:
 """
 
 
+@pytest.mark.slow
 def test_a_file_from_xet_storage_is_checked_by_its_sha256(hub_server, in_subprocess, tmp_path):
     """The cache may keep such a file under its Xet hash, which looks like a SHA-256 and is none."""
     hub_server.xet_hash = "c0" * 32

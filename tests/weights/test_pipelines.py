@@ -191,6 +191,7 @@ np.testing.assert_array_equal(back.decision_function(images), pipe.decision_func
 """
 
 
+@pytest.mark.slow
 def test_all_three_are_pushed_and_come_back_also_offline(fitted, cells, hub_server, in_subprocess, tmp_path):
     joblib.dump(fitted, tmp_path / "pipe.joblib")
     np.save(tmp_path / "images.npy", cells.images[:4])
@@ -284,6 +285,7 @@ def test_real_vit_b_segments_a_cell_in_the_middle():
     assert np.mean(dice) > 0.5
 
 
+@pytest.mark.slow
 def test_a_vit_b_pipeline_is_small_and_needs_its_base_in_the_cache_alone(cells, hub_server, in_subprocess, tmp_path):
     served = hub_server.folder("facebook/sam-vit-base") / "model.safetensors"
     save_file(SAM(SIZES["vit_b"], 1024, SAM_MASK_TOKENS).state_dict(), served)

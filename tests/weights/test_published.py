@@ -77,6 +77,7 @@ def save(state, folder):
     return folder / "published.pth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "px"), [(TINY, 64), (SIZES["vit_b"], 224)], ids=["tiny", "vit_b"])
 @torch.no_grad()
 def test_a_converted_adapter_equals_the_published_forward_pass(size, px, tiny_sam, tmp_path):

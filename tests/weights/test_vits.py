@@ -145,6 +145,7 @@ print(known.revision, float(load_vit(known).cls_token.sum()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["facebook/dinov2-small", "MarrLab/DinoBloom/pytorch_model_s.bin"])
 def test_a_hub_repo_or_a_file_in_one_loads_by_name_and_again_offline(name, hub_server, in_subprocess):
     repo, file = name.split("/")[:2], name.split("/")[2:]
