@@ -28,6 +28,7 @@ from sam_bloodcell.images.stain_views import jitter_stain, random_affine, stain_
 from sam_bloodcell.models.losses import segmentation_loss
 from sam_bloodcell.models.training import TrainingPlan, train
 from sam_bloodcell.segmentation.measures import measure_cells
+from sam_bloodcell.weights.adapters import adapter_settings
 
 # Side in pixels and number of the views, by turns: small views show many cells, large ones detail.
 VIEWS = ((112, 128), (112, 128), (224, 32))
@@ -192,7 +193,7 @@ def main() -> None:
     start = first_weights(args.start)
     targets, masks = make_targets(start, args.start / "adapter", rows, cells, args.out)
     encoder_log = json.loads((args.start / "training_log.json").read_text())["encoder"]
-    pixel_stats = encoder_log["continued"]["pixel_stats"]
+    pixel_stats = adapter_settings(args.start / "adapter")["pixel_stats"]
     module = Distillation(pixel_stats, start, targets.shape[1])
     weights = target_weights(targets.shape[1], module.sam.size.width)
     # The rate stays constant, so the training can end after any epoch: the running mean takes the place of a decay.

@@ -47,8 +47,8 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         Weights of the encoder, as in `SAMLoRAEmbedder`. The default is packaged and needs no network connection.
     classifier : classifier, default=None
         Any scikit-learn classifier of the features. None stands for logistic regression on standardised features, with
-        C=0.1 and classes of equal weight: of the settings tried, its probabilities were the best calibrated across
-        laboratories (docs/results.md). A classifier without ``predict_proba``, such as ``SVC``, gets calibrated
+        C=0.1 and classes of equal weight: of the settings tried, its probabilities were among the best calibrated
+        across laboratories (docs/results.md). A classifier without ``predict_proba``, such as ``SVC``, gets calibrated
         probabilities from `CalibratedClassifierCV`. A `NeighborSmoothedClassifier` smooths each laboratory of a call
         separately.
     adapter : str or path, optional
