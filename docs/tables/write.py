@@ -199,7 +199,8 @@ def readme() -> str:
         [shown, METHODS[name], *(f"{means[name, column]:.2f}" for column in columns)]
         for name, shown in IN_THE_README.items()
     ]
-    return _table(["balanced accuracy in a laboratory whose labels were not used", "transductive", *columns.values()], lines)
+    title = "balanced accuracy in a laboratory whose labels were not used"
+    return _table([title, "transductive", *columns.values()], lines)
 
 
 def backbone() -> str:
