@@ -5,9 +5,10 @@
 At most 150 cells of each of the five common classes from six laboratories: pooling under the mask, tokens of earlier
 blocks, averages over turned images, colours brought to a reference, morphology, and the package's measures. Logistic
 regression, classes of equal weight, on 30 pairs of laboratories and with one laboratory left out; the balanced accuracy
-is over the classes of which the tested laboratory has 3 cells. A read-out is judged on two halves of the tested
-laboratories, and in each half with the C that is best on the other one. Passes of the network (2 to 4 minutes each on
-one core) and scores are kept in files of their own; a second call goes on from there.
+is over the classes of which the tested laboratory has 3 cells. A read-out is judged on the tested
+laboratories that the encoder saw and on those that it never saw, in each group with the C that is best in the other.
+Passes of the network (2 to 4 minutes each on one core) and scores are kept in files of their own; a second call
+resumes.
 """
 
 import argparse

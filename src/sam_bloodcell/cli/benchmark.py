@@ -75,13 +75,13 @@ def benchmark(
 
     Example: sam-bloodcell benchmark cells.csv --classes lymphocyte,monocyte --out out
     """
-    import numpy as np
     from sklearn.base import clone
 
     from ..alignment.autoencoder import CrossDomainAutoencoder
     from ..alignment.settings import parts_to_keep
     from ..datasets import drop_unreadable, load_cells
     from ..embedding.choice import embedder_params, make_embedder
+    from ..embedding.saving import BLANK
     from ..evaluation import compare_encoders, run_benchmark
     from ..evaluation.encoders import settings_of_encoders
     from ..files import check_outside
@@ -109,7 +109,7 @@ def benchmark(
     )  # fmt: skip
     check_epochs(epochs, autoencoder)
     for each in embedders.values() if len(embedders) > 1 else ():
-        each.fit(np.zeros((1, 16, 16, 3), np.uint8))  # raises now if weights are missing, before hours of work
+        each.fit(BLANK)  # raises now if weights are missing, before hours of work
     run: dict[str, Any] = {"cv": cv, "random_state": seed, "n_jobs": n_jobs, "verbose": verbose}
     results = {name: run_benchmark(data, each, clone(autoencoder), **run) for name, each in embedders.items()}
     result = results[backbone[0]]
