@@ -101,8 +101,9 @@ def test_the_four_commands_of_the_readme_run(tmp_path, monkeypatch):
         assert program == "sam-bloodcell"
         result = CliRunner().invoke(app, [*arguments, *(["--quiet"] if "check" not in arguments else [])])
         assert result.exit_code == 0, result.output
-    for name in ("out/report.html", "out/predictions.csv", "out/model/pipeline.skops", "model/pipeline.skops"):
-        assert Path(name).stat().st_size > 0, name
+    written = ("report.html", "benchmark_predictions.csv", "model/pipeline.skops")
+    for path in (*(Path("out", name) for name in written), Path("model/pipeline.skops")):
+        assert path.stat().st_size > 0, path
     table = pd.read_csv("predictions.csv")
     mistakes = table[table["label"] != table["predicted"]]
     assert str(wrong) in mistakes["path"].tolist()
