@@ -30,7 +30,8 @@ IN_A_FOLDER = "import os, sys\nos.chdir(sys.argv[1])\n"
 # Pages whose blocks need nothing but the package.
 SELF_CONTAINED = (
     "design.md", "encoders.md", "howto/embeddings.md", "howto/few_labels.md", "howto/masks.md",
-    "howto/new_laboratory.md", "howto/own_encoder.md", "howto/search.md", "howto/smoothing.md", "howto/without_images.md",
+    "howto/new_laboratory.md", "howto/own_encoder.md", "howto/search.md", "howto/smoothing.md",
+    "howto/without_images.md",
 )  # fmt: skip
 # Pages with a test of their own below, and the one that needs a Dask scheduler: tests/test_cluster.py has a real one.
 SPECIAL = ("index.md", "method.md", "own_laboratories.md", "weights.md", "scale.md")
