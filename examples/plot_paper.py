@@ -21,15 +21,15 @@ cells = make_blood_cells(10, domains=("lab_a", "lab_b"), random_state=0)
 labels = np.array(cells.target_names)[cells.target]
 
 # %%
-# Stage 1: tokens, masks and crops
-# --------------------------------
+# Segmentation and embedding: tokens, masks and crops
+# ---------------------------------------------------
 
 embeddings = SAMLoRAEmbedder("vit_tiny", keep=("tokens", "crops")).fit_transform(cells.images)
 embeddings.tokens.shape, embeddings.crops.shape
 
 # %%
-# Stage 2: the autoencoder, on both laboratories, without labels
-# --------------------------------------------------------------
+# Alignment: the autoencoder, on both laboratories, without labels
+# ----------------------------------------------------------------
 # ``preset="bc-sam"`` uses the settings of the paper; other arguments override them. The loss is 1 - SSIM of the crop
 # plus five times the discrepancy between the laboratories' mean features.
 
@@ -54,8 +54,8 @@ plot_cells(
 # sphinx_gallery_thumbnail_number = 2
 
 # %%
-# Stage 3: the classifiers
-# ------------------------
+# Classification
+# --------------
 # Each classifier is trained in one laboratory with five folds. It is tested on the held-out fold and on all cells of
 # the other laboratory.
 

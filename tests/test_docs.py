@@ -29,8 +29,9 @@ IN_A_FOLDER = "import os, sys\nos.chdir(sys.argv[1])\n"
 
 # Pages whose blocks need nothing but the package.
 SELF_CONTAINED = (
-    "design.md", "encoders.md", "howto/embeddings.md", "howto/masks.md", "howto/new_laboratory.md",
-    "howto/own_encoder.md", "howto/search.md",
+    "design.md", "encoders.md", "howto/embeddings.md", "howto/few_labels.md", "howto/masks.md",
+    "howto/new_laboratory.md", "howto/own_encoder.md", "howto/search.md", "howto/smoothing.md",
+    "howto/without_images.md",
 )  # fmt: skip
 # Pages with a test of their own below, and the one that needs a Dask scheduler: tests/test_cluster.py has a real one.
 SPECIAL = ("index.md", "method.md", "own_laboratories.md", "weights.md", "scale.md")
@@ -101,8 +102,9 @@ def test_the_four_commands_of_the_readme_run(tmp_path, monkeypatch):
         assert program == "sam-bloodcell"
         result = CliRunner().invoke(app, [*arguments, *(["--quiet"] if "check" not in arguments else [])])
         assert result.exit_code == 0, result.output
-    for name in ("out/report.html", "out/predictions.csv", "out/model/pipeline.skops", "model/pipeline.skops"):
-        assert Path(name).stat().st_size > 0, name
+    written = ("report.html", "benchmark_predictions.csv", "model/pipeline.skops")
+    for path in (*(Path("out", name) for name in written), Path("model/pipeline.skops")):
+        assert path.stat().st_size > 0, path
     table = pd.read_csv("predictions.csv")
     mistakes = table[table["label"] != table["predicted"]]
     assert str(wrong) in mistakes["path"].tolist()

@@ -71,3 +71,11 @@ def test_docstrings_and_messages_are_in_plain_english(module):
 @pytest.mark.parametrize("text", ["It is no picture.", "It goes on after a kill.", "Wait for for it.", "See it, too."])
 def test_patterns_are_found(text):
     assert faults(text) != []
+
+
+def test_numbered_stages_are_those_of_the_training_of_vit_tiny():
+    """The parts of the method and of a reproduction have names, so that nobody confuses them with these stages."""
+    about_training = {"vit_tiny.md", "CHANGELOG.md"}
+    pages = [page for page in PAGES if page.name not in about_training and page.parent.name != "training"]
+    texts = {page: page.read_text() for page in (*pages, *MODULES, *(ROOT / "examples").glob("*.py"))}
+    assert [str(page) for page, text in texts.items() if re.search(r"\bstages? ?[0-9]", text, re.I)] == []

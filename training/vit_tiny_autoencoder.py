@@ -45,6 +45,7 @@ def main() -> None:
         metrics={"domain guessed from features": after["domain_accuracy"], "MMD between laboratories": after["mmd"]},
         data=f"80% of the unlabelled cells of {', '.join(laboratories)} (see training/README.md)",
         licence="apache-2.0",
+        base="vit_tiny",
     )
     (folder / "training_log.json").write_text(json.dumps(log, indent=2) + "\n")
     print(json.dumps(log, indent=2))

@@ -44,3 +44,16 @@ def test_a_network_in_bfloat16_loads(folder):
     path = folder / "autoencoder.safetensors"
     save_file({key: value.bfloat16() for key, value in load_file(path).items()}, path)
     CrossDomainAutoencoder.from_pretrained(folder)
+
+
+def test_a_card_names_the_base_weights_only_if_they_are_stated(folder, tmp_path):
+    """The packaged card states them; the autoencoder itself sees only embeddings."""
+    packaged = CrossDomainAutoencoder.from_pretrained(folder)
+    saved = {base: packaged.save_pretrained(tmp_path / str(base), base=base) for base in (None, "vit_tiny", "me/vit")}
+    cards = {base: (where / "README.md").read_text("utf-8") for base, where in saved.items()}
+    assert "- Base weights: not stated\n" in cards[None]
+    assert "- Base weights: me/vit\n" in cards["me/vit"]
+    assert "base_model: me/vit\n" in cards["me/vit"]
+    for card in (cards["vit_tiny"], (folder / "README.md").read_text("utf-8")):
+        assert "- Base weights: vit_tiny\n" in card
+        assert "base_model" not in card  # no repo of the Hub

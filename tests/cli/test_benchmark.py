@@ -1,5 +1,9 @@
 """What `sam-bloodcell benchmark` writes and prints: tables, the verdict in words, advice, and the list of files."""
 
+import inspect
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +12,10 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import Bunch
 from typer.testing import CliRunner
 
+from sam_bloodcell import report
 from sam_bloodcell.cli import app
 from sam_bloodcell.cli.benchmark import TABLES, print_headlines
+from sam_bloodcell.cli.predict import predict
 from sam_bloodcell.datasets import make_blood_cells, save_cells
 from sam_bloodcell.evaluation import benchmark, run_benchmark
 
@@ -31,7 +37,7 @@ def written(tmp_path_factory):
 def test_every_answer_of_the_recommended_classifier_is_written(written):
     table, out, _ = written
     cells = pd.read_csv(table)
-    found = pd.read_csv(out / "predictions.csv")
+    found = pd.read_csv(out / "benchmark_predictions.csv")
     assert list(found.columns) == [
         "path", "domain", "label", "train_domain", "fold", "predicted", "confidence", "known"
     ]  # fmt: skip
@@ -62,13 +68,21 @@ def test_every_file_is_listed(written):
     assert {str(out / name) for name in TABLES.keys() - not_there} < listed
 
 
+def test_the_tables_are_named_as_in_the_report_and_not_as_the_file_of_predict():
+    templates = "".join(path.read_text("utf-8") for path in Path(report.__file__).parent.glob("*.j2"))
+    named = set(re.findall(r"\w+\.csv", templates))
+    assert "benchmark_predictions.csv" in named
+    assert named <= TABLES.keys()
+    assert inspect.signature(predict).parameters["out"].default.name not in TABLES
+
+
 def test_a_table_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):
     table = save_cells(make_blood_cells(4, classes=["lymphocyte", "monocyte"], random_state=0), tmp_path / "cells")
-    (tmp_path / "out" / "predictions.csv").mkdir(parents=True)
+    (tmp_path / "out" / "benchmark_predictions.csv").mkdir(parents=True)
     monkeypatch.setattr(benchmark, "check_plan", lambda *args: pytest.fail("the work began"))
     result = CliRunner().invoke(app, ["benchmark", str(table), "--out", str(tmp_path / "out"), "--quiet"])
     assert result.exit_code == 1
-    assert "predictions.csv" in result.output
+    assert "benchmark_predictions.csv" in result.output
 
 
 @pytest.mark.slow

@@ -39,10 +39,10 @@ def test_token_maps_that_do_not_fit_into_the_memory_are_refused(free):
         check_space(12 * GB, None)
 
 
-def test_times_are_told_in_a_unit_that_fits_and_stage_1_where_there_is_one():
-    told = str(Cost(stage1=0, embedding=90, stage2=3 * 86400, disk=12 * GB))
+def test_times_are_told_in_a_unit_that_fits_and_the_adapter_only_if_it_is_trained():
+    told = str(Cost(adapter=0, embedding=90, autoencoder=3 * 86400, disk=12 * GB))
     assert "up to 12.0 GB for token maps and crops" in told
-    assert "embedding less than 2 minutes, stage 2 about 3 days" in told
-    assert "stage 1" not in told
-    assert "stage 1 about 5 hours" in str(Cost(stage1=18000, embedding=600, stage2=10, disk=0))
-    assert "up to 6 MB" in str(Cost(stage1=0, embedding=1, stage2=1, disk=6_400_000))
+    assert "embedding less than 2 minutes, autoencoder about 3 days" in told
+    assert "adapter" not in told
+    assert "adapter about 5 hours" in str(Cost(adapter=18000, embedding=600, autoencoder=10, disk=0))
+    assert "up to 6 MB" in str(Cost(adapter=0, embedding=1, autoencoder=1, disk=6_400_000))

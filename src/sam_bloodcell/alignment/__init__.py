@@ -1,4 +1,4 @@
-"""Stage 2: features of cells that survive a change of laboratory."""
+"""Alignment: features of cells that are comparable across laboratories."""
 
 from .autoencoder import CrossDomainAutoencoder
 

@@ -1,4 +1,4 @@
-"""Stage 3: the whole pipeline from images to classes as one estimator."""
+"""Classification: the whole pipeline from images to classes as one estimator."""
 
 from .cell_classifier import CellClassifier
 from .neighbor_smoothing import NeighborSmoothedClassifier

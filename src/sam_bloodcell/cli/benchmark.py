@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # Files that are written next to the report, and their content.
 TABLES = {
-    "predictions.csv": "every answer of the recommended classifier",
+    "benchmark_predictions.csv": "every answer of the recommended classifier",
     "recall_by_class.csv": "recall of each class by classifier and pair of laboratories",
     "scores.csv": "scores by classifier, pair of laboratories and fold",
     "intervals.csv": "mean scores across laboratories with 95% intervals",
@@ -171,7 +171,7 @@ def write_tables(result: "BenchmarkResult", out: Path) -> None:
         "scores.csv": result.scores,
         "intervals.csv": result.intervals,
         "recall_by_class.csv": per_class_recall(result.predictions),
-        "predictions.csv": recommended_predictions(result),
+        "benchmark_predictions.csv": recommended_predictions(result),
         "encoders.csv": result.encoders if len(result.encoders) else None,
         "label_curve.csv": result.label_curve if len(result.label_curve) else None,
     }

@@ -48,7 +48,7 @@ def reproduce(
 ) -> None:
     """Reproduce a paper's table from folders of its two datasets, and print our numbers beside the published ones.
 
-    The same command resumes if interrupted: its stages keep their results in the folder "stages" of the output.
+    The same command resumes if interrupted, from the results in the folder "stages" of the output.
 
     Example: sam-bloodcell reproduce bc-sam --matek AML --acevedo PBC --adapter published.pth
     """

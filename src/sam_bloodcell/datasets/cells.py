@@ -36,12 +36,13 @@ def load_cells(
     Parameters
     ----------
     csv_or_folder : path
-        A CSV with the columns path, domain, label and optionally mask (paths relative to the CSV) and group (patient or
-        slide; a cell without one is its own group). Or a folder of ``domain/label/image`` files (also in folders below
-        a label) with masks named ``image_mask.png``, ``image_masks.tif`` or the like. Next to their image, masks may
-        also be named ``mask_image.png``, ``image_seg.png`` or ``image_label.png``. Hidden and system files and folders
-        of masks are skipped. A warning names other files that look like data but were not read, such as images of
-        other formats or without a class.
+        CSV or folder of the cells. A CSV has the columns path, domain (the laboratory) and label (the class), and
+        optionally mask and group (patient or slide; a cell without one is its own group). Paths are relative to the
+        CSV. A folder has files ``domain/label/image``, also in folders below a label. Masks are named
+        ``image_mask.png``, ``image_masks.tif`` or the like. Next to their image, they may also be named
+        ``mask_image.png``, ``image_seg.png`` or ``image_label.png``. Hidden and system files and folders of masks are
+        skipped. A warning names other files that look like data but were not read, such as images of other formats or
+        without a class.
     classes : sequence of str, optional
         Labels to keep, in the order of ``target_names``. By default, all labels are kept and sorted.
     domains : sequence of str, optional
@@ -52,10 +53,18 @@ def load_cells(
     Returns
     -------
     Cells
-        A Bunch with paths : list of str; target : int array (n,), indices into target_names : list of str; domain : str
-        array (n,); masks : list of str or None; group : str array (n,), or None if the CSV has no such column; dropped
-        : dict of label to count, the cells left out by `classes`; left_out : dict of (folder, kind) to count, the files
-        of a folder that were not read.
+        The n cells, a Bunch with these attributes:
+
+        - ``frame`` (DataFrame): the table that embedders and pipelines accept, with the columns path, domain and
+          label, and mask and group if the cells have them;
+        - ``paths`` (list of str): the images;
+        - ``labels`` (array of shape (n,)): the class names;
+        - ``target`` (int array of shape (n,)): the classes as indices into ``target_names`` (list of str);
+        - ``domain`` (str array of shape (n,)): the laboratories;
+        - ``masks`` (list of str or None): the masks, if there are any;
+        - ``group`` (str array of shape (n,) or None): the patients or slides, if the CSV has this column;
+        - ``dropped`` (dict): the number of cells of each label that `classes` left out;
+        - ``left_out`` (dict): the number of files in the folder that were not read, by (folder, kind).
 
     Raises
     ------
@@ -68,8 +77,9 @@ def load_cells(
     Warns
     -----
     UserWarning
-        If names of classes, laboratories or groups differ only in case, spaces or a plural s, if a folder's images seem
-        to be one level too deep (``domain/patient/label/image``), or if each class has only one image.
+        If names of classes, laboratories or groups differ only in case, spaces, dashes, accents or a plural s, if a
+        folder's images seem to be one level too deep (``domain/patient/label/image``), or if each class has only one
+        image.
 
     Examples
     --------

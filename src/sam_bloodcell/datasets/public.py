@@ -37,13 +37,13 @@ _SHARED_DOCSTRING = """
     folder : path
         The unpacked dataset: {layout}.
     scheme : {{"common", "harmonised", "original"}}, default="common"
-        Vocabulary of the labels: 5 or 13 shared classes, or the dataset's own codes.{parameters}
+        Vocabulary of the labels: 5 shared classes, 13 shared classes, or the dataset's own class codes.{parameters}
 
     Returns
     -------
     Cells
-        The cells, as from `load_cells`, with code : str array (n,), the dataset's own codes; audit : DataFrame, the
-        class of each code under `scheme` and the reason; DESCR : licence and citation.
+        The cells, as from `load_cells`, with code : str array (n,), the dataset's own class codes; audit : DataFrame,
+        the class of each code under `scheme` and the reason; DESCR : str, licence and citation.
 
     Raises
     ------
@@ -220,20 +220,20 @@ def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Cells
     Parameters
     ----------
     file : path
-        An .npz file of any of the sizes.
+        BloodMNIST file (.npz) of any image size: 28, 64, 128 or 224 px.
     scheme : {"common", "harmonised", "original"}, default="common"
         Vocabulary of the labels, as in `load_acevedo20`.
 
     Returns
     -------
     Cells
-        The cells, as images : uint8 array (n, S, S, 3); split : str array (n,) of train, val, test; and target,
-        target_names, domain ("acevedo-20"), code, audit, DESCR as from `load_acevedo20`.
+        The cells, with images : uint8 array (n, S, S, 3), S is the image size; split : str array (n,) of "train", "val"
+        and "test"; and target, target_names, domain ("acevedo-20"), code, audit and DESCR, as from `load_acevedo20`.
 
     Raises
     ------
     ValueError
-        If it is not a BloodMNIST file.
+        If the file is not a BloodMNIST file.
     """
     splits = ("train", "val", "test")
     try:
@@ -270,7 +270,7 @@ def load_image_dataset(
     Returns
     -------
     Cells
-        The cells, as images : list of PIL images; target, target_names, domain and dropped as from `load_cells`.
+        The cells, with images : list of PIL images; target, target_names, domain and dropped as from `load_cells`.
 
     Raises
     ------

@@ -17,26 +17,26 @@ from ..embedding.embeddings import CellEmbeddings
 from ..models.sam import PATCH
 from ..segmentation.cell import CROP_SIZE
 
-# Cost of a training step of stage 1, forward and backward, relative to a forward pass.
+# Cost of a training step of the adapter, forward and backward, relative to a forward pass.
 _TRAINING_SHARE = 3
 _TRIAL_CELLS = 16
 
 
 class Cost(NamedTuple):
-    """Seconds of each stage's main part, measured on a few cells; a rough forecast."""
+    """Rough forecast of the seconds of each part of the run, from a measurement on a few cells."""
 
-    stage1: float
+    adapter: float
     embedding: float
-    stage2: float
+    autoencoder: float
     disk: int  # bytes
 
     def __str__(self) -> str:
-        parts = {"stage 1": self.stage1, "embedding": self.embedding, "stage 2": self.stage2}
+        parts = {"adapter": self.adapter, "embedding": self.embedding, "autoencoder": self.autoencoder}
         size = f"{self.disk / 1e9:.1f} GB" if self.disk >= 1e9 else f"{self.disk / 1e6:.0f} MB"
         times = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in parts.items() if seconds)
         return (
             f"This run needs up to {size} for token maps and crops. Time on this device: {times}; "
-            "then the classifiers of stage 3, whose time was not measured. Work of earlier runs is not repeated."
+            "then the classifiers, whose time was not measured. Work of earlier runs is not repeated."
         )
 
 
@@ -72,14 +72,14 @@ def estimate_cost(
 ) -> Cost:  # fmt: skip
     """Estimate the cost from a forward pass of a fitted embedder and a training step of an autoencoder.
 
-    `training_cells` is the number of cells of stage 1, or 0 without it.
+    `training_cells` is the number of cells on which an adapter is trained, or 0 if none is trained.
     """
     forward = _seconds_to_embed(embedder)
     step = _seconds_to_train(autoencoder, embedder.n_features_out_, embedder.image_size // PATCH)
     return Cost(
-        stage1=_TRAINING_SHARE * forward * training_cells * adapter_epochs,
+        adapter=_TRAINING_SHARE * forward * training_cells * adapter_epochs,
         embedding=forward * n_cells,
-        stage2=step * n_cells * autoencoder_epochs,
+        autoencoder=step * n_cells * autoencoder_epochs,
         disk=stored_bytes(n_cells, embedder.n_features_out_, embedder.image_size),
     )
 

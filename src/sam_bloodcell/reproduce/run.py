@@ -40,10 +40,11 @@ def reproduce(
     cache_dir: str | os.PathLike | None = None, device: str = "auto", batch_size: int | str = "auto",
     n_jobs: int | None = None, verbose: int = 0,
 ) -> tuple[pd.DataFrame, BenchmarkResult]:  # fmt: skip
-    """Reproduce a paper's table: its adapter (stage 1), autoencoder by preset (stage 2) and classifiers (stage 3).
+    """Reproduce a paper's table with its adapter, its autoencoder (a preset) and its classifiers.
 
-    An interrupted call resumes if it is repeated with the same `work_dir` and `cache_dir`: stages 1 and 2 from their
-    last completed epoch, the embedding from its last batch, and stage 3 from its last fit.
+    An interrupted call resumes if it is repeated with the same `work_dir` and `cache_dir`: the trainings of the adapter
+    and the autoencoder from their last completed epoch, the embedding from its last batch, and the classifiers from
+    their last fit.
 
     Parameters
     ----------
@@ -69,9 +70,10 @@ def reproduce(
     cv : int, default=5
         Number of folds, at least 2.
     random_state : int, default=0
-        Seed of all stages.
+        Seed of the draws, the trainings and the folds.
     work_dir : path, optional
-        Folder that keeps the results of each stage. Without it, only the embeddings in `cache_dir` are kept.
+        Folder that keeps the adapter, the autoencoder and the answers of the classifiers. Without it, only the
+        embeddings in `cache_dir` are kept.
     cache_dir : path, optional
         Folder that caches the embeddings, as in `SAMLoRAEmbedder` (default: ``cache`` in `work_dir`). Token maps and
         crops of the two datasets take about 12 GB with vit_b. Without either folder, they are all in memory.
@@ -175,7 +177,7 @@ def _prepare(
 
 @contextmanager
 def _work_folder(work_dir: str | os.PathLike | None) -> Iterator[Path]:
-    """Yield the folder of the stages, which is temporary if none is given."""
+    """Yield the folder that keeps the results, which is temporary if none is given."""
     if work_dir is not None:
         yield make_folder(work_dir)
         return

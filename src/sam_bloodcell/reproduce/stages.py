@@ -1,4 +1,4 @@
-"""The three stages of a reproduction; a folder keeps their results, so that no stage runs twice."""
+"""The adapter, autoencoder and classifiers of a reproduction; a folder keeps their results for later runs."""
 
 import hashlib
 import os
@@ -29,7 +29,7 @@ MOST_STAINED = 1000
 
 
 class MaskedCells:
-    """The training cells of stage 1.
+    """The cells with masks on which the adapter is trained.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def paper_pixel_stats(images: Iterable[Any]) -> PixelStats:
 def adapt(
     embedder: SAMLoRAEmbedder, cells: MaskedCells, folder: Path, *, epochs: int, random_state: int
 ) -> SAMLoRAEmbedder:
-    """Stage 1: return the embedder with an adapter that was trained on cells and masks.
+    """Return the embedder with an adapter that was trained on cells and masks.
 
     Training starts from the embedder's adapter, if it has one. If interrupted, it resumes from the last whole epoch.
     """
@@ -98,7 +98,7 @@ def adapt(
 def align(
     autoencoder: CrossDomainAutoencoder, embeddings: Any, domain: NDArray, recipe: str, folder: Path
 ) -> CrossDomainAutoencoder:
-    """Stage 2: return the autoencoder, fitted on the embeddings of a recipe, or loaded if it was fitted before.
+    """Return the autoencoder, fitted on the embeddings of a recipe, or loaded if it was fitted before.
 
     If interrupted, training resumes from the last whole epoch.
     """
@@ -127,7 +127,7 @@ def paper_classifiers(names: Sequence[str], random_state: int) -> dict[str, Any]
 
 
 class RememberedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """Stage 3: a classifier whose answers are stored in a folder.
+    """A classifier whose answers are stored in a folder.
 
     It is fitted only if the folder does not yet have the answers for these cells after training on those cells. The
     folder stores answers instead of fitted classifiers, which are large and would have to be unpickled.

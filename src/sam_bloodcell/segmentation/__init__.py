@@ -1,4 +1,4 @@
-"""Stage 1: find the cell in an image, and fine-tune the network that finds it."""
+"""Segmentation: find the cell in an image, and fine-tune the network that finds it."""
 
 from .lora_training import LoRATraining
 from .stain import stain_mask

@@ -1,4 +1,4 @@
-"""The training of stage 1: SAM learns to segment cells from augmented pairs of image and mask."""
+"""Fine-tuning on masks: SAM learns to segment cells from augmented pairs of image and mask."""
 
 import math
 import os

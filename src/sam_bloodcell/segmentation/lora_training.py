@@ -1,4 +1,4 @@
-"""`LoRATraining`: the settings of the fine-tuning in stage 1, and the training itself."""
+"""`LoRATraining`: the settings of the fine-tuning on cell masks, and the training itself."""
 
 import math
 import os
@@ -38,7 +38,7 @@ class TrainedAdapter(NamedTuple):
 
 
 class LoRATraining(BaseEstimator):
-    """Settings of the fine-tuning of Segment Anything on cell masks (stage 1), and the training itself.
+    """Settings of the fine-tuning of Segment Anything on cell masks, and the training itself.
 
     LoRA factors are added to the queries and values of the encoder, whose own weights stay frozen. The factors and the
     whole decoder are then trained to segment cells.

@@ -1,4 +1,4 @@
-"""Training data of stage 1: images and cell masks as squares of one size."""
+"""Training data of the fine-tuning: images and cell masks as squares of one size."""
 
 import os
 import warnings

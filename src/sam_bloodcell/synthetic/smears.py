@@ -46,7 +46,7 @@ def make_blood_cells(
     Returns
     -------
     Cells
-        The cells, as images : uint8 RGB array (n, image_size, image_size, 3); masks : uint8 array (n, image_size,
+        The cells, with images : uint8 RGB array (n, image_size, image_size, 3); masks : uint8 array (n, image_size,
         image_size), nucleus 255, cytoplasm 128, background 0; target : int array (n,), indices into target_names : list
         of str; domain : str array (n,); DESCR : str. n is ``n_cells_per_class * len(classes) * len(domains)``. The
         cells are sorted by laboratory and shuffled within each.

@@ -28,7 +28,7 @@ class Pretrained(BaseEstimator):
 
     def save_pretrained(
         self, folder: str | os.PathLike, *, metrics: Mapping[str, float] | None = None, data: str | None = None,
-        licence: str | None = None,
+        licence: str | None = None, base: str | None = None,
     ) -> Path:  # fmt: skip
         """Write the fitted estimator and a model card into a folder.
 
@@ -45,6 +45,9 @@ class Pretrained(BaseEstimator):
             Description of the training data for the model card.
         licence : str, optional
             SPDX identifier of the licence for the model card.
+        base : str, optional
+            Backbone name or Hub repo of the base weights for the model card. By default, an embedder states its own. An
+            autoencoder does not know which weights made its embeddings, so its card says "not stated".
 
         Returns
         -------
@@ -60,7 +63,8 @@ class Pretrained(BaseEstimator):
         """
         check_is_fitted(self)
         written = self._write_files(folder)
-        write_model_card(written, **self._card(), metrics=metrics, data=data, licence=licence)
+        stated: dict[str, Any] = {} if base is None else {"base": base, "base_revision": None}
+        write_model_card(written, **self._card() | stated, metrics=metrics, data=data, licence=licence)
         return written
 
     def push_to_hub(
@@ -80,7 +84,7 @@ class Pretrained(BaseEstimator):
         token : str, optional
             Token with write access (default: that of ``HF_TOKEN`` or ``hf auth login``).
         **card : dict
-            Arguments of `save_pretrained`: metrics, data and licence.
+            Arguments of `save_pretrained`: metrics, data, licence and base.
 
         Returns
         -------
