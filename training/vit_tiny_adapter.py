@@ -2,7 +2,7 @@
 
 Trains on the masked real cells that are not held out, on unmasked ones with self-made masks, and on synthetic cells,
 through the public estimator. A laboratory that stage 1 left out is left out here too, and all its cells are measured.
-Run it from the project's root after stage 1, and again after stage 3:
+Run it from the project's root after stage 1, and again after stages 3 and 4:
 
     python training/vit_tiny_adapter.py --encoder runs/encoder2 --package runs/package
 """
