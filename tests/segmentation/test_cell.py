@@ -10,6 +10,7 @@ from sam_bloodcell.segmentation.cell import (
     QUALITY,
     cell_crop,
     cell_mask,
+    fill_holes,
     find_cell,
     published_crop,
     spread_tokens,
@@ -49,6 +50,12 @@ class TestCellMask:
         assert mask.dtype == bool
         assert mask.shape == (4, 5)
         assert not mask.any()
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.5, 0.7, 1])
+def test_holes_are_those_of_scipy(share):
+    mask = np.random.default_rng(0).random((60, 50)) < share
+    np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
 
 
 class TestFindCell:

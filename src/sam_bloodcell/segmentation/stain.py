@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from ..extras import require
 from ..images.reading import RGB, load_rgb
-from .cell import largest_component
+from .cell import fill_holes, largest_component
 
 
 def stain_mask(image: RGB) -> NDArray[np.bool_]:
@@ -53,12 +53,12 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     strength = np.linalg.norm(density, axis=2)
     # Cytoplasm is pale: Otsu's threshold between background and other cells would cut it off.
     foreground = strength > 0.7 * filters.threshold_otsu(strength[~stained])
-    foreground = _cut_necks(ndimage.binary_fill_holes(foreground | nucleus)) | nucleus
+    foreground = _cut_necks(fill_holes(foreground | nucleus)) | nucleus
     depth = ndimage.distance_transform_edt(foreground)
     markers = _neighbours(foreground, depth, nucleus)
     markers[nucleus] = 1
     cell = watershed(-depth, markers, mask=foreground) == 1
-    return ndimage.binary_fill_holes(largest_component(_cut_necks(cell) | nucleus)[0])
+    return fill_holes(largest_component(_cut_necks(cell) | nucleus)[0])
 
 
 def _central_nucleus(stained: NDArray[np.bool_]) -> NDArray[np.bool_]:
