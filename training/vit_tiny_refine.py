@@ -273,7 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["pack", "train"])
     parser.add_argument("--out", type=Path, default=Path("runs/refine"), help="folder of cells.npz and the results")
-    parser.add_argument("--imagenet", type=Path, help="pack: weights of EfficientNet-Lite0, unless its package is installed")
+    parser.add_argument("--imagenet", type=Path, help="pack: weights of EfficientNet-Lite0")
     parser.add_argument("--distilled", type=Path, default=Path("runs/encoder3/targets.npz"), help="pack: from stage 3")
     parser.add_argument("--start", type=Path, default=Path("runs/package3"), help="train: what stage 3 packaged")
     parser.add_argument("--minutes", type=float, default=8, help="train")
