@@ -42,8 +42,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Network. "linear" (the features span the principal components) and "vector" (an MLP) read any 2-D array, such as
         pooled embeddings. "conv" (BC-SAM) and "masked" (DoRL) read the token maps of ``SAMLoRAEmbedder(...,
         keep=("tokens", "crops"))`` and also reconstruct the cells' crops. "auto" is the preset's network or, without a
-        preset, "linear", which had the best scores on real cells. "linear" has a closed-form solution, so the
-        parameters of the training, such as `epochs` and `device`, do not affect it.
+        preset, "linear", which had about the same scores as "vector" on real cells and is faster. "linear" has a
+        closed-form solution, so the parameters of the training, such as `epochs` and `device`, do not affect it.
     preset : {"bc-sam", "dorl"} or None, default=None
         Network and training of a paper, with its settings for every parameter that is "auto" (docs/method.md lists the
         remaining differences). None uses our own settings.

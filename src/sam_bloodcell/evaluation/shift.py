@@ -145,9 +145,9 @@ def near_duplicates(
         `embeddings`, and distances are measured on the scale of `reference`.
     threshold : float or "auto", default="auto"
         Greatest distance of a pair, as a share of the median distance between cells; at least 0. "auto" is 0.08 for 16
-        features or more: with `vit_tiny`, the closest two of 600 real cells were 0.23 apart, while copies saved again
-        as JPEG or halved had a median distance of 0.02 and 0.04. Copies that were turned by 90 degrees were 0.32 apart
-        and are not found with this encoder. With fewer features, different cells are close by chance, so "auto" is 0
+        features or more: with `vit_tiny`, the closest two of 600 real cells were 0.25 apart, while copies saved again
+        as JPEG or halved had a median distance of 0.02 and 0.03. Copies that were turned by 90 degrees were 0.17 apart
+        and are not found. With fewer features, different cells are close by chance, so "auto" is 0
         and only equal rows count.
 
     Returns
