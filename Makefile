@@ -1,4 +1,4 @@
-.PHONY: install lint format types test test-slow docs demo
+.PHONY: install lint format types test test-unit test-slow docs demo
 
 install:
 	pip install -c constraints.txt -e ".[dev]"
@@ -17,6 +17,9 @@ types:
 
 test:
 	python -m pytest
+
+test-unit:
+	python -m pytest -m "not network and not slow and not integration"
 
 test-slow:
 	python -m pytest -m slow

@@ -35,8 +35,17 @@ def pytest_addoption(parser):
     parser.addoption("--gpu", default="cuda", help="device for the tests marked cuda; 'cpu' tries the tests themselves")
 
 
+# Packages and test files that run a network on images or a whole pipeline.
+INTEGRATION = {"classification", "cli", "embedding", "report", "reproduce"}
+INTEGRATION |= {"test_bulk.py", "test_domain_travels.py", "test_faults.py", "test_golden.py", "test_pipeline.py"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the option -m selects by marks
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests that need a CUDA device where there is none."""
+    """Mark integration tests and examples, and leave out tests that need a CUDA device where there is none."""
+    for item in items:
+        if INTEGRATION.intersection((item.path.parent.name, item.path.name)):
+            item.add_marker(pytest.mark.integration)
     if config.getoption("--gpu") == "cpu" or torch.cuda.is_available():
         return
     left_out = [item for item in items if "cuda" in item.keywords]

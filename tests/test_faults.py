@@ -67,7 +67,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_importing_the_package_changes_nothing_in_forked_processes():
-    done = run(FORKED_FOR_SOMETHING_ELSE, OMP_NUM_THREADS="2")
+    done = run(FORKED_FOR_SOMETHING_ELSE, OMP_NUM_THREADS="2", MKL_NUM_THREADS="2")
     assert done.stdout == "2\n", done.stderr
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 from packaging.requirements import Requirement
+from tests.conftest import INTEGRATION
 
 import sam_bloodcell
 from sam_bloodcell.cli import app
@@ -78,6 +79,11 @@ def test_every_dependency_has_a_lower_bound():
         if requirement.name != PROJECT["name"] and ">=" not in str(requirement.specifier)
     ]
     assert unbound == []
+
+
+@pytest.mark.parametrize("name", sorted(INTEGRATION))
+def test_what_the_unit_tests_leave_out_exists(name):
+    assert (ROOT / "tests" / name).exists()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "RELEASING.md", ".ci/run"])

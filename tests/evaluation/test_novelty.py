@@ -141,6 +141,7 @@ def test_probabilities_are_in_the_order_of_the_classes(blobs):
     assert np.median(right) > 0.9
 
 
+@pytest.mark.slow
 def test_distance_to_the_centres_by_hand_and_without_an_array_of_all_offsets(blobs):
     X, y = blobs
     fitted = AbstainingClassifier(criterion="mahalanobis", random_state=0).fit(X, y)

@@ -172,6 +172,7 @@ def test_threads_share_one_world_and_the_last_one_restores_it():
         assert torch.get_default_dtype() == torch.float64
 
 
+@pytest.mark.newest
 def test_scikit_learns_settings_change_no_number(expected):
     with sklearn.config_context(enable_metadata_routing=True, array_api_dispatch=True):
         np.testing.assert_array_equal(align(), expected["align"])

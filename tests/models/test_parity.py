@@ -51,7 +51,10 @@ class Case:
     features: torch.Tensor
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if size is TINY else pytest.mark.slow) for name, (size, *_) in CASES.items()],
+)
 def case(request, tmp_path_factory, build_sam):
     size, px, count = CASES[request.param]
     folder = tmp_path_factory.mktemp("transformers")
@@ -144,7 +147,6 @@ def encode(encoder, neck, images):
     return seen[0], features
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_tokens_before_and_after_the_neck_equal_transformers(case):
     encoder = case.transformers.vision_encoder
@@ -153,7 +155,6 @@ def test_tokens_before_and_after_the_neck_equal_transformers(case):
     torch.testing.assert_close(case.features, output.last_hidden_state, **CLOSE)
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_tokens_before_and_after_the_neck_equal_segment_anything(case):
     encoder = case.original.image_encoder

@@ -92,6 +92,7 @@ def test_a_token_in_the_environment_opens_a_private_repo(tries, hub_server):
     assert tries(("lab/small",), HF_TOKEN="hf_right")[0][2] == len(CONTENT)
 
 
+@pytest.mark.newest
 def test_no_network_and_offline_mode_name_the_way_out(tries):
     (unreachable,) = tries(("lab/small",), HF_ENDPOINT="http://127.0.0.1:9")
     assert "no connection (ConnectError). Fix: check the network, then run hf download lab/small once" in unreachable
@@ -170,6 +171,7 @@ for token in ("hf_write", None):
 """
 
 
+@pytest.mark.newest
 def test_a_folder_is_pushed_with_a_token_only(hub_server, in_subprocess, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()

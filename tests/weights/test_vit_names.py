@@ -112,6 +112,7 @@ def renamed(state, names):
     return state
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("names", [[], OLD_NAMES], ids=["new names", "old names"])
 @pytest.mark.parametrize("swiglu", [False, True])
 @torch.no_grad()
