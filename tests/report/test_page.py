@@ -181,9 +181,11 @@ def test_names_without_glyphs_are_tables_and_a_key(result, tmp_path, monkeypatch
 
 
 def test_a_font_that_has_the_glyphs_is_taken(monkeypatch):
-    files = [font.fname for font in font_manager.fontManager.ttflist if font.name == "DejaVu Sans Mono"]
+    installed = font_manager.fontManager.ttflist
+    files = [font.fname for font in installed if font.name == "DejaVu Sans Mono"]
     entry = font_manager.FontEntry(fname=files[0], name="A font of Asia", style="normal", weight=400)
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [entry])
+    usual = [font for font in installed if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*usual, entry])
 
     class Font:
         def __init__(self, file):
