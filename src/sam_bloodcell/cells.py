@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
-# Statistics of fewer cells of a laboratory are poor: on six laboratories, the mean balanced accuracy was 0.69 with one
-# cell per call, 0.72 with 5, 0.74 with 20 and 0.76 with all (benchmarks/cells_in_a_call.py).
+# Statistics of fewer cells of a laboratory are poor: on six laboratories, the mean balanced accuracy was 0.71 with one
+# cell per call, 0.71 with 5, 0.75 with 20 and 0.77 with all (benchmarks/cells_in_a_call.py).
 FEW_CELLS = 20
 
 # Share of its training cells that the benchmark's default network holds out to stop early. Five folds leave four cells

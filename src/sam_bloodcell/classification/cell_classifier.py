@@ -67,8 +67,8 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         Number of views of each training cell in other stains, on which the classifier is also trained
         (`StainAugmentedClassifier` explains them). Training embeds ``1 + n_stain_views`` times as many images. Use
         views if you have no images of the new laboratory and predict cells without a domain. With `vit_tiny`, whose
-        training included such views, they changed the balanced accuracy by +0.01 after training on five laboratories
-        and by -0.01 to -0.04 after training on one to three (default classifier, no autoencoder; docs/results.md). The
+        training included such views, they changed the balanced accuracy by at most 0.01, up or down (default
+        classifier, no autoencoder; docs/results.md). The
         classifier must not split its training cells into folds, as a search does. `adapt` with labels fits the
         classifier again without views, so their gain is lost.
     cache_dir : str or path, optional

@@ -1,7 +1,8 @@
 """Measures of a cell that a haematologist also uses: shape, texture and colour of nucleus and cytoplasm.
 
 There are 53 numbers per cell. The raw numbers depend on stain and camera. Standardised within a laboratory, they
-distinguish the classes across laboratories better than the embedding of vit_tiny does (`training/comparisons.md`).
+distinguish the classes across laboratories better than the embedding of the first vit_tiny did
+(`training/comparisons.md`).
 """
 
 from collections.abc import Sequence
