@@ -26,7 +26,7 @@ class Cells(Bunch):
     Parameters
     ----------
     **kwargs : dict
-        Entries of the Bunch, as from `load_cells`.
+        Entries of the Bunch. `load_cells` describes them.
 
     Examples
     --------

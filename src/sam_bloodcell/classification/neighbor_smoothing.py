@@ -34,7 +34,7 @@ _TOLERANCE, _MOST_ROUNDS = 1e-4, 100
 # neighbour for every 20 cells, the mean over pairs of laboratories and left-out laboratories did not fall.
 _CELLS_PER_NEIGHBOR = FEW_CELLS
 _EXACT = 10_000  # up to this many cells, all pairs are compared
-_LISTS = 16  # with more cells, lists in which a cell's neighbours are searched, besides the cell's own list
+_LISTS = 16  # with more cells, a cell's neighbours are searched in its own list and in this many other lists
 
 
 class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
@@ -334,7 +334,7 @@ def _features_and_probabilities(estimator: Any, X: Any, params: dict[str, Any]) 
         if params and get_config()["enable_metadata_routing"]:
             routed = process_routing(estimator, "predict_proba", **params)
         for name, step in estimator.steps[:-1]:
-            if hasattr(step, "transform"):  # None, "passthrough" and imbalanced-learn's samplers do not
+            if hasattr(step, "transform"):  # None, "passthrough" and imbalanced-learn's samplers have no transform
                 X = step.transform(X, **(routed[name].transform if routed else {}))
         name, estimator = estimator.steps[-1]
         params = routed[name].predict_proba if routed else params

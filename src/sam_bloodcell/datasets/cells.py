@@ -37,8 +37,8 @@ def load_cells(
     ----------
     csv_or_folder : path
         CSV or folder of the cells. A CSV has the columns path, domain (the laboratory) and label (the class), and
-        optionally mask and group (patient or slide; a cell without one is its own group). Paths are relative to the
-        CSV. A folder has files ``domain/label/image``, also in folders below a label. Masks are named
+        optionally mask and group (patient or slide; a cell without a group is its own group). Paths are relative to
+        the CSV. A folder has files ``domain/label/image``, which may also be in folders below a label. Masks are named
         ``image_mask.png``, ``image_masks.tif`` or the like. Next to their image, they may also be named
         ``mask_image.png``, ``image_seg.png`` or ``image_label.png``. Hidden and system files and folders of masks are
         skipped. A warning names other files that look like data but were not read, such as images of other formats or

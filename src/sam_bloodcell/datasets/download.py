@@ -55,8 +55,8 @@ def fetch_file(
     Raises
     ------
     ValueError
-        If `url` is not an http address, `name` leads out of the folder, or the file has another digest. Such a file is
-        not kept.
+        If `url` is not an http address, `name` leads out of the folder, or the file has another digest. A file with
+        another digest is not kept.
     OSError
         If the file cannot be downloaded. The part that arrived is kept for the next call.
     ImportError

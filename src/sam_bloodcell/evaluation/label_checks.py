@@ -66,11 +66,11 @@ def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
 
     The recommended classifier, trained in the cell's own laboratory without the cell, predicts another class, and all
     other classifiers on the same features agree. With several laboratories, at least 80 % of the answers of classifiers
-    that were trained in others and know the label must also agree. These count only if they are reliable in the cell's
-    laboratory: 70 % of the cells that the recommended classifier calls this class have the label, and it finds half of
-    the cells that share the suspected cell's label. With one laboratory, 80 % of the cells that the recommended
-    classifier calls this class must have the label, and its confidence must be at least its mean confidence in correct
-    answers of the class. Without probabilities, at least three classifiers must agree.
+    that were trained in other laboratories with cells of this label must also agree. These answers count only if they
+    are reliable in the cell's laboratory: 70 % of the cells that the recommended classifier calls this class have the
+    label, and it finds half of the cells that share the suspected cell's label. With one laboratory, 80 % of the cells
+    that the recommended classifier calls this class must have the label, and its confidence must be at least its mean
+    confidence in correct answers of the class. Without probabilities, at least three classifiers must agree.
 
     On real cells of which 5 % had been given a wrong label, at least two in three of the cells named had a wrong label,
     and 3 to 50 % of the wrong labels were found, more of them if the classifiers transfer well. If fewer labels are
@@ -84,9 +84,10 @@ def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row per cell, most suspicious first: ``row``, ``path`` (if cells have paths), ``domain``, ``label`` and
-        ``predicted``, the other class. ``confidence`` is the recommended classifier's mean for this answer (NaN without
-        probabilities), and ``agreement`` the share of this answer among all classifiers' answers about the cell.
+        One row for each cell, with the most suspicious cells first: ``row``, ``path`` (if cells have paths),
+        ``domain``, ``label`` and ``predicted``, the other class. ``confidence`` is the recommended classifier's mean
+        for this answer (NaN without probabilities), and ``agreement`` the share of this answer among all classifiers'
+        answers about the cell.
     """
     best = recommended(result)
     columns = ["row", "domain", "label", "predicted", "confidence", "agreement"]
@@ -124,7 +125,7 @@ def mistakes(result: BenchmarkResult) -> pd.DataFrame:
 
     The answer about a cell after training in one laboratory is the answer of most folds (after a tie, the more
     confident one). A cell that is wrong after training in several laboratories is listed once, with the most confident
-    answer. Cells whose class training did not know, and abstentions, do not count as mistakes.
+    answer. Cells whose class was not in the training, and abstentions, do not count as mistakes.
 
     Parameters
     ----------

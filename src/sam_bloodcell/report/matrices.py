@@ -11,11 +11,11 @@ from ..evaluation.findings import recommended
 from ..evaluation.headlines import best_headlines, select_series
 from ..plotting.canvas import is_plain
 
-_MAX_DOMAINS = 10  # in a picture of transfer: a panel for each classifier has a field for each pair
-_MAX_PANELS, _MAX_CLASSES = 16, 30  # in a picture of confusions: a panel for each pair of laboratories
-_MAX_DIRECTED = 4  # most laboratories for which each direction is a column; 5 would have 25
+_MAX_DOMAINS = 10  # laboratories in a transfer figure: the panel of a classifier has a field for each pair
+_MAX_PANELS, _MAX_CLASSES = 16, 30  # limits of a confusion figure: it has a panel for each pair of laboratories
+_MAX_DIRECTED = 4  # laboratories up to which each direction has a column; 5 laboratories would need 25
 _SHADES = 10
-MANY = 9  # columns of a table with small type
+MANY = 9  # a table with more columns than this has small type
 
 
 def draws_transfer(result: BenchmarkResult) -> bool:

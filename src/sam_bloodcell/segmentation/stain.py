@@ -51,7 +51,7 @@ def stain_mask(image: RGB) -> NDArray[np.bool_]:
     if not nucleus.any():
         return nucleus
     strength = np.linalg.norm(density, axis=2)
-    # Cytoplasm is pale: Otsu's threshold between background and other cells would cut it off.
+    # Otsu's threshold between the background and other cells would cut off the cytoplasm, because it is pale.
     foreground = strength > 0.7 * filters.threshold_otsu(strength[~stained])
     foreground = _cut_necks(fill_holes(foreground | nucleus)) | nucleus
     depth = ndimage.distance_transform_edt(foreground)

@@ -27,9 +27,9 @@ def read_published_adapter(
     """Read the adapter that the published code of BC-SAM (Li et al., ISBI 2024) saves.
 
     The file numbers its factors block by block, query before value: ``w_a_000`` (r x C) and ``w_b_000`` (C x r) belong
-    to the query of block 0, ``w_a_001`` and ``w_b_001`` to its value, and so on. Their product is added unscaled.
-    Prompt encoder and mask decoder (two mask tokens) have segment-anything's names. The file does not contain the
-    encoder.
+    to the query of block 0, ``w_a_001`` and ``w_b_001`` to its value, and so on. The product of the two
+    factors is added to the weight without scaling. The prompt encoder and the mask decoder (two mask tokens) have the
+    names of segment-anything. The file does not contain the encoder.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ def read_published_adapter(
     Raises
     ------
     WeightsUnavailableError
-        If the file is missing, damaged or contains anything but tensors.
+        If the file is missing or damaged, or contains anything but tensors.
     ValueError
-        If the file is not such an adapter (the message lists all differences), or a std is not positive.
+        If the file is not an adapter of this code (the message lists all differences), or a std is not positive.
     """
     if not all(0 < std < math.inf for std in pixel_stats[1]):
         raise ValueError(f"Got std={pixel_stats[1]} but expected positive numbers. Fix: pass those of 0-255 pixels.")
