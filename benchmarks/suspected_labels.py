@@ -2,7 +2,7 @@
 
     python benchmarks/suspected_labels.py
 
-Up to 60 cells of each of the five common classes and laboratory of the shared cells, embedded by vit_tiny. 5 % of the
+Up to 60 cells of each of the five common classes and laboratory of the shared cells, embedded by vit_tiny. 5% of the
 labels are replaced by another class of the laboratory, drawn at random. The first line is what the thresholds were
 chosen on. Precision is a lower bound: the data sets have wrong labels of their own.
 """

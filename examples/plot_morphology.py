@@ -36,7 +36,7 @@ morphology[shown].groupby([labels, cells.domain]).median().round(2)
 
 # %%
 
-figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(6.6, 3), layout="constrained")
 classes = sorted(set(labels))
 for ax, name in zip(axes, ["nucleus_to_cell", "nucleus_red"], strict=True):
     for lab in np.unique(cells.domain):
@@ -45,7 +45,7 @@ for ax, name in zip(axes, ["nucleus_to_cell", "nucleus_red"], strict=True):
         ax.plot(classes, medians, marker="o", linestyle="none", label=lab)
     ax.set_title(name)
     ax.tick_params("x", rotation=30)
-axes[1].legend()
+figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, loc="outside right upper")
 figure
 
 # %%

@@ -55,11 +55,11 @@ for name, embedder in {"colours": own, "vit_tiny": SAMLoRAEmbedder("vit_tiny")}.
         pipe, cells.frame, cells.labels, groups=cells.domain, cv=LeaveOneGroupOut(), scoring="balanced_accuracy"
     )
 
-figure, ax = plt.subplots(figsize=(4.5, 2.4), layout="constrained")
+figure, ax = plt.subplots(figsize=(5.4, 2.6), layout="constrained")
 table = pd.DataFrame(scores, index=sorted(set(cells.domain)))
-table.T.plot.barh(ax=ax)
+table.T.plot.barh(ax=ax, legend=False)
 ax.set(xlabel="balanced accuracy in the laboratory that was left out", xlim=(0, 1))
-ax.legend(title="left out", frameon=False, loc="lower right")
+figure.legend(title="left out", frameon=False, loc="outside right upper")
 figure
 
 # %%

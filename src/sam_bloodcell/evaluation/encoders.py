@@ -29,7 +29,7 @@ def compare_encoders(results: Mapping[str, BenchmarkResult], *, random_state: in
     -------
     pandas.DataFrame
         A row per ``encoder``: the ``features`` and the ``classifier`` that were compared, the mean
-        ``balanced_accuracy`` over all pairs of different laboratories and its 95 % interval ``low`` to ``high``, and
+        ``balanced_accuracy`` over all pairs of different laboratories and its 95% interval ``low`` to ``high``, and
         the ``difference`` to the first encoder with its interval ``difference_low`` to ``difference_high`` and its
         p-value ``p_holm``, by a bootstrap that is paired by cell and corrected for the number of encoders (Holm). These
         four are NaN for the first encoder.

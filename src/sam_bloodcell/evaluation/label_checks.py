@@ -1,6 +1,6 @@
 """Labels that look wrong in a benchmark: single cells, and classes that two laboratories seem to mean differently.
 
-The thresholds were chosen on real cells of which 5 % had been given a wrong label at random
+The thresholds were chosen on real cells of which 5% had been given a wrong label at random
 (`benchmarks/suspected_labels.py`). With them, the functions name few cells, and most of these have a wrong label.
 """
 
@@ -65,15 +65,15 @@ def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
     """Return the cells whose label looks wrong.
 
     The recommended classifier, trained in the cell's own laboratory without the cell, predicts another class, and all
-    other classifiers on the same features agree. With several laboratories, at least 80 % of the answers of classifiers
+    other classifiers on the same features agree. With several laboratories, at least 80% of the answers of classifiers
     that were trained in other laboratories with cells of this label must also agree. These answers count only if they
-    are reliable in the cell's laboratory: 70 % of the cells that the recommended classifier calls this class have the
-    label, and it finds half of the cells that share the suspected cell's label. With one laboratory, 80 % of the cells
+    are reliable in the cell's laboratory: 70% of the cells that the recommended classifier calls this class have the
+    label, and it finds half of the cells that share the suspected cell's label. With one laboratory, 80% of the cells
     that the recommended classifier calls this class must have the label, and its confidence must be at least its mean
     confidence in correct answers of the class. Without probabilities, at least three classifiers must agree.
 
-    On real cells of which 5 % had been given a wrong label, at least two in three of the cells named had a wrong label,
-    and 3 to 50 % of the wrong labels were found, more of them if the classifiers transfer well. If fewer labels are
+    On real cells of which 5% had been given a wrong label, at least two in three of the cells named had a wrong label,
+    and 3 to 50% of the wrong labels were found, more of them if the classifiers transfer well. If fewer labels are
     wrong, a smaller share of the cells named is wrong. Look at every cell before you change its label.
 
     Parameters
@@ -162,7 +162,7 @@ def clashing_labels(result: BenchmarkResult) -> pd.DataFrame:
     - Two names are exchanged if, after training in the other laboratory, most cells of one class are called by the
       other name, and more cells of the other class are called by the first name than by their own.
     - Two laboratories separate two classes differently if most cells of one class are called by the second class's name
-      after training in the other laboratory, at least 30 % of the second class's cells there are called by the first
+      after training in the other laboratory, at least 30% of the second class's cells there are called by the first
       name in the other direction, and the remaining classes have a mean recall of 0.7 or more. With a lower recall,
       training in the other laboratory does not transfer at all, which says nothing about one class.
     - One class has two names if most cells of a class that only one laboratory has are called by the name of a class

@@ -236,7 +236,7 @@ def compare_pipelines(
     Returns
     -------
     pandas.DataFrame
-        ``a``, ``b``, ``difference`` (a minus b), 95 % interval ``low`` and ``high``, two-sided ``p`` and ``p_holm``,
+        ``a``, ``b``, ``difference`` (a minus b), 95% interval ``low`` and ``high``, two-sided ``p`` and ``p_holm``,
         corrected for the number of comparisons (Holm 1979). If k of B draws lie on the rarer side of 0, p is
         2 (k + 1) / (B + 1): it cannot be smaller than 2 / (B + 1), so many comparisons need a larger `n_bootstrap`.
 

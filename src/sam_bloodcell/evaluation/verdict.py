@@ -15,19 +15,19 @@ from .scores import bootstrap_scores, compare_pipelines, per_class_recall, quant
 
 # Percentile bootstrap intervals of fewer independent cells or patients are too narrow for a decision.
 _LEAST_GROUPS = 30
-_NORMAL = 1.96  # half the width of a normal 95 % interval, in standard errors
+_NORMAL = 1.96  # half the width of a normal 95% interval, in standard errors
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean balanced accuracy with its 95 % bootstrap interval.
+    """A mean balanced accuracy with its 95% bootstrap interval.
 
     Parameters
     ----------
     value : float
         Mean balanced accuracy, from 0 to 1.
     low, high : float
-        Limits of the 95 % interval; NaN if there is no interval.
+        Limits of the 95% interval; NaN if there is no interval.
     chance : float
         Score of a classifier that always answers the same class.
     n : int
@@ -54,7 +54,7 @@ class Comparison:
     difference : float
         Mean balanced accuracy with the autoencoder minus that without.
     low, high : float
-        Limits of the 95 % interval of the difference.
+        Limits of the 95% interval of the difference.
     p : float
         Two-sided p-value of a difference of 0.
     helps : {"yes", "no", "unclear"}

@@ -53,7 +53,7 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
     ),
     "interval": (
         r"\binterval",
-        "The 95 % interval of a score. If other cells of the same laboratories were tested, the score would usually "
+        "The 95% interval of a score. If other cells of the same laboratories were tested, the score would usually "
         "lie in this range. The interval does not cover the choice of laboratories.",
     ),
     "laboratory": (

@@ -85,7 +85,7 @@ class Laboratory:
         Returns
         -------
         Laboratory
-            A laboratory with a yellow, white, cream or grey-purple field, cells of about 25 % to 85 % of the image
+            A laboratory with a yellow, white, cream or grey-purple field, cells of about 25% to 85% of the image
             side, sharp to blurred images, and red cells that are stained, ghosts, or hardly visible.
         """
         contrast = rng.uniform(0.7, 1.3)
