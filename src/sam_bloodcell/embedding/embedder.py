@@ -63,10 +63,10 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         standard deviation, over the cell, of the tokens after a third of the blocks. It has three times as many
         features and takes the same time. "mask+measures" appends 53 numbers measured on the pixels of nucleus and
         cytoplasm: colour, grains and shape (`segmentation.measures.MEASURES` names them). It needs scikit-image and
-        takes about 10 ms more for each cell on a CPU core. With earlier weights of vit_tiny and a column domain, the
-        measures raised the balanced accuracy across laboratories by up to 0.02 and the texture changed it by up to
-        0.01. Without a domain, both lowered it (see the model card of vit_tiny). The packaged autoencoder, and
-        architectures that read token maps, such as the papers' presets, need "mask".
+        takes about 10 ms more for each cell on a CPU core. With vit_tiny and a column domain, both changed the balanced
+        accuracy across laboratories by at most 0.01. Without a domain, the texture lowered it by up to 0.07 (see the
+        model card of vit_tiny). The packaged autoencoder, and architectures that read token maps, such as the papers'
+        presets, need "mask".
     training : LoRATraining, optional
         Settings of the fine-tuning in `fit` with masks, by default ``LoRATraining()``.
     keep : collection of {"tokens", "crops", "published_crops"}, default=()
