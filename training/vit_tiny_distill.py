@@ -52,10 +52,10 @@ class Distillation(Pretraining):
         for name, weight in self.sam.named_parameters():
             self.mean_weights.register_buffer(name.replace(".", "|"), weight.detach().clone())
 
-    def follow(self) -> None:
-        """Move the running mean towards the present weights."""
+    def follow(self, keep: float = DECAY) -> None:
+        """Move the running mean, of which the share `keep` stays, towards the present weights."""
         for mean, weight in zip(self.mean_weights.buffers(), self.sam.parameters(), strict=True):
-            mean.lerp_(weight.detach(), 1 - DECAY)
+            mean.lerp_(weight.detach(), 1 - keep)
 
 
 def mean_weights(trained: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -130,18 +130,23 @@ def distillation_loss(module: Distillation, batch: dict[str, Tensor]) -> dict[st
     return {"loss": loss, "targets": wrong, "likeness": unlike, "dice_loss": dice}
 
 
+def draws(domain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Chance of each cell to be drawn for a batch, and rows of the cells that donate their stain."""
+    _, place, counts = np.unique(domain, return_inverse=True, return_counts=True)
+    # The square root keeps the small laboratories present without drilling their few cells.
+    chance = 1 / np.sqrt(counts[place])
+    some = [np.flatnonzero(place == k)[:: max(1, count // 250)] for k, count in enumerate(counts)]
+    return chance / chance.sum(), np.concatenate(some)
+
+
 class DistillationBatches:
     """Batches that depend on the seed and the epoch alone."""
 
     def __init__(self, cells: Cells, targets: np.ndarray, masks: np.ndarray, weights: Tensor, steps: int, seed: int):
         self.cells, self.targets, self.masks, self.weights = cells, torch.from_numpy(targets), masks, weights
         self.steps, self.seed = steps, seed
-        _, place, counts = np.unique(cells.domain, return_inverse=True, return_counts=True)
-        # The square root keeps the small laboratories present without drilling their few cells.
-        self.chance = 1 / np.sqrt(counts[place])
-        self.chance /= self.chance.sum()
-        some = [np.flatnonzero(place == k)[:: max(1, count // 250)] for k, count in enumerate(counts)]
-        self.donors = stain_statistics(as_batch(cells.pixels[np.concatenate(some)][:, ::2, ::2]))
+        self.chance, donors = draws(cells.domain)
+        self.donors = stain_statistics(as_batch(cells.pixels[donors][:, ::2, ::2]))
 
     def __call__(self, epoch: int):
         rng = np.random.default_rng([self.seed, epoch])
@@ -163,11 +168,11 @@ class DistillationBatches:
         return batch
 
 
-def export(module: Distillation, earlier: list[Path], folder: Path) -> None:
-    """Write the running mean of the weights, averaged with those of earlier checkpoints: encoder (fp16) and decoder."""
-    found = [torch.load(path, map_location="cpu", weights_only=True)["trained"] for path in earlier]
-    means = [mean_weights(trained) for trained in (*found, module.state_dict())]
-    state = module.sam.state_dict() | {name: torch.stack([one[name] for one in means]).mean(0) for name in means[0]}
+def export(module: Distillation, others: list[dict[str, Tensor]], folder: Path) -> None:
+    """Write the running mean of the weights, averaged with other weights of SAM: encoder (fp16) and decoder."""
+    own = mean_weights(module.state_dict())
+    averaged = {name: torch.stack([one[name].cpu() for one in (*others, own)]).mean(0) for name in own}
+    state = {name: value.cpu() for name, value in module.sam.state_dict().items()} | averaged
     encoder = {name: value for name, value in state.items() if name.startswith("image_encoder.")}
     save_file({name: value.half().contiguous() for name, value in encoder.items()}, folder / "encoder.safetensors")
     decoder = {name: value.contiguous() for name, value in state.items() if name not in encoder}
@@ -210,7 +215,8 @@ def main() -> None:
     began = time.time()
     batches = DistillationBatches(cells, targets, masks, weights, args.steps, args.seed)
     history = train(module, distillation_loss, batches, plan, checkpoint=args.out / "checkpoint.pt", verbose=1)
-    export(module, args.average, args.out)
+    earlier = [torch.load(path, map_location="cpu", weights_only=True)["trained"] for path in args.average]
+    export(module, [mean_weights(trained) for trained in earlier], args.out)
     log = {
         **json.loads(json.dumps(vars(args), default=str)),
         "began_from": encoder_log,

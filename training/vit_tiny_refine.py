@@ -5,8 +5,8 @@ flips and standardised within the laboratory; the ranks of its measures within t
 reduced to 32 components and standardised within the laboratory; and its cluster in these targets. The encoder sees
 each cell in two stains at once, with other surroundings and sharpness. Run from the project's root:
 
-    python training/vit_tiny_refine.py pack                                       # where the cells are: cells.npz
-    python training/vit_tiny_refine.py train --start runs/package3 --minutes 7.3  # where the GPU is
+    python training/vit_tiny_refine.py pack                          # where the cells are: cells.npz
+    python training/vit_tiny_refine.py train --start runs/package3   # where the GPU is; an interrupted run resumes
 """
 
 import argparse
@@ -23,16 +23,16 @@ import torch
 from cells import SHARED_DATA, TRAINED, real_cells, training_rows
 from measures import ranks
 from PIL import Image
-from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vit_tiny_distill import first_weights, standardise
+from vit_tiny_distill import Distillation, draws, export, first_weights, standardise
 from vit_tiny_encoder import SIZE, Pretraining, pool
 
 from sam_bloodcell.images.stain_views import jitter_stain, random_affine, stain_statistics, warp
 from sam_bloodcell.models.losses import segmentation_loss
+from sam_bloodcell.models.training import TrainingPlan, train
 from sam_bloodcell.weights.adapters import adapter_settings
 
 # Side in pixels of the views and number of the cells, by turns; each cell has two views.
@@ -44,7 +44,6 @@ COMPONENTS, CLUSTERS = 32, 64
 # What the teachers weigh, and what likeness, clusters and masks weigh beside all targets.
 TEACHERS = {"embedding": 1.0, "measures": 2.0, "imagenet": 1.0}
 LIKENESS, CLUSTER, MASKS, TEMPERATURE = 0.5, 0.5, 0.3, 0.1
-RATE, WARMUP = 8e-4, 200
 # The weights that are kept are a running mean over about 1,000 steps, averaged with those that training began from.
 DECAY = 0.999
 
@@ -91,65 +90,70 @@ def read(file: Path, device: torch.device) -> dict:
     return {"pixels": pixels.to(device), "masks": masks.to(device), **data}
 
 
-class Refinement(Pretraining):
-    """SAM with a linear layer that gives the targets, and one that gives clusters of them."""
+class Refinement(Distillation):
+    """SAM with a linear layer that gives the targets, one that gives clusters of them, and the running mean of SAM."""
 
     def __init__(self, pixel_stats: tuple, start: dict[str, Tensor], n_targets: int) -> None:
-        super().__init__(pixel_stats)
-        self.projection = self.cell_type = nn.Identity()
-        self.sam.load_state_dict(start, strict=False)
-        self.head = nn.Linear(self.sam.size.width, n_targets)
+        super().__init__(pixel_stats, start, n_targets)
         self.cluster = nn.Linear(self.sam.size.width, CLUSTERS)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def follow(self) -> None:
+        """Move the running mean faster in the first steps, so that the weights at the start do not stay in it."""
+        self.steps += 1
+        super().follow(min(DECAY, self.steps.item() / (self.steps.item() + 10)))
 
 
-def blur(images: Tensor, share: float) -> Tensor:
-    """Lower the resolution of some images by half."""
-    small = F.interpolate(F.avg_pool2d(images, 2), size=images.shape[-1], mode="bilinear")
-    return torch.where(torch.rand(len(images), 1, 1, 1) < share, small, images)
-
-
-def change_background(images: Tensor, masks: Tensor, share: float) -> Tensor:
-    """Replace what is outside of some cells by what is outside of another one, or by its mean colour."""
-    outside = 1 - masks
-    mean = (images * outside).sum((2, 3), keepdim=True) / (outside.sum((2, 3), keepdim=True) + 1e-3)
-    mean = mean[torch.randperm(len(images))] + 0.02 * torch.randn_like(images)
-    soft = F.avg_pool2d(masks, 5, 1, 2)
-    return torch.where(torch.rand(len(images), 1, 1, 1) < share, images * soft + mean * (1 - soft), images)
-
-
-def disturb(images: Tensor, masks: Tensor) -> Tensor:
+def disturb(images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
     """Change light, colour, sharpness and surroundings more than `jitter_stain` does."""
     n = len(images)
-    images = change_background(images, F.max_pool2d(masks, 9, 1, 4), 0.25)
-    gamma = (0.3 * torch.randn(n, 1, 1, 1)).exp()
-    cast = (0.06 * torch.randn(n, 3, 1, 1)).exp()
-    images = torch.where(torch.rand(n, 1, 1, 1) < 0.5, images.clamp(1e-3, 1) ** gamma * cast, images)
-    return blur(images, 0.25).clamp(0, 1)
+
+    def normal(deviation: float, channels: int) -> Tensor:
+        return deviation * torch.randn(n, channels, 1, 1, generator=generator)
+
+    def chance(probability: float) -> Tensor:
+        return torch.rand(n, 1, 1, 1, generator=generator) < probability
+
+    # Surroundings: the mean colour of those of another cell.
+    masks = F.max_pool2d(masks, 9, 1, 4)
+    outside = 1 - masks
+    mean = (images * outside).sum((2, 3), keepdim=True) / (outside.sum((2, 3), keepdim=True) + 1e-3)
+    plain = mean[torch.randperm(n, generator=generator)] + 0.02 * torch.randn(images.shape, generator=generator)
+    inside = F.avg_pool2d(masks, 5, 1, 2)
+    images = torch.where(chance(0.25), images * inside + plain * (1 - inside), images)
+    # Light and colour
+    images = torch.where(chance(0.5), images.clamp(1e-3, 1) ** normal(0.3, 1).exp() * normal(0.06, 3).exp(), images)
+    # Sharpness: half the resolution
+    small = F.interpolate(F.avg_pool2d(images, 2), size=images.shape[-1], mode="bilinear")
+    return torch.where(chance(0.25), small, images).clamp(0, 1)
 
 
-class Batches:
-    """Views on the device, with what they have to give."""
+class RefinementBatches:
+    """Batches on the device of the cells; they depend on the seed and the epoch alone."""
 
-    def __init__(self, data: dict, targets: Tensor, clusters: Tensor, weights: Tensor, seed: int) -> None:
+    def __init__(self, data: dict, targets: list[Tensor], steps: int, seed: int) -> None:
         self.pixels, self.masks = data["pixels"], data["masks"]
-        self.targets, self.clusters, self.weights = targets, clusters, weights
-        self.rng = np.random.default_rng(seed)
-        self.generator = torch.Generator(self.pixels.device).manual_seed(seed)
-        _, place, counts = np.unique(data["domain"], return_inverse=True, return_counts=True)
-        # The square root keeps the small laboratories present without drilling their few cells.
-        self.chance = 1 / np.sqrt(counts[place])
-        self.chance /= self.chance.sum()
-        some = np.concatenate([np.flatnonzero(place == k)[:: max(1, n // 250)] for k, n in enumerate(counts)])
-        self.donors = stain_statistics(self.pixels[torch.from_numpy(some).to(self.pixels.device)][:, :, ::2, ::2] / 255)
+        self.targets, self.clusters, self.weights = targets
+        self.steps, self.seed = steps, seed
+        self.chance, donors = draws(data["domain"])
+        self.donors = stain_statistics(self.pixels[self.rows(donors)][:, :, ::2, ::2] / 255)
 
-    def batch(self, step: int) -> dict[str, Tensor]:
-        size, count = VIEWS[step % len(VIEWS)]
-        drawn = self.rng.choice(len(self.chance), count, replace=False, p=self.chance)
-        rows = torch.from_numpy(drawn).to(self.pixels.device)
+    def __call__(self, epoch: int):
+        rng = np.random.default_rng([self.seed, epoch])
+        generator = torch.Generator(self.pixels.device).manual_seed(int(rng.integers(2**62)))
+        for step in range(self.steps):
+            size, count = VIEWS[step % len(VIEWS)]
+            yield self.batch(rng.choice(len(self.chance), count, replace=False, p=self.chance), size, generator)
+
+    def rows(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self.pixels.device)
+
+    def batch(self, drawn: np.ndarray, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        rows = self.rows(drawn)
         pixels, masks = (each[rows].repeat(2, 1, 1, 1).float() for each in (self.pixels, self.masks))
-        affine = random_affine(2 * count, self.generator, ZOOM)
+        affine = random_affine(2 * len(drawn), generator, ZOOM)
         masks = warp(masks, affine, size)
-        views = disturb(jitter_stain(warp(pixels / 255, affine, size), self.donors, self.generator), masks)
+        views = disturb(jitter_stain(warp(pixels / 255, affine, size), self.donors, generator), masks, generator)
         batch = {"views": views, "inside": F.avg_pool2d(masks, 16) + 1e-3}
         batch |= {"targets": self.targets[rows], "clusters": self.clusters[rows], "weights": self.weights}
         if size == SIZE:
@@ -168,6 +172,7 @@ def likeness_loss(first: Tensor, second: Tensor, targets: Tensor) -> Tensor:
 
 def refinement_loss(module: Refinement, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Targets + likeness between the views + clusters + segmentation, the last of large views only."""
+    module.follow()
     tokens = module.tokens(batch["views"])
     features = pool(tokens.float(), batch["inside"])
     weights, targets = batch["weights"], batch["targets"]
@@ -175,13 +180,12 @@ def refinement_loss(module: Refinement, batch: dict[str, Tensor]) -> dict[str, T
     views = (features - features.mean(0)).float().chunk(2)
     unlike = likeness_loss(*views, targets * weights.sqrt())
     clusters = F.cross_entropy(module.cluster(features).float(), batch["clusters"].repeat(2))
-    terms = {"targets": wrong, "likeness": unlike, "clusters": clusters}
-    loss = wrong + LIKENESS * unlike + CLUSTER * clusters
+    loss, dice = wrong + LIKENESS * unlike + CLUSTER * clusters, torch.zeros(())
     if "masks" in batch:
         logits = module.sam.mask_logits(tokens[: len(batch["masks"])])[0].float()
         segmentation = segmentation_loss(logits, batch["masks"])
-        loss, terms["dice_loss"] = loss + MASKS * segmentation["loss"], segmentation["dice_loss"]
-    return {"loss": loss, **terms}
+        loss, dice = loss + MASKS * segmentation["loss"], segmentation["dice_loss"]
+    return {"loss": loss, "targets": wrong, "likeness": unlike, "clusters": clusters, "dice_loss": dice}
 
 
 @torch.inference_mode()
@@ -208,63 +212,36 @@ def make_targets(module: Pretraining, data: dict) -> list[Tensor]:
     return [torch.from_numpy(each).to(data["pixels"].device) for each in (targets, clusters, weights)]
 
 
-def export(module: Refinement, mean: list[Tensor], start: dict[str, Tensor], folder: Path) -> None:
-    """Write the running mean of SAM's weights, averaged with those that training began from: encoder and decoder."""
-    names = [name for name, _ in module.sam.named_parameters()]
-    state = module.sam.state_dict() | dict(zip(names, mean, strict=True))
-    state = {name: (value.float().cpu() + start[name].cpu()) / 2 for name, value in state.items()}
-    encoder = {name: value.half().contiguous() for name, value in state.items() if name.startswith("image_encoder.")}
-    save_file(encoder, folder / "encoder.safetensors")
-    save_file({n: v.contiguous() for n, v in state.items() if n not in encoder}, folder / "decoder.safetensors")
-
-
-def train(args: argparse.Namespace) -> None:
-    """Train for some minutes; write encoder.safetensors (fp16), decoder.safetensors and log.json, as stage 1 does."""
-    began, device = time.monotonic(), torch.device(args.device)
+def refine(args: argparse.Namespace) -> None:
+    """Train, then write encoder.safetensors (fp16), decoder.safetensors and log.json, as stage 1 does."""
+    began, device = time.time(), torch.device(args.device)
     start, data = first_weights(args.start), read(args.out / "cells.npz", device)
     torch.set_default_device(device)
     torch.manual_seed(args.seed)
     pixel_stats = adapter_settings(args.start / "adapter")["pixel_stats"]
-    targets, clusters, weights = make_targets(Refinement(pixel_stats, start, 1).eval(), data)
-    module = Refinement(pixel_stats, start, targets.shape[1])
-    batches = Batches(data, targets, clusters, weights, args.seed)
-    parameters = list(module.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98))
-    now = list(module.sam.parameters())
-    mean = [weight.detach().clone() for weight in now]
-
-    history, step, first = [], 0, time.monotonic()
-    while (done := (time.monotonic() - first) / (60 * args.minutes)) < 1:  # the rate falls with the time, to 0
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + np.cos(np.pi * done))
-        with torch.autocast(device.type, torch.bfloat16):
-            terms = refinement_loss(module, batches.batch(step))
-        optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(mean, now, 1 - min(DECAY, step / (step + 10)))
-        if step % 100 < len(VIEWS):
-            history.append({"step": step, **{name: round(value.item(), 4) for name, value in terms.items()}})
-            print(history[-1], flush=True)
-        step += 1
-
-    export(module, mean, start, args.out)
+    targets = make_targets(Refinement(pixel_stats, start, 1).eval(), data)
+    module = Refinement(pixel_stats, start, targets[0].shape[1])
+    plan = TrainingPlan(
+        epochs=args.epochs,
+        steps_per_epoch=args.steps,
+        learning_rate=8e-4,
+        warmup_steps=200,
+        weight_decay=0.05,
+        betas=(0.9, 0.98),
+        amp_dtype=torch.bfloat16,
+    )
+    batches = RefinementBatches(data, targets, args.steps, args.seed)
+    history = train(module, refinement_loss, batches, plan, checkpoint=args.out / "checkpoint.pt", verbose=1)
+    export(module, [start], args.out)
     log = {
         "seed": args.seed,
-        "minutes": args.minutes,
         "began_from": json.loads((args.start / "training_log.json").read_text())["encoder"],
         "laboratories": TRAINED,
         "pixel_stats": pixel_stats,
-        "real_cells": len(targets),
-        "trained_steps": step,
-        "wall_seconds": round(time.monotonic() - began),
-        "last_steps": history[-len(VIEWS) :],
+        "real_cells": len(data["domain"]),
+        "trained_steps": len(history) * args.steps,
+        "wall_seconds": round(time.time() - began),
+        "last_epoch": history[-1],
     }
     (args.out / "log.json").write_text(json.dumps(log, indent=2) + "\n")
 
@@ -276,7 +253,8 @@ def main() -> None:
     parser.add_argument("--imagenet", type=Path, help="pack: weights of EfficientNet-Lite0")
     parser.add_argument("--distilled", type=Path, default=Path("runs/encoder3/targets.npz"), help="pack: from stage 3")
     parser.add_argument("--start", type=Path, default=Path("runs/package3"), help="train: what stage 3 packaged")
-    parser.add_argument("--minutes", type=float, default=8, help="train")
+    parser.add_argument("--epochs", type=int, default=30, help="train")
+    parser.add_argument("--steps", type=int, default=70, help="train: optimiser steps an epoch")
     parser.add_argument("--device", default="cuda", help="train")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -284,7 +262,7 @@ def main() -> None:
     if args.part == "pack":
         pack(args.out, args.imagenet, args.distilled)
     else:
-        train(args)
+        refine(args)
 
 
 if __name__ == "__main__":

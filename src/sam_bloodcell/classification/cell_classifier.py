@@ -68,9 +68,8 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         (`StainAugmentedClassifier` explains them). Training embeds ``1 + n_stain_views`` times as many images. Use
         views if you have no images of the new laboratory and predict cells without a domain. With `vit_tiny`, whose
         training included such views, they changed the balanced accuracy by at most 0.01, up or down (default
-        classifier, no autoencoder; docs/results.md). The
-        classifier must not split its training cells into folds, as a search does. `adapt` with labels fits the
-        classifier again without views, so their gain is lost.
+        classifier, no autoencoder; docs/results.md). The classifier must not split its training cells into folds, as a
+        search does. `adapt` with labels fits the classifier again without views, so their gain is lost.
     cache_dir : str or path, optional
         Folder that caches embeddings, as in `SAMLoRAEmbedder`. A saved model does not contain `cache_dir`, `device`,
         `batch_size` and `n_jobs`, because they depend on the machine.

@@ -72,9 +72,9 @@ def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
     that the recommended classifier calls this class must have the label, and its confidence must be at least its mean
     confidence in correct answers of the class. Without probabilities, at least three classifiers must agree.
 
-    On real cells of which 5% had been given a wrong label, at least two in three of the cells named had a wrong label,
-    and 3 to 50% of the wrong labels were found, more of them if the classifiers transfer well. If fewer labels are
-    wrong, a smaller share of the cells named is wrong. Look at every cell before you change its label.
+    On real cells of which 5% had been given a wrong label, 50 to 90% of the cells named had a wrong label, and 12 to
+    63% of the wrong labels were found, more of them if the classifiers transfer well (docs/howto/report.md). If fewer
+    labels are wrong, a smaller share of the cells named is wrong. Look at every cell before you change its label.
 
     Parameters
     ----------

@@ -147,8 +147,8 @@ def near_duplicates(
         Greatest distance of a pair, as a share of the median distance between cells; at least 0. "auto" is 0.08 for 16
         features or more: with `vit_tiny`, the closest two of 600 real cells were 0.25 apart, while copies saved again
         as JPEG or halved had a median distance of 0.02 and 0.03. Copies that were turned by 90 degrees were 0.17 apart
-        and are not found. With fewer features, different cells are close by chance, so "auto" is 0
-        and only equal rows count.
+        and are not found. With fewer features, different cells are close by chance, so "auto" is 0 and only equal rows
+        count.
 
     Returns
     -------

@@ -26,7 +26,7 @@ def cell_mask(probability: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill the holes of a mask (H, W), as `scipy.ndimage.binary_fill_holes` does in seven times the time."""
+    """Fill the holes of a mask (H, W); the same as `scipy.ndimage.binary_fill_holes`, but seven times faster."""
     outside, _ = ndimage.label(~np.pad(mask, 1))  # the component of the padding is the first one
     return (outside != 1)[1:-1, 1:-1]
 

@@ -27,9 +27,9 @@ def read_published_adapter(
     """Read the adapter that the published code of BC-SAM (Li et al., ISBI 2024) saves.
 
     The file numbers its factors block by block, query before value: ``w_a_000`` (r x C) and ``w_b_000`` (C x r) belong
-    to the query of block 0, ``w_a_001`` and ``w_b_001`` to its value, and so on. The product of the two
-    factors is added to the weight without scaling. The prompt encoder and the mask decoder (two mask tokens) have the
-    names of segment-anything. The file does not contain the encoder.
+    to the query of block 0, ``w_a_001`` and ``w_b_001`` to its value, and so on. The product of the two factors is
+    added to the weight without scaling. The prompt encoder and the mask decoder (two mask tokens) have the names of
+    segment-anything. The file does not contain the encoder.
 
     Parameters
     ----------
