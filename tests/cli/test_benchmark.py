@@ -51,9 +51,10 @@ def test_every_answer_of_the_recommended_classifier_is_written(written):
 
 def test_the_verdict_is_printed_in_words_behind_the_numbers(written):
     text = " ".join(written[2].split())
+    weakest = "Weakest class: " if "Weakest class: " in text else "No class is weak: "  # if each has a recall of 1
     parts = (
         "Mean scores over", "Recall of each class", "Verdict - Recommended: LR on the ", "Within laboratories:",
-        "Across laboratories:", "Weakest direction: ", "Autoencoder:", "What to do - ",
+        "Across laboratories:", "Weakest direction: ", weakest, "Autoencoder:", "What to do - ",
         "Add a column group", "Files ",
     )  # fmt: skip
     places = [text.index(part) for part in parts]
