@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "training/README.md")),
-    *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/howto").glob("*.md"), *(ROOT / "src").rglob("*.html.j2"),
+    *(page for folder in ("docs", "docs/howto", "docs/results") for page in (ROOT / folder).glob("*.md")),
+    *(ROOT / "src").rglob("*.html.j2"),
 ]  # fmt: skip
 MODULES = sorted((ROOT / "src").rglob("*.py"))
 

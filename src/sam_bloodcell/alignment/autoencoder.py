@@ -45,8 +45,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         preset, "linear", which had about the same scores as "vector" on real cells and is faster. "linear" has a
         closed-form solution, so the parameters of the training, such as `epochs` and `device`, do not affect it.
     preset : {"bc-sam", "dorl"} or None, default=None
-        Network and training of a paper, with its settings for every parameter that is "auto" (docs/method.md lists the
-        remaining differences). None uses our own settings.
+        Network and training of a paper, with its settings for every parameter that is "auto". The remaining
+        differences are listed under :doc:`/method`. None uses our own settings.
     alignment : {"auto", "mean", "first", "mmd"} or None, default="auto"
         Distance between the domains' features that training minimises (``sam_bloodcell.models.alignment``). None, and
         "auto" without a preset, use no such distance. "first", which presets use, compares all domains with the first.

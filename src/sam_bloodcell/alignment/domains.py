@@ -13,7 +13,8 @@ from ..embedding.embeddings import CellEmbeddings
 from .normalization import DomainScaler, known_domains
 
 # A warning is given if the variance of a new domain's cells, divided by that of a domain of the fit, is below this. On
-# six laboratories it fired in a sixth of the draws of one class, and in at most 2% of others (docs/results.md).
+# six laboratories, it fired in a sixth of the draws of one class, and in at most 2% of the others
+# (docs/results/mixtures.md).
 _LEAST_SPREAD = 0.5
 
 

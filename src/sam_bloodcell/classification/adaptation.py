@@ -117,7 +117,8 @@ class AdaptableClassifier(PretrainedClassifier):
         X : images, as in `fit`
             Cells of one laboratory.
         n : int
-            Number of cells, at least 1 and at most the number of cells in X. 32 already help (docs/results.md).
+            Number of cells, at least 1 and at most the number of cells in X. 32 already help
+            (:doc:`/results/classifier`).
 
         Returns
         -------

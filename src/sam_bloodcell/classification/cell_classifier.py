@@ -48,9 +48,9 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
     classifier : classifier, default=None
         Any scikit-learn classifier of the features. None stands for logistic regression on standardised features, with
         C=0.1 and classes of equal weight: of the settings tried, its probabilities were among the best calibrated
-        across laboratories (docs/results.md). A classifier without ``predict_proba``, such as ``SVC``, gets calibrated
-        probabilities from `CalibratedClassifierCV`. A `NeighborSmoothedClassifier` smooths each laboratory of a call
-        separately.
+        across laboratories (:doc:`/results/classifier`). A classifier without ``predict_proba``, such as ``SVC``, gets
+        calibrated probabilities from `CalibratedClassifierCV`. A `NeighborSmoothedClassifier` smooths each laboratory
+        of a call separately.
     adapter : str or path, optional
         Adapter of the encoder, as in `SAMLoRAEmbedder`.
     embedder : SAMLoRAEmbedder, ViTEmbedder or FunctionEmbedder, optional
@@ -68,8 +68,9 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         (`StainAugmentedClassifier` explains them). Training embeds ``1 + n_stain_views`` times as many images. Use
         views if you have no images of the new laboratory and predict cells without a domain. With `vit_tiny`, whose
         training included such views, they changed the balanced accuracy by at most 0.01, up or down (default
-        classifier, no autoencoder; docs/results.md). The classifier must not split its training cells into folds, as a
-        search does. `adapt` with labels fits the classifier again without views, so their gain is lost.
+        classifier, no autoencoder; :doc:`/results/six_laboratories`). The classifier must not split its training cells
+        into folds, as a search does. `adapt` with labels fits the classifier again without views, so their gain is
+        lost.
     cache_dir : str or path, optional
         Folder that caches embeddings, as in `SAMLoRAEmbedder`. A saved model does not contain `cache_dir`, `device`,
         `batch_size` and `n_jobs`, because they depend on the machine.

@@ -70,7 +70,7 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
 
     Notes
     -----
-    On six laboratories (docs/howto/smoothing.md), smoothing raised the mean balanced accuracy of the default
+    On six laboratories (:doc:`/howto/smoothing`), smoothing raised the mean balanced accuracy of the default
     autoencoder's features from 0.73 to 0.77 in pairs of laboratories, and from 0.78 to 0.83 with one left out. It
     lowered the accuracy by more than 0.01 in one of twelve cases. Do not smooth to find a few cells of a rare class,
     because neighbours of other classes can outvote them.

@@ -73,7 +73,7 @@ def suspected_labels(result: BenchmarkResult) -> pd.DataFrame:
     confidence in correct answers of the class. Without probabilities, at least three classifiers must agree.
 
     On real cells of which 5% had been given a wrong label, 50 to 90% of the cells named had a wrong label, and 12 to
-    63% of the wrong labels were found, more of them if the classifiers transfer well (docs/howto/report.md). If fewer
+    63% of the wrong labels were found, more of them if the classifiers transfer well (:doc:`/howto/report`). If fewer
     labels are wrong, a smaller share of the cells named is wrong. Look at every cell before you change its label.
 
     Parameters
