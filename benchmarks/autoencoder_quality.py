@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from shared_cells import read_tables
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
@@ -60,12 +61,12 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
 INDUCTIVE = ("pooled embeddings", "linear (default)", "vector, cluster", "masked, cluster", "conv, cluster")
 
 
-def embeddings(data: Path, paths: pd.Series, folder: Path) -> CellEmbeddings:
+def embeddings(paths: pd.Series, folder: Path) -> CellEmbeddings:
     """Embeddings by vit_tiny, memory-mapped from the folder that the first call fills."""
     if not (folder / "quality.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
         embedder = SAMLoRAEmbedder("vit_tiny", keep=("tokens", "crops"), verbose=1)
-        cells = embedder.fit_transform([data / path for path in paths])
+        cells = embedder.fit_transform(paths)
         for part in PARTS:
             np.save(folder / f"{part}.npy", getattr(cells, part))
     return CellEmbeddings(*(np.load(folder / f"{part}.npy", mmap_mode="r") for part in PARTS))
@@ -155,10 +156,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=SETTINGS, help="run these settings alone")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    data = Path(os.environ.get("SAM_BLOODCELL_DATA", ROOT.parent / "shared" / "data"))
-    table = pd.read_csv(data / "cells.csv")
+    table = read_tables("cells.csv")
     domain, label = table["domain"].to_numpy(), table["label"].to_numpy()
-    cells = embeddings(data, table["path"], args.out / "embeddings")
+    cells = embeddings(table["path"], args.out / "embeddings")
     saved = args.out / "scores.csv"
     done = pd.read_csv(saved) if saved.exists() else pd.DataFrame(columns=["protocol", "features", "fitted_on", "seed"])
     tasks = [

@@ -16,7 +16,6 @@ Balanced accuracy over classes with at least 3 cells in the tested laboratory; l
 """
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from shared_cells import read_tables, standardise
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
@@ -129,9 +129,9 @@ def random_features(images: list[Path]) -> np.ndarray:
     return np.concatenate(features)
 
 
-def feature_sets(cells: pd.DataFrame, data: Path) -> dict[str, tuple[np.ndarray, dict[str, BaseEstimator]]]:
+def feature_sets(cells: pd.DataFrame) -> dict[str, tuple[np.ndarray, dict[str, BaseEstimator]]]:
     """Features by name, each with the probes that suit it."""
-    images = [data / path for path in cells["path"]]
+    images = [*map(Path, cells["path"])]
     small = np.stack([load_square(image, 64) for image in tqdm(images, desc="pixels")])
     flat = small.reshape(len(small), -1).astype(np.float32) / 255
     return {
@@ -141,14 +141,6 @@ def feature_sets(cells: pd.DataFrame, data: Path) -> dict[str, tuple[np.ndarray,
         "pixels, PCA": (PCA(50, random_state=0).fit_transform(flat), PROBES),
         "small CNN": (flat, {"CNN": SmallCNN()}),
     }
-
-
-def standardised(features: np.ndarray, domain: np.ndarray) -> np.ndarray:
-    """Every laboratory scaled by its own mean and standard deviation."""
-    scaled = np.empty(features.shape, np.float32)
-    for name in np.unique(domain):
-        scaled[domain == name] = StandardScaler().fit_transform(features[domain == name])
-    return scaled
 
 
 def in_domain(features: np.ndarray, label: np.ndarray, probe: BaseEstimator, seed: int) -> float:
@@ -207,7 +199,7 @@ def measure(
         if scaled is None:
             if not scalable:
                 continue
-            scaled = standardised(features, domain)
+            scaled = standardise(features, domain)
         for pair, value in across(scaled[five], label[five], domain[five], probe, seed):
             yield {"setting": setting, "what": pair, "value": value}
 
@@ -217,11 +209,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/backbone_quality"))
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
-    data = Path(os.environ.get("SAM_BLOODCELL_DATA", ROOT.parent / "shared" / "data"))
-    cells = pd.read_csv(data / "cells.csv")
+    cells = read_tables("cells.csv")
     cells["fine"] = cells["path"].str.split("/").str[-1].str.split("_").str[0]
     rows = []
-    for name, (features, probes) in feature_sets(cells, data).items():
+    for name, (features, probes) in feature_sets(cells).items():
         for probe_name, probe in probes.items():
             for seed in tqdm(range(args.seeds), desc=f"{name}, {probe_name}"):
                 scalable = name != "small CNN"  # scaled pixels are no picture any more

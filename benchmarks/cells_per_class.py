@@ -7,31 +7,25 @@ on 15 cells of the laboratory that training left out ("within") and on all cells
 classes, laboratories, four draws and three classifiers.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
+from shared_cells import read_tables, with_common_names
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import COMMON_CLASSES
 from sam_bloodcell.evaluation import default_classifiers
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 OTHERS, TESTED, MOST = 60, 15, 100
 
 
 def main():
     rows = []
     for csv, trained_in in (("cells.csv", ["acevedo"]), ("more_cells.csv", ["jhu", "munich_bm"])):
-        table = pd.read_csv(DATA / csv)
-        table["label"] = table["label"].replace(
-            {f"neutrophil_{kind}": "neutrophil" for kind in ("segmented", "banded")}
-        )
+        table = with_common_names(read_tables(csv))
         table = table[table["label"].isin(COMMON_CLASSES)].sample(frac=1, random_state=0)
         table = table.groupby(["domain", "label"]).head(MOST).reset_index(drop=True)
         domain, label = table["domain"].to_numpy(str), table["label"].to_numpy(str)
-        pooled = SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform([str(DATA / path) for path in table["path"]])
+        pooled = SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform(table["path"])
         X = CrossDomainAutoencoder(random_state=0).fit(pooled, domain=domain).transform(pooled, domain=domain)
         for name in trained_in:
             cells = {kind: np.flatnonzero((domain == name) & (label == kind)) for kind in COMMON_CLASSES}

@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 from laboratories import Cells
 from laboratories_cells import LABORATORIES, draw_training, read_cells, scored_classes, training_sets
-from laboratories_methods import NEW, Features, _transform, fit_classifiers, score, standardise, standardised
+from laboratories_methods import NEW, Features, _transform, fit_classifiers, score, standardised
+from shared_cells import standardise
 from tqdm import tqdm
 
 from sam_bloodcell import CrossDomainAutoencoder

@@ -8,10 +8,10 @@ most 150 cells of a class and laboratory, five common classes, five folds within
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import pandas as pd
+from shared_cells import read_tables, with_common_names
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -21,21 +21,18 @@ from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import COMMON_CLASSES
 from sam_bloodcell.evaluation import cross_domain_predictions, score_predictions
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LABORATORIES = {"chosen on": ("tecom", "acevedo", "cellavision"), "tested on": ("jhu", "munich_bm", "leukocytes")}
-COMMON = {"neutrophil_segmented": "neutrophil", "neutrophil_banded": "neutrophil"}
 STRENGTHS = [(1.0, None), (1.0, "balanced"), (0.1, None), (0.1, "balanced"), (0.01, "balanced")]
 CALIBRATIONS = (None, "sigmoid", "temperature")
 
 
 def read_cells(domains):
     """Read at most 150 cells of each common class of each laboratory; classes of fewer than 10 cells are left out."""
-    parts = [pd.read_csv(DATA / name, dtype=str, keep_default_na=False) for name in ("cells.csv", "more_cells.csv")]
-    cells = pd.concat(parts).replace({"label": COMMON}).sample(frac=1, random_state=0)
+    cells = with_common_names(read_tables()).sample(frac=1, random_state=0)
     cells = cells[cells["domain"].isin(domains) & cells["label"].isin(COMMON_CLASSES)]
     groups = cells.groupby(["domain", "label"])
     cells = cells[groups["path"].transform("size") >= 10].groupby(["domain", "label"]).head(150)
-    return cells.assign(path=[str(DATA / path) for path in cells["path"]]).reset_index(drop=True)
+    return cells.reset_index(drop=True)
 
 
 def make_classifiers():

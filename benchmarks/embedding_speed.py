@@ -6,13 +6,11 @@ drawn ones elsewhere. Run alone: python benchmarks/embedding_speed.py [--images 
 
 import argparse
 import copy
-import os
 import time
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
+from shared_cells import DATA, read_tables
 from torch.nn import functional as F
 
 from sam_bloodcell.datasets import make_blood_cells
@@ -81,10 +79,8 @@ def main():
 
 
 def find_images(n):
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("SAM_BLOODCELL_DATA", beside))
-    if (root / "cells.csv").is_file():
-        return [root / path for path in pd.read_csv(root / "cells.csv")["path"].sample(n, random_state=0)]
+    if (DATA / "cells.csv").is_file():
+        return read_tables("cells.csv")["path"].sample(n, random_state=0).tolist()
     return list(make_blood_cells(n // 10 + 1, random_state=0).images[:n])
 
 

@@ -10,30 +10,26 @@ patient of jhu, whose patients are known, has both labelled and tested cells.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import pandas as pd
+from shared_cells import read_tables, with_common_names
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import COMMON_CLASSES
 from sam_bloodcell.evaluation import label_curve
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 # The weight of the labelled cells, the way of choosing them and the least number for a temperature were chosen on the
 # first three laboratories.
 LABORATORIES = {"chosen on": ("tecom", "acevedo", "cellavision"), "tested on": ("jhu", "munich_bm", "leukocytes")}
-COMMON = {"neutrophil_segmented": "neutrophil", "neutrophil_banded": "neutrophil"}
 SEEDS = (0, 1, 2)
 
 
 def read_cells():
     """Read at most 150 cells of each common class of each laboratory."""
-    parts = [pd.read_csv(DATA / name, dtype=str, keep_default_na=False) for name in ("cells.csv", "more_cells.csv")]
-    cells = pd.concat(parts).fillna({"group": ""}).replace({"label": COMMON}).sample(frac=1, random_state=0)
+    cells = with_common_names(read_tables()).sample(frac=1, random_state=0)
     cells = cells[cells["domain"].isin(sum(LABORATORIES.values(), ())) & cells["label"].isin(COMMON_CLASSES)]
-    cells = cells.groupby(["domain", "label"]).head(150)
-    return cells.assign(path=[str(DATA / path) for path in cells["path"]]).reset_index(drop=True)
+    return cells.groupby(["domain", "label"]).head(150).reset_index(drop=True)
 
 
 def main():

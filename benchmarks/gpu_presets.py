@@ -13,7 +13,6 @@ trains all classifiers on the features, as `autoencoder_quality.py` does; `train
 
 import argparse
 import io
-import os
 import signal
 import statistics
 import time
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 from autoencoder_quality import PARTS, scores_of
 from PIL import Image
+from shared_cells import read_tables, standardise
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -64,9 +64,8 @@ def main() -> None:
 
 def pack(file: Path) -> None:
     """Write the shared cells as JPEG squares, in the best quality that keeps the file small enough."""
-    data = Path(os.environ.get("SAM_BLOODCELL_DATA", ROOT.parent / "shared" / "data"))
-    table = pd.read_csv(data / "cells.csv")
-    squares = [Image.fromarray(load_square(data / path, SIZE)) for path in table["path"]]
+    table = read_tables("cells.csv")
+    squares = [Image.fromarray(load_square(path, SIZE)) for path in table["path"]]
     for quality in (90, 85, 80, 75, 70, 65, 60):
         encoded = [_jpeg(square, quality) for square in squares]
         if sum(map(len, encoded)) < PACKED_BYTES:
@@ -110,7 +109,7 @@ def train(args: argparse.Namespace) -> None:
     print(f"{seconds:.1f} s ({len(images) / seconds:,.1f} images/s). LR: balanced accuracy, mean over pairs.\n")
     line("features", "epochs", "s per epoch", "of which making batches", "loss, first -> last epoch", "LR")
     line(*["---"] * 6)
-    features = {"label": label, "domain": domain, "pooled": standardised(cells.pooled, domain)}
+    features = {"label": label, "domain": domain, "pooled": standardise(cells.pooled, domain)}
     line("pooled, standardised by laboratory", "", "", "", "", logistic_regression(features, "pooled"))
     histories = []
     for preset, share in SHARES.items():
@@ -176,13 +175,6 @@ def fit_within(
         signal.signal(signal.SIGALRM, before)
         training._Run.epoch, NetworkInputs.batch = run_epoch, make_batch
     return epochs, making["of whole epochs"]
-
-
-def standardised(pooled: np.ndarray, domain: np.ndarray) -> np.ndarray:
-    features = np.array(pooled)
-    for lab in np.unique(domain):
-        features[domain == lab] = StandardScaler().fit_transform(features[domain == lab])
-    return features
 
 
 def logistic_regression(features: dict[str, np.ndarray], name: str) -> str:

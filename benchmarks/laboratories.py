@@ -39,9 +39,9 @@ from laboratories_methods import (
     neighbours_of,
     score,
     smooth,
-    standardise,
     standardised,
 )
+from shared_cells import standardise
 from sklearn.cluster import KMeans
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from tqdm import tqdm

@@ -1,19 +1,17 @@
 """Cells, training sets and class mixtures of `laboratories.py`."""
 
-import os
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from shared_cells import read_tables, with_common_names
 
 from sam_bloodcell import SAMLoRAEmbedder
 from sam_bloodcell.datasets import COMMON_CLASSES, harmonise_labels
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LABORATORIES = ("tecom", "acevedo", "cellavision", "jhu", "munich_bm", "leukocytes")
 FINE_PAIRS = (("jhu", "acevedo"), ("jhu", "munich_bm"), ("acevedo", "munich_bm"))
-COMMON = {"neutrophil_segmented": "neutrophil", "neutrophil_banded": "neutrophil"}
 PER_CLASS = 150  # cells of a class and laboratory that train
 LEAST_TRAINED, LEAST_TESTED = 5, 3  # cells of a class
 N_VIEWS = 4  # of a training cell, in other stains
@@ -29,10 +27,9 @@ ONE_CLASS = 20  # cells of a class that make a draw of its own
 
 def read_cells():
     """Read the six labelled laboratories' cells, with their common and fine classes ("" where there is none)."""
-    parts = [pd.read_csv(DATA / name, dtype=str, keep_default_na=False) for name in ("cells.csv", "more_cells.csv")]
-    cells = pd.concat(parts, ignore_index=True).fillna("")
+    cells = read_tables()
     cells = cells[cells["domain"].isin(LABORATORIES)].reset_index(drop=True)
-    named = cells["label"].replace(COMMON)
+    named = with_common_names(cells)["label"]
     fine = cells["label"].where(cells["domain"].isin({"jhu", "munich_bm"}), "")
     acevedo = cells["domain"] == "acevedo"
     codes = cells.loc[acevedo, "path"].map(lambda path: Path(path).stem.split("_")[0])
@@ -40,7 +37,6 @@ def read_cells():
     return cells.assign(
         common=named.where(named.isin(COMMON_CLASSES), ""),
         fine=fine.replace({"lymphocyte_typical": "lymphocyte"}),
-        path=[str(DATA / path) for path in cells["path"]],
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from shared_cells import standardise
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -36,14 +37,6 @@ class Features:
     train: np.ndarray
     label: np.ndarray
     transform: Callable
-
-
-def standardise(X, domain):
-    """Standardise each laboratory by its own mean and deviation."""
-    found = np.empty_like(X)
-    for lab in np.unique(domain):
-        found[domain == lab] = StandardScaler().fit_transform(X[domain == lab])
-    return found
 
 
 def all_features(X, domain, label, seed):

@@ -10,20 +10,19 @@ Everything is done twice: with four classes, where basophils are left out of tra
 """
 
 import argparse
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from shared_cells import DATA
 from tqdm import tqdm
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import COMMON_CLASSES, load_cells
 from sam_bloodcell.evaluation import confidence_intervals, default_classifiers, score_predictions
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CLASSIFIERS = ("RF", "SVM rbf", "LR")
 FEATURES = ("embeddings", "autoencoder, inductive", "autoencoder, transductive")
 RARE = "basophil"

@@ -9,11 +9,11 @@ the mean recall of the classes with at least 5 training and 3 test cells. The la
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from shared_cells import read_tables, with_common_names
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 from sklearn.pipeline import make_pipeline
@@ -22,17 +22,14 @@ from sklearn.preprocessing import StandardScaler
 from sam_bloodcell import CrossDomainAutoencoder, NeighborSmoothedClassifier, SAMLoRAEmbedder
 from sam_bloodcell.datasets import COMMON_CLASSES
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LABORATORIES = ("tecom", "acevedo", "cellavision", "jhu", "munich_bm", "leukocytes")
-COMMON = {"neutrophil_segmented": "neutrophil", "neutrophil_banded": "neutrophil"}
 
 
 def read_cells():
     """Read all cells of the common classes of the laboratories."""
-    parts = [pd.read_csv(DATA / name, dtype=str, keep_default_na=False) for name in ("cells.csv", "more_cells.csv")]
-    cells = pd.concat(parts).replace({"label": COMMON})
-    cells = cells[cells["domain"].isin(LABORATORIES) & cells["label"].isin(COMMON_CLASSES)]
-    return cells.assign(path=[str(DATA / path) for path in cells["path"]]).reset_index(drop=True)
+    cells = with_common_names(read_tables())
+    known = cells["domain"].isin(LABORATORIES) & cells["label"].isin(COMMON_CLASSES)
+    return cells[known].reset_index(drop=True)
 
 
 def compute_features(cells, cache_dir):

@@ -8,11 +8,11 @@ ROC curve (0.5 is chance) of `AbstainingClassifier.novelty`, mean over types and
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from shared_cells import DATA
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
@@ -20,7 +20,6 @@ from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import COMMON_CLASSES, load_cells
 from sam_bloodcell.evaluation import AbstainingClassifier
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LEAST = 5
 
 

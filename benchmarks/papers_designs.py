@@ -10,7 +10,6 @@ epochs that are done. Every kind of features is scored as it is and standardised
 """
 
 import argparse
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from autoencoder_quality import scores_of
+from shared_cells import read_tables, standardise
 from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PAPERS = {"bc-sam": ("BC-SAM's preset", 10), "dorl": ("DoRL's preset", 300)}  # with the papers' epochs
 
 
@@ -59,14 +57,6 @@ def all_features(
     yield "our default autoencoder", CrossDomainAutoencoder(random_state=0).fit(cells).transform(cells)
 
 
-def standardised(values: np.ndarray, domain: np.ndarray) -> np.ndarray:
-    """Standardise the features of each laboratory by its own mean and deviation."""
-    scaled = np.empty_like(values)
-    for name in np.unique(domain):
-        scaled[domain == name] = StandardScaler().fit_transform(values[domain == name])
-    return scaled
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True)
@@ -75,18 +65,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of the training cells and the classifiers")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    table = pd.read_csv(DATA / "cells.csv")
+    table = read_tables("cells.csv")
     domain, label = table["domain"].to_numpy(), table["label"].to_numpy()
-    frame = pd.DataFrame({"path": [str(DATA / path) for path in table["path"]], "domain": domain})
     embedder = SAMLoRAEmbedder(
         "vit_tiny", keep=("tokens", "published_crops"), cache_dir=args.work_dir / "cache", verbose=1
     )
-    cells = embedder.fit_transform(frame)
+    cells = embedder.fit_transform(table)
     rows = []
     for name, values in all_features(cells, args.crop_size, args.dorl_epochs, args.work_dir):
         for scaled in (False, True):
             for seed in tqdm(range(args.seeds), desc=name):
-                features = standardised(values, domain) if scaled else values
+                features = standardise(values, domain) if scaled else values
                 for source in np.unique(domain):
                     for score in scores_of(features, label, domain, source, seed):
                         rows.append({"features": name, "standardised": scaled, "seed": seed} | score)

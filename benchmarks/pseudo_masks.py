@@ -7,12 +7,11 @@ held-out column is the one to believe.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from shared_cells import DATA, read_tables
 from tqdm import tqdm
 
 from sam_bloodcell.images.masks import load_mask
@@ -28,12 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/pseudo_masks.csv"))
     args = parser.parse_args()
-    data = Path(os.environ.get("SAM_BLOODCELL_DATA", ROOT.parent / "shared" / "data"))
-    cells = pd.read_csv(data / "cells.csv", keep_default_na=False)
+    cells = read_tables("cells.csv")
     cells = cells[cells["mask"] != ""].copy()
     dice = []
     for row in tqdm(cells.itertuples(), total=len(cells)):
-        found, truth = stain_mask(load_rgb(data / row.path)), load_mask(data / row.mask)
+        found, truth = stain_mask(load_rgb(row.path)), load_mask(DATA / row.mask)
         dice.append(2 * (found & truth).sum() / (found.sum() + truth.sum()))
     cells["dice"] = dice
     cells["split"] = np.where(cells["path"].map(is_held_out), "held out", "looked at")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from shared_cells import standardise
 from sklearn.metrics import f1_score
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
@@ -38,10 +38,7 @@ def pooled(X: np.ndarray, domain: np.ndarray, seed: int) -> np.ndarray:
 
 
 def standardised(X: np.ndarray, domain: np.ndarray, seed: int) -> np.ndarray:
-    scaled = np.empty_like(X)
-    for name in np.unique(domain):
-        scaled[domain == name] = StandardScaler().fit_transform(X[domain == name])
-    return scaled
+    return standardise(X, domain)
 
 
 def aligned(X: np.ndarray, domain: np.ndarray, seed: int) -> np.ndarray:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from laboratories_cells import LABORATORIES, LEAST_TRAINED, scored_classes
-from laboratories_methods import STRENGTHS, standardise
+from laboratories_methods import STRENGTHS
 from readouts_passes import BLOCKS, COLOURS, TURNS, blocks_of, read_subset, run_pass
+from shared_cells import standardise
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 from sklearn.preprocessing import StandardScaler

@@ -7,12 +7,10 @@ labels are replaced by another class of the laboratory, drawn at random. The fir
 chosen on. Precision is a lower bound: the data sets have wrong labels of their own.
 """
 
-import os
 import warnings
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from shared_cells import read_tables, with_common_names
 from sklearn.utils import Bunch
 
 from sam_bloodcell import CellEmbeddings, CrossDomainAutoencoder, SAMLoRAEmbedder
@@ -20,7 +18,6 @@ from sam_bloodcell.datasets import COMMON_CLASSES
 from sam_bloodcell.evaluation import run_benchmark
 from sam_bloodcell.evaluation.findings import recommended, suspected_labels
 
-DATA = Path(os.environ.get("SAM_BLOODCELL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MOST, LEAST, WRONG, SEEDS = 60, 8, 0.05, 2
 LABORATORIES = (
     ["acevedo", "tecom"], ["acevedo", "cellavision"], ["tecom", "cellavision"], ["acevedo", "tecom", "cellavision"],
@@ -30,12 +27,11 @@ LABORATORIES = (
 
 def main():
     warnings.simplefilter("ignore")
-    table = pd.concat([pd.read_csv(DATA / "cells.csv"), pd.read_csv(DATA / "more_cells.csv")])
-    table["label"] = table["label"].replace({f"neutrophil_{kind}": "neutrophil" for kind in ("segmented", "banded")})
+    table = with_common_names(read_tables())
     table = table[table["label"].isin(COMMON_CLASSES) & table["domain"].isin({n for ns in LABORATORIES for n in ns})]
     table = table.sample(frac=1, random_state=0).groupby(["domain", "label"]).head(MOST)
     table = table[table.groupby(["domain", "label"])["path"].transform("size") >= LEAST].reset_index(drop=True)
-    pooled = np.asarray(SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform([str(DATA / p) for p in table["path"]]))
+    pooled = np.asarray(SAMLoRAEmbedder("vit_tiny", verbose=1).fit_transform(table["path"]))
     for names in LABORATORIES:
         counts = np.zeros(3, int)
         for seed in range(SEEDS):
