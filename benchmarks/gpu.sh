@@ -15,7 +15,7 @@
 # memory; 4. both papers' presets, for as many epochs as the remaining time allows. Each part has a limit of its own, and
 # one that fails does not stop the others; the exit status is then 1.
 #
-# DIR (default: $OUT, or else out/gpu) holds at the end: gpu.md, tables to paste into docs/scale.md and docs/results.md;
+# DIR (default: $OUT, or else out/gpu) holds at the end: gpu.md, tables to paste into docs/scale.md and docs/results/published.md;
 # gpu.log; features.npz (for gpu_presets.py score) and histories.csv; bc-sam.ckpt and dorl.ckpt (about 45 and 150 MB),
 # from which the same command with the same DIR goes on with the presets.
 #

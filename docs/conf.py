@@ -68,7 +68,7 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 # Pages without pages below them need no navigation of their section.
-html_sidebars = dict.fromkeys(("index", "install", "own_laboratories", "command_line", "results"), ())
+html_sidebars = dict.fromkeys(("index", "install", "own_laboratories", "command_line"), ())
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,

@@ -1,4 +1,4 @@
-"""Draw how well the cells of six unseen laboratories are classified, with and without alignment.
+"""Draw how well the cells of six laboratories are classified without their labels, with and without alignment.
 
     python docs/figures/results.py
 
@@ -23,7 +23,7 @@ METHODS = {
 SETTINGS = {"pair": "Trained in one other laboratory", "left out": "Trained in five other laboratories"}
 LABORATORIES = ("acevedo", "leukocytes", "tecom", "jhu", "munich_bm", "cellavision")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # told apart by colour-blind readers, too
-GUESSING = (20, 33)  # percent: always the same answer, with five and with three classes
+CHANCE = (20, 33)  # percent: always the same answer, with five and with three classes
 
 
 def main() -> None:
@@ -37,16 +37,16 @@ def main() -> None:
         ax.set_title(title, fontsize=13, loc="left")
         ax.set_yticks(range(len(METHODS)), METHODS.values(), fontsize=11)
         ax.invert_yaxis()
-    axes[-1].set_xlabel("percent, every cell type counts the same", fontsize=11)
+    axes[-1].set_xlabel("balanced accuracy in percent", fontsize=11)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-    figure.suptitle("Cells classified correctly\nin an unseen laboratory", fontsize=13, fontweight="bold")
+    figure.suptitle("Cells classified correctly\nin a new laboratory", fontsize=13, fontweight="bold")
     figure.savefig(HERE / "results.png", dpi=130)
 
 
 def _draw(ax: Axes, scores: pd.Series) -> None:
-    ax.axvspan(*GUESSING, color="0.92", zorder=0)
-    ax.text(np.mean(GUESSING), 0.5, "guessing", ha="center", va="center", fontsize=10, color="0.3")
+    ax.axvspan(*CHANCE, color="0.92", zorder=0)
+    ax.text(np.mean(CHANCE), 0.5, "chance", ha="center", va="center", fontsize=10, color="0.3")
     for row, method in enumerate(METHODS):
         found = scores[method]
         ax.barh(row, found.mean(), height=0.6, color="0.8", zorder=1)

@@ -31,14 +31,14 @@ PROBED = {
     "random vit_tiny": "vit_tiny, random weights",
     "colour histogram": "colour histogram",
     "pixels, PCA": "pixels, PCA",
-    "small CNN": "small CNN, trained on the source's labels",
+    "small CNN": "small CNN, trained on the labels of the training laboratory",
 }
 PROBES = {"LR": "LR", "SVM rbf": "SVM rbf", "kNN": "kNN", "RF": "RF", "CNN": "itself"}
 SETTINGS = {
-    "in domain": "in domain, 5-fold",
+    "in domain": "within a laboratory, 5 folds",
     "eleven": "eleven",
-    "across": "across",
-    "across, standardised": "across, standardised",
+    "across": "across laboratories",
+    "across, standardised": "across laboratories, standardised",
 }
 NOVELTY = {"at home": "acevedo, other half", "tecom": "tecom", "cellavision": "cellavision"}
 COMPARED = {"pooled embeddings": "pooled", "pooled, standardised by laboratory": "standardised", ORDER[2]: ORDER[2]}
@@ -62,7 +62,9 @@ PRETRAINED = dict.fromkeys(LABORATORIES, True) | {"jhu": False, "munich_bm": Tru
 MIXTURES = ("as it is", "balanced", "healthy", "one class missing", "one class only", "with its other cells")
 FINE = ("pooled", "standardised", "standardised, smoothed", "autoencoder, inductive", "autoencoder, transductive")
 COMPARED_SIGNS = ("pooled", "autoencoder, inductive")
-SHOWN_SIGNS = ("predicted mixtures differ", "largest predicted class, inductive", "little spread of the cells")
+SHOWN_SIGNS = (
+    "predicted mixtures differ", "largest predicted class, inductive", "confidence lost", "little spread of the cells",
+)  # fmt: skip
 # arXiv 2412.02976, in the order of LABORATORIES.
 SADA = {
     "SADA's baseline, as published": ("77.8 / 55.4", "70.0 / 71.3", ""),
