@@ -1,8 +1,6 @@
 """The benchmark over laboratories chooses no setting by the tested laboratory, and tests exactly what it says."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,20 +10,13 @@ from sklearn.linear_model import LogisticRegression
 
 from sam_bloodcell import NeighborSmoothedClassifier
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("laboratories_cells", "laboratories_methods", "laboratories_signs", "laboratories_tables", "laboratories")
 
 
 @pytest.fixture(scope="module")
 def modules():
-    """Return the benchmark's modules by the last word of their name; they import one another as scripts do."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield {name.rpartition("_")[2]: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    """Return the benchmark's modules by the last word of their name."""
+    return {name.rpartition("_")[2]: importlib.import_module(name) for name in NAMES}
 
 
 @pytest.fixture

@@ -1,21 +1,12 @@
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def imagenet():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield importlib.import_module("laboratories_imagenet")
-    finally:
-        sys.path.remove(str(FOLDER))
-        sys.modules.pop("laboratories_imagenet", None)
+    return importlib.import_module("laboratories_imagenet")
 
 
 def test_absent_weights_are_an_error_that_says_what_to_install(imagenet):

@@ -1,0 +1,14 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scripts_importable():
+    """Let the scripts import each other, as they do when they are run."""
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
