@@ -212,5 +212,5 @@ def test_join_cells_speaks_one_vocabulary(tmp_path):
     assert sorted(names) == ["lymphocyte", "monocyte", "neutrophil", "neutrophil", "neutrophil"]
     assert sorted(set(joined.domain)) == ["acevedo-20", "cellavision", "tecom"]
     assert len(joined.masks) == len(joined.paths) == 5
-    with pytest.raises(ValueError, match="expected one kind"):
+    with pytest.raises(ValueError, match="Got 0 parts with no images but expected at least one part"):
         join_cells()

@@ -8,7 +8,7 @@ from sam_bloodcell.evaluation import (
     METRICS,
     compare_pipelines,
     confidence_intervals,
-    confusion_counts,
+    confusion_shares,
     cross_domain_mean,
     cross_domain_predictions,
     per_class_recall,
@@ -65,7 +65,7 @@ def test_recall_by_class_and_confusion():
         own = cells[cells["label"] == name]
         assert table.loc[name, "recall"] == pytest.approx((own["predicted"] == name).mean())
         assert table.loc[name, "n"] == len(own) / 2
-    shares = confusion_counts(cells)
+    shares = confusion_shares(cells)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     np.testing.assert_allclose(np.diag(shares), table["recall"].sort_index())
 
