@@ -442,3 +442,9 @@ def test_cells_without_masks_are_saved(tmp_path, masks):
     assert [mask is None for mask in again.masks] == [mask is None for mask in masks.get("masks", [None, None])]
     assert [int(load_rgb(path).mean()) for path in again.paths] == [90, 70]
     assert again.labels.tolist() == ["x", "y"]
+
+
+def test_parts_with_images_and_with_paths_are_not_joined(tmp_path):
+    drawn = make_blood_cells(1, domains=["lab_a"], image_size=32, random_state=0)
+    with pytest.raises(ValueError, match=r"Got 2 parts with images and paths but .* Fix: save the parts with images"):
+        join_cells(drawn, load_cells(save_cells(drawn, tmp_path)))
