@@ -82,7 +82,7 @@ def test_matek_reannotations(tmp_path):
     second = load_matek19(tmp_path, scheme="harmonised", annotation="second")
     assert second.code.tolist() == ["LYA", "NGB"]
     assert load_matek19(tmp_path, annotation="third").code.tolist() == ["NGS"]
-    with pytest.raises(ValueError, match="Got annotation='fourth' .* Fix: annotation=None"):
+    with pytest.raises(ValueError, match=r"Got annotation='fourth' .* Fix: annotation=None"):
         load_matek19(tmp_path, annotation="fourth")
 
 
@@ -158,7 +158,7 @@ def test_another_file_than_bloodmnist_is_refused(tmp_path, file_server):
     with pytest.raises(ValueError, match="hash"):
         datasets.fetch_bloodmnist(tmp_path / "home", image_size=28, url=f"{file_server.url}/bloodmnist.npz", verbose=0)
     assert not (tmp_path / "home" / "bloodmnist.npz").exists()
-    with pytest.raises(ValueError, match="Got image_size=100 .* Fix: image_size=224"):
+    with pytest.raises(ValueError, match=r"Got image_size=100 .* Fix: image_size=224"):
         datasets.fetch_bloodmnist(tmp_path, image_size=100)
 
 

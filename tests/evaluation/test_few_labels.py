@@ -159,7 +159,7 @@ def test_copies_of_one_cell_are_chosen_too_where_there_is_nothing_else():
 
 @pytest.mark.parametrize("n", [0, 11, -1, 2.5, True, "3"])
 def test_a_number_of_cells_that_cannot_be_chosen_is_named(n):
-    with pytest.raises(ValueError, match=r"Got n=.* for 10 cells but expected a number from 1 to 10"):
+    with pytest.raises(ValueError, match=r"Got n=.* for 10 cells but expected a number from 1 to 10\. Fix: n=10\."):
         cells_to_label(np.zeros((10, 2)), np.full((10, 2), 0.5), n)
 
 
