@@ -109,6 +109,8 @@ def plot_history(history: pd.DataFrame) -> "Figure":
 def plot_confusions(predictions: pd.DataFrame) -> "Figure":
     """Draw a confusion matrix for each pair of laboratories, with a row of matrices for each training laboratory.
 
+    The numbers are shares of each true class.
+
     Parameters
     ----------
     predictions : pandas.DataFrame
