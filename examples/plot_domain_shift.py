@@ -40,9 +40,10 @@ plot_embedding_map(features, cells.domain, labels)
 
 # %%
 # The table confirms the picture. It shows how well a logistic regression predicts the laboratory, the same score by
-# chance, and the squared maximum mean discrepancy, which is 0 for equal distributions.
+# chance, the squared maximum mean discrepancy, which is 0 for equal distributions, and the number of cells.
 
-shifts = pd.DataFrame({name: domain_shift(found, cells.domain, random_state=0) for name, found in features.items()}).T
+found = {name: domain_shift(values, cells.domain, random_state=0) for name, values in features.items()}
+shifts = pd.concat(found).droplevel(1)
 shifts.round(3)
 
 # %%

@@ -132,7 +132,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
         {"X": X, "y": Y, "domain": DOMAIN},
         [
             *LABELS[3:4],
-            Bad("domain", [DOMAIN[:5], np.where(DOMAIN == "a", None, DOMAIN)]),
+            Bad("domain", [DOMAIN[:5], np.where(DOMAIN == "a", None, DOMAIN), None]),
             Bad("groups", [DOMAIN[:3], [None] * 40]),
             Bad("n_labels", [[-1], "8", None, [2.5]]),
             Bad("new", ["a", ["x"], 3]),
@@ -144,7 +144,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
     evaluation.summarise_scores: ({"scores": SCORES}, SCORED),
     evaluation.cross_domain_mean: ({"scores": SCORES}, [*SCORED, Bad("metric", ["auc", None, 3])]),
     evaluation.per_class_recall: ({"predictions": PREDICTIONS}, PREDICTED),
-    evaluation.confusion_counts: ({"predictions": PREDICTIONS}, [Bad("predictions", [*NO_TABLE, SCORES])]),
+    evaluation.confusion_shares: ({"predictions": PREDICTIONS}, [Bad("predictions", [*NO_TABLE, SCORES])]),
     evaluation.confidence_intervals: (
         {"predictions": PREDICTIONS, "n_bootstrap": 20},
         [
@@ -230,7 +230,7 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
     datasets.draw_cell: (
         {"cell_type": "monocyte", "laboratory": "lab_a", "size": 32, "rng": np.random.default_rng(0)},
         [
-            Bad("cell_type", ["blast", None], "classes"),
+            Bad("cell_type", ["blast", None]),
             Bad("laboratory", ["mars", None, 3], "Laboratory"),
             Bad("size", [0, 2.5, "x"]),
             Bad("rng", [None, 0, "x"]),
@@ -271,7 +271,10 @@ CALLS: dict[Any, tuple[Any, list[Bad]]] = {
     ),
     datasets.join_cells: (
         lambda made: {"parts": made.cells},
-        [Bad("parts", [None, 3, Bunch(), {}], "cells"), Bad("parts", [Bunch(**DRAWN | {"images": None})], "one kind")],
+        [
+            Bad("parts", [None, 3, Bunch(), {}], "cells"),
+            Bad("parts", [Bunch(**DRAWN | {"images": None})], "all with paths"),
+        ],
     ),
     datasets.drop_unreadable: (lambda made: {"cells": made.cells}, [Bad("cells", [None, 3, {}, DRAWN])]),
     datasets.keep_masked: (

@@ -379,6 +379,6 @@ def test_the_card_of_a_nested_pipeline_shows_the_table_too(frame, labels, tmp_pa
 def test_the_distance_between_laboratories_reads_them_from_the_embeddings(frame):
     embeddings = SAMLoRAEmbedder("vit_tiny").fit_transform(frame)
     found = domain_shift(embeddings, random_state=0)
-    assert found == domain_shift(embeddings.pooled, frame["domain"], random_state=0)
+    pd.testing.assert_frame_equal(found, domain_shift(embeddings.pooled, frame["domain"], random_state=0))
     with pytest.raises(ValueError, match="Got no domain"):
         domain_shift(embeddings.pooled)

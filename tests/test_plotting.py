@@ -147,7 +147,10 @@ def test_mistakes_of_one_pair_alone(predictions):
     assert [lines[1] for lines in titles_of(plot_mistakes(both, images))] == ["b → a", "a → b"]
     assert [lines[1] for lines in titles_of(plot_mistakes(both, images, pair=("a", "b")))] == ["a → b"]
     assert [lines[1] for lines in titles_of(plot_mistakes(both, images, pair=("a", "a")))] == ["a → a"]
-    with pytest.raises(ValueError, match=r"Got pair=\('b', 'b'\) but expected a pair of the predictions, such as"):
+    with pytest.raises(
+        ValueError,
+        match=r"Got pair=\('b', 'b'\) but expected a pair of the predictions\. Fix: pass one of these pairs: \('",
+    ):
         plot_mistakes(both, images, pair=("b", "b"))
 
 

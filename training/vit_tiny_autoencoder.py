@@ -36,7 +36,12 @@ def main() -> None:
         "cells": dict(zip(*(part.tolist() for part in np.unique(domain, return_counts=True)), strict=True)),
         "wall_seconds": seconds,
         "last_epoch": autoencoder.history_.iloc[-1].to_dict(),
-        "domain_shift": {name: domain_shift(features, domain, random_state=0) for name, features in shift.items()},
+        "domain_shift": {
+            name: domain_shift(features, domain, random_state=0)
+            .loc["all", ["mmd", "domain_accuracy", "chance"]]
+            .to_dict()
+            for name, features in shift.items()
+        },
     }
     folder = args.package / "autoencoder"
     after = log["domain_shift"]["features"]

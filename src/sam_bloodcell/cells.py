@@ -3,7 +3,7 @@
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,17 @@ def _some(names: list[Any]) -> str:
     return repr(names) if len(names) <= 8 else f"[{', '.join(map(repr, names[:5]))}, ... {len(names)} in all]"
 
 
+def first_of(texts: Sequence[str], n: int = 5, separator: str = ", ") -> str:
+    """Join the first n texts, and count the others."""
+    return separator.join(texts[:n]) + (f" and {len(texts) - n} more" if len(texts) > n else "")
+
+
 def label_column(values: Any, name: str, n: int | None = None) -> NDArray[Any]:
     """Return strings or integers, one for each of `n` cells, as an array of shape (n,) and of one natural dtype.
 
     Errors call the column `name`; the one about a missing value names its row.
     """
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise TypeError(f"Got {name}={values!r} but expected one value per cell. Fix: pass a list or an array.")
-    column = np.asarray(values if hasattr(values, "__array__") else list(values), dtype=object)
+    column = _objects(values, name)
     if column.ndim != 1 or (n is not None and len(column) != n):
         expected = "(n,)" if n is None else f"({n},)"
         raise ValueError(
@@ -96,9 +99,7 @@ def domain_column(values: Any, n: int) -> NDArray[Any] | None:
 
     If no domain is known, return None.
     """
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise TypeError(f"Got domain={values!r} but expected one value per cell. Fix: pass a list or an array.")
-    column = np.asarray(values if hasattr(values, "__array__") else list(values), dtype=object)
+    column = _objects(values, "domain")
     unknown = pd.isna(column)
     unknown[~unknown] = [value == "" for value in column[~unknown]]
     if unknown.all():
@@ -108,6 +109,13 @@ def domain_column(values: Any, n: int) -> NDArray[Any] | None:
     known = np.empty(len(column), dtype=object)
     known[~unknown] = label_column(column[~unknown], "domain")
     return known
+
+
+def _objects(values: Any, name: str) -> NDArray[Any]:
+    """Return an array of the column's values as they are; raise if it is not a list or an array."""
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TypeError(f"Got {name}={values!r} but expected one value per cell. Fix: pass a list or an array.")
+    return np.asarray(values if hasattr(values, "__array__") else list(values), dtype=object)
 
 
 def some_of_each(labels: NDArray[Any], domains: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -41,7 +41,7 @@ def test_problems_are_listed_counted_and_exit_1(table):
     told = " ".join(result.stdout.split())
     assert "Images that cannot be read: 1 '" in told
     assert f"Images with the same pixels: 2 in 1 set {cells.paths[1]} = {cells.paths[2]} " in told
-    assert "leave them out of the benchmark with --on-error skip." in told
+    assert "or skip them with --on-error skip (in Python: drop_unreadable(cells))." in told
     assert "The laboratory 'lab_a' has 0 classes of at least 7 (--cv) cells, but a benchmark needs two." in told
     assert "lower --cv, or leave the laboratory out." in told
     assert told.endswith("Not ready: 4 problems have to be solved first.")

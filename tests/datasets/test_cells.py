@@ -432,3 +432,19 @@ def test_many_laboratories_and_classes_are_shown_short():
     # A notebook asks for these two.
     assert not hasattr(cells, "_repr_html_")
     assert "__repr__" in vars(Cells)
+
+
+@pytest.mark.parametrize("masks", [{}, {"masks": [None, None]}, {"masks": [np.ones((8, 8), np.uint8), None]}])
+def test_cells_without_masks_are_saved(tmp_path, masks):
+    grey, rgb = Image.new("L", (8, 8), 90), np.full((8, 8, 3), 70, np.uint8)
+    cells = Cells(images=[grey, rgb], target=np.array([0, 1]), target_names=["x", "y"], domain=["a", "a"], **masks)
+    again = load_cells(save_cells(cells, tmp_path))
+    assert [mask is None for mask in again.masks] == [mask is None for mask in masks.get("masks", [None, None])]
+    assert [int(load_rgb(path).mean()) for path in again.paths] == [90, 70]
+    assert again.labels.tolist() == ["x", "y"]
+
+
+def test_parts_with_images_and_with_paths_are_not_joined(tmp_path):
+    drawn = make_blood_cells(1, domains=["lab_a"], image_size=32, random_state=0)
+    with pytest.raises(ValueError, match=r"Got 2 parts with images and paths but .* Fix: save the parts with images"):
+        join_cells(drawn, load_cells(save_cells(drawn, tmp_path)))

@@ -66,6 +66,7 @@ def test_unreadable_files_are_named_with_the_reason_and_stop_a_benchmark(table):
     assert found.unreadable["row"].tolist() == [3]
     assert found.unreadable["path"].tolist() == [cells.paths[3]]
     assert "is not a readable image (8 bytes)" in found.unreadable["reason"][0]
+    assert found.problems[0].endswith("or skip them with on_error='skip' (in Python: drop_unreadable(cells)).")
     assert found.images["readable"].sum() == 79
     assert found.problems[0].startswith(f"1 image cannot be read, such as '{cells.paths[3]}'. Fix: ")
 

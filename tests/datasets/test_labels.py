@@ -64,7 +64,7 @@ def test_common_scheme():
     [
         (["SNE", "XYZ"], "acevedo-20", "common", r"Row 1: 'XYZ' is not a code of acevedo-20, which has BA.*Fix:"),
         (["SNE"], "nowhere", "common", "Got dataset='nowhere' but there are maps for acevedo-20.*Fix:"),
-        (["SNE"], "acevedo-20", "seven", "Got scheme='seven' but expected one of harmonised, common"),
+        (["SNE"], "acevedo-20", "seven", "Got scheme='seven' but expected one of harmonised, common. Fix: "),
     ],
 )
 def test_unknown_things_are_errors(codes, dataset, scheme, message):

@@ -1,9 +1,13 @@
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from xgboost import XGBClassifier
 
+from sam_bloodcell import CellClassifier, CellEmbeddings
 from sam_bloodcell.evaluation import label_curve
 from sam_bloodcell.evaluation.few_labels import Labelled, cells_to_label, fit_with_few, summarise_curve, tempered
 
@@ -87,6 +91,22 @@ def test_a_laboratory_too_small_to_label_is_left_out_of_that_number(laboratories
     assert label_curve(X[:160], y[:160], domain=domain[:160]).empty
 
 
+def test_laboratories_are_taken_from_embeddings(laboratories):
+    X, y, domain = laboratories
+    given = {"new": ["b"], "n_labels": (8,), "n_draws": 1, "random_state": 0}
+    curve = label_curve(CellEmbeddings.from_arrays(X, domain=domain), y, **given)
+    pd.testing.assert_frame_equal(curve, label_curve(X, y, domain=domain, **given))
+    with pytest.raises(ValueError, match=r"Got no domain\. Fix: pass domain=\.\.\."):
+        label_curve(X, y, **given)
+
+
+def test_the_default_classifier_does_not_need_xgboost(laboratories, monkeypatch):
+    X, y, domain = laboratories
+    monkeypatch.setitem(sys.modules, "xgboost", None)  # an import raises
+    assert len(label_curve(X, y, domain=domain, new=["b"], n_labels=(0,), n_draws=1, random_state=0)) == 1
+    assert CellClassifier().make_pipeline()
+
+
 def test_only_the_named_laboratories_are_tested(laboratories):
     X, y, domain = laboratories
     curve = label_curve(X, y, domain=domain, new=["b"], n_labels=(8,), n_draws=1, random_state=0)
@@ -139,7 +159,7 @@ def test_copies_of_one_cell_are_chosen_too_where_there_is_nothing_else():
 
 @pytest.mark.parametrize("n", [0, 11, -1, 2.5, True, "3"])
 def test_a_number_of_cells_that_cannot_be_chosen_is_named(n):
-    with pytest.raises(ValueError, match=r"Got n=.* for 10 cells but expected a number from 1 to 10"):
+    with pytest.raises(ValueError, match=r"Got n=.* for 10 cells but expected a number from 1 to 10\. Fix: n=10\."):
         cells_to_label(np.zeros((10, 2)), np.full((10, 2), 0.5), n)
 
 

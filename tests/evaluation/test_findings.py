@@ -418,10 +418,12 @@ def test_advice_names_classes_with_few_cells():
 
     first, second = [one for one in advice(make_result(labels, domains, no_y_after_b)) if one.topic == "cells"]
     assert first.text.startswith("These classes have too few cells to train or test on: 'z' in a (1).")
+    assert first.text.endswith("Add cells until each has at least 30.")
     assert first.rows == [6]
     assert second.text.startswith(
         "These classes have few cells and a low recall: 'y' after training on 3 cells of b (0%)."
     )
+    assert second.text.endswith("Add cells until each has at least 30.")
     assert second.rows == [10, 11, 12]
 
 

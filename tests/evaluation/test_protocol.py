@@ -409,12 +409,31 @@ def test_a_message_names_the_argument_that_the_caller_has(separable):
         leave_one_domain_out_predictions(LogisticRegression(), X, y, domain=domain)
 
 
+def test_a_message_names_no_number_that_the_caller_did_not_pass(separable):
+    X, y, domain = separable
+    y[0] = "basophil"
+    splitter = StratifiedKFold(2)
+    message = r"with fewer than 2 cells in a domain: 'basophil' .*\. Fix: add cells, or leave these classes out\."
+    with pytest.warns(UserWarning, match=message):
+        cross_domain_predictions(Abstainer(), X, y, domain=domain, cv=splitter)
+    message = r"Got 1 class\(es\) of at least 2 cells in domain 'a' .* Fix: add cells, or leave the domain out\."
+    with pytest.raises(ValueError, match=message):
+        cross_domain_predictions(Abstainer(), X, np.where(domain == "a", "x", y), domain=domain, cv=splitter)
+
+
+def test_leaving_a_domain_out_draws_no_seed(separable):
+    X, y, domain = separable
+    found = leave_one_domain_out_predictions(Abstainer(), X, y, domain=domain)
+    assert found.attrs["provenance"]["random_state"] is None
+
+
 def test_a_class_whose_only_patient_is_held_out_is_told(separable):
     X, y, domain = separable
     groups = np.arange(60) // 5
     y[:5] = "basophil"
     message = (
-        r"Left out classes in folds whose training has no cell of them: 'basophil' of domain 'a' \(1 group\(s\)\) in 1"
+        r"Left out classes that the training cells of a fold lack: 'basophil' of domain 'a' \(1 group\(s\)\) in 1 .*"
+        r" Fix: add groups with these classes, or raise cv\."
     )
     with pytest.warns(UserWarning, match=message):
         found = cross_domain_predictions(Abstainer(), X, y, domain=domain, groups=groups, cv=2, random_state=0)

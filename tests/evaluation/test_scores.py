@@ -8,7 +8,7 @@ from sam_bloodcell.evaluation import (
     METRICS,
     compare_pipelines,
     confidence_intervals,
-    confusion_counts,
+    confusion_shares,
     cross_domain_mean,
     cross_domain_predictions,
     per_class_recall,
@@ -65,7 +65,7 @@ def test_recall_by_class_and_confusion():
         own = cells[cells["label"] == name]
         assert table.loc[name, "recall"] == pytest.approx((own["predicted"] == name).mean())
         assert table.loc[name, "n"] == len(own) / 2
-    shares = confusion_counts(cells)
+    shares = confusion_shares(cells)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     np.testing.assert_allclose(np.diag(shares), table["recall"].sort_index())
 
@@ -200,7 +200,7 @@ def test_p_counts_the_data_as_a_draw():
 
 def test_cells_without_groups_are_warned_of_in_comparisons():
     cells = pd.concat([predictions("good", 0.9), predictions("poor", 0.5, seed=1)])
-    with pytest.warns(UserWarning, match="Every group is one cell: if several cells come from one patient") as caught:
+    with pytest.warns(UserWarning, match="p-values are too small and intervals too narrow") as caught:
         compare_pipelines(cells.assign(group=cells["row"]), random_state=0)
     assert caught[0].filename == __file__
 
@@ -259,3 +259,11 @@ def test_two_classifiers_of_one_name_are_not_mixed(separable, score):
     ]
     with pytest.raises(ValueError, match=r"Got m twice for row .* Fix: name each classifier differently"):
         score(pd.concat(tables))
+
+
+def test_an_empty_table_lacks_rows_and_no_columns():
+    scores = score_predictions(predictions())[:0]
+    with pytest.raises(ValueError, match=r"Got scores without rows but .* Fix: pass .* that is not empty\."):
+        summarise_scores(scores)
+    with pytest.raises(ValueError, match=r"Got scores without the column\(s\) macro_f1 but"):
+        summarise_scores(scores.drop(columns="macro_f1"))

@@ -7,17 +7,24 @@ import pytest
 from sam_bloodcell.evaluation import domain_shift, near_duplicates
 
 
+def of_all(features, domain):
+    """Return the row of all cells, which is the only one without classes."""
+    table = domain_shift(features, domain, random_state=0)
+    assert table.index.tolist() == ["all"]
+    return table.loc["all"].to_dict()
+
+
 def test_domain_shift_sees_domains_apart_and_together():
     rng = np.random.default_rng(0)
     domain = np.repeat(["a", "b", "c"], 60)
     same = rng.normal(size=(180, 4))
-    together = domain_shift(same, domain, random_state=0)
-    apart = domain_shift(same + 5 * np.unique(domain, return_inverse=True)[1][:, None], domain, random_state=0)
+    together = of_all(same, domain)
+    apart = of_all(same + 5 * np.unique(domain, return_inverse=True)[1][:, None], domain)
     assert together["chance"] == apart["chance"] == pytest.approx(1 / 3)
     assert together["domain_accuracy"] < 0.5
     assert apart["domain_accuracy"] > 0.99
     assert apart["mmd"] > 5 * together["mmd"]
-    assert domain_shift(same, domain, random_state=0) == together
+    assert of_all(same, domain) == together
 
 
 @pytest.mark.parametrize("domain", [["a"] * 20, ["a"] * 16 + ["b"] * 4])
@@ -72,7 +79,7 @@ def test_copies_of_other_cells_are_found_among_those_alone():
 @pytest.mark.slow
 def test_equal_distributions_are_at_no_distance_on_average():
     rng = np.random.default_rng(0)
-    found = [domain_shift(rng.normal(size=(10, 8)), ["a"] * 5 + ["b"] * 5, random_state=0)["mmd"] for _ in range(200)]
+    found = [of_all(rng.normal(size=(10, 8)), ["a"] * 5 + ["b"] * 5)["mmd"] for _ in range(200)]
     assert np.mean(found) == pytest.approx(0, abs=3 * np.std(found) / np.sqrt(200))
     assert np.std(found) < 0.1
     assert min(found) < 0, "an unbiased estimate of 0 is negative at times"
@@ -86,20 +93,20 @@ def test_distance_by_hand():
     kernel = np.mean([np.exp(-squared / (width * squared.mean())) for width in (0.25, 0.5, 1, 2, 4)], axis=0)
     off = ~np.eye(5, dtype=bool)
     expected = kernel[:5, :5][off].mean() + kernel[5:, 5:][off].mean() - 2 * kernel[:5, 5:].mean()
-    found = domain_shift(np.r_[a, b][:, None], ["a"] * 5 + ["b"] * 5, random_state=0)
+    found = of_all(np.r_[a, b][:, None], ["a"] * 5 + ["b"] * 5)
     assert found["mmd"] == pytest.approx(expected)
 
 
 def test_domains_that_are_too_small_are_left_out():
     features = np.random.default_rng(0).normal(size=(44, 3))
     domain = ["a"] * 20 + ["b"] * 20 + ["c"] * 4
-    expected = domain_shift(features[:40], domain[:40], random_state=0)
+    expected = of_all(features[:40], domain[:40])
     with pytest.warns(UserWarning, match=r"Left out domains of fewer than 5 cells: 'c' \(4\)"):
-        found = domain_shift(features, domain, random_state=0)
+        found = of_all(features, domain)
     assert found == pytest.approx(expected)
     table = domain_shift(features, domain, y=["x"] * 44, random_state=0)
     assert table["n"].tolist() == [40, 40]
-    assert table.loc["all", ["mmd", "domain_accuracy", "chance"]].to_dict() == pytest.approx(expected)
+    assert table.loc["all"].to_dict() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("domain", [["a"] * 20, ["a"] * 16 + ["b"] * 4])

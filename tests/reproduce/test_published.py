@@ -13,7 +13,7 @@ def test_published_numbers_average_as_published():
     means = published_results("dorl").groupby("classifier")["published"].mean()
     assert means["SVM linear"] == pytest.approx(75.23, abs=0.02)
     assert means["MLP"] == pytest.approx(73.97, abs=0.02)
-    with pytest.raises(ValueError, match="Got paper='third' but expected one of bc-sam, dorl"):
+    with pytest.raises(ValueError, match=r"Got paper='third' but expected one of bc-sam, dorl\. Fix: paper="):
         published_results("third")
 
 

@@ -196,8 +196,8 @@ def test_a_laboratory_of_ones_own():
         ({"n_cells_per_class": 1.5}, "Got n_cells_per_class=1.5 but expected a positive integer. Fix: "),
         ({"n_cells_per_class": True}, "Got n_cells_per_class=True but expected a positive integer. Fix: "),
         ({"classes": ["blast"]}, "choose from basophil, eosinophil, lymphocyte, monocyte, neutrophil."),
-        ({"classes": []}, "Got classes=[] but expected distinct names. Fix: "),
-        ({"classes": ["basophil", "basophil"]}, "but expected distinct names. Fix: "),
+        ({"classes": []}, "Got classes=[] but expected known names, each once. Fix: "),
+        ({"classes": ["basophil", "basophil"]}, "but expected known names, each once. Fix: "),
         ({"domains": ["lab_z"]}, "choose from lab_a, lab_b, lab_c, lab_d."),
         ({"domains": [3]}, "Got domain 3 but expected a Laboratory or a known name. Fix: "),
         ({"domains": []}, "Got domains named [] but expected one or more distinct names. Fix: "),
@@ -214,6 +214,18 @@ def test_impossible_arguments(arguments, message):
 def test_draw_cell_names_its_own_parameter():
     with pytest.raises(ValueError, match=r"Got size=0 but expected a positive integer\. Fix: "):
         draw_cell("basophil", "lab_a", 0, np.random.default_rng(0))
+    with pytest.raises(
+        ValueError, match=r"Got cell_type='blast' but expected a known name\. Fix: choose from basophil"
+    ):
+        draw_cell("blast", "lab_a", 32, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("state", [np.random.RandomState, np.random.default_rng])
+def test_a_random_state_gives_other_cells_at_every_call(state):
+    first, second = state(0), state(0)
+    drawn = [make_blood_cells(1, image_size=32, random_state=each).images for each in (first, first, second)]
+    assert np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[1])
 
 
 @pytest.mark.parametrize("function", [make_blood_cells, Laboratory])

@@ -24,7 +24,7 @@ from ..embedding.base import CellEmbedder
 from ..embedding.embedder import SAMLoRAEmbedder
 from ..embedding.embeddings import CellEmbeddings, without_domain
 from ..evaluation.checks import seed_of, values_of_cells
-from ..evaluation.classifiers import default_classifiers
+from ..evaluation.classifiers import balanced_regression
 from ..evaluation.shift import near_duplicates
 from .adaptation import AdaptableClassifier, with_plain_output
 from .neighbor_smoothing import with_domain_if_needed
@@ -233,7 +233,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
     def _checked_classifier(self) -> Any:
         """Return the classifier, wrapped if it gives no probabilities or does not take class names."""
         if self.classifier is None:
-            return default_classifiers()["LR balanced"]
+            return balanced_regression()
         if isinstance(self.classifier, type) or not is_classifier(self.classifier):
             fix = "Fix: pass one, such as LogisticRegression()."
             raise ValueError(f"Got classifier={self.classifier!r} but expected a scikit-learn classifier. {fix}")

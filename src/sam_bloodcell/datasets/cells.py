@@ -61,8 +61,8 @@ def load_cells(
         - ``labels`` (array of shape (n,)): the class names;
         - ``target`` (int array of shape (n,)): the classes as indices into ``target_names`` (list of str);
         - ``domain`` (str array of shape (n,)): the laboratories;
-        - ``masks`` (list of str or None): the masks, if there are any;
-        - ``group`` (str array of shape (n,) or None): the patients or slides, if the CSV has this column;
+        - ``masks`` (list of length n): the path of each cell's mask, or None if the cell has no mask;
+        - ``group`` (str array of shape (n,), or None if the CSV has no such column): the patients or slides;
         - ``dropped`` (dict): the number of cells of each label that `classes` left out;
         - ``left_out`` (dict): the number of files in the folder that were not read, by (folder, kind).
 
@@ -254,7 +254,9 @@ def join_cells(*parts: Bunch) -> Cells:
         check_cells(part, "target", "target_names", "domain")
     kinds = {kind for part in parts for kind in ("paths", "images") if part.get(kind) is not None}
     if len(kinds) != 1:
-        raise ValueError(f"Got {len(parts)} parts with {sorted(kinds)} but expected one kind. Fix: load paths.")
+        found = f"{len(parts)} parts with {' and '.join(sorted(kinds)) or 'no images'}"
+        fix = "Fix: save the parts with images and load them again: load_cells(save_cells(part, folder))."
+        raise ValueError(f"Got {found} but expected at least one part, all with paths or all with images. {fix}")
     (kind,) = kinds
     names = list(dict.fromkeys(str(name) for part in parts for name in part.target_names))
     target = [[names.index(str(part.target_names[code])) for code in part.target] for part in parts]
@@ -312,12 +314,12 @@ def as_cells(table: pd.DataFrame, classes: Sequence[str] | None, source: str | o
 
 
 def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
-    """Write cells with ``images`` (and ``masks``) as PNG files and the CSV that `load_cells` reads.
+    """Write cells with ``images`` as PNG files, their masks if they have any, and the CSV that `load_cells` reads.
 
     Parameters
     ----------
     cells : Bunch
-        Cells from `make_blood_cells`.
+        Cells with images, such as those of `make_blood_cells`, `read_bloodmnist` and `load_image_dataset`.
     folder : path
         Folder for cells.csv, ``domain/label/number.png`` and masks as ``number_mask.png``. It is created if it is
         missing.
@@ -330,14 +332,14 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
     Raises
     ------
     ValueError
-        If there are no images or masks, or a domain or class cannot be a folder name.
+        If there are no images, or a domain or class cannot be a folder name.
     OSError
         If a file cannot be written.
     """
-    check_cells(cells, "images", "masks", "target", "target_names", "domain")
+    check_cells(cells, "images", "target", "target_names", "domain")
     folder = make_folder(folder)
     rows = []
-    columns = zip(cells.images, cells.masks, cells.target, map(str, cells.domain), strict=True)
+    columns = zip(cells.images, _masks(cells), cells.target, map(str, cells.domain), strict=True)
     for number, (image, mask, target, domain) in enumerate(columns):
         label = str(cells.target_names[target])
         if len(Path(domain, label).parts) != 2 or ".." in (domain, label):
@@ -346,10 +348,12 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
             raise ValueError(f"Got domain {domain!r} and class {label!r}, which are not UTF-8. Fix: rename them.")
         stem = Path(domain, label, f"{number:05d}")
         make_folder((folder / stem).parent)
-        for name, pixels in ((f"{stem}.png", image), (f"{stem}_mask.png", mask)):
-            with replacing(folder / name) as draft:
-                Image.fromarray(pixels).save(draft)
-        rows.append((f"{stem}.png", domain, label, f"{stem}_mask.png"))
+        names = f"{stem}.png", "" if mask is None else f"{stem}_mask.png"
+        for name, pixels in zip(names, (load_rgb(image, number), mask), strict=True):
+            if name:
+                with replacing(folder / name) as draft:
+                    Image.fromarray(pixels).save(draft)
+        rows.append((names[0], domain, label, names[1]))
     csv = folder / "cells.csv"
     write_text(csv, pd.DataFrame(rows, columns=[*_REQUIRED, "mask"]).to_csv(index=False))
     return csv
@@ -374,7 +378,7 @@ def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
 def _check_known(wanted: Iterable[str], column: pd.Series, kind: str, source: Path) -> list[str]:
     """Return the names asked for as a list; raise unless they are different values of the column."""
     if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-        raise TypeError(f"Got {wanted!r} to choose by {kind} but expected a list of names. Fix: pass [{wanted!r}].")
+        raise TypeError(f"Got {wanted!r} as the names of a {kind} but expected a list. Fix: pass [{wanted!r}].")
     wanted = list(wanted)
     if len(set(wanted)) < len(wanted):
         raise ValueError(f"Got a {kind} twice in {wanted} but expected each once. Fix: remove one of them.")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..extras import require
+from ..extras import require, tqdm
 from ..files import inside, make_folder
 
 
@@ -63,7 +63,8 @@ def fetch_file(
         If pooch is not installed.
     """
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-        raise ValueError(f"Got url={url!r} but expected one that starts with http:// or https://.")
+        fix = "Fix: pass the full address of the file."
+        raise ValueError(f"Got url={url!r} but expected one that starts with http:// or https://. {fix}")
     pooch = _pooch()
     home = data_home(folder)
     name = name or url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
@@ -81,7 +82,6 @@ def fetch_file(
 def _resume(url: str, output_file: Any, pooch: Any, *, part: Path, quiet: bool) -> None:
     """Download for pooch: a file next to the target keeps what arrived, and the server is asked for the rest."""
     import requests
-    from tqdm.auto import tqdm
 
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})

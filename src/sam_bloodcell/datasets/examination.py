@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils import Bunch
 
-from ..cells import FEW_CELLS, NETWORK_HELD_OUT, Cells, can_hold_out, similar_values
+from ..cells import FEW_CELLS, NETWORK_HELD_OUT, Cells, can_hold_out, first_of, similar_values
 from ..exceptions import ImageReadError
 from ..extras import tqdm
 from ..images.layout import stored_bits
@@ -268,7 +268,7 @@ def _on_files(unreadable: pd.DataFrame, copies: pd.DataFrame) -> Iterator[CellsF
     if len(unreadable):
         yield CellsFinding(
             f"{_images(len(unreadable))} cannot be read, such as '{unreadable['path'][0]}'. Fix: remove or replace "
-            "them, or leave them out of the benchmark with on_error='skip'.",
+            "them, or skip them with on_error='skip' (in Python: drop_unreadable(cells)).",
             stops=True,
         )
     sets = copies.groupby("copy")
@@ -291,7 +291,7 @@ def _on_files(unreadable: pd.DataFrame, copies: pd.DataFrame) -> Iterator[CellsF
 def _on_classes(table: pd.DataFrame) -> Iterator[CellsFinding]:
     for column, name in (("label", "classes"), ("domain", "laboratories"), ("group", "patients")):
         if column in table and (alike := similar_values(table[column].unique())):
-            shown = _some(alike, "; ")
+            shown = first_of(alike, separator="; ")
             yield CellsFinding(
                 f"Different {name} have names that look alike: {shown}. Fix: give one {column} one name."
             )
@@ -302,7 +302,7 @@ def _on_classes(table: pd.DataFrame) -> Iterator[CellsFinding]:
         own = [f"{label!r} ({n})" for label, n in members.groupby("label").size().items() if label not in elsewhere]
         if own:
             yield CellsFinding(
-                f"Only {domain!r} has the class{'es' * (len(own) > 1)} {_some(own)}, which no other laboratory can "
+                f"Only {domain!r} has the class{'es' * (len(own) > 1)} {first_of(own)}, which no other laboratory can "
                 "test. Fix: give the same class the same name everywhere, or leave it out."
             )
 
@@ -314,8 +314,8 @@ def _on_numbers(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
     if rare:
         yield CellsFinding(
             f"{len(rare)} {'class has' if len(rare) == 1 else 'classes have'} fewer cells in a laboratory than cv={cv} "
-            f"folds, and the benchmark leaves {'it' if len(rare) == 1 else 'them'} out there: {_some(rare)}. Fix: add "
-            "cells, or lower cv."
+            f"folds, and the benchmark leaves {'it' if len(rare) == 1 else 'them'} out there: {first_of(rare)}. Fix: "
+            "add cells, or lower cv."
         )
     kept = {name: set(n.index[n >= cv].get_level_values("label")) for name, n in counts.groupby("domain")}
     for name, labels in kept.items():
@@ -328,7 +328,7 @@ def _on_numbers(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
     small = [f"{name!r} ({n})" for name, n in table["domain"].value_counts().sort_index().items() if n < FEW_CELLS]
     if small:
         yield CellsFinding(
-            f"Fewer than {FEW_CELLS} cells give poor statistics of a laboratory's stain and camera: {_some(small)}. "
+            f"Fewer than {FEW_CELLS} cells give poor statistics of a laboratory's stain and camera: {first_of(small)}. "
             "Fix: add cells, which need no labels for this."
         )
     if len(kept) == 1:
@@ -349,7 +349,7 @@ def _on_common_classes(kept: dict[Any, set[str]]) -> Iterator[CellsFinding]:
     if few:
         yield CellsFinding(
             "These laboratories share fewer than two classes with enough cells, so scores between them mean "
-            f"nothing: {_some(few)}. Fix: add cells, or give the same classes the same names."
+            f"nothing: {first_of(few)}. Fix: add cells, or give the same classes the same names."
         )
 
 
@@ -377,8 +377,9 @@ def _on_patients(table: pd.DataFrame, cv: int) -> Iterator[CellsFinding]:
             )
     if shared := _shared_groups(table):
         yield CellsFinding(
-            f"{len(shared)} patient{'s are' if len(shared) > 1 else ' is'} in several laboratories: {_some(shared)}. "
-            "Scores across laboratories become too high. Fix: name different patients differently, or leave them out."
+            f"{len(shared)} patient{'s are' if len(shared) > 1 else ' is'} in several laboratories: "
+            f"{first_of(shared)}. Scores across laboratories become too high. Fix: give different patients different "
+            "names, or leave the shared patients out."
         )
 
 
@@ -419,12 +420,8 @@ def _on_images(images: pd.DataFrame) -> Iterator[CellsFinding]:
     ):
         found = [f"{n} of {total} in {name!r}" for name, n, total in images[[column, "readable"]].itertuples() if n]
         if found:
-            yield CellsFinding(f"There are images {what}: {_some(found)}.")
+            yield CellsFinding(f"There are images {what}: {first_of(found)}.")
 
 
 def _images(n: int) -> str:
     return f"{n} image{'s' * (n != 1)}"
-
-
-def _some(texts: list[str], separator: str = ", ", n: int = 5) -> str:
-    return separator.join(texts[:n]) + (f" and {len(texts) - n} more" if len(texts) > n else "")

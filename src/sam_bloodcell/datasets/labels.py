@@ -101,7 +101,7 @@ def harmonise_labels(
     """
     table = _checked(maps, "maps") if isinstance(maps, pd.DataFrame) else read_label_maps(maps)
     if scheme not in SCHEMES:
-        raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)}.")
+        raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)}. Fix: pass one of these.")
     rows = table[table["dataset"] == dataset]
     if rows.empty:
         known = ", ".join(sorted(table["dataset"].unique()))

@@ -89,7 +89,8 @@ def load_matek19(folder: str | os.PathLike, *, scheme: str = "common", annotatio
         return _load("matek-19", folder, scheme)
     columns = ["first", "second", "third"]
     if annotation not in columns:
-        raise ValueError(f"Got annotation={annotation!r} but expected one of {', '.join(columns)} or None.")
+        fix = "Fix: annotation=None, or pass one of these."
+        raise ValueError(f"Got annotation={annotation!r} but expected one of {', '.join(columns)} or None. {fix}")
     files = sorted(Path(folder).rglob("annotations.dat"))
     if not files:
         raise FileNotFoundError(f"'{folder}' contains no annotations.dat. {_FIXES['matek-19']}")
@@ -207,7 +208,8 @@ def fetch_bloodmnist(
         If `image_size` is not one of these sizes, or as in `fetch_file`.
     """
     if image_size not in _BLOODMNIST_MD5:
-        raise ValueError(f"Got image_size={image_size} but expected one of {', '.join(map(str, _BLOODMNIST_MD5))}.")
+        known = ", ".join(map(str, _BLOODMNIST_MD5))
+        raise ValueError(f"Got image_size={image_size!r} but expected one of {known}. Fix: image_size=224.")
     name = "bloodmnist.npz" if image_size == 28 else f"bloodmnist_{image_size}.npz"
     url = url or f"https://zenodo.org/records/10519652/files/{name}?download=1"
     file = fetch_file(url, f"md5:{_BLOODMNIST_MD5[image_size]}", name=name, folder=data_folder, verbose=verbose)
@@ -227,8 +229,9 @@ def read_bloodmnist(file: str | os.PathLike, *, scheme: str = "common") -> Cells
     Returns
     -------
     Cells
-        The cells, with images : uint8 array (n, S, S, 3), S is the image size; split : str array (n,) of "train", "val"
-        and "test"; and target, target_names, domain ("acevedo-20"), code, audit and DESCR, as from `load_acevedo20`.
+        The cells, with images : uint8 array (n, S, S, 3), where S is the image size in pixels; split : str array (n,)
+        of "train", "val" and "test"; and target, target_names, domain ("acevedo-20"), code, audit and DESCR, as from
+        `load_acevedo20`.
 
     Raises
     ------
@@ -276,6 +279,8 @@ def load_image_dataset(
     ------
     ImportError
         If `dataset` is a path and ``datasets`` is not installed.
+    TypeError
+        If `dataset` is neither a Hugging Face dataset nor a path.
     ValueError
         If a column is missing or no cell is left.
     """
@@ -283,7 +288,8 @@ def load_image_dataset(
         library = require("datasets", extra="huggingface", purpose="Image folders need datasets")
         dataset = library.load_dataset("imagefolder", data_dir=os.fspath(dataset), split="train")
     if not hasattr(dataset, "column_names"):
-        raise TypeError(f"Got dataset of type {type(dataset).__name__} but expected one of Hugging Face, or a folder.")
+        fix = "Fix: pass datasets.load_dataset(..., split=...), or the path of an image folder."
+        raise TypeError(f"Got dataset of type {type(dataset).__name__} but expected a Hugging Face dataset. {fix}")
     source = f"dataset of {domain}"
     check_columns(dataset.column_names, [image, label], source, "pass image= and label=.")
     names = getattr(dataset.features[label], "names", None)
@@ -308,7 +314,8 @@ def _load(
 def _harmonised(name: str, rows: list[tuple], folder: str | os.PathLike, scheme: str) -> Cells:
     """Convert rows of path, domain, code and mask into cells with the labels of a scheme."""
     if scheme not in (*SCHEMES, "original"):
-        raise ValueError(f"Got scheme={scheme!r} but expected one of {', '.join(SCHEMES)} or original.")
+        known = ", ".join(SCHEMES)
+        raise ValueError(f"Got scheme={scheme!r} but expected one of {known} or original. Fix: pass one of these.")
     if not rows:
         raise FileNotFoundError(f"'{folder}' contains no images of {_SOURCES[name]['title']}. {_FIXES[name]}")
     table = pd.DataFrame(rows, columns=["path", "domain", "code", "mask"])

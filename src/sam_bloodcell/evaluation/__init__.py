@@ -16,7 +16,7 @@ from .protocol import cross_domain_predictions, cross_domain_scores, leave_one_d
 from .scores import (
     compare_pipelines,
     confidence_intervals,
-    confusion_counts,
+    confusion_shares,
     cross_domain_mean,
     per_class_recall,
     score_predictions,
@@ -26,7 +26,7 @@ from .shift import domain_shift, near_duplicates
 
 __all__ = [
     "METRICS", "AbstainingClassifier", "BenchmarkResult", "compare_encoders", "compare_pipelines",
-    "confidence_intervals", "confusion_counts", "cross_domain_mean", "cross_domain_predictions",
+    "confidence_intervals", "confusion_shares", "cross_domain_mean", "cross_domain_predictions",
     "cross_domain_scores", "default_classifiers", "domain_shift", "label_curve", "leave_one_domain_out_predictions",
     "near_duplicates", "per_class_recall", "run_benchmark", "score_predictions", "summarise_scores",
 ]  # fmt: skip

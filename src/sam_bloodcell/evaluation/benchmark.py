@@ -188,7 +188,7 @@ def run_benchmark(
         intervals=confidence_intervals(predictions, random_state=seed) if len(np.unique(domains)) > 1 else None,
         cells=cells, embeddings=embeddings, features=features, autoencoder=autoencoder,
         reconstructions=_reconstruct(autoencoder, embeddings, domains, shown), shown=shown,
-        shift_by_class=pd.concat(shifts),  # type: ignore[arg-type]
+        shift_by_class=pd.concat(shifts),
         settings=_settings(embedder, autoencoder, named, predictions, cells.get("group") is not None, digest),
         label_curve=label_curve(
             list(features.values())[-1], labels, domain=domains, groups=cells.get("group"), random_state=seed

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_parameter_constraints
 
-from ..cells import label_column
+from ..cells import first_of, label_column
+from ..embedding.embeddings import carried_domain
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
@@ -46,8 +47,8 @@ def check_table(table: Any, name: str, columns: Sequence[str], maker: str) -> No
         raise TypeError(f"Got {name} of type {type(table).__name__} but expected a DataFrame. Fix: call {maker}.")
     lacking = [column for column in columns if column not in table]
     if lacking or table.empty:
-        found = f"{name} with {len(table)} rows that lack {', '.join(lacking) or 'nothing'}"
-        fix = "Fix: pass the whole table, or a selection of its rows."
+        found = f"{name} without the column(s) {', '.join(lacking)}" if lacking else f"{name} without rows"
+        fix = f"Fix: pass the table that {maker} returned, or a selection of its rows that is not empty."
         raise ValueError(f"Got {found} but expected the table of {maker}. {fix}")
 
 
@@ -56,7 +57,9 @@ def cell_columns(n_samples: int, **columns: Any) -> list[NDArray[Any]]:
     checked = {name: values_of_cells(values, name) for name, values in columns.items()}
     if any(len(column) != n_samples for column in checked.values()):
         lengths = ", ".join(f"{len(column)} in {name}" for name, column in checked.items())
-        raise ValueError(f"Got {n_samples} samples in X, {lengths} but expected as many. Fix: pass one value per cell.")
+        raise ValueError(
+            f"Got {n_samples} samples in X, {lengths} but expected equal lengths. Fix: pass one value per cell."
+        )
     return list(checked.values())
 
 
@@ -73,6 +76,14 @@ def values_of_cells(values: Any, name: str) -> NDArray[Any]:
                 fix = f"Fix: make all of {name} text, or all numbers."
                 raise ValueError(f"Row {row}: got {name}={found} among text but expected one type. {fix}")
     return column
+
+
+def domain_of(X: Any, domain: Any, instead: str = "CellEmbeddings with a domain") -> Any:
+    """Return the domains that were passed or that X has; raise if there are none."""
+    domain = carried_domain(X) if domain is None else domain
+    if domain is None:
+        raise ValueError(f"Got no domain. Fix: pass domain=..., or {instead}.")
+    return domain
 
 
 def class_names(codes: Any, names: Sequence[str], name: str) -> NDArray[Any]:
@@ -93,14 +104,9 @@ def check_shared_class(labels: NDArray, rows: Mapping[Any, NDArray[np.intp]]) ->
     classes = {domain: np.unique(labels[members]).tolist() for domain, members in rows.items()}
     names = [name for found in classes.values() for name in found]
     if len(set(names)) == len(names):
-        each = "; ".join(f"{domain!r} has {_some(found)}" for domain, found in classes.items())
+        each = "; ".join(f"{domain!r} has {first_of(list(map(repr, found)))}" for domain, found in classes.items())
         fix = "Fix: give the same classes the same names in each laboratory (in Python: datasets.harmonise_labels)."
         raise ValueError(f"Got {len(rows)} domains but expected two that share a class: {each}. {fix}")
-
-
-def _some(names: Sequence[Any], n: int = 5) -> str:
-    more = f" and {len(names) - n} more" if len(names) > n else ""
-    return ", ".join(map(repr, names[:n])) + more
 
 
 def scorable_rows(labels: NDArray, domains: NDArray, least: Any, argument: str = "cv") -> dict[Any, NDArray[np.intp]]:
@@ -108,7 +114,9 @@ def scorable_rows(labels: NDArray, domains: NDArray, least: Any, argument: str =
 
     A class needs `least` cells, which messages call `argument`, or 2 cells if `least` is a splitter.
     """
-    least = int(least) if isinstance(least, Integral) else 2
+    given = isinstance(least, Integral)
+    least = int(least) if given else 2
+    needed, lower = (f"{argument}={least}", f"lower {argument}, or") if given else ("2", "or")
     if least < 2:
         raise ValueError(f"Got {argument}={least} but expected at least 2 folds. Fix: pass {argument}=2 or more.")
     rows: dict[Any, NDArray[np.intp]] = {}
@@ -121,12 +129,13 @@ def scorable_rows(labels: NDArray, domains: NDArray, least: Any, argument: str =
             if count < least:
                 rare.append(f"{name!r} of domain {domain!r} ({count} cell{'s' if count > 1 else ''})")
         if len(kept) < 2:
-            found = f"{len(kept)} class(es) of at least {argument}={least} cells in domain {domain!r}"
-            fix = f"Fix: add cells, lower {argument}, or leave the domain out."
+            found = f"{len(kept)} class(es) of at least {needed} cells in domain {domain!r}"
+            fix = f"Fix: add cells, {lower} leave the domain out."
             raise ValueError(f"Got {found} but expected at least 2. {fix}")
         rows[domain] = members[np.isin(labels[members], kept)]
     if rare:
-        warn_caller(f"Left out classes with fewer than {argument}={least} cells in a domain: {', '.join(rare)}.")
+        found = f"Left out classes with fewer than {needed} cells in a domain: {', '.join(rare)}"
+        warn_caller(f"{found}. Fix: add cells, {lower} leave these classes out.")
     return rows
 
 

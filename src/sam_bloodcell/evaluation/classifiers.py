@@ -46,14 +46,17 @@ def default_classifiers(random_state: Any = None) -> dict[str, Any]:
         **{f"SVM {name}": make_pipeline(StandardScaler(), SVC(kernel=name)) for name in ("poly", "rbf", "linear")},
         "MLP": make_pipeline(StandardScaler(), network),
         "LR": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
-        "LR balanced": make_pipeline(
-            StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
-        ),
+        "LR balanced": balanced_regression(),
     }
     from xgboost import XGBClassifier  # imported here because it takes a second
 
     # One thread, because XGBoost's own threads compete with joblib's for the cores and slow small fits down.
     return {**classifiers, "XGBoost": XGBClassifier(n_jobs=1, random_state=random_state)}
+
+
+def balanced_regression() -> Pipeline:
+    """Return the default classifier: standardised logistic regression with C=0.1 and classes of equal weight."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000))
 
 
 def named_estimators(estimators: Any) -> dict[str, Any]:

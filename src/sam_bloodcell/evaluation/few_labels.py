@@ -17,8 +17,8 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils.validation import _num_samples
 
 from ..cells import some_of_each
-from .checks import cell_columns, check_arguments, seed_of
-from .classifiers import default_classifiers
+from .checks import cell_columns, check_arguments, domain_of, seed_of
+from .classifiers import balanced_regression
 from .scores import scores_of_cells
 
 # With fewer labelled cells, no temperature is fitted. On the three laboratories on which this number was chosen, a
@@ -49,7 +49,7 @@ class Labelled(NamedTuple):
 
 
 def label_curve(
-    X: Any, y: Any, *, domain: Any, groups: Any = None, classifier: Any = None, new: Sequence[Any] | None = None,
+    X: Any, y: Any, *, domain: Any = None, groups: Any = None, classifier: Any = None, new: Sequence[Any] | None = None,
     n_labels: Sequence[int] = (0, 8, 16, 32, 100), n_draws: int = 3, random_state: Any = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Measure how much a few labelled cells of a new laboratory would help.
@@ -62,12 +62,13 @@ def label_curve(
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Features, such as those of a `CrossDomainAutoencoder` that was fitted on the images of all laboratories.
+        Features, such as `CellEmbeddings`, or those of a `CrossDomainAutoencoder` that was fitted on the images of all
+        laboratories.
     y : array-like of shape (n_samples,)
         Class of each cell. A class with fewer than 5 training cells is left out. A class with fewer than 5 cells in the
         new laboratory is used for training, but neither labelled nor scored there.
-    domain : array-like of shape (n_samples,)
-        Laboratory of each cell.
+    domain : array-like of shape (n_samples,), optional
+        Laboratory of each cell, strings or ints. By default, it is taken from X, as in `cross_domain_predictions`.
     groups : array-like of shape (n_samples,), optional
         Patient or slide of each cell. The labelled cells are then chosen among those of half of the patients, or of as
         many as have enough cells, and no cell of a patient with a labelled cell is scored. A patient of several
@@ -109,11 +110,11 @@ def label_curve(
     check_arguments("label_curve", n_draws=n_draws, random_state=random_state)
     numbers = _checked_numbers(n_labels)
     features = np.asarray(X)
-    labels, domains = cell_columns(_num_samples(X), y=y, domain=domain)
+    labels, domains = cell_columns(_num_samples(X), y=y, domain=domain_of(X, domain))
     if groups is not None:
         (groups,) = cell_columns(len(labels), groups=groups)
     seed = seed_of(random_state)
-    classifier = default_classifiers(seed)["LR balanced"] if classifier is None else classifier
+    classifier = balanced_regression() if classifier is None else classifier
     cells = Labelled(features, labels, groups)
     rows = [
         row
@@ -176,7 +177,7 @@ def check_number_to_label(n: Any, n_cells: int) -> None:
     """Raise unless n cells can be chosen from n_cells."""
     if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= int(n) <= n_cells:
         found = f"n={n!r} for {n_cells} cells"
-        raise ValueError(f"Got {found} but expected a number from 1 to {n_cells}. Fix: n=min(32, {n_cells}).")
+        raise ValueError(f"Got {found} but expected a number from 1 to {n_cells}. Fix: n={min(32, n_cells)}.")
 
 
 def fit_with_few(

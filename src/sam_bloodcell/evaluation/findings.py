@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from ..cells import first_of
 from .benchmark import BenchmarkResult
 from .checks import class_names
 from .few_labels import summarise_curve
@@ -37,6 +38,7 @@ __all__ = [
 # With 8 cells of one class and 60 of each other class, a third of its cells were found on average; with 32 cells two
 # thirds, and with 60 four fifths (benchmarks/cells_per_class.py).
 _FEW_CELLS, _LOW_RECALL = 30, 0.7
+_ADD_CELLS = f"Add cells until each has at least {_FEW_CELLS}."
 _UNSURE, _MANY = 0.9, 0.1  # a mask below this mean probability is doubtful; share of doubtful masks in a laboratory
 _MISCALIBRATED = 0.1  # expected calibration error
 _FEW_PATIENTS = 10
@@ -108,7 +110,7 @@ def _clashes(result: BenchmarkResult, found: pd.DataFrame) -> Iterator[Advice]:
 def _lonely_classes(result: BenchmarkResult, found: pd.DataFrame) -> Iterator[Advice]:
     found = found[found["other_domain"] == ""]
     if len(found):
-        names = _listed([f"{row.label!r} ({row.domain})" for row in found.itertuples()])
+        names = first_of([f"{row.label!r} ({row.domain})" for row in found.itertuples()], _NAMED)
         lonely = f"Only one laboratory has cells of {names}, so it is not known how well they are recognised elsewhere."
         rows = _rows_of(result, set(zip(found["label"], found["domain"], strict=True)))
         yield Advice("labels", f"{lonely} Check whether other laboratories have them under another name.", rows)
@@ -124,7 +126,7 @@ def _mislabelled(result: BenchmarkResult) -> Iterator[Advice]:
         ]
         which = "label of 1 cell looks" if len(found) == 1 else f"labels of {len(found)} cells look"
         fix = "Look at these cells, and correct the labels that are wrong."
-        yield Advice("mislabelled", f"The {which} wrong: {_listed(names)}. {fix}", found["row"].tolist())
+        yield Advice("mislabelled", f"The {which} wrong: {first_of(names, _NAMED)}. {fix}", found["row"].tolist())
 
 
 def _copies(result: BenchmarkResult) -> Iterator[Advice]:
@@ -139,14 +141,17 @@ def _cells(result: BenchmarkResult) -> Iterator[Advice]:
     counts = Counter(zip(_labels_of(result).tolist(), np.asarray(result.cells.domain).tolist(), strict=True))
     if len({domain for _, domain in counts}) == 1:
         yield Advice(
-            "cells", "All cells come from one laboratory, so no score tells how well it works elsewhere. Add another."
+            "cells",
+            "All cells come from one laboratory, so no score shows how well the classifier works in another one. "
+            "Add cells of a second laboratory.",
         )
     tested = result.predictions[["label", "test_domain"]].drop_duplicates()
     scored = set(zip(tested["label"], tested["test_domain"], strict=True))
     left_out = sorted(cell for cell in counts if cell not in scored)
     if left_out:
-        names = _listed([f"{label!r} in {domain} ({counts[label, domain]})" for label, domain in left_out])
-        text = f"These classes have too few cells to train or test on: {names}. Add cells, up to {_FEW_CELLS} or more."
+        found = [f"{label!r} in {domain} ({counts[label, domain]})" for label, domain in left_out]
+        names = first_of(found, _NAMED)
+        text = f"These classes have too few cells to train or test on: {names}. {_ADD_CELLS}"
         yield Advice("cells", text, _rows_of(result, set(left_out)))
     recall = _recall_after_training(result)
     few = [cell for cell, found in recall.items() if found < _LOW_RECALL and counts[cell] < _FEW_CELLS]
@@ -156,9 +161,7 @@ def _cells(result: BenchmarkResult) -> Iterator[Advice]:
             f"{label!r} after training on {counts[label, domain]} cells of {domain} ({recall[label, domain]:.0%})"
             for label, domain in few
         ]
-        text = (
-            f"These classes have few cells and a low recall: {_listed(found)}. Add cells, up to {_FEW_CELLS} or more."
-        )
+        text = f"These classes have few cells and a low recall: {first_of(found, _NAMED)}. {_ADD_CELLS}"
         yield Advice("cells", text, _rows_of(result, set(few)))
 
 
@@ -219,7 +222,7 @@ def _few_labels(result: BenchmarkResult) -> Iterator[Advice]:
     if names:
         found_out = f"Labels of {_ASKED} cells would raise the balanced accuracy on the other cells of a new laboratory"
         how = "CellClassifier.cells_to_label says which cells to label, and CellClassifier.adapt learns from them."
-        yield Advice("few labels", f"{found_out}, when all others train: {_listed(names)}. {how}")
+        yield Advice("few labels", f"{found_out}, when all others train: {first_of(names, _NAMED)}. {how}")
 
 
 def _patients(result: BenchmarkResult) -> Iterator[Advice]:
@@ -231,7 +234,7 @@ def _patients(result: BenchmarkResult) -> Iterator[Advice]:
     counts = pd.Series(np.asarray(groups)).groupby(np.asarray(result.cells.domain)).nunique()
     few = counts[counts < _FEW_PATIENTS]
     if len(few):
-        names = _listed([f"{domain} ({count})" for domain, count in few.items()])
+        names = first_of([f"{domain} ({count})" for domain, count in few.items()], _NAMED)
         fix = f"Do not rely on intervals from fewer than {_FEW_PATIENTS} in a laboratory. Add patients."
         yield Advice("patients", f"These laboratories have few patients or slides: {names}. {fix}")
 
@@ -253,8 +256,3 @@ def _rows_of(result: BenchmarkResult, chosen: set[tuple[Any, Any]]) -> list[int]
 
 def _labels_of(result: BenchmarkResult) -> Any:
     return class_names(result.cells.target, result.cells.target_names, "target")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

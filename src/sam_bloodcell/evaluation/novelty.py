@@ -38,7 +38,9 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         the estimator's highest probability.
     coverage : float, default=0.95
         Share of cells like the training cells that get a class, between 0 and 1. The threshold is set on training cells
-        held out in 5 folds. Cells of a new laboratory differ from the training cells, so fewer of them get a class.
+        that are held out in 5 folds, or in as many as the rarest class has cells. With one cell in a class, nothing is
+        held out, and the threshold is too low. Cells of a new laboratory differ from the training cells, so fewer of
+        them get a class.
     unknown : object, default="auto"
         Answer for cells above the threshold. It must not be a class. "auto" stands for "unknown" or, if classes are
         numbers or booleans, for -1 or one less than the smallest class, whichever is lower. If the answer and the
@@ -107,7 +109,8 @@ class AbstainingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError("Got 1 class but expected at least two. Fix: add cells of another class.")
         if (unknown := self._answer()) in self.classes_.tolist():
-            raise ValueError(f"Got unknown={unknown!r}, which is a class, but expected another answer. Fix: rename it.")
+            fix = "Fix: pass another value as unknown."
+            raise ValueError(f"Got unknown={unknown!r}, which is a class, but expected another answer. {fix}")
         default = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         estimator = default if self.estimator is None else self.estimator
         self.estimator_ = clone(estimator).fit(X, y)

@@ -21,9 +21,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 
-from ..embedding.embeddings import carried_domain, without_domain
+from ..embedding.embeddings import without_domain
 from ..extras import tqdm
-from .checks import cell_columns, check_arguments, check_shared_class, scorable_rows, seed_of, warn_caller
+from .checks import cell_columns, check_arguments, check_shared_class, domain_of, scorable_rows, seed_of, warn_caller
 from .classifiers import check_early_stopping, named_estimators
 from .scores import score_predictions
 
@@ -53,14 +53,15 @@ def cross_domain_predictions(
     groups : array-like of shape (n_samples,), optional
         Patient or slide of each cell. No fold splits a group. A warning names groups that occur in several domains.
     cv : int or splitter, default=5
-        Number of folds, at least 2. A domain needs as many groups. A class with fewer cells than `cv` in a domain is
-        left out of that domain, in training and in scoring, with one warning for all such classes. Two classes must
-        remain. Another warning names the classes that a fold's training lacks because few groups contain them. A
-        scikit-learn splitter splits every domain separately, and a warning says whether it splits `groups`.
+        Number of folds, at least 2. Each domain needs at least this many groups. A class with fewer cells than `cv` in
+        a domain is left out of that domain, in training and in scoring, with one warning for all such classes. Two
+        classes must remain. Another warning names the classes that a fold's training lacks because few groups contain
+        them. A scikit-learn splitter splits every domain separately, and a warning says whether it splits `groups`.
     mode : {"inductive", "transductive"}, default="inductive"
-        Cells on which the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted. Other estimators
-        ignore it. "inductive" uses only the training cells, and such steps transform row by row. "transductive", as in
-        the papers, fits such steps and all steps before them once on the images of all domains, without any label.
+        Cells on which the pipeline steps that take ``domain`` (`CrossDomainAutoencoder`) are fitted. `mode` has no
+        effect on estimators without such a step. "inductive" uses only the training cells, and such steps transform
+        row by row. "transductive", as in the papers, fits such steps and all steps before them once on the images of
+        all domains, without any label.
     random_state : int, RandomState instance or None, default=None
         Seed of the folds. Estimators keep their own seeds.
     n_jobs : int or None, default=None
@@ -126,7 +127,7 @@ def leave_one_domain_out_predictions(
     mode : {"inductive", "transductive"}, default="inductive"
         Cells on which the steps that take ``domain`` are fitted, as in `cross_domain_predictions`.
     random_state : int, RandomState instance or None, default=None
-        Seed that is recorded with the predictions. Estimators keep their own seeds.
+        Seed that is only recorded with the predictions, because nothing is drawn. Estimators keep their own seeds.
     n_jobs : int or None, default=None
         Number of fits that joblib runs in parallel.
     verbose : int, default=0
@@ -159,7 +160,8 @@ def leave_one_domain_out_predictions(
         Fit(name, 0, np.concatenate([data.rows[other] for other in data.rows if other != tested]), {tested: rows})
         for tested, rows in data.rows.items()
     ]
-    settings = {"design": "leave one domain out", "mode": mode, "random_state": seed_of(random_state)}
+    seed = None if random_state is None else seed_of(random_state)
+    settings = {"design": "leave one domain out", "mode": mode, "random_state": seed}
     return _run(estimators, data, fits, settings, n_jobs, verbose)
 
 
@@ -214,9 +216,7 @@ class _Data(NamedTuple):
 
     @classmethod
     def checked(cls, X: Any, y: Any, domain: Any, groups: Any, least: Any, argument: str = "cv") -> "_Data":
-        domain = carried_domain(X) if domain is None else domain
-        if domain is None:
-            raise ValueError("Got no domain. Fix: pass domain=..., or a table with the columns path and domain as X.")
+        domain = domain_of(X, domain, "a table with the columns path and domain as X")
         labels, domains = cell_columns(_num_samples(X), y=y, domain=domain)
         if groups is not None:
             (groups,) = cell_columns(len(labels), groups=groups)
@@ -252,8 +252,9 @@ class _Data(NamedTuple):
                 yield Fit(domain, fold, members[train], {name: rows for name, rows in tested.items() if len(rows)})
         if absent:
             found = ", ".join(f"{name} in {times} fold(s)" for name, times in absent.items())
-            fix = "Cells of such a fold's class are not scored there. Fix: add groups with these classes, or lower cv."
-            warn_caller(f"Left out classes in folds whose training has no cell of them: {found}. {fix}")
+            effect = "Cells of such a class are not scored in that fold."
+            fix = "Fix: add groups with these classes, or raise cv."
+            warn_caller(f"Left out classes that the training cells of a fold lack: {found}. {effect} {fix}")
         if cut:
             found = f"{len(cut)} group(s) are cut by a fold, such as {min(cut)}"
             fix = "Fix: pass cv as a number, or a splitter that keeps groups together."
@@ -305,7 +306,7 @@ def _run(
             fitted = call_with_domain(step.fit, X, data.domains)
             X = call_with_domain(fitted.transform, X, data.domains)
         prepared[name] = tail, X
-    fit_and_predict = delayed(_fit_and_predict_by_design)
+    fit_and_predict = delayed(_fit_and_predict_quietly)
     fits = [fit for fit in fits if fit.test]
     tasks = [fit_and_predict(name, *prepared[name], data.labels, data.domains, fit) for name in named for fit in fits]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
@@ -369,10 +370,9 @@ def call_with_domain(method: Any, X: Any, domain: NDArray) -> Any:
     return method(X, domain=domain) if takes_domain else method(X)
 
 
-def _fit_and_predict_by_design(*args: Any) -> pd.DataFrame:
-    with (
-        warnings.catch_warnings()
-    ):  # expected in inductive mode, where steps learn from few laboratories and the tested one is unknown
+def _fit_and_predict_quietly(*args: Any) -> pd.DataFrame:
+    # These warnings are expected: in inductive mode, steps learn from few laboratories and the tested one is unknown.
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The domain of .* is unknown|Got one domain")
         return _fit_and_predict(*args)
 

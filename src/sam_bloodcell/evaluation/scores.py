@@ -149,18 +149,18 @@ def per_class_recall(predictions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the confusion matrix of some predictions, as shares of each true class.
+def confusion_shares(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the confusion matrix of predictions as shares of each true class; each row sums to 1.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        The rows to count, as in `score_predictions`.
+        Predictions, as in `score_predictions`.
 
     Returns
     -------
     pandas.DataFrame
-        True classes (rows) by predicted classes (columns). Rows sum to 1. Classes that training lacks also have a row.
+        True classes (rows) by predicted classes (columns). Classes that training lacks also have a row.
     """
     check_predictions(predictions, "label", "predicted")
     return pd.crosstab(predictions["label"], predictions["predicted"], normalize="index")
@@ -335,8 +335,8 @@ def _check_same_cells(predictions: pd.DataFrame) -> None:
     sizes = predictions.groupby("test_domain", observed=True)[["group", "row"]].nunique()
     if (sizes["group"] == sizes["row"]).all():
         warn_caller(
-            "Every group is one cell: if several cells come from one patient, p-values and intervals are too small. "
-            "Fix: pass groups= (patient or slide) with the predictions."
+            "Every group is one cell. If several cells come from one patient, p-values are too small and intervals "
+            "too narrow. Fix: pass groups=... (patient or slide) to cross_domain_predictions."
         )
 
 
@@ -353,7 +353,8 @@ def bootstrap_scores(
     cells = cells[cells["known"].astype(bool)]
     if cells.empty:
         raise ValueError(
-            "Got no cell whose class was in training but expected some. Fix: share classes across domains."
+            "Got no cell whose class was in training but expected some. Fix: give the same classes the same names in "
+            "all laboratories."
         )
     rng = np.random.default_rng(seed_of(random_state))
     draws: dict[Any, tuple[pd.Index, NDArray[np.float32]]] = {}

@@ -15,17 +15,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 
-from ..embedding.embeddings import carried_domain
-from .checks import cell_columns, check_arguments, seed_of, warn_caller
+from .checks import cell_columns, check_arguments, domain_of, seed_of, warn_caller
 
 _MAX_COMPARED = 1000  # cells of a domain in `domain_shift`, where memory grows with the square of their number
 _LEAST_CELLS = 5  # of a domain: one for each fold
 _WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # squared widths of the kernels, in mean squared distances, as in training
 
 
-def domain_shift(
-    features: Any, domain: Any = None, *, y: Any = None, random_state: Any = None
-) -> dict[str, float] | pd.DataFrame:
+def domain_shift(features: Any, domain: Any = None, *, y: Any = None, random_state: Any = None) -> pd.DataFrame:
     """Measure the distance between domains in a feature space.
 
     If domains have different mixtures of cell types, part of the distance comes from the mixtures.
@@ -33,7 +30,7 @@ def domain_shift(
     Parameters
     ----------
     features : array-like of shape (n_samples, n_features)
-        Features of the cells. They are standardised, and at most 1,000 cells of each domain are drawn at random.
+        Features of the cells. The function standardises them and draws at most 1,000 cells of each domain at random.
     domain : array-like of shape (n_samples,), optional
         Laboratory of each cell, by default ``features.domain`` of `CellEmbeddings`. At least two domains must have at
         least 5 cells each. Smaller domains are left out, with a warning if `y` is not passed.
@@ -44,14 +41,19 @@ def domain_shift(
 
     Returns
     -------
-    dict of str to float
-        ``"mmd"`` is an unbiased estimate of the squared maximum mean discrepancy under a mean of five Gaussian kernels,
-        whose squared widths are 1/4 to 4 times the mean squared distance between cells (Gretton et al., JMLR 2012),
-        averaged over the pairs of domains. It is 0 on average if distributions are equal, so single estimates may be
-        negative. ``"domain_accuracy"`` is the balanced accuracy of a logistic regression that predicts the domain, in 5
-        folds, and ``"chance"`` that of a constant answer. With `y`, the result is a DataFrame of these and ``n``, the
-        number of cells. It has a row "all" (NaN with n = 0 if fewer than two domains have 5 cells) and a row for every
-        class that has 5 cells in at least two domains. A class with the name "all" has the row "all (class)".
+    pandas.DataFrame
+        A row "all" and, with `y`, a row per class that has 5 cells in at least two domains. The columns are:
+
+        - ``mmd``: an unbiased estimate of the squared maximum mean discrepancy under a mean of five Gaussian kernels,
+          whose squared widths are 1/4 to 4 times the mean squared distance between cells (Gretton et al., JMLR 2012),
+          averaged over the pairs of domains. It is 0 on average if distributions are equal, so single estimates may be
+          negative.
+        - ``domain_accuracy``: the balanced accuracy of a logistic regression that predicts the domain, in 5 folds.
+        - ``chance``: the balanced accuracy of a constant answer.
+        - ``n``: the number of cells.
+
+        With `y`, the row "all" is NaN with ``n`` = 0 if fewer than two domains have 5 cells. A class with the name
+        "all" has the row "all (class)".
 
     Raises
     ------
@@ -63,36 +65,36 @@ def domain_shift(
     >>> import numpy as np
     >>> from sam_bloodcell.evaluation import domain_shift
     >>> features = np.r_[np.random.default_rng(0).normal(size=(40, 3)), np.full((40, 3), 9.0)]
-    >>> domain_shift(features, ["a"] * 40 + ["b"] * 40, random_state=0)["domain_accuracy"]
-    1.0
+    >>> domain_shift(features, ["a"] * 40 + ["b"] * 40, random_state=0)["domain_accuracy"].to_dict()
+    {'all': 1.0}
     """
     check_arguments("domain_shift", random_state=random_state)
-    domain = carried_domain(features) if domain is None else domain
-    if domain is None:
-        raise ValueError("Got no domain. Fix: pass domain=..., or CellEmbeddings with a domain.")
+    domain = domain_of(features, domain)
     features = check_array(features, dtype=np.float64, input_name="features")
     (domains,) = cell_columns(len(features), domain=domain)
+    (labels,) = [None] if y is None else cell_columns(len(features), y=y)
     seed = seed_of(random_state)
-    names, counts = np.unique(domains, return_counts=True)
-    if y is None:
-        small = ", ".join(
-            f"{name!r} ({n})" for name, n in zip(names.tolist(), counts.tolist(), strict=True) if n < _LEAST_CELLS
-        )
-        if (counts >= _LEAST_CELLS).sum() < 2:
-            found = dict(zip(names.tolist(), counts.tolist(), strict=True))
-            expected = f"at least two domains of at least {_LEAST_CELLS} cells each"
-            raise ValueError(f"Got {found} cells by domain but expected {expected}. Fix: add cells.")
-        if small:
-            warn_caller(f"Left out domains of fewer than {_LEAST_CELLS} cells: {small}.")
-        return _shift(features, domains, seed)[0]
-    domains, labels = cell_columns(len(features), domain=domains, y=y)
+    if labels is None:
+        _check_sizes(domains)
     rows = {"all": _shift(features, domains, seed)}
-    for name in np.unique(labels).tolist():
+    for name in [] if labels is None else np.unique(labels).tolist():
         members = labels == name
         found, n = _shift(features[members], domains[members], seed)
         if n:
             rows["all (class)" if str(name) == "all" else str(name)] = found, n
     return pd.DataFrame({name: {**found, "n": n} for name, (found, n) in rows.items()}).T.astype({"n": int})
+
+
+def _check_sizes(domains: NDArray) -> None:
+    """Raise unless two domains have enough cells, and warn of the others."""
+    names, counts = np.unique(domains, return_counts=True)
+    found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    small = [f"{name!r} ({n})" for name, n in found.items() if n < _LEAST_CELLS]
+    if len(found) - len(small) < 2:
+        expected = f"at least two domains of at least {_LEAST_CELLS} cells each"
+        raise ValueError(f"Got {found} cells by domain but expected {expected}. Fix: add cells.")
+    if small:
+        warn_caller(f"Left out domains of fewer than {_LEAST_CELLS} cells: {', '.join(small)}.")
 
 
 def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> tuple[dict[str, float], int]:
@@ -139,7 +141,7 @@ def near_duplicates(
     Parameters
     ----------
     embeddings : array-like of shape (n_samples, n_features)
-        Embeddings of the cells. They are standardised.
+        Embeddings of the cells. The function standardises them.
     reference : array-like of shape (n_reference, n_features), optional
         Other cells, such as training cells. If passed, each cell is compared with these instead of the other cells of
         `embeddings`, and distances are measured on the scale of `reference`.
@@ -169,8 +171,9 @@ def near_duplicates(
     embeddings = check_array(embeddings, dtype=np.float64, input_name="embeddings")
     others = embeddings if reference is None else check_array(reference, dtype=np.float64, input_name="reference")
     if embeddings.shape[1] != others.shape[1]:
+        fix = "Fix: pass embeddings of the same backbone."
         found = f"embeddings of {embeddings.shape[1]} features and a reference of {others.shape[1]}"
-        raise ValueError(f"Got {found} but expected as many. Fix: pass embeddings of the same backbone.")
+        raise ValueError(f"Got {found} but expected the same number of features. {fix}")
     scaler = StandardScaler().fit(others)
     scaled, others = scaler.transform(embeddings), scaler.transform(others)
     greatest = (0.08 if scaled.shape[1] >= 16 else 0.0) if threshold == "auto" else threshold

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..cells import first_of
 from ..evaluation.checks import check_arguments
 from ..evaluation.scores import check_predictions
 from ..images.collections import as_image_list
@@ -41,9 +42,9 @@ def plot_cells(
     titles : sequence of str, length n, or None
         Titles, drawn above the pictures.
     title_size : float, default=7
-        Font size of the titles in points.
+        Font size of the titles in points, above 0.
     columns : int, default=3
-        Number of cells per row.
+        Number of cells per row, at least 1.
 
     Returns
     -------
@@ -147,8 +148,8 @@ def _of_pair(predictions: pd.DataFrame, pair: Any) -> pd.Series:
     chosen = (predictions["train_domain"] == pair[0]) & (predictions["test_domain"] == pair[1])
     if not chosen.any():
         names = predictions[["train_domain", "test_domain"]].drop_duplicates().itertuples(index=False, name=None)
-        some = ", ".join(map(str, list(names)[:5]))
-        raise ValueError(f"Got pair={tuple(pair)!r} but expected a pair of the predictions, such as {some}.")
+        fix = f"Fix: pass one of these pairs: {first_of(list(map(str, names)))}."
+        raise ValueError(f"Got pair={tuple(pair)!r} but expected a pair of the predictions. {fix}")
     return chosen
 
 

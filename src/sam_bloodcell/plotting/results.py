@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..evaluation import confusion_counts, summarise_scores
+from ..evaluation import confusion_shares, summarise_scores
 from ..evaluation.checks import check_arguments, check_table
 from ..evaluation.scores import check_predictions
 from .canvas import COLOURS, draw_heat_map, font_family, new_grid, plain, spread_text
@@ -107,7 +107,9 @@ def plot_history(history: pd.DataFrame) -> "Figure":
 
 
 def plot_confusions(predictions: pd.DataFrame) -> "Figure":
-    """Draw a confusion matrix for each pair of training (row) and test laboratory, as shares of each true class.
+    """Draw a confusion matrix for each pair of laboratories, with a row of matrices for each training laboratory.
+
+    The numbers are shares of each true class.
 
     Parameters
     ----------
@@ -139,7 +141,7 @@ def plot_confusions(predictions: pd.DataFrame) -> "Figure":
     side = 1.3 + 0.42 * len(classes)
     figure, axes = new_grid(len(pairs), columns, width=side, height=side)
     for i, (ax, ((train, test), table)) in enumerate(zip(axes, pairs, strict=True)):
-        shares = confusion_counts(table).reindex(index=classes, columns=classes).to_numpy(float)
+        shares = confusion_shares(table).reindex(index=classes, columns=classes).to_numpy(float)
         texts = np.array([[f"{share:.2f}".lstrip("0") if share >= 0.005 else "" for share in row] for row in shares])
         draw_heat_map(ax, shares, texts, classes, name_rows=i % columns == 0, fontsize=7)
         ax.set_title(f"{plain(train)} → {plain(test)}", fontsize=9, fontfamily=font_family(train, test))

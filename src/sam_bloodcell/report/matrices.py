@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..evaluation import BenchmarkResult, confusion_counts, summarise_scores
+from ..evaluation import BenchmarkResult, confusion_shares, summarise_scores
 from ..evaluation.findings import recommended
 from ..evaluation.headlines import best_headlines, select_series
 from ..plotting.canvas import is_plain
@@ -88,7 +88,7 @@ def confusion_tables(result: BenchmarkResult) -> Iterator[dict[str, Any]]:
     for rows, where in ((at_home, "within laboratories"), (~at_home, "across laboratories")):
         if rows.any():
             name = f"{best[1]} on {best[0]}, {where}, all pairs together"
-            yield _matrix(confusion_counts(found[rows]), name, "true class", "answer")
+            yield _matrix(confusion_shares(found[rows]), name, "true class", "answer")
 
 
 def shade(value: float) -> int:

@@ -30,7 +30,8 @@ def published_results(paper: str) -> pd.DataFrame:
         If the paper is unknown.
     """
     if paper not in PAPERS:
-        raise ValueError(f"Got paper={paper!r} but expected one of {', '.join(PAPERS)}.")
+        fix = "Fix: paper='bc-sam' or paper='dorl'."
+        raise ValueError(f"Got paper={paper!r} but expected one of {', '.join(PAPERS)}. {fix}")
     table = pd.read_csv(Path(__file__).with_name("published_results.csv"), comment="#")
     return table[table["paper"] == paper].reset_index(drop=True)
 

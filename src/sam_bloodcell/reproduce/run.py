@@ -18,7 +18,7 @@ from sklearn.utils import Bunch
 
 from ..alignment.autoencoder import CrossDomainAutoencoder
 from ..alignment.settings import PRESETS
-from ..cells import some_of_each
+from ..cells import Cells, some_of_each
 from ..datasets import join_cells, load_acevedo20, load_matek19
 from ..datasets.cells import check_cells, take_cells
 from ..embedding.embedder import SAMLoRAEmbedder
@@ -91,9 +91,10 @@ def reproduce(
     -------
     table : pandas.DataFrame
         A row per classifier and pair of laboratories: ``ours`` and ``spread`` (mean and standard deviation over folds,
-        ddof=0), ``published``, and the ``difference`` of ours, also ``in_spreads``. Accuracy is in percent over every
-        cell, and cells of a class that training lacks count as wrong. For DoRL, ``notebook``, ``notebook_difference``
-        and ``notebook_in_spreads`` compare with the numbers that its authors' notebook prints.
+        ddof=0), ``published``, ``difference`` (ours minus published) and ``in_spreads`` (the difference divided by the
+        spread). Accuracy is in percent over every cell, and cells of a class that training lacks count as wrong. For
+        DoRL, ``notebook``, ``notebook_difference`` and ``notebook_in_spreads`` compare with the numbers that its
+        authors' notebook prints.
     result : BenchmarkResult
         The whole result, for `report.write_report`.
 
@@ -185,8 +186,28 @@ def _work_folder(work_dir: str | os.PathLike | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def limit_cells(cells: Bunch, n: int, random_state: int) -> Bunch:
-    """Draw at most `n` (>= 1) cells of each class and laboratory; the cells have paths."""
+def limit_cells(cells: Bunch, n: int, random_state: int) -> Cells:
+    """Draw some cells of each class and laboratory at random.
+
+    Parameters
+    ----------
+    cells : Bunch
+        Cells with ``paths``, from a loader.
+    n : int
+        Maximum number of cells of each class and laboratory, at least 1.
+    random_state : int
+        Seed of the draw.
+
+    Returns
+    -------
+    Cells
+        The drawn cells, in their original order.
+
+    Raises
+    ------
+    ValueError
+        If `n` is below 1, or the cells have no paths, target or domain.
+    """
     check_arguments("limit_cells", n=n, random_state=random_state)
     check_cells(cells, "paths", "target", "domain")
     return take_cells(cells, some_of_each(cells.target, cells.domain, n, np.random.default_rng(random_state)))

@@ -21,27 +21,27 @@ class Laboratory:
     ----------
     name : str
         Name of the laboratory in the ``domain`` column.
-    nucleus, pink_cytoplasm, blue_cytoplasm, eosinophil_granule, basophil_granule, red_cell, background : 3 float
+    nucleus, pink_cytoplasm, blue_cytoplasm, eosinophil_granule, basophil_granule, red_cell, background : 3 floats
         Stains of chromatin, of the neutrophil's cytoplasm, of the lymphocyte's and monocyte's cytoplasm, of orange-pink
-        and of purple-black granules, of haemoglobin, and of the dried plasma between the cells. Each is the optical
-        density (natural logarithm, >= 0) in red, green and blue, which transmits ``light * exp(-density)``
-        (Beer-Lambert).
-    light : 3 float, default=(0.99, 0.91, 0.83)
+        and of purple-black granules, of haemoglobin, and of the dried plasma between the cells. Each is a tuple of the
+        optical densities (natural logarithm, at least 0) in red, green and blue, which transmit
+        ``light * exp(-density)`` (Beer-Lambert). The defaults are those of "lab_a".
+    light : tuple of 3 floats, default=(0.99, 0.91, 0.83)
         Colour of the empty field. 1 is the brightest value that the camera stores, and more is overexposed.
     vignette : float, default=0.05
         Share of the light lost in the corners, in [0, 1).
     blur : float, default=0.003
-        Standard deviation of the point spread, as a fraction of the image side.
+        Standard deviation of the point spread, as a fraction of the image side, at least 0.
     cell_diameter : float, default=0.38
-        Diameter of a typical neutrophil (the magnification), as a fraction of the image side.
+        Diameter of a typical neutrophil (the magnification), as a fraction of the image side, above 0.
     red_cell_coverage : float, default=0.45
         Share of the field that red cells cover, in [0, 1].
     red_cell_ghost : float, default=0.0
         Degree to which red cells are unstained, in [0, 1]: 0 draws stained cells, 1 only a faint outline of each.
     edge : float, default=0.05
-        Optical density of the dark, refractile line around a white cell.
+        Optical density of the dark, refractile line around a white cell, at least 0.
     noise : float, default=0.008
-        Standard deviation of the sensor noise, as a fraction of the brightest value.
+        Standard deviation of the sensor noise, as a fraction of the brightest value, at least 0.
     jpeg_quality : int, default=92
         Quality of the JPEG compression, 1 to 95.
 

@@ -22,13 +22,13 @@ _SMALLEST = 16  # pixels of an image's side
 def make_blood_cells(
     n_cells_per_class: int = 20, *, classes: Sequence[str] = COMMON_CLASSES,
     domains: Sequence[str | Laboratory] = ("lab_a", "lab_b"), image_size: int = 224,
-    random_state: int | np.random.Generator | None = None,
+    random_state: int | np.random.RandomState | np.random.Generator | None = None,
 ) -> Cells:  # fmt: skip
     """Draw white blood cells of several classes as several laboratories would photograph them.
 
-    Stains add as optical densities (Beer-Lambert), followed by light, lens, sensor and JPEG compression. A cell depends
-    only on `random_state`, its laboratory's name, its class and its number. More cells, classes or laboratories do not
-    change it.
+    Stains add as optical densities (Beer-Lambert), followed by light, lens, sensor and JPEG compression. The random
+    numbers of a cell depend only on `random_state`, the name of its laboratory, its class and its number, so more
+    cells, classes or laboratories do not change it.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def make_blood_cells(
         Names in `LABORATORIES`, or your own laboratories. Names must differ.
     image_size : int, default=224
         Side of the square images in pixels, >= 16.
-    random_state : int, numpy.random.Generator or None, default=None
+    random_state : int, RandomState, Generator or None, default=None
         Seed. None draws new cells at every call.
 
     Returns
@@ -120,7 +120,9 @@ def draw_cell(
     >>> np.unique(mask).tolist()
     [0, 128, 255]
     """
-    (cell_type,) = _known_classes([cell_type])
+    if cell_type not in COMMON_CLASSES:
+        known = ", ".join(COMMON_CLASSES)
+        raise ValueError(f"Got cell_type={cell_type!r} but expected a known name. Fix: choose from {known}.")
     (laboratory,) = _known_laboratories([laboratory])
     size = _whole_number("size", size, _SMALLEST)
     if not isinstance(rng, np.random.Generator):
@@ -209,7 +211,7 @@ def _known_classes(classes: Sequence[str]) -> list[str]:
     unknown = [name for name in names if name not in COMMON_CLASSES]
     if unknown or not names or len(set(names)) < len(names):
         known = ", ".join(COMMON_CLASSES)
-        raise ValueError(f"Got classes={names!r} but expected distinct names. Fix: choose from {known}.")
+        raise ValueError(f"Got classes={names!r} but expected known names, each once. Fix: choose from {known}.")
     return names
 
 
@@ -229,13 +231,15 @@ def _known_laboratories(domains: Sequence[str | Laboratory]) -> list[Laboratory]
     return found
 
 
-def _entropy(random_state: int | np.random.Generator | None) -> int:
+def _entropy(random_state: Any) -> int:
     if random_state is None:
         random_state = np.random.default_rng()
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**63))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
     if isinstance(random_state, bool) or not isinstance(random_state, Integral) or random_state < 0:
         fix = "Fix: pass numpy.random.default_rng(seed) or the seed itself."
-        expected = "None, an integer >= 0 or a numpy Generator"
+        expected = "None, an integer >= 0, or a numpy RandomState or Generator"
         raise ValueError(f"Got random_state={random_state!r} but expected {expected}. {fix}")
     return int(random_state)
