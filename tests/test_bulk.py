@@ -485,9 +485,12 @@ def test_columns_of_every_kind_are_kept(embedder, folder, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"out": "cells.xlsx"}, "expected a name that ends in .parquet"),
-        ({"on_error": "ignore"}, "expected 'raise' or 'skip'"),
-        ({"images": pd.DataFrame({"file": ["a.png"]})}, "expected some in 'path'"),
+        ({"out": "cells.xlsx"}, "expected a name that ends in .parquet, .* Fix: write to cells.parquet."),
+        ({"on_error": "ignore"}, "expected 'raise' or 'skip'. Fix: on_error='skip' leaves"),
+        (
+            {"images": pd.DataFrame({"file": ["a.png"]})},
+            "Got 1 images and the columns .'file'. but expected images in 'path'. Fix: pass",
+        ),
         ({"images": []}, "Got 0 images"),
     ],
 )

@@ -322,7 +322,7 @@ def test_a_part_without_an_added_laboratory_says_that_it_has_to_be_added_again(a
     ("name", "error", "message"),
     [
         (3, ValueError, "Got name=3 but the fit has 'lab_a'. Fix: pass a name of the same type"),
-        (True, TypeError, "Got name=True but expected a text or an integer"),
+        (True, TypeError, "Got name=True but expected a string or an int"),
         ("", TypeError, "Got name='' but expected"),
         ("lab_a", ValueError, "already known"),
         ("other", ValueError, r"X has cells of \['new'\]"),

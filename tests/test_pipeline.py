@@ -13,7 +13,9 @@ from sam_bloodcell import CrossDomainAutoencoder, SAMLoRAEmbedder
 from sam_bloodcell.datasets import load_cells, make_blood_cells, save_cells
 
 # Images alone bring no domain; pipelines that know it are tested in tests/test_domain_travels.py.
-pytestmark = pytest.mark.filterwarnings("ignore:The domain of .* cells is unknown")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The domain of .* cells is unknown", "ignore:fit_transform used domain only in fit"
+)
 
 FOLDS = StratifiedKFold(2, shuffle=True, random_state=0)
 

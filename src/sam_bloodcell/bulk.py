@@ -183,7 +183,8 @@ def embed_to_file(
     write = _writer_of(out)
     check_is_fitted(embedder)
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"Got on_error={on_error!r} but expected 'raise' or 'skip'.")
+        fix = "Fix: on_error='skip' leaves unreadable images out."
+        raise ValueError(f"Got on_error={on_error!r} but expected 'raise' or 'skip'. {fix}")
     if out.is_dir():
         raise IsADirectoryError(f"'{out}' is a folder. Fix: name a file in it, or another.")
     if out.exists() and not overwrite:
@@ -230,7 +231,8 @@ def _as_table(images: Any) -> pd.DataFrame:
     if not isinstance(images, pd.DataFrame):
         table = pd.DataFrame({"path": pd.Series(list(images), dtype=object)})
     if "path" not in table.columns or not len(table):
-        raise ValueError(f"Got {len(table)} images, columns {list(table.columns)}, but expected some in 'path'.")
+        found = f"{len(table)} images and the columns {list(table.columns)}"
+        raise ValueError(f"Got {found} but expected images in 'path'. Fix: pass their paths.")
     if not table.columns.is_unique:
         twice = ", ".join(sorted(set(map(str, table.columns[table.columns.duplicated()]))))
         raise ValueError(f"Got the column(s) {twice} twice. Fix: rename or remove one of them.")
@@ -304,7 +306,8 @@ def _writer_of(out: Path) -> _Writer:
         ".parquet": _write_parquet, ".csv": _write_csv, ".h5ad": _write_h5ad, ".npz": _write_npz,
     }  # fmt: skip
     if out.suffix not in writers:
-        raise ValueError(f"Got '{out}' but expected a name that ends in {', '.join(writers)}.")
+        fix = f"Fix: write to {out.stem or 'cells'}.parquet."
+        raise ValueError(f"Got '{out}' but expected a name that ends in {', '.join(writers)}. {fix}")
     if out.suffix == ".h5ad":
         require("anndata", extra="anndata", purpose="Writing .h5ad needs anndata")
     return writers[out.suffix]

@@ -223,7 +223,7 @@ def test_names_of_laboratories_do_not_matter(cells):
 @every_trained
 @pytest.mark.parametrize("domain", [None, np.zeros(48, int)])
 def test_one_laboratory_or_none_trains_plain_with_a_warning(cells, architecture, domain):
-    with pytest.warns(UserWarning, match=r"Got (no domain|one domain, 0): nothing is aligned"):
+    with pytest.warns(UserWarning, match=r"Got (no domain|one domain, 0).* nothing is aligned"):
         alone = small(architecture, epochs=1, alignment="mean").fit(cells[0], domain=domain)
     assert (alone.history_["alignment"] == 0).all()
     assert np.isfinite(alone.transform(cells[0], domain=cells[1])).all()
@@ -402,7 +402,29 @@ def test_metadata_routing_takes_domains_to_both_sides(cells):
 
 def test_without_routing_fit_transform_is_row_by_row(cells):
     X, domains = cells
-    np.testing.assert_array_equal(small().fit_transform(X, domain=domains), small().fit(X, domain=domains).transform(X))
+    with pytest.warns(UserWarning, match=r"fit_transform used domain only in fit, .* Fix: CellEmbeddings.from_arrays"):
+        features = small().fit_transform(X, domain=domains)
+    np.testing.assert_array_equal(features, small().fit(X, domain=domains).transform(X))
+    assert small(normalization=None).fit_transform(X, domain=domains).shape == (48, 8)
+
+
+@pytest.mark.filterwarnings("error:The domain of .* cells is unknown")
+def test_fit_transform_does_not_say_that_a_domain_is_unknown_that_was_passed(cells):
+    X, domains = np.asarray(cells[0]), cells[1]
+    with pytest.warns(UserWarning, match="fit_transform used domain only in fit"):
+        small().fit_transform(X, domain=domains)
+    carried = CellEmbeddings.from_arrays(X, domain=domains)
+    np.testing.assert_array_equal(
+        small().fit_transform(carried), small().fit(X, domain=domains).transform(X, domain=domains)
+    )
+
+
+def test_the_warning_of_one_domain_has_a_fix_that_works(cells):
+    X, domain = cells[0], np.zeros(48, int)
+    said = "Got one domain, 0, but expected two or more, .* Fix: add cells of another laboratory, or normalization=None"
+    with pytest.warns(UserWarning, match=said):
+        small(epochs=1).fit(X, domain=domain)
+    small(epochs=1, normalization=None).fit(X, domain=domain)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "frame", "list", "read-only", "memmap"])
@@ -456,7 +478,7 @@ def test_errors_name_the_fix(cells):
         CrossDomainAutoencoder(0).fit(X)
     with pytest.raises(ValueError, match="'preset' parameter"):
         small(preset="bcsam").fit(X)
-    with pytest.raises(ValueError, match="Got embedding_weight=0, but this autoencoder"):
+    with pytest.raises(ValueError, match="Got embedding_weight=0, but architecture='vector'"):
         small("vector", embedding_weight=0).fit(X)
     with pytest.raises(ValueError, match="Got 1 cells but expected at least 2"):
         small("conv").fit(X[:1], domain=domains[:1])

@@ -166,6 +166,15 @@ def test_what_cannot_be_learned_is_named_and_changes_nothing(classifier, new, ch
     np.testing.assert_array_equal(classifier.predict_proba(new), before)
 
 
+@pytest.mark.parametrize(
+    "labels", [lambda new: new["label"].to_numpy(), lambda new: new["label"].tolist(), lambda new: new["label"]]
+)
+def test_labels_in_the_place_of_the_domain_are_refused_before_any_image_is_read(classifier, new, labels):
+    said = r"Got domain of type \w+ but expected a string or an int. Fix: adapt\(X, domain='name of the laboratory', y="
+    with pytest.raises(TypeError, match=said):
+        classifier.adapt(["no.png"] * len(new), labels(new))
+
+
 def test_a_model_of_an_earlier_version_answers_but_learns_no_labels(classifier, new):
     answers = classifier.predict(new)
     for name in ("training_features_", "training_labels_", "training_domains_", "temperatures_"):

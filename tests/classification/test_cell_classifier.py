@@ -271,10 +271,13 @@ def test_classifiers_that_hold_others_are_taken(frame, known, classifier):
     assert model.predict_proba(frame).shape == (len(frame), 3)
 
 
-def test_a_classifier_that_gives_no_probabilities_is_refused(frame, known):
+def test_a_classifier_that_gives_no_probabilities_is_refused_before_any_image_is_read():
     votes = VotingClassifier([("tree", DecisionTreeClassifier())])
-    with pytest.raises(ValueError, match="which gives no probabilities"):
-        CellClassifier(classifier=votes, autoencoder=None, verbose=0).fit(frame[known], frame["label"][known])
+    said = (
+        r"Got classifier=Voting.* but expected one with predict_proba or decision_function. Fix: LogisticRegression\(\)"
+    )
+    with pytest.raises(ValueError, match=said):
+        CellClassifier(classifier=votes, verbose=0).fit(["no.png", "other.png"], ["a", "b"])
 
 
 @pytest.mark.parametrize("classifier", [LinearRegression(), SVC], ids=["regressor", "class"])
@@ -358,6 +361,6 @@ def test_views_in_other_stains_go_through_another_embedder_too(frame, known, vit
     [({"backbone": "vit_b"}, "backbone='vit_b'"), ({"adapter": "my-adapter"}, "adapter='my-adapter'")],
 )
 def test_an_embedder_and_a_backbone_are_one_too_many(params, said):
-    expected = rf"Got an embedder and {said} but expected one of them\. Fix: give it to the embedder\."
+    expected = rf"Got an embedder and {said} but expected only one of them\. Fix: set this parameter"
     with pytest.raises(ValueError, match=expected):
         CellClassifier(embedder=SAMLoRAEmbedder(), verbose=0, **params).fit(["a.png", "b.png"], ["x", "y"])

@@ -254,11 +254,12 @@ def test_the_domain_reaches_an_autoencoder_before_the_classifier(unsure):
     np.testing.assert_allclose(by_hand.predict_proba(features, domain=domain), expected, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:The domain of .* is unknown")
 def test_without_routing_the_domain_still_reaches_the_fit(unsure):
     _, X, y = unsure
     domain = np.where(np.arange(len(X)) % 5 < 2, "lyon", "bern")
-    line = NeighborSmoothedClassifier(make_pipeline(autoencoder(), LogisticRegression())).fit(X, y, domain=domain)
+    line = NeighborSmoothedClassifier(make_pipeline(autoencoder(), LogisticRegression()))
+    with pytest.warns(UserWarning, match="fit_transform used domain only in fit"):
+        line.fit(X, y, domain=domain)
     assert line.estimator_[0].domains_.tolist() == ["bern", "lyon"]
     NeighborSmoothedClassifier(LogisticRegression()).fit(X, y, domain=domain)  # which takes no domain
 

@@ -45,7 +45,7 @@ def test_no_file_is_written_among_the_images(tmp_path):
 
 
 def test_other_formats_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"expected a name that ends in \.csv or \.parquet"):
+    with pytest.raises(ValueError, match=r"expected a name that ends in \.csv or \.parquet\. Fix: write to a\.csv\."):
         check_predictions_file(tmp_path / "a.xlsx", overwrite=False)
 
 

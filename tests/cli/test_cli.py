@@ -102,7 +102,7 @@ def not_embedded(monkeypatch):
         (
             ("--preset", "bc-sam", "--architecture", "vector"),
             "",
-            "Fix: choose another architecture, or a weight above 0.",
+            "Got embedding_weight=0.0 (from --preset bc-sam), but --architecture vector reconstructs",
         ),
         (("--device", "nonsense"), "", "nonsense"),
         (("--epochs", 3), "", "Got --epochs 3 but the linear autoencoder is solved at once, without epochs. Fix:"),

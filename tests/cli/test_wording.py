@@ -62,7 +62,7 @@ def test_without_options_nothing_changes():
 
 @pytest.mark.parametrize(
     ("option", "value", "told"),
-    [("--seed", "-1", "'--seed'"), ("--n-jobs", "0", "Got 0 processes")],
+    [("--seed", "-1", "'--seed'"), ("--n-jobs", "0", "Fix: --n-jobs 1.")],
 )
 @pytest.mark.parametrize("command", ["benchmark", "train"])
 def test_a_number_that_cannot_be_is_a_usage_error(command, option, value, told):

@@ -312,9 +312,12 @@ def test_cells_have_a_quality(embeddings):
 def test_images_of_one_colour_are_flagged(embedder, cells):
     blank = np.full((60, 80, 3), 230, np.uint8)
     blank[5, 5] = 0  # dust
-    said = "2 of 3 images are of one colour (rows 1, 2) and show no cell; they are flagged as 'flat' in their quality."
+    said = (
+        "2 of 3 images are of one colour (rows 1, 2) and show no cell; they are flagged as 'flat' in their quality. "
+        "Fix: leave these images out."
+    )
     # pytest issues again what does not match.
-    with pytest.warns(UserWarning, match=re.escape(said)), pytest.warns(UserWarning, match="No plausible cell"):
+    with pytest.warns(UserWarning, match=re.escape(said)), pytest.warns(UserWarning, match="No pl.* Fix: look"):
         embeddings = embedder.transform([cells.images[0], blank, np.zeros((8, 8), np.uint8)])
     assert embeddings.quality["flat"].tolist() == [False, True, True]
     assert embeddings.to_frame()["quality_flat"].tolist() == [False, True, True]
@@ -635,6 +638,19 @@ def test_an_adapter_saved_with_another_pooling_warns(textured, cells, tmp_path):
         plain = SAMLoRAEmbedder("vit_tiny", tmp_path).fit(cells.images[:1])
     assert plain.n_features_out_ == 192
     assert SAMLoRAEmbedder("vit_tiny", tmp_path, pooling="mask+texture").fit(cells.images[:1]).n_features_out_ == 576
+
+
+def test_the_image_size_of_the_fit_is_used_and_saved_until_the_next_fit(cells, tmp_path):
+    embedder = SAMLoRAEmbedder("vit_tiny", image_size=112).fit(cells.images).set_params(image_size=64)
+    assert embedder.image_size_ == embedder.encoder_.recipe.network.image_size == 112
+    embedder.save_pretrained(tmp_path)
+    assert SAMLoRAEmbedder.from_pretrained(tmp_path).image_size == 112
+    state = embedder.__getstate__()
+    del state["image_size_"]  # as in pickles of older versions
+    older = SAMLoRAEmbedder.__new__(SAMLoRAEmbedder)
+    older.__setstate__(state)
+    assert older.encoder_.recipe.network.image_size == 64
+    assert embedder.fit(cells.images).image_size_ == 64
 
 
 def test_a_pickle_without_a_pooling_averages_over_the_mask(embedder, cells):

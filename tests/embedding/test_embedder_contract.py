@@ -81,7 +81,7 @@ def test_check_fit_check_is_fitted_and_returns_self(make, cells):
 
 
 OF_ANOTHER_WIDTH = {
-    SAMLoRAEmbedder: {"pooling": "mask+texture"},
+    SAMLoRAEmbedder: {"pooling": "mask+texture", "image_size": 112},
     ViTEmbedder: {"pooling": "both"},
     FunctionEmbedder: {"image_size": 32, "name": "colours-32"},
 }

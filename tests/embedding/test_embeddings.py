@@ -343,8 +343,10 @@ class TestArithmetic:
             CellEmbeddings(np.ones((2, 3))).tokens  # noqa: B018
 
     def test_one_vector_is_no_table(self):
-        with pytest.raises(ValueError, match=r"Got pooled of shape \(3,\) but expected \(n, C\). Fix: pooled\[None\]"):
-            CellEmbeddings(np.ones(3))
+        said = r"Got pooled of shape \(3,\) but expected \(n, C\). Fix: pass one row per cell, or pooled\[None\]"
+        for make in (CellEmbeddings, CellEmbeddings.from_arrays):
+            with pytest.raises(ValueError, match=said):
+                make(np.ones(3))
 
     def test_masks_may_be_a_list(self):
         cells = CellEmbeddings(np.ones((2, 3)), masks=[np.zeros((2, 2), bool), np.ones((2, 2), bool)])

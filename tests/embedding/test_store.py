@@ -326,7 +326,7 @@ def test_rows_of_embeddings_stay_on_disk(stored):
     assert_same(part, expected[[5, 1, 2, 3]])
 
 
-@pytest.mark.filterwarnings("ignore:The domain of .* cells is unknown")
+@pytest.mark.filterwarnings("ignore:fit_transform used domain only in fit")
 def test_an_autoencoder_learns_the_same_from_disk(cells, make, embed):
     pooling = {"pooling": "mask"} if make.func is CountingViTEmbedder else {}
     embeddings = [embed(**pooling), embed(folder=None, **pooling)]

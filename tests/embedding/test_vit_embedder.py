@@ -115,10 +115,10 @@ def test_a_fitted_segmenter_stays_what_it_is_in_clones_and_after_another_fit(vit
 def test_settings_of_a_fitted_segmenter_take_effect_in_the_next_fit(vit_file, cells, other_segmenter):
     embedder = ViTEmbedder(vit_file, copy.copy(other_segmenter)).fit(cells.images)
     before = embedder.encoder_.recipe
-    embedder.set_params(segmenter__prompt="center", segmenter__pixel_stats="sam")
+    embedder.set_params(segmenter__prompt="center", segmenter__pixel_stats="sam", segmenter__image_size=112)
     assert embedder.encoder_.recipe == before
     after = embedder.fit(cells.images).encoder_.recipe
-    assert (after.prompt, after.pixel_stats) == ("center", SAM_PIXEL_STATS)
+    assert (after.prompt, after.pixel_stats, after.network.image_size) == ("center", SAM_PIXEL_STATS, 112)
     assert after.network.adapter == before.network.adapter == other_segmenter.adapter_.digest()
     assert (embedder.segmenter.prompt_, other_segmenter.prompt_) == ("none", "none")
     with pytest.raises(ValueError, match="'prompt' parameter"):

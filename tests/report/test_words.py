@@ -37,3 +37,9 @@ def test_a_glossary_has_the_terms_of_the_page_and_no_others():
     terms = dict(used_terms('<p title="MMD">The recall of an <b>SVM rbf</b></p><style>.mask { }</style>'))
     assert list(terms) == ["recall", "SVM"]
     assert "radial basis function" in terms["SVM"]
+
+
+def test_a_deviation_and_an_interval_say_what_varies():
+    terms = dict(used_terms("<p>0.9 &plusmn; 0.1, 95% interval</p>"))
+    assert terms["standard deviation (±)"].endswith("in the table of a few labels, over the draws.")
+    assert "choice of the tested cells" in terms["interval"]

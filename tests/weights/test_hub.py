@@ -3,10 +3,13 @@
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 from tests.hub_server import COMMIT
 
+from sam_bloodcell.exceptions import WeightsUnavailableError
 from sam_bloodcell.weights import hub
 
 FILE = "model.safetensors"
@@ -77,11 +80,11 @@ def test_each_refusal_says_what_to_do(tries, hub_server):
         ("not a name!",),
     )
     assert f"{FILE} of 'lab/absent' (its newest revision)" in absent
-    assert "Fix: check the name 'lab/absent'; if it is private, hf auth login, set HF_TOKEN or pass token" in absent
+    assert "Fix: check the name 'lab/absent', or, if it is private, set HF_TOKEN, pass token=... or run" in absent
     assert "(revision absent)" in revision
     assert "has no such revision. Fix: check the commit, tag or branch" in revision
     assert "has no such file. Fix: check that it holds weights" in empty
-    assert "if it is private, hf auth login, set HF_TOKEN or pass token" in private
+    assert "if it is private, set HF_TOKEN, pass token=... or run 'hf auth login'." in private
     assert opened[2] == len(CONTENT)
     assert "only the cache was searched. Fix: run hf download lab/never once with network" in local
     assert "Fix: pass owner/name" in name
@@ -182,7 +185,21 @@ def test_a_folder_is_pushed_with_a_token_only(hub_server, in_subprocess, tmp_pat
     for name in (FILE, "README.md"):
         assert (hub_server.folder("lab/new") / name).read_bytes() == (folder / name).read_bytes()
     assert "could not be pushed to 'lab/new'" in refused
-    assert "hf auth login, set HF_TOKEN or pass token" in refused
+    assert "access was refused (401). Fix: set HF_TOKEN, pass token=... or run 'hf auth login', with" in refused
+    assert "a token that may write to the repo." in refused
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_download_needs_a_token_that_may_read(monkeypatch, status):
+    def refuse(*args, **more):
+        error = OSError("no")
+        error.response = SimpleNamespace(status_code=status)
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    said = rf"access was refused \({status}\). Fix: set HF_TOKEN, .* with a token that may read the repo\."
+    with pytest.raises(WeightsUnavailableError, match=said):
+        hub.fetch("lab/small", FILE)
 
 
 def test_digest_and_commit_of_a_local_file(tmp_path):

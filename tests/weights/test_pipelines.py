@@ -40,7 +40,9 @@ from sam_bloodcell.segmentation import LoRATraining
 from sam_bloodcell.weights.backbones import HUB_BACKBONES
 
 # Images alone bring no domain; pipelines that know it are tested in tests/test_domain_travels.py.
-pytestmark = pytest.mark.filterwarnings("ignore:The domain of .* cells is unknown")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The domain of .* cells is unknown", "ignore:fit_transform used domain only in fit"
+)
 
 
 @pytest.fixture(scope="module")

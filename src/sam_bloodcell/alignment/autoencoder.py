@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -17,8 +16,8 @@ from ..embedding.containers import carried_embeddings
 from ..models import devices
 from ..models.isolation import own_settings
 from ..models.training import check_resumable
-from .domains import name_to_add, read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
-from .inputs import NetworkInputs, refuse_not_finite, token_maps
+from .domains import domain_for_transform, name_to_add, read_domain, warn_of_nothing_to_align, warn_of_poor_statistics
+from .inputs import NetworkInputs, check_size, held_out_rows, refuse_not_finite, token_maps
 from .normalization import ClusterShifts, DomainScaler
 from .reconstruction import run_network, train_network
 from .saving import PretrainedAutoencoder
@@ -51,25 +50,32 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Distance between the domains' features that training minimises (``sam_bloodcell.models.alignment``). None, and
         "auto" without a preset, use no such distance. "first", which presets use, compares all domains with the first.
     alignment_weight : float or "auto", default="auto"
-        Weight of the alignment in the loss, at least 0. The 1 - SSIM of the crops has weight 1.
+        Weight of the alignment in the loss, at least 0. The 1 - SSIM of the crops has weight 1. "auto" is 1.0, or 5.0
+        for "bc-sam" and 2.0 for "dorl".
     normalization : {"auto", "cluster", "domain", "raw"} or None, default="auto"
         "domain" standardises each domain's inputs by the statistics of that domain. "cluster" also shifts the features
         of each domain, cluster by cluster, to those of the others. None standardises all domains together. "raw" uses
         the inputs unchanged, as the presets do. "auto" without a preset is "cluster".
     embedding_weight : float or "auto", default="auto"
-        Weight of the embedding's squared error in the loss, at least 0.
+        Weight of the embedding's squared error in the loss, at least 0. "auto" is 1.0, or 5.0 for "conv" and 0.0 for
+        "bc-sam".
     crop_size : {32, 64, 128} or "auto", default="auto"
-        Side in pixels of the reconstructed crops. A training step takes much longer with 128, as in the papers.
+        Side in pixels of the reconstructed crops. "auto" is 32, or 128 for presets, as in the papers. A training step
+        takes much longer with 128.
     epochs : int or "auto", default="auto"
-        Number of epochs. "auto" without a preset makes 600 optimiser steps ("vector") or 300 ("conv", "masked").
+        Number of epochs, at least 1. "auto" is the number that makes 600 optimiser steps ("vector") or 300 ("conv",
+        "masked"), and 10 for "bc-sam" and 300 for "dorl".
     learning_rate : float or "auto", default="auto"
-        Highest learning rate of AdamW, above 0. It decays by a cosine schedule.
+        Highest learning rate of AdamW, above 0. It decays by a cosine schedule. "auto" is 2e-3 for "vector", 1e-3 for
+        "conv", 5e-4 for "masked" and "bc-sam", and 1e-4 for "dorl".
     weight_decay : float or "auto", default="auto"
-        Weight decay of AdamW, at least 0. In presets it also applies to biases and norms.
+        Weight decay of AdamW, at least 0. In presets it also applies to biases and norms. "auto" is 0.05.
     batch_size : int or "auto", default="auto"
-        Number of cells per training step, at least 2, with equal numbers of every domain except in presets.
+        Number of cells per training step, at least 2, with equal numbers of every domain except in presets. "auto" is
+        256 for "vector", 128 for "conv" and "bc-sam", and 64 for "masked" and "dorl".
     warmup_steps : int or "auto", default="auto"
-        Number of steps of linear warm-up, at most a tenth of the training. Presets use 500 steps without this limit.
+        Number of steps of linear warm-up, at least 0. "auto" is 500. Except in presets, the warm-up is limited to a
+        tenth of the training.
     patience : int or None, default=None
         Number of epochs without a better reconstruction of held-out cells, after which training stops. The weights of
         the best epoch are kept. None trains to the end on all cells.
@@ -80,7 +86,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     device : str, default="auto"
         "auto", "cpu", "cuda" or a torch device name. "vector" is trained there, but always runs on the CPU afterwards.
     random_state : int, RandomState or None, default=None
-        Seed of the initial weights, the batches and the clusters.
+        Seed of the initial weights, the batches, the clusters and the cells that `patience` holds out.
     verbose : int, default=0
         If above 0, show a progress bar.
 
@@ -91,11 +97,13 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     settings_ : Settings
         The values that replaced the parameters that are "auto", and further settings of the training.
     domains_ : ndarray
-        Names of the domains in `fit` and of those that `add_domain` added, sorted; empty without `domain`.
+        Sorted names of the domains in `fit` and of those that `add_domain` added; empty if the domain of no cell was
+        known.
     scaler_ : DomainScaler
         Statistics of the inputs of each domain.
     shifts_ : ClusterShifts or None
-        Offset of each domain's features in each cluster; None without "cluster" or any domain.
+        Offset of each domain's features in each cluster; None if `normalization` is not "cluster" or no domain was
+        known.
     history_ : DataFrame
         One row per epoch ("linear" has one row in total). Columns: epoch, loss, reconstruction; if they apply,
         learning_rate, alignment, crops and embedding (the parts of the reconstruction), and validation_score.
@@ -194,17 +202,15 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         inputs = self._prepare_training(X, domain)
         check_resumable(self.checkpoint, self.random_state)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        n_held_out = 0
-        if self.patience is not None:
-            n_held_out = min(max(1, round(self.validation_fraction * len(inputs))), len(inputs) - 2)
-            if n_held_out < 1:
-                raise ValueError(f"Got {len(inputs)} cells but patience needs at least 3. Fix: patience=None.")
-        held_out = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:n_held_out])
-        return self._train(inputs, self.settings_, seed, held_out)
+        share = 0 if self.patience is None else self.validation_fraction
+        return self._train(inputs, self.settings_, seed, held_out_rows(len(inputs), share, seed))
 
     @own_settings()
     def partial_fit(self, X: Any, y: Any = None, *, domain: ArrayLike | None = None) -> "CrossDomainAutoencoder":
-        """Train on one part of the data: one epoch at a constant learning rate, or by solving "linear" for all parts.
+        """Train on one part of the data.
+
+        A network is trained for one epoch at a constant learning rate. "linear" is solved again for all parts so far.
+        The parameters `epochs`, `patience` and `checkpoint` are ignored.
 
         The statistics of the domains are gathered over all parts, but the clusters are those of the last part. A part
         should contain cells of all domains. The first call starts a new training. A call after `fit` continues it. The
@@ -265,7 +271,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Fit, then transform the same cells in the way in which later cells will be transformed.
 
         A pipeline can pass `domain` to a later `transform` only if scikit-learn's metadata routing is enabled. Without
-        routing, `domain` is used only in `fit`, unless X contains domains. The method raises the errors of `fit`.
+        routing, `domain` is used only in `fit`, unless X contains domains, and a warning says so. The method raises
+        the errors of `fit`.
 
         Parameters
         ----------
@@ -282,8 +289,8 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             The features, as from `transform`.
         """
         self.fit(X, y, domain=domain)
-        later = get_config()["enable_metadata_routing"] or read_domain(carried_embeddings(X), None, 0) is not None
-        return self.transform(X, domain=domain if later else None)
+        with domain_for_transform(carried_embeddings(X), domain, self.settings_) as later:
+            return self.transform(X, domain=later)
 
     @own_settings()
     def reconstruct(self, X: Any, *, domain: ArrayLike | None = None) -> NDArray:
@@ -363,10 +370,6 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Return the domains with complete statistics; the clusters of a later `partial_fit` may lack a domain."""
         return [name for name in self.domains_.tolist() if self.shifts_ is None or name in self.shifts_.shifts]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        with own_settings():
-            super().__setstate__(state)
-
     def _prepare_training(self, X: Any, domain: ArrayLike | None, *, part: bool = False) -> NetworkInputs:
         """Check the parameters, X and domain for training, and add the cells to the statistics.
 
@@ -412,13 +415,7 @@ class CrossDomainAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             pooled = np.asarray(X)
             if reset:
                 self.n_features_in_ = pooled.shape[1]
-            if pooled.shape[1] != self.n_features_in_:
-                raise ValueError(
-                    f"Got embeddings {pooled.shape[1]} wide but expected {self.n_features_in_}. "
-                    "Fix: use the backbone of the fit."
-                )
-            if len(pooled) < least:
-                raise ValueError(f"Got {len(pooled)} cells but expected at least {least}. Fix: add cells.")
+            check_size(pooled, self.n_features_in_, least)
         refuse_not_finite(pooled, np.arange(len(pooled)))
         return NetworkInputs(unscaled, pooled, crops, settings.crop_size, read_domain(carried, domain, len(pooled)))
 

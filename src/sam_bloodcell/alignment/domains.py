@@ -1,16 +1,20 @@
 """The domain of each cell: its source, and the warnings if it is unknown or new."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 
 from ..cells import FEW_CELLS, label_column
 from ..embedding.embeddings import CellEmbeddings
 from .normalization import DomainScaler, known_domains
+from .settings import Settings
 
 # A warning is given if the variance of a new domain's cells, divided by that of a domain of the fit, is below this. On
 # six laboratories, it fired in a sixth of the draws of one class, and in at most 2% of the others
@@ -22,13 +26,18 @@ def read_domain(X: Any, domain: ArrayLike | None, n: int) -> NDArray[Any] | None
     """Return the domains of n cells: those given, or else those of the embeddings."""
     if domain is not None:
         return label_column(domain, "domain", n)
+    return own_domain(X)
+
+
+def own_domain(X: Any) -> NDArray[Any] | None:
+    """Return the domains that X itself contains, or None."""
     return X.domain if isinstance(X, CellEmbeddings) else None
 
 
 def name_to_add(X: Any, name: Any, known: list[Any], normalization: str | None) -> str | int:
     """Return the name of a laboratory to learn from the cells X, or raise if it cannot be learned."""
     if isinstance(name, bool) or not isinstance(name, str | Integral) or name == "":
-        raise TypeError(f"Got name={name!r} but expected a text or an integer. Fix: pass the laboratory's name.")
+        raise TypeError(f"Got name={name!r} but expected a string or an int. Fix: pass the laboratory's name.")
     if normalization in (None, "raw"):
         got = f"Got normalization={normalization!r}, which has no statistics of domains."
         raise ValueError(f"{got} Fix: normalization='cluster'.")
@@ -38,7 +47,7 @@ def name_to_add(X: Any, name: Any, known: list[Any], normalization: str | None) 
         raise ValueError(f"Got name={name!r} but the fit has {known[0]!r}. Fix: pass a name of the same type.")
     if name in known:
         raise ValueError(f"Got name={name!r} but that domain is already known. Fix: choose another name.")
-    carried = known_domains(read_domain(X, None, 0)).tolist()
+    carried = known_domains(own_domain(X)).tolist()
     if any(other != name for other in carried):
         raise ValueError(f"Got name={name!r} but X has cells of {carried}. Fix: pass only cells of that laboratory.")
     return str(name) if isinstance(name, str) else int(name)
@@ -48,8 +57,9 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
     """Warn that a fit without domains, or with a single one, aligns nothing."""
     if domains:
         message = (
-            f"Got one domain, {domains[0]!r}: nothing is aligned between laboratories. Fix: if the rows are sorted by "
-            "domain, let the cross-validation shuffle them."
+            f"Got one domain, {domains[0]!r}, but expected two or more, so nothing is aligned between laboratories. "
+            "Fix: add cells of another laboratory, or normalization=None. If a cross-validation split the cells, let "
+            "it shuffle them."
         )
     else:
         message = (
@@ -57,6 +67,28 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
             "column domain of the table, or pass domain=... ."
         )
     warnings.warn(message, stacklevel=4)
+
+
+@contextmanager
+def domain_for_transform(X: Any, domain: ArrayLike | None, settings: Settings) -> Iterator[ArrayLike | None]:
+    """Yield the domain that `fit_transform` passes to `transform`; if it is not the domain of the fit, warn.
+
+    Without metadata routing, a pipeline passes `domain` to the `fit_transform` of training cells, but cannot pass it to
+    the `transform` of later cells.
+    """
+    if domain is None or get_config()["enable_metadata_routing"] or own_domain(X) is not None:
+        yield domain
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The domain of .* is unknown")
+        yield None
+    if settings.by_domain:
+        warnings.warn(
+            "fit_transform used domain only in fit, because a pipeline without metadata routing cannot pass it to "
+            "transform. Fix: CellEmbeddings.from_arrays(X, domain=domain), or "
+            "fit(X, domain=domain).transform(X, domain=domain).",
+            stacklevel=5,
+        )
 
 
 def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any], scaler: DomainScaler) -> None:

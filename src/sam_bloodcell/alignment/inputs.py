@@ -101,6 +101,24 @@ class NetworkInputs:
         return values.astype(np.float32) if self.raw else self.scaler.scale(values, self.domain_of(rows))
 
 
+def held_out_rows(n: int, share: float, seed: int) -> NDArray[np.intp]:
+    """Draw this share of n cells, at least one; none if the share is 0."""
+    held_out = min(max(1, round(share * n)), n - 2) if share else 0
+    if share and held_out < 1:
+        raise ValueError(f"Got {n} cells but patience needs at least 3. Fix: patience=None.")
+    return np.sort(np.random.default_rng(seed).permutation(n)[:held_out])
+
+
+def check_size(pooled: NDArray, width: int, least: int) -> None:
+    """Raise a ValueError if embeddings have another width than in the fit, or if there are too few."""
+    if pooled.shape[1] != width:
+        raise ValueError(
+            f"Got embeddings {pooled.shape[1]} wide but expected {width}. Fix: use the backbone of the fit."
+        )
+    if len(pooled) < least:
+        raise ValueError(f"Got {len(pooled)} cells but expected at least {least}. Fix: add cells.")
+
+
 def refuse_not_finite(values: NDArray, rows: NDArray[np.intp]) -> None:
     """Raise a ValueError if values (k, ...) contain NaN or infinity; `rows` (k,) are their numbers in X."""
     wrong = rows[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import WeightsUnavailableError
 from ..files import make_folder, replacing_files, write_text
+from ..models.isolation import own_settings
 from ..weights.backbones import packaged_folder
 from ..weights.hub import locate_folder
 from ..weights.pretrained import Pretrained
@@ -125,6 +126,7 @@ class PretrainedAutoencoder(Pretrained):
             state["network_"] = {name: tensor.float().numpy() for name, tensor in self.network_.state_dict().items()}
         return state
 
+    @own_settings()
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "network_" in state:

@@ -102,13 +102,26 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
     given = {name: value for name, value in given.items() if value != "auto"}
     preset = parameters["preset"]
     settings = replace(PRESETS[preset] if preset else DEFAULTS[given.get("architecture", "linear")], **given)
-    if settings.reads_vectors and settings.embedding_weight == 0:
-        got = "Got embedding_weight=0, but this autoencoder reconstructs only the embedding."
-        raise ValueError(f"{got} Fix: choose another architecture, or a weight above 0.")
-    if settings.architecture == "linear" and settings.alignment:
-        got = f"Got alignment={settings.alignment!r} but a linear autoencoder is solved without a loss."
-        raise ValueError(f"{got} Fix: architecture='vector', or alignment=None.")
+    _check_architecture(settings, given, preset)
     return settings
+
+
+def _check_architecture(settings: Settings, given: Mapping[str, Any], preset: str | None) -> None:
+    """Raise if the architecture cannot have the other settings, which are `given` or else those of the preset."""
+
+    def told(name: str) -> str:
+        source = f" (from preset={preset!r})" if preset and name not in given else ""
+        return f"Got {name}={getattr(settings, name)!r}{source}"
+
+    read = f"architecture={settings.architecture!r}"
+    if settings.reads_vectors and settings.embedding_weight == 0:
+        reason = f"but {read} reconstructs only the embedding, so expected a weight above 0."
+        fix = "leave architecture or preset out" if preset else "architecture='conv'"
+        raise ValueError(f"{told('embedding_weight')}, {reason} Fix: {fix}, or embedding_weight=1.0.")
+    if settings.architecture == "linear" and settings.alignment:
+        reason = f"but expected None, because {read} is solved without a loss."
+        fix = "leave architecture or preset out" if preset else "architecture='vector'"
+        raise ValueError(f"{told('alignment')} {reason} Fix: {fix}, or alignment=None.")
 
 
 def parts_to_keep(architecture: str, preset: str | None) -> tuple[str, ...]:

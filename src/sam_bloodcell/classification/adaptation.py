@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -81,6 +82,9 @@ class AdaptableClassifier(PretrainedClassifier):
             of the fit, if the laboratory was in the fit, or as in `CrossDomainAutoencoder.add_domain`.
         """
         check_is_fitted(self)
+        if not isinstance(domain, str | Integral):
+            fix = "Fix: adapt(X, domain='name of the laboratory', y=labels)."
+            raise TypeError(f"Got domain of type {type(domain).__name__} but expected a string or an int. {fix}")
         X = list(X) if isinstance(X, Iterator) else X
         paths = np.array(paths_of(X), dtype=str)
         rows, labels = self._given_labels(y, domain, len(paths))
@@ -117,7 +121,7 @@ class AdaptableClassifier(PretrainedClassifier):
         X : images, as in `fit`
             Cells of one laboratory.
         n : int
-            Number of cells, at least 1 and at most the number of cells in X. 32 already help
+            Number of cells, at least 1 and at most the number of cells in X. As few as 32 help
             (:doc:`/results/classifier`).
 
         Returns

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin, clone, is_classifier
+from sklearn.base import ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import VotingClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -24,9 +23,9 @@ from ..embedding.base import CellEmbedder
 from ..embedding.embedder import SAMLoRAEmbedder
 from ..embedding.embeddings import CellEmbeddings, without_domain
 from ..evaluation.checks import seed_of, values_of_cells
-from ..evaluation.classifiers import balanced_regression
 from ..evaluation.shift import near_duplicates
 from .adaptation import AdaptableClassifier, with_plain_output
+from .final_step import check_probabilities, with_probabilities
 from .neighbor_smoothing import with_domain_if_needed
 from .sources import given_columns, paths_of
 from .stain_augmented import StainAugmentedClassifier, divides_cells, view_size, with_stain_views
@@ -210,7 +209,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
             )
         keep = parts_to_keep(getattr(autoencoder, "architecture", "auto"), getattr(autoencoder, "preset", None))
         embedder = self._make_embedder(keep)
-        classifier = self._checked_classifier()
+        classifier = with_probabilities(self.classifier)
         if self.n_stain_views and divides_cells(classifier):
             raise ValueError(
                 f"Got n_stain_views={self.n_stain_views} and classifier={self.classifier!r}, whose folds split cells "
@@ -226,24 +225,10 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
             return SAMLoRAEmbedder(self.backbone, self.adapter, keep=keep, **self._of_the_machine())
         if self.adapter is not None or self.backbone != "vit_tiny":
             given = f"backbone={self.backbone!r}" if self.adapter is None else f"adapter={self.adapter!r}"
-            raise ValueError(f"Got an embedder and {given} but expected one of them. Fix: give it to the embedder.")
+            fix = "Fix: set this parameter on the embedder."
+            raise ValueError(f"Got an embedder and {given} but expected only one of them. {fix}")
         kept = tuple(dict.fromkeys([*self.embedder.keep, *keep]))
         return clone(self.embedder).set_params(keep=kept, **self._of_the_machine())
-
-    def _checked_classifier(self) -> Any:
-        """Return the classifier, wrapped if it gives no probabilities or does not take class names."""
-        if self.classifier is None:
-            return balanced_regression()
-        if isinstance(self.classifier, type) or not is_classifier(self.classifier):
-            fix = "Fix: pass one, such as LogisticRegression()."
-            raise ValueError(f"Got classifier={self.classifier!r} but expected a scikit-learn classifier. {fix}")
-        classifier = self.classifier
-        parts = [classifier, *classifier.get_params().values()]
-        if any(type(part).__module__.startswith("xgboost.") for part in parts):  # it only takes classes 0, 1, ...
-            classifier = VotingClassifier([("classifier", classifier)], voting="soft")
-        elif not hasattr(classifier, "predict_proba") and hasattr(classifier, "decision_function"):
-            classifier = CalibratedClassifierCV(classifier, ensemble=False)
-        return classifier
 
     def _checked_labels(self, y: Any, n: int, classifier: Any) -> NDArray[Any]:
         """Return the labels of n cells, and give a calibration as many folds as the rarest class allows."""
@@ -313,9 +298,7 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
             features = step.fit(features).transform(features)
         features = with_domain_if_needed(features, embeddings, pipeline[-1])
         pipeline[-1].fit(*self._with_views(X, pipeline, features, labels))
-        if not hasattr(pipeline[-1], "predict_proba"):
-            fix = "Fix: VotingClassifier(voting='soft'), or another classifier."
-            raise ValueError(f"Got classifier={self.classifier!r}, which gives no probabilities. {fix}")
+        check_probabilities(pipeline[-1], self.classifier)
         self.pipeline_, self.classes_ = pipeline, pipeline[-1].classes_
         self._keep_training(embeddings, features, labels, paths)
         return self

@@ -235,14 +235,18 @@ class NeighborSmoothedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstima
             A row for each laboratory that has enough cells to be smoothed. The columns are ``domain``, ``n_cells``,
             ``agreement`` (the share of neighbours with the same answer as the cell, without smoothing), ``chance``
             (the same share for random neighbours) and ``kappa`` (the agreement beyond chance, at most 1, and NaN
-            if all answers are the same). **Do not smooth if kappa is below 0.5.** Chosen on three laboratories,
-            the limit was 0.47, and chosen on three others, it was 0.52. Above it, smoothing raised the balanced
-            accuracy by 0.04 on average, but lowered it by up to 0.18. Only 1 of 108 cases was below 0.5, and it gained.
+            if all answers are the same).
 
         Raises
         ------
         NotFittedError, ValueError, TypeError
             As in `predict_proba`.
+
+        Notes
+        -----
+        **Do not smooth if kappa is below 0.5.** This limit was 0.47 when chosen on three laboratories, and 0.52 on
+        three others. With a kappa above it, smoothing raised the balanced accuracy by 0.04 on average and lowered it by
+        at most 0.18. Only 1 of 108 cases was below 0.5, and it gained.
         """
         features, probabilities, domain = self._unsmoothed(X, domain, {})
         rows: list[dict[str, Any]] = []

@@ -22,7 +22,8 @@ def check_predictions_file(
     """Return the paths of a file for predictions and of its picture of mistakes; raise if they cannot be written."""
     path = as_path(out, "out")
     if path.suffix not in _WRITERS:
-        raise ValueError(f"Got '{path}' but expected a name that ends in {' or '.join(_WRITERS)}.")
+        fix = f"Fix: write to {path.stem or 'predictions'}.csv."
+        raise ValueError(f"Got '{path}' but expected a name that ends in {' or '.join(_WRITERS)}. {fix}")
     picture = path.with_name(f"{path.stem}_mistakes.png")
     check_outside(path, *sources)
     for made in (path, picture):
@@ -38,7 +39,8 @@ def check_table_to_label(path: Path, sources: Iterable[str | os.PathLike] = (), 
     """Raise now if a table of cells to label cannot be written, or would replace another one, or one of the sources."""
     check_not_a_source(path, sources)
     if path.suffix != ".csv":
-        raise ValueError(f"Got '{path}' but expected a name that ends in .csv.")
+        fix = f"Fix: write to {path.stem or 'cells'}.csv."
+        raise ValueError(f"Got '{path}' but expected a name that ends in .csv. {fix}")
     check_outside(path, *sources)
     if path.exists() and not overwrite:
         raise FileExistsError(f"'{path}' exists, perhaps with labels. Fix: overwrite=True, or another name.")

@@ -207,7 +207,7 @@ def print_headlines(result: "BenchmarkResult") -> None:
     typer.echo("Chance (balanced accuracy) and majority (accuracy) are the scores of always answering one class:")
     best = result.headlines.sort_values("balanced_accuracy", ascending=False, kind="stable")
     _print_rows(best, "intervals.csv" if result.intervals is not None else "scores.csv")
-    typer.echo("\nRecall of each class by the best classifier, as a mean over the same:")
+    typer.echo(f"\nRecall of each class by the best classifier, as a mean over {where}:")
     recall = result.recall[result.recall["features"].isin(best["features"].head(1))]
     _print_rows(recall.sort_values("recall", kind="stable"), "recall_by_class.csv")
     if len(result.shift):

@@ -12,9 +12,16 @@ def convert(
     published: Annotated[Path, typer.Argument(help="The .pth that the papers' published code saved.")],
     folder: Annotated[Path, typer.Argument(help="Adapter folder to write; created if it is missing.")],
     backbone: PapersBackbone = "vit_b",
-    image_size: Annotated[int, typer.Option(help="Image side in pixels at which it was trained.")] = 224,
-    mean: Annotated[str | None, typer.Option(help="R,G,B of its training pixels (default: as published).")] = None,
-    std: Annotated[str | None, typer.Option(help="R,G,B of its training pixels (default: as published).")] = None,
+    image_size: Annotated[
+        int, typer.Option(help="Side in pixels of the images on which the adapter was trained.")
+    ] = 224,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of the training images as R,G,B from 0 to 255 (default: as published).")
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Standard deviation of the training images as R,G,B in 0-255 units (default: as published)."),
+    ] = None,
 ) -> None:
     """Convert an adapter of the papers' published code into an adapter folder.
 

@@ -57,7 +57,7 @@ def _threads() -> Iterator[Finding]:
         fix = f"more threads than cores slow every step down: set OMP_NUM_THREADS={cores}"
     elif threads < cores:
         fix = f"some cores stay idle: unset OMP_NUM_THREADS, or set it to {cores}"
-    yield Finding("threads", f"{threads} of torch on {cores} cores", fix)
+    yield Finding("threads", f"torch uses {threads} on {cores} cores", fix)
     runtimes = sorted({pool["prefix"] for pool in threadpool_info() if pool["user_api"] == "openmp"})
     fix = "" if len(runtimes) < 2 else "two in one process can hang or crash: install torch and numpy from one source"
     yield Finding("OpenMP", ", ".join(runtimes) or "none seen", fix)

@@ -16,11 +16,14 @@ Poolings = Literal["mask", "mask+texture", "mask+measures", "cls", "both"]
 
 def _not_zero(number: int | None) -> int | None:
     if number == 0:
-        raise typer.BadParameter("Got 0 processes but expected 1 or more, or -1 for one per core.")
+        raise typer.BadParameter("Got 0 processes but expected 1 or more, or -1 for one per core. Fix: --n-jobs 1.")
     return number
 
 
-Cells = Annotated[Path, typer.Argument(help="CSV (path, domain, label, mask) or folder of domain/label/image.")]
+Cells = Annotated[
+    Path,
+    typer.Argument(help="CSV (path, domain, label, and optionally mask and group) or folder of domain/label/image."),
+]
 Out = Annotated[Path, typer.Option(help="Folder for the report and the tables; created if it is missing.")]
 Backbone = Annotated[
     str,
@@ -57,9 +60,17 @@ Pooling = Annotated[
         "mask+measures. Plain ViT: mask, cls or both."
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of an autoencoder that is not linear.")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of epochs of the autoencoder, unless it is linear (default: that of the architecture or preset).",
+    ),
+]
 Architecture = Annotated[Architectures, typer.Option(help="Architecture of the autoencoder.")]
-Preset = Annotated[Presets | None, typer.Option(help="Use a paper's settings of the autoencoder.")]
+Preset = Annotated[
+    Presets | None, typer.Option(help="Paper whose network and settings the autoencoder uses (default: none).")
+]
 OnError = Annotated[OnErrors, typer.Option(help="Unreadable images: stop with an error, or skip them with a warning.")]
 Folds = Annotated[int, typer.Option("--cv", min=2, help="Number of folds in the training laboratory.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.")]
@@ -69,7 +80,9 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Images per forward p
 Jobs = Annotated[
     int | None,
     typer.Option(
-        "--n-jobs", callback=_not_zero, help="Number of processes, -1 for one per core (default: one on all cores)."
+        "--n-jobs",
+        callback=_not_zero,
+        help="Number of processes; -1 starts one per core (default: one process that uses all cores).",
     ),
 ]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder that caches embeddings for later runs.")]

@@ -129,14 +129,15 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
         if len(fallbacks):
             warnings.warn(
                 f"No plausible cell was found in {len(fallbacks)} of {given.sum()} images ({name_rows(fallbacks)}); "
-                "they are embedded as whole images and flagged as 'fallback' in their quality.",
+                "they are embedded as whole images and flagged as 'fallback' in their quality. Fix: look at these "
+                "images, and leave out those without a cell.",
                 stacklevel=2,
             )
         flat = np.flatnonzero(embedded.quality["flat"] & given)
         if len(flat):
             warnings.warn(
                 f"{len(flat)} of {given.sum()} images are of one colour ({name_rows(flat)}) and show no cell; "
-                "they are flagged as 'flat' in their quality.",
+                "they are flagged as 'flat' in their quality. Fix: leave these images out.",
                 stacklevel=2,
             )
         return as_container(embedded, _get_output_config("transform", self)["dense"], X)

@@ -103,6 +103,8 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         The trained parts: LoRA factors, decoder, prompt encoder, pixel statistics.
     encoder_ : Encoder
         The forward pass that `transform` runs, with a reference to the weights, the pixel statistics and the prompt.
+    image_size_ : int
+        The side in pixels that is used.
     pixel_stats_ : tuple
         The pixel statistics that are used.
     prompt_ : {"none", "center"}
@@ -116,7 +118,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
         One row per epoch, only after `fit` with masks. The columns are epoch, learning_rate, loss, dice_loss and
         cross_entropy of the training, and dice on the validation cells.
     best_epoch_ : int
-        The epoch whose weights were kept, only after `fit` with masks.
+        The epoch whose weights were kept, counted from 0. It exists only after `fit` with masks.
 
     See Also
     --------
@@ -282,6 +284,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
 
     def _settle(self) -> None:
         """Set the fitted attributes that follow from the parameters and the weights."""
+        self.image_size_ = int(self.image_size)  # numpy's number types would change the digest of the network
         self.pixel_stats_ = self._known_pixel_stats() or SAM_PIXEL_STATS
         self.prompt_ = self._choose_prompt(load_network(self._network_spec(), self.adapter_))
         self.pooling_ = str(self.pooling)
@@ -312,8 +315,7 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
 
     def _network_spec(self) -> NetworkSpec:
         adapter = None if self.adapter_ is None else self.adapter_.digest()
-        # The conversions are needed because numpy's number types would change the digest.
-        return NetworkSpec(self.backbone_, adapter, int(self.image_size), self._dtype_name(), str(self.device))
+        return NetworkSpec(self.backbone_, adapter, self.image_size_, self._dtype_name(), str(self.device))
 
     def _fine_tune(self, images: Sequence[Any], masks: Sequence[Any] | str) -> None:
         training = LoRATraining() if self.training is None else self.training

@@ -57,7 +57,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     domain : array-like of shape (n,), optional
         Laboratory of each cell, strings or ints; None or NaN if it is unknown. `SAMLoRAEmbedder` reads it from a
         table's column ``domain``, and `CrossDomainAutoencoder` uses it.
-    names : sequence of C str, optional
+    names : sequence of str, length C, optional
         Names of the features in tables, as the embedder's ``get_feature_names_out`` returns them. By default, the
         features are numbered.
 
@@ -67,6 +67,8 @@ class CellEmbeddings(NDArrayOperatorsMixin):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from sam_bloodcell import CellEmbeddings
     >>> cells = CellEmbeddings(np.ones((3, 2)))
     >>> cells[[0, 2]].shape, np.asarray(cells).sum()
     ((2, 2), np.float32(6.0))
@@ -90,7 +92,8 @@ class CellEmbeddings(NDArrayOperatorsMixin):
     ) -> None:
         if np.ndim(pooled) != 2:
             raise ValueError(
-                f"Got pooled of shape {np.shape(pooled)} but expected (n, C). Fix: pooled[None] for one cell."
+                f"Got pooled of shape {np.shape(pooled)} but expected (n, C). Fix: pass one row per cell, or "
+                "pooled[None] for one cell."
             )
         tokens, masks, crops = (np.asarray(part) if isinstance(part, list) else part for part in (tokens, masks, crops))
         parts = {"pooled": pooled, "tokens": tokens, "masks": masks, "crops": crops, "quality": quality,
@@ -129,10 +132,7 @@ class CellEmbeddings(NDArrayOperatorsMixin):
         ValueError
             If `pooled` is not 2-D, or `domain` has another length.
         """
-        array = np.asarray(pooled, dtype=np.float32)
-        if array.ndim != 2:
-            raise ValueError(f"Got pooled of shape {array.shape} but expected (n, C). Fix: pass one row per cell.")
-        return cls(array, domain=domain)
+        return cls(np.asarray(pooled), domain=domain)
 
     @property
     def tokens(self) -> Any:

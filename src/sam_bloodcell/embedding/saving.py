@@ -25,7 +25,7 @@ class PretrainedEmbedder(Pretrained):
 
     adapter_: Adapter | None
     backbone_: Backbone
-    image_size: int
+    image_size_: int
     prompt: str
     pooling_: str
     pixel_stats_: PixelStats
@@ -80,7 +80,8 @@ class PretrainedEmbedder(Pretrained):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = {"pooling": MASK} | state  # pickles of older versions have no pooling
-        fitted = {"pooling_": state["pooling"]} if "adapter_" in state else {}
+        # Those of older versions lack these attributes, and transformed with the parameters.
+        fitted = {f"{name}_": state[name] for name in ("pooling", "image_size")} if "adapter_" in state else {}
         super().__setstate__(fitted | state)
 
     def _write_files(self, folder: str | os.PathLike) -> Path:
@@ -89,7 +90,7 @@ class PretrainedEmbedder(Pretrained):
                 "There is no adapter to save: this embedder is plain SAM. Fix: fit(X, masks=...) or adapter=..."
             )
         # These are the settings of this embedder, which may differ from those with which the adapter was trained.
-        adapter = replace(self.adapter_, image_size=int(self.image_size), pixel_stats=self.pixel_stats_)
+        adapter = replace(self.adapter_, image_size=self.image_size_, pixel_stats=self.pixel_stats_)
         prompt = self.adapter_.prompt if self.prompt == "auto" else self.prompt
         pooling = None if self.pooling_ == MASK else self.pooling_
         return adapters.write_adapter(adapter, folder, self.backbone_, prompt=prompt, pooling=pooling)
@@ -99,7 +100,7 @@ class PretrainedEmbedder(Pretrained):
         return {
             "title": "LoRA adapter for blood cell images",
             "summary": "LoRA factors and a prompt-free mask decoder for Segment Anything's encoder, trained by "
-            f"segmenting cells, for images of {self.image_size} px."
+            f"segmenting cells, for images of {self.image_size_} px."
             + (f" {CELLPOSE_LICENCE}" if self.encoder_.network().size.stretched else ""),
             "code": "from sam_bloodcell import SAMLoRAEmbedder\n\n"
             'embedder = SAMLoRAEmbedder.from_pretrained("this folder or repo")\n'

@@ -40,10 +40,10 @@ class SegmentedEmbedder(CellEmbedder):
         ----------
         X : n images
             Images to check, as in `SAMLoRAEmbedder.fit`.
-        y : None
+        y : object, default=None
             Ignored.
-        masks : None
-            Only a `SAMLoRAEmbedder` can be fine-tuned.
+        masks : None, default=None
+            Not supported: anything but None raises a ValueError, because only a `SAMLoRAEmbedder` can be fine-tuned.
 
         Returns
         -------

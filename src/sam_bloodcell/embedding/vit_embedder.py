@@ -266,7 +266,7 @@ class ViTEmbedder(SegmentedEmbedder):
         plain = {
             "backbone": segmenter.backbone_.name,
             "revision": segmenter.backbone_.revision,
-            "image_size": int(segmenter.image_size),
+            "image_size": segmenter.image_size_,
             "prompt": segmenter.prompt_,
             "pixel_stats": segmenter.pixel_stats_,
         }

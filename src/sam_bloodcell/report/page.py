@@ -219,7 +219,6 @@ def _tables(result: BenchmarkResult, names: CellNames) -> dict[str, Any]:
         "all_headlines": headlines.to_dict("records"),
         "across": len(pairs) > 0,
         "class_recall": _recall_by_class(result),
-        "n_classifiers": scores["classifier"].nunique(),
         "n_folds": n_folds,
         "transductive": "autoencoder" in result.features,
         "counts": counts,

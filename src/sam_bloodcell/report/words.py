@@ -53,8 +53,8 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
     ),
     "interval": (
         r"\binterval",
-        "The 95% interval of a score. If other cells of the same laboratories were tested, the score would usually "
-        "lie in this range. The interval does not cover the choice of laboratories.",
+        "The 95% interval of a score. It shows how much the score depends on the choice of the tested cells. It does "
+        "not cover the choice of laboratories.",
     ),
     "laboratory": (
         r"\blaborator",
@@ -81,7 +81,10 @@ _GLOSSARY: dict[str, tuple[str, str]] = {
     "recall": (r"\brecall\b", "The share of a class's cells that the classifier finds. Also called sensitivity."),
     "RF": (r"\bRF\b", "Random forest, a classifier of many decision trees."),
     "SHA-256": (r"\bSHA-256\b", "A checksum. Two data sets with the same checksum contain the same cells and labels."),
-    "standard deviation (±)": (r"±|&plusmn;", "The spread of a score over the folds."),
+    "standard deviation (±)": (
+        r"±|&plusmn;",
+        "The spread of a score over the folds or, in the table of a few labels, over the draws.",
+    ),
     "SVM": (
         r"\bSVM\b",
         "Support vector machine, a classifier. Linear, poly (polynomial) and rbf (radial basis function) name its "

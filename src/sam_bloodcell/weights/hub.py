@@ -169,12 +169,13 @@ def _reason(exc: Exception, repo: str, command: str | None = None) -> str:
 
     cause = exc.__cause__ or exc
     once = f"run {command} once with network, or pass a local file or folder." if command else "try again."
-    log_in = "hf auth login, set HF_TOKEN or pass token=..."
+    log_in = "set HF_TOKEN, pass token=... or run 'hf auth login'"
+    access = "read" if command else "write to"
     status = getattr(getattr(exc, "response", None), "status_code", None)
     if isinstance(exc, errors.GatedRepoError):
         return f"the repo is gated. Fix: ask for access on its page, then {log_in}."
     if isinstance(exc, errors.RepositoryNotFoundError):
-        return f"there is no such repo, or it is private. Fix: check the name '{repo}'; if it is private, {log_in}"
+        return f"there is no such repo, or it is private. Fix: check the name '{repo}', or, if it is private, {log_in}."
     if isinstance(exc, errors.RevisionNotFoundError):
         return "the repo has no such revision. Fix: check the commit, tag or branch."
     missing_locally = isinstance(exc, errors.LocalEntryNotFoundError)
@@ -183,7 +184,7 @@ def _reason(exc: Exception, repo: str, command: str | None = None) -> str:
     if isinstance(exc, errors.HFValidationError):
         return f"{exc} Fix: pass owner/name."
     if status in (401, 403):
-        return f"you may not do this ({status}). Fix: {log_in}, one that may write to the repo."
+        return f"access was refused ({status}). Fix: {log_in}, with a token that may {access} the repo."
     if isinstance(cause, errors.OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return f"offline mode is on (HF_HUB_OFFLINE). Fix: {once}"
     if missing_locally and cause is exc:

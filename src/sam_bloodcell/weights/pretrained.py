@@ -33,7 +33,9 @@ class Pretrained(BaseEstimator):
         """Write the fitted estimator and a model card into a folder.
 
         A `SAMLoRAEmbedder` writes its adapter in PEFT's layout, with decoder and settings, but no base weights. A
-        `CrossDomainAutoencoder` writes its network (autoencoder.safetensors) and settings (sam_bloodcell.json).
+        `CrossDomainAutoencoder` writes its network (autoencoder.safetensors) and settings (sam_bloodcell.json). A
+        `ViTEmbedder` writes its settings (vit_embedder.json) and, if its segmenter was fine-tuned, the segmenter's
+        adapter. A `FunctionEmbedder` cannot be saved.
 
         Parameters
         ----------
@@ -60,6 +62,8 @@ class Pretrained(BaseEstimator):
             If the estimator is not fitted, or a file cannot be written.
         ValueError
             If an embedder has no adapter, neither fine-tuned nor loaded.
+        TypeError
+            If the estimator is a `FunctionEmbedder`, or `metrics` is not a dict.
         """
         check_is_fitted(self)
         written = self._write_files(folder)
