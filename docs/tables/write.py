@@ -330,6 +330,20 @@ def laboratories_signs() -> str:
     return _table(["compared", "draws", "sign", *heads], lines)
 
 
+def mixture_warning() -> str:
+    """Share of draws with a warning, and the balanced accuracy with and without the name of the laboratory there."""
+    table = pd.read_csv(HERE / "mixture_warning.csv").set_index(["setting", "mixture"])
+    settings = {"pair": "30 pairs", "left out": "one left out"}
+    lines = []
+    for mixture in table.index.unique("mixture"):
+        rows = [table.loc[(setting, mixture)] for setting in settings]
+        pairs = [[row["named, warned"], row["nameless, warned"]] for row in rows]
+        scores = ["" if pd.isna(named) else f"{named:.2f} / {nameless:.2f}" for named, nameless in pairs]
+        lines.append([mixture, *(f"{row['warned']:.0%}" for row in rows), *scores])
+    heads = [f"{name}: {what}" for what in ("warned", "with the name / without it") for name in settings.values()]
+    return _table(["draws", *heads], lines)
+
+
 def _by_setting(strengths: Sequence[str], shown: Callable[[list[pd.Series]], str]) -> str:
     """Show what is known of each method and setting, at those of the strengths at which it was measured."""
     table = pd.read_csv(HERE / "laboratories.csv", dtype={"C": str})
@@ -428,7 +442,7 @@ MADE = (
     leave_one_laboratory_out, published_transfer, transductive, inductive, token_maps, papers_designs, metrics, pairs,
     default_autoencoder, default_autoencoder_nested, readme, backbone, masks, pseudo_masks, novelty, default_classifier,
     laboratories, laboratories_fixed, laboratories_each, laboratories_mixtures, laboratories_calibration,
-    laboratories_fine, laboratories_signs, few_labels, encoders, encoder_speed,
+    laboratories_fine, laboratories_signs, mixture_warning, few_labels, encoders, encoder_speed,
 )  # fmt: skip
 TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in MADE}
 TABLES |= {file.stem: partial(_printed, file) for file in HERE.glob("*.txt")}

@@ -17,6 +17,7 @@ from ..embedding.embeddings import CellEmbeddings, carried_domain
 from ..evaluation.few_labels import Labelled, cells_to_label, check_number_to_label, fit_with_few, tempered
 from ..evaluation.novelty import AbstainingClassifier
 from ..evaluation.protocol import call_with_domain
+from .mixture import warn_of_unusual_mixture
 from .neighbor_smoothing import NeighborSmoothedClassifier
 from .saving import PretrainedClassifier
 from .sources import paths_of
@@ -80,6 +81,11 @@ class AdaptableClassifier(PretrainedClassifier):
         NotFittedError, ValueError, TypeError
             If the classifier is not fitted, if there is neither an autoencoder nor a label, if a label is not a class
             of the fit, if the laboratory was in the fit, or as in `CrossDomainAutoencoder.add_domain`.
+
+        Warns
+        -----
+        UserWarning
+            If the cells do not seem to be the usual mixture of types, as in `predict`.
         """
         check_is_fitted(self)
         if not isinstance(domain, str | Integral):
@@ -98,12 +104,14 @@ class AdaptableClassifier(PretrainedClassifier):
             fix = "Fix: pass y, the labels of some cells, or adapt the earlier classifier to all cells at once."
             raise ValueError(f"Got domain={domain!r}, whose stain the classifier knows already, and no labels. {fix}")
         embeddings = self._embed(X)
+        names = np.array([domain] * len(paths))
         if learns and not known:
+            warn_of_unusual_mixture(self.pipeline_, embeddings, names)
             autoencoder.add_domain(embeddings, domain)
         if y is not None:
             features: Any = embeddings
             if autoencoder is not None:
-                features = call_with_domain(autoencoder.transform, embeddings, np.array([domain] * len(paths)))
+                features = call_with_domain(autoencoder.transform, embeddings, names)
             kept = (np.asarray(embeddings)[rows], np.asarray(features)[rows], labels, paths[rows])
             self._learn_labels(str(domain), *kept)
         steps = [(name, autoencoder if name == "autoencoder" else step) for name, step in self.pipeline_.steps]
@@ -142,8 +150,9 @@ class AdaptableClassifier(PretrainedClassifier):
 
     def _probabilities(self, embeddings: CellEmbeddings, features: Any) -> NDArray[np.float64]:
         """Return the probabilities of the cells, at the temperature of their laboratory."""
-        found = self.pipeline_[-1].predict_proba(features)
         domain = carried_domain(embeddings)
+        warn_of_unusual_mixture(self.pipeline_, embeddings, domain)
+        found = self.pipeline_[-1].predict_proba(features)
         for name, temperature in getattr(self, "temperatures_", {}).items():
             if domain is not None:
                 rows = np.array([str(one) == name for one in domain])

@@ -338,6 +338,12 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         ------
         NotFittedError, ValueError, ImageReadError
             If the classifier is not fitted, or as in `SAMLoRAEmbedder.transform`.
+
+        Warns
+        -----
+        UserWarning
+            If a new laboratory has fewer than 20 cells in X, or if fewer than 60% of its cells get the same answer with
+            and without its name. Its cells are then probably of one class, and the answers without its name are better.
         """
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]

@@ -146,10 +146,12 @@ def equal_values(a: pd.Series, b: pd.Series) -> NDArray[np.bool_]:
 
 def warn_caller(message: str) -> None:
     """Warn at the line that called this package, even if the cause was found deep in the package."""
-    package = __name__.rpartition(".")[0]
+    package = __name__.partition(".")[0]
     modules = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(0)]
-    outside = (depth for depth, module in enumerate(modules, start=1) if not module.startswith(package))
-    warnings.warn(message, stacklevel=next(outside, 1))
+    stacklevel = 1 + max(depth for depth, module in enumerate(modules, start=1) if module.startswith(package))
+    while modules[stacklevel - 1 : stacklevel] == ["contextlib"]:  # of a decorator of our function
+        stacklevel += 1
+    warnings.warn(message, stacklevel=stacklevel)
 
 
 def seed_of(random_state: Any) -> int:
