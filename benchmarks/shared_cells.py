@@ -25,7 +25,7 @@ def with_common_names(cells: pd.DataFrame) -> pd.DataFrame:
 
 def standardise(X: np.ndarray, domain: np.ndarray) -> np.ndarray:
     """Standardise each laboratory by its own mean and standard deviation."""
-    found = np.empty_like(X)
+    found = np.empty(X.shape, np.result_type(X, np.float32))
     for lab in np.unique(domain):
         found[domain == lab] = StandardScaler().fit_transform(X[domain == lab])
     return found

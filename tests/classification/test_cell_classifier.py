@@ -280,6 +280,13 @@ def test_a_classifier_that_gives_no_probabilities_is_refused_before_any_image_is
         CellClassifier(classifier=votes, verbose=0).fit(["no.png", "other.png"], ["a", "b"])
 
 
+def test_a_search_may_choose_a_classifier_with_probabilities(frame, known):
+    votes = VotingClassifier([("regression", LogisticRegression(max_iter=500))])
+    search = GridSearchCV(votes, {"voting": ["soft"]}, cv=2)
+    fitted = CellClassifier(classifier=search, random_state=0, verbose=0).fit(frame[known], frame["label"][known])
+    assert fitted.predict_proba(frame).shape == (len(frame), len(fitted.classes_))
+
+
 @pytest.mark.parametrize("classifier", [LinearRegression(), SVC], ids=["regressor", "class"])
 def test_what_is_no_classifier_is_refused_before_any_image_is_read(classifier):
     with pytest.raises(ValueError, match=r"Got classifier=.* but expected a scikit-learn classifier"):

@@ -87,8 +87,9 @@ class TestRoundTrip:
         np.testing.assert_array_equal(load_mask(loaded.masks[0]), mask[0])
 
     def test_unequal_lengths(self, made, tmp_path):
-        with pytest.raises(ValueError, match="shorter than"):
-            save_cells(Bunch(**{**made, "masks": made.masks[:1]}), tmp_path)
+        with pytest.raises(ValueError, match=r"cells and 1 masks\. Fix: pass one mask, or None, per cell"):
+            save_cells(Bunch(**{**made, "masks": made.masks[:1]}), tmp_path / "new")
+        assert not (tmp_path / "new").exists()
 
 
 class TestFolder:
@@ -442,6 +443,12 @@ def test_cells_without_masks_are_saved(tmp_path, masks):
     assert [mask is None for mask in again.masks] == [mask is None for mask in masks.get("masks", [None, None])]
     assert [int(load_rgb(path).mean()) for path in again.paths] == [90, 70]
     assert again.labels.tolist() == ["x", "y"]
+
+
+def test_patients_are_saved(tmp_path):
+    images = [np.full((8, 8, 3), 70, np.uint8)] * 2
+    columns = {"target": np.array([0, 1]), "target_names": ["x", "y"], "domain": ["a", "a"], "group": ["p1", "p2"]}
+    assert load_cells(save_cells(Cells(images=images, **columns), tmp_path)).group.tolist() == ["p1", "p2"]
 
 
 def test_parts_with_images_and_with_paths_are_not_joined(tmp_path):

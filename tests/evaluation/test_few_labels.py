@@ -96,6 +96,7 @@ def test_laboratories_are_taken_from_embeddings(laboratories):
     given = {"new": ["b"], "n_labels": (8,), "n_draws": 1, "random_state": 0}
     curve = label_curve(CellEmbeddings.from_arrays(X, domain=domain), y, **given)
     pd.testing.assert_frame_equal(curve, label_curve(X, y, domain=domain, **given))
+    pd.testing.assert_frame_equal(curve, label_curve(pd.DataFrame(X).assign(domain=domain), y, **given))
     with pytest.raises(ValueError, match=r"Got no domain\. Fix: pass domain=\.\.\."):
         label_curve(X, y, **given)
 

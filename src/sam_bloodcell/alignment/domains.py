@@ -99,8 +99,9 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any], sc
     unknown = n if domain is None else int(pd.isna(domain).sum())
     if unknown:
         warnings.warn(
-            f"The domain of {unknown} of {n} cells is unknown, so their features are worse than with a domain. "
-            "Fix: name the laboratory of each cell in a column domain of the table, or pass domain=... .",
+            f"The domain of {unknown} of {n} cells is unknown, so their features are worse than with a domain, "
+            "unless most cells of a laboratory are of one class. Fix: name the laboratory of each cell in a column "
+            "domain of the table, or pass domain=... .",
             stacklevel=4,
         )
     if domain is None:

@@ -17,7 +17,7 @@ from ..embedding.embeddings import CellEmbeddings, carried_domain
 from ..evaluation.few_labels import Labelled, cells_to_label, check_number_to_label, fit_with_few, tempered
 from ..evaluation.novelty import AbstainingClassifier
 from ..evaluation.protocol import call_with_domain
-from .mixture import warn_of_unusual_mixture
+from .mixture import ignored_spread, warn_of_unusual_mixture
 from .neighbor_smoothing import NeighborSmoothedClassifier
 from .saving import PretrainedClassifier
 from .sources import paths_of
@@ -88,7 +88,7 @@ class AdaptableClassifier(PretrainedClassifier):
             If the cells do not seem to be the usual mixture of types, as in `predict`.
         """
         check_is_fitted(self)
-        if not isinstance(domain, str | Integral):
+        if isinstance(domain, bool) or not isinstance(domain, str | Integral):
             fix = "Fix: adapt(X, domain='name of the laboratory', y=labels)."
             raise TypeError(f"Got domain of type {type(domain).__name__} but expected a string or an int. {fix}")
         X = list(X) if isinstance(X, Iterator) else X
@@ -106,8 +106,9 @@ class AdaptableClassifier(PretrainedClassifier):
         embeddings = self._embed(X)
         names = np.array([domain] * len(paths))
         if learns and not known:
-            warn_of_unusual_mixture(self.pipeline_, embeddings, names)
-            autoencoder.add_domain(embeddings, domain)
+            with ignored_spread():
+                autoencoder.add_domain(embeddings, domain)
+            warn_of_unusual_mixture(self.pipeline_, embeddings, names, "predict these cells without a domain")
         if y is not None:
             features: Any = embeddings
             if autoencoder is not None:
@@ -145,7 +146,9 @@ class AdaptableClassifier(PretrainedClassifier):
         check_is_fitted(self)
         X = list(X) if isinstance(X, Iterator) else X
         check_number_to_label(n, len(paths_of(X)))
-        features = np.asarray(self._features(self._embed(X)))
+        embeddings = self._embed(X)
+        features = np.asarray(self._features(embeddings))
+        warn_of_unusual_mixture(self.pipeline_, embeddings, carried_domain(embeddings))
         return cells_to_label(features, self.pipeline_[-1].predict_proba(features), n, random_state=self.random_state)
 
     def _probabilities(self, embeddings: CellEmbeddings, features: Any) -> NDArray[np.float64]:

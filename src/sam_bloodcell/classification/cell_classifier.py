@@ -26,6 +26,7 @@ from ..evaluation.checks import seed_of, values_of_cells
 from ..evaluation.shift import near_duplicates
 from .adaptation import AdaptableClassifier, with_plain_output
 from .final_step import check_probabilities, with_probabilities
+from .mixture import ignored_spread
 from .neighbor_smoothing import with_domain_if_needed
 from .sources import given_columns, paths_of
 from .stain_augmented import StainAugmentedClassifier, divides_cells, view_size, with_stain_views
@@ -343,7 +344,8 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         -----
         UserWarning
             If a new laboratory has fewer than 20 cells in X, or if fewer than 60% of its cells get the same answer with
-            and without its name. Its cells are then probably of one class, and the answers without its name are better.
+            and without its name. Its cells are then probably of one class. If so, the answers without its name are
+            better.
         """
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
@@ -426,7 +428,8 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         for step in self.pipeline_[1:-1]:
             if self.device != "auto" and "device" in step.get_params(deep=False):
                 step.set_params(device=self.device)
-            features = step.transform(features)
+            with ignored_spread():
+                features = step.transform(features)
         return with_domain_if_needed(features, embeddings, self.pipeline_[-1])
 
     def _copies(self, embeddings: CellEmbeddings) -> NDArray[np.object_]:

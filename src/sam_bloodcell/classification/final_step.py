@@ -4,7 +4,8 @@ from typing import Any
 
 from sklearn.base import is_classifier
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import StackingClassifier, VotingClassifier
+from sklearn.ensemble import VotingClassifier
+from sklearn.pipeline import Pipeline
 
 from ..evaluation.classifiers import balanced_regression
 
@@ -23,8 +24,8 @@ def with_probabilities(classifier: Any) -> Any:
         return classifier
     if hasattr(classifier, "decision_function"):
         return CalibratedClassifierCV(classifier, ensemble=False)
-    # Before its fit, a StackingClassifier with the default final_estimator has neither method.
-    if not any(isinstance(part, StackingClassifier) for part in parts):
+    # Others, such as a search over the parameter voting, may have probabilities after their fit.
+    if isinstance(classifier[-1] if isinstance(classifier, Pipeline) else classifier, VotingClassifier):
         check_probabilities(classifier, classifier)
     return classifier
 

@@ -332,14 +332,18 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
     Raises
     ------
     ValueError
-        If there are no images, or a domain or class cannot be a folder name.
+        If there are no images, the masks have another length, or a domain or class cannot be a folder name.
     OSError
         If a file cannot be written.
     """
     check_cells(cells, "images", "target", "target_names", "domain")
+    masks = _masks(cells)
+    if len(masks) != len(cells.target):
+        fix = "Fix: pass one mask, or None, per cell."
+        raise ValueError(f"Got {len(cells.target)} cells and {len(masks)} masks. {fix}")
     folder = make_folder(folder)
     rows = []
-    columns = zip(cells.images, _masks(cells), cells.target, map(str, cells.domain), strict=True)
+    columns = zip(cells.images, masks, cells.target, map(str, cells.domain), strict=True)
     for number, (image, mask, target, domain) in enumerate(columns):
         label = str(cells.target_names[target])
         if len(Path(domain, label).parts) != 2 or ".." in (domain, label):
@@ -355,7 +359,10 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
                     Image.fromarray(pixels).save(draft)
         rows.append((names[0], domain, label, names[1]))
     csv = folder / "cells.csv"
-    write_text(csv, pd.DataFrame(rows, columns=[*_REQUIRED, "mask"]).to_csv(index=False))
+    table = pd.DataFrame(rows, columns=[*_REQUIRED, "mask"])
+    if cells.get("group") is not None:
+        table["group"] = cells.group
+    write_text(csv, table.to_csv(index=False))
     return csv
 
 

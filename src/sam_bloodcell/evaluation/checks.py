@@ -148,7 +148,7 @@ def warn_caller(message: str) -> None:
     """Warn at the line that called this package, even if the cause was found deep in the package."""
     package = __name__.partition(".")[0]
     modules = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(0)]
-    stacklevel = 1 + max(depth for depth, module in enumerate(modules, start=1) if module.startswith(package))
+    stacklevel = 1 + max(depth for depth, name in enumerate(modules, start=1) if name.partition(".")[0] == package)
     while modules[stacklevel - 1 : stacklevel] == ["contextlib"]:  # of a decorator of our function
         stacklevel += 1
     warnings.warn(message, stacklevel=stacklevel)

@@ -17,6 +17,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils.validation import _num_samples
 
 from ..cells import some_of_each
+from ..embedding.embeddings import without_domain
 from .checks import cell_columns, check_arguments, domain_of, seed_of
 from .classifiers import balanced_regression
 from .scores import scores_of_cells
@@ -109,8 +110,8 @@ def label_curve(
     """
     check_arguments("label_curve", n_draws=n_draws, random_state=random_state)
     numbers = _checked_numbers(n_labels)
-    features = np.asarray(X)
     labels, domains = cell_columns(_num_samples(X), y=y, domain=domain_of(X, domain))
+    features = np.asarray(without_domain(X))
     if groups is not None:
         (groups,) = cell_columns(len(labels), groups=groups)
     seed = seed_of(random_state)

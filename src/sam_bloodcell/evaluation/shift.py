@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 
+from ..embedding.embeddings import without_domain
 from .checks import cell_columns, check_arguments, domain_of, seed_of, warn_caller
 
 _MAX_COMPARED = 1000  # cells of a domain in `domain_shift`, where memory grows with the square of their number
@@ -70,7 +71,7 @@ def domain_shift(features: Any, domain: Any = None, *, y: Any = None, random_sta
     """
     check_arguments("domain_shift", random_state=random_state)
     domain = domain_of(features, domain)
-    features = check_array(features, dtype=np.float64, input_name="features")
+    features = check_array(without_domain(features), dtype=np.float64, input_name="features")
     (domains,) = cell_columns(len(features), domain=domain)
     (labels,) = [None] if y is None else cell_columns(len(features), y=y)
     seed = seed_of(random_state)
@@ -94,7 +95,7 @@ def _check_sizes(domains: NDArray) -> None:
         expected = f"at least two domains of at least {_LEAST_CELLS} cells each"
         raise ValueError(f"Got {found} cells by domain but expected {expected}. Fix: add cells.")
     if small:
-        warn_caller(f"Left out domains of fewer than {_LEAST_CELLS} cells: {', '.join(small)}.")
+        warn_caller(f"Left out domains of fewer than {_LEAST_CELLS} cells: {', '.join(small)}. Fix: add cells of them.")
 
 
 def _shift(features: NDArray[np.float64], domains: NDArray, seed: int) -> tuple[dict[str, float], int]:
