@@ -64,5 +64,5 @@ ax.set(xlabel="labelled cells of the new laboratory", ylabel="balanced accuracy"
 figure
 
 # %%
-# These cells are synthetic. :doc:`The results </results/classifier>` report the gain on real laboratories. To measure it
-# on your own laboratories before you label anything, use `sam_bloodcell.evaluation.label_curve`.
+# These cells are synthetic. :doc:`The results </results/classifier>` report the gain on real laboratories. To measure
+# it on your own laboratories before you label anything, use `sam_bloodcell.evaluation.label_curve`.
