@@ -3,11 +3,10 @@
 python benchmarks/mixture_warning.py [--out docs/tables/mixture_warning.csv] [--cache-dir FOLDER]
 
 The default classifier is trained in one or five of six laboratories and classifies draws of another one, with its name
-and without it. The draws are the mixtures of `laboratories_cells.py`, and 20, 50 or
-100 random cells of all classes or of one class (all cells of a class that has fewer).
-The warning compares the share of equal answers with a limit. The last lines choose the limit on three tested
-laboratories, as the one with at most 2% of warnings of all draws of several classes together, and report it on the
-three others.
+and without it. The draws are the mixtures of `laboratories_cells.py`, and 20, 50 or 100 random cells of all classes or
+of one class (all cells of a class that has fewer). The warning compares the share of equal answers with a limit. The
+last lines choose the limit on three tested laboratories, as the one with at most 2% of warnings of all draws of several
+classes together, and report it on the three others.
 """
 
 import argparse
