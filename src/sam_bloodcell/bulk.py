@@ -2,7 +2,6 @@
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from .datasets.tables import read_table
 from .embedding.base import CellEmbedder
 from .embedding.once import embed_once
 from .embedding.store import EmbeddingStore
-from .exceptions import ImageReadError
+from .exceptions import ImageReadError, warn_caller
 from .extras import require, tqdm
 from .files import (
     allocate,
@@ -217,7 +216,7 @@ def embed_to_file(
         remove(work)
     except OSError as exc:  # a network file system or a virus scanner may lock a file in it
         found = f"'{out}' is complete, but '{work}' could not be deleted: {exc.strerror}."
-        warnings.warn(f"{found} Fix: delete it.", stacklevel=2)
+        warn_caller(f"{found} Fix: delete it.")
     return out
 
 

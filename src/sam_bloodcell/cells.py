@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
+
+from .exceptions import warn_caller
 
 # Statistics of fewer cells of a laboratory are poor: on six laboratories, the mean balanced accuracy was 0.71 with one
 # cell per call, 0.71 with 5, 0.75 with 20 and 0.77 with all (benchmarks/cells_in_a_call.py).
@@ -148,10 +149,7 @@ def warn_of_similar(values: Iterable[Any], name: str, source: str) -> None:
     """Warn of different values of the column `name` that look alike, as `similar_values` finds them."""
     if groups := similar_values(values):
         shown = "; ".join(groups[:5]) + " ..." * (len(groups) > 5)
-        warnings.warn(
-            f"'{source}' has different {name}s that look alike: {shown}. Fix: give one {name} one name.",
-            stacklevel=3,
-        )
+        warn_caller(f"'{source}' has different {name}s that look alike: {shown}. Fix: give one {name} one name.")
 
 
 def _told_apart(names: list[str]) -> Iterable[str]:

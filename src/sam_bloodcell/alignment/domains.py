@@ -13,6 +13,7 @@ from sklearn import get_config
 
 from ..cells import FEW_CELLS, label_column
 from ..embedding.embeddings import CellEmbeddings
+from ..exceptions import warn_caller
 from .normalization import DomainScaler, known_domains
 from .settings import Settings
 
@@ -66,7 +67,7 @@ def warn_of_nothing_to_align(domains: list[Any]) -> None:
             "Got no domain: nothing is aligned between laboratories. Fix: name the laboratory of each cell in a "
             "column domain of the table, or pass domain=... ."
         )
-    warnings.warn(message, stacklevel=4)
+    warn_caller(message)
 
 
 @contextmanager
@@ -83,11 +84,10 @@ def domain_for_transform(X: Any, domain: ArrayLike | None, settings: Settings) -
         warnings.filterwarnings("ignore", message="The domain of .* is unknown")
         yield None
     if settings.by_domain:
-        warnings.warn(
+        warn_caller(
             "fit_transform used domain only in fit, because a pipeline without metadata routing cannot pass it to "
             "transform. Fix: CellEmbeddings.from_arrays(X, domain=domain), or "
-            "fit(X, domain=domain).transform(X, domain=domain).",
-            stacklevel=5,
+            "fit(X, domain=domain).transform(X, domain=domain)."
         )
 
 
@@ -98,11 +98,10 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any], sc
     """
     unknown = n if domain is None else int(pd.isna(domain).sum())
     if unknown:
-        warnings.warn(
+        warn_caller(
             f"The domain of {unknown} of {n} cells is unknown, so their features are worse than with a domain, "
             "unless most cells of a laboratory are of one class. Fix: name the laboratory of each cell in a column "
-            "domain of the table, or pass domain=... .",
-            stacklevel=4,
+            "domain of the table, or pass domain=... ."
         )
     if domain is None:
         return
@@ -115,17 +114,15 @@ def warn_of_poor_statistics(domain: NDArray | None, n: int, known: list[Any], sc
         if name in known:
             continue
         if count < FEW_CELLS:
-            warnings.warn(
+            warn_caller(
                 f"The domain {name!r} is new, and the statistics of {count} of its cells are unreliable. Fix: pass at "
                 f"least {FEW_CELLS} of its cells at once, or add it once from as many unlabelled cells (in Python: "
-                f"classifier.adapt(X, {name!r}), or autoencoder.add_domain(X, {name!r})).",
-                stacklevel=4,
+                f"classifier.adapt(X, {name!r}), or autoencoder.add_domain(X, {name!r}))."
             )
         elif (spread := scaler.spread(name)) < _LEAST_SPREAD:
-            warnings.warn(
+            warn_caller(
                 f"The domain {name!r} is new, and its {count} cells vary {spread:.2f} times as much as those of a "
                 "domain of the fit, probably because most are of one class. The features are worse then, because "
                 "they are standardised by these cells. Fix: pass cells of the laboratory's usual mixture, or leave out "
-                "the domain.",
-                stacklevel=4,
+                "the domain."
             )

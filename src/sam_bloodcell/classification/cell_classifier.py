@@ -24,6 +24,7 @@ from ..embedding.embedder import SAMLoRAEmbedder
 from ..embedding.embeddings import CellEmbeddings, without_domain
 from ..evaluation.checks import seed_of, values_of_cells
 from ..evaluation.shift import near_duplicates
+from ..exceptions import warn_caller
 from .adaptation import AdaptableClassifier, with_plain_output
 from .final_step import check_probabilities, with_probabilities
 from .mixture import ignored_spread
@@ -245,10 +246,9 @@ class CellClassifier(ClassifierMixin, AdaptableClassifier):
         if (few := counts < _FEW).any():
             pairs = zip(classes[few].tolist(), counts[few].tolist(), strict=True)
             named = ", ".join(f"{name!r} ({count})" for name, count in pairs)
-            warnings.warn(
+            warn_caller(
                 f"Classes of fewer than {_FEW} cells: {named}. Answers of such a class are rarely right. "
-                "Fix: add cells, or leave the class out.",
-                stacklevel=3,
+                "Fix: add cells, or leave the class out."
             )
         if isinstance(classifier, CalibratedClassifierCV) and not isinstance(self.classifier, CalibratedClassifierCV):
             if counts.min() < 2:

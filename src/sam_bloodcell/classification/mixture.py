@@ -13,7 +13,7 @@ from ..alignment.autoencoder import CrossDomainAutoencoder
 from ..alignment.normalization import rows_by_domain
 from ..cells import FEW_CELLS
 from ..embedding.embeddings import CellEmbeddings, without_domain
-from ..evaluation.checks import warn_caller
+from ..exceptions import warn_caller
 from .neighbor_smoothing import NeighborSmoothedClassifier
 
 # A warning is given if a smaller share of answers is the same with and without the domain. Across six laboratories, it

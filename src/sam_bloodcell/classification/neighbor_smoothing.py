@@ -1,7 +1,6 @@
 """`NeighborSmoothedClassifier`: answers for many cells of a laboratory, smoothed over similar cells."""
 
 import copy
-import warnings
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
@@ -27,6 +26,7 @@ from ..alignment.normalization import rows_by_domain
 from ..cells import FEW_CELLS, label_column
 from ..embedding.containers import carried_embeddings
 from ..embedding.embeddings import CellEmbeddings, carried_domain
+from ..exceptions import warn_caller
 
 _LEAST = 1e-10  # replaces a probability of 0, whose logarithm is infinite
 _TOLERANCE, _MOST_ROUNDS = 1e-4, 100
@@ -347,10 +347,9 @@ def _features_and_probabilities(estimator: Any, X: Any, params: dict[str, Any]) 
 
 def _warn_of_few(name: Any, n: int) -> None:
     whose = "of unknown domain" if name is None else f"of the domain {name!r}"
-    warnings.warn(
+    warn_caller(
         f"Got {n} cells {whose}, which are too few to be smoothed, so they get the estimator's own answers. "
-        f"Fix: pass all cells of a laboratory at once, at least {_CELLS_PER_NEIGHBOR}.",
-        stacklevel=3,
+        f"Fix: pass all cells of a laboratory at once, at least {_CELLS_PER_NEIGHBOR}."
     )
 
 

@@ -1,7 +1,6 @@
 """The cells that a trained classifier predicts: files, folders and tables as one table of cells."""
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 
 from ..bulk import list_sources
 from ..datasets.cells import told_unreadable, unreadable_images
+from ..exceptions import warn_caller
 from ..images.collections import as_image_list, table_columns
 from ..images.listing import Listing
 
@@ -47,10 +47,9 @@ def list_cells(
             # The folders class/patient/image look like laboratory/class/image, unless one knows the classes.
             if labels is not None and "" in labels:
                 some = listing.below(listing.images[labels.index("")])
-                warnings.warn(
+                warn_caller(
                     f"{labels.count('')} of {len(labels)} images of '{listing.root}' are not in the folder of a class, "
-                    f"such as '{some}', so they have no label. Fix: move the images whose class you know.",
-                    stacklevel=2,
+                    f"such as '{some}', so they have no label. Fix: move the images whose class you know."
                 )
             if domain is not None or (labels is not None and labels != read):
                 table = table[["path"]] if labels is None else table[["path"]].assign(label=labels)
@@ -68,7 +67,7 @@ def keep_readable(cells: pd.DataFrame) -> pd.DataFrame:
     told = told_unreadable(reasons, len(cells))
     if len(reasons) == len(cells):
         raise ValueError(f"{told}. Fix: check the folder.")
-    warnings.warn(told, stacklevel=2)
+    warn_caller(told)
     return cells.drop(index=list(reasons)).reset_index(drop=True)
 
 

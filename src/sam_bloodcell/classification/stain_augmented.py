@@ -1,6 +1,5 @@
 """`StainAugmentedClassifier`: a pipeline that is also trained on views of each cell in other stains."""
 
-import warnings
 from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
@@ -19,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..embedding.columns import as_items
 from ..evaluation.checks import seed_of, values_of_cells
+from ..exceptions import warn_caller
 from ..images.collections import as_image_list, domain_of, table_columns
 from ..images.stain_views import draw_views
 
@@ -232,11 +232,10 @@ class StainAugmentedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         parts = [name.split("__") for name in pipeline.get_params()]
         dividing = [step for step, *_, parameter in (part for part in parts if len(part) > 1) if parameter == "cv"]
         if dividing and not has_groups:
-            warnings.warn(
+            warn_caller(
                 f"The step {dividing[0]!r} splits its training cells into folds and separates views of one cell, so "
                 "its scores and probabilities are too high. Fix: put the search or the calibration around "
-                "StainAugmentedClassifier.",
-                stacklevel=3,
+                "StainAugmentedClassifier."
             )
         return pipeline
 

@@ -1,7 +1,6 @@
 """Cells on disk: a CSV, or a folder of domain/label/image."""
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 from ..cells import Cells, warn_of_similar
-from ..exceptions import ImageReadError
+from ..exceptions import ImageReadError, warn_caller
 from ..files import as_path, how_to_find, is_utf8, make_folder, replacing, write_text
 from ..images.collections import name_rows
 from ..images.listing import Listing
@@ -185,7 +184,7 @@ def _leave_out(cells: Bunch, rows: list[int], error: str, warning: str) -> Cells
     if len(rows) == n:
         raise ValueError(error)
     if len(rows):
-        warnings.warn(warning, stacklevel=3)
+        warn_caller(warning)
     return take_cells(cells, np.setdiff1d(np.arange(n), rows))
 
 
@@ -369,7 +368,7 @@ def save_cells(cells: Bunch, folder: str | os.PathLike) -> Path:
 def _read_csv(csv: Path, root: str | os.PathLike | None) -> pd.DataFrame:
     table = read_table(csv, _REQUIRED, root=root)
     for name, written in similar_columns(table.columns.tolist(), ("mask", "group")).items():
-        warnings.warn(f"'{csv}' has a column '{written}', which is not read. Fix: name it {name}.", stacklevel=3)
+        warn_caller(f"'{csv}' has a column '{written}', which is not read. Fix: name it {name}.")
     if "mask" not in table:
         table["mask"] = ""
     if "group" in table:

@@ -1,11 +1,11 @@
 """Downloads of public data, which resume if interrupted, are checked and cached."""
 
 import os
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..exceptions import warn_caller
 from ..extras import require, tqdm
 from ..files import inside, make_folder
 
@@ -75,7 +75,7 @@ def fetch_file(
     path = Path(pooch.retrieve(url, digest, name, home, downloader=downloader))
     if digest is None:
         fix = f"Fix: from now on pass digest='sha256:{pooch.file_hash(str(path))}'."
-        warnings.warn(f"The digest of '{url}' is not known, so the downloaded file is trusted. {fix}", stacklevel=2)
+        warn_caller(f"The digest of '{url}' is not known, so the downloaded file is trusted. {fix}")
     return path
 
 

@@ -1,12 +1,12 @@
 """Folders of cells, read as domain/label/image, and the messages if the levels differ."""
 
 import os
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
+from ..exceptions import warn_caller
 from ..files import is_utf8
 from ..images.listing import Listing, describe
 
@@ -41,10 +41,10 @@ def read_folder(listing: Listing) -> pd.DataFrame:
         listing.lost[listing.below(mask.parent), "masks that belong to no image"] += 1
     table = pd.DataFrame(rows, columns=["path", "domain", "label", "mask"])
     _check_folders(listing, table)
-    listing.warn(stacklevel=3)
+    listing.warn()
     for doubt in (_too_deep(listing), _one_image_a_class(listing, table)):
         if doubt:
-            warnings.warn(doubt, stacklevel=3)
+            warn_caller(doubt)
     return table
 
 

@@ -1,7 +1,6 @@
 """The base class of all embedders of cells, which embeds each image once."""
 
 import os
-import warnings
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from numbers import Integral
@@ -15,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 
-from ..exceptions import ImageReadError
+from ..exceptions import ImageReadError, warn_caller
 from ..extras import tqdm
 from ..images.collections import as_image_list, domain_of, name_rows
 from ..images.frames import frame
@@ -122,23 +121,21 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
             embedded = embed_once(self.encoder_, images, self._store(), bar=bar, unreadable=unreadable)
         embedded.domain, embedded.names = domain_of(X), tuple(self.get_feature_names_out())
         if unreadable:
-            warnings.warn(_told_unreadable(unreadable, len(images), "are embedded as NaN"), stacklevel=2)
+            warn_caller(_told_unreadable(unreadable, len(images), "are embedded as NaN"))
         # Warnings name only images that the caller passed, and not views that another estimator computed.
         given = np.array([not isinstance(image, ComputedImage) for image in images])
         fallbacks = np.flatnonzero(embedded.quality["fallback"] & given)
         if len(fallbacks):
-            warnings.warn(
+            warn_caller(
                 f"No plausible cell was found in {len(fallbacks)} of {given.sum()} images ({name_rows(fallbacks)}); "
                 "they are embedded as whole images and flagged as 'fallback' in their quality. Fix: look at these "
-                "images, and leave out those without a cell.",
-                stacklevel=2,
+                "images, and leave out those without a cell."
             )
         flat = np.flatnonzero(embedded.quality["flat"] & given)
         if len(flat):
-            warnings.warn(
+            warn_caller(
                 f"{len(flat)} of {given.sum()} images are of one colour ({name_rows(flat)}) and show no cell; "
-                "they are flagged as 'flat' in their quality. Fix: leave these images out.",
-                stacklevel=2,
+                "they are flagged as 'flat' in their quality. Fix: leave these images out."
             )
         return as_container(embedded, _get_output_config("transform", self)["dense"], X)
 
@@ -179,7 +176,7 @@ class CellEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Pretrained
                         masks[row] = cell_mask(unframe(found, picture.shape[:2]))
                 bar.update(len(rows))
         if unreadable:
-            warnings.warn(_told_unreadable(unreadable, len(images), "have no mask"), stacklevel=2)
+            warn_caller(_told_unreadable(unreadable, len(images), "have no mask"))
         return masks
 
     @staticmethod

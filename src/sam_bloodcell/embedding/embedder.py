@@ -1,7 +1,6 @@
 """`SAMLoRAEmbedder`: Segment Anything's tokens, pooled over the cell, as a scikit-learn transformer."""
 
 import os
-import warnings
 from collections.abc import Collection, Sequence
 from numbers import Integral
 from typing import Any
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from ..exceptions import warn_caller
 from ..images.collections import as_image_list
 from ..models import devices
 from ..models.isolation import own_settings
@@ -305,11 +305,10 @@ class SAMLoRAEmbedder(PretrainedEmbedder, CellEmbedder):
             return read_published_adapter(self.adapter, backbone=name, image_size=self.image_size)
         adapter = adapters.read_adapter(self.adapter, self.adapter_revision, backbone=self.backbone_)
         if adapter.pooling not in (None, self.pooling):
-            warnings.warn(
+            warn_caller(
                 f"The adapter '{adapter.source}' was saved with pooling={adapter.pooling!r} but is used with "
                 f"pooling={self.pooling!r}. Fix: pooling={adapter.pooling!r}, or SAMLoRAEmbedder.from_pretrained, "
-                "unless you want other features.",
-                stacklevel=3,
+                "unless you want other features."
             )
         return adapter
 

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ..exceptions import WeightsUnavailableError
+from ..exceptions import WeightsUnavailableError, warn_caller
 from ..models import devices
 from ..models.inference import accelerate
 from ..models.lora import Adapter, apply_adapter
@@ -150,10 +149,9 @@ def halved_if_too_large(run: Callable[[NDArray], _Arrays], pixels: NDArray[np.ui
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = (len(pixels) + 1) // 2
-    warnings.warn(
+    warn_caller(
         f"{len(pixels)} images in a forward pass are too many for the device's memory, so the pass is split in two. "
-        f"Fix: batch_size={half}.",
-        stacklevel=4,
+        f"Fix: batch_size={half}."
     )
     first, second = (halved_if_too_large(run, part) for part in (pixels[:half], pixels[half:]))
     return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])

@@ -1,14 +1,13 @@
 """One call of `transform`: read each image once, embed the images that the store lacks, and collect the rows."""
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 
-from ..exceptions import ImageReadError
+from ..exceptions import ImageReadError, warn_caller
 from ..extras import tqdm
 from ..images.reading import ImageContent, read_content
 from ..segmentation.cell import CROP_SIZE, GREY, QUALITY
@@ -78,7 +77,7 @@ class _Run:
                 if died > _RESTARTS:
                     raise
                 self.session.release()
-                warnings.warn(f"A worker process died ({exc}); its images are embedded again.", stacklevel=4)
+                warn_caller(f"A worker process died ({exc}); its images are embedded again.")
             left = [row for row in rows if not self.is_done(row)]
             if idle and len(left) == len(rows):
                 time.sleep(_POLL)

@@ -13,10 +13,10 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import _num_samples
 
 from ..datasets.cells import check_cells
-from ..exceptions import ImageReadError
+from ..exceptions import ImageReadError, warn_caller
 from ..images.collections import name_rows
 from ..images.reading import read_content
-from .checks import cell_columns, check_arguments, class_names, seed_of, warn_caller
+from .checks import cell_columns, check_arguments, class_names, seed_of
 from .classifiers import default_classifiers, named_estimators
 from .few_labels import label_curve
 from .headlines import best_recall, headline_scores

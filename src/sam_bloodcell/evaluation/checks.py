@@ -1,7 +1,5 @@
 """Checks of arguments, and warnings, shared by the functions of this package."""
 
-import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -14,6 +12,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, va
 
 from ..cells import first_of, label_column
 from ..embedding.embeddings import carried_domain
+from ..exceptions import warn_caller
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
@@ -142,16 +141,6 @@ def scorable_rows(labels: NDArray, domains: NDArray, least: Any, argument: str =
 def equal_values(a: pd.Series, b: pd.Series) -> NDArray[np.bool_]:
     """Compare two columns by value: columns of different categories cannot be compared otherwise."""
     return np.asarray(a).astype(object) == np.asarray(b).astype(object)
-
-
-def warn_caller(message: str) -> None:
-    """Warn at the line that called this package, even if the cause was found deep in the package."""
-    package = __name__.partition(".")[0]
-    modules = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(0)]
-    stacklevel = 1 + max(depth for depth, name in enumerate(modules, start=1) if name.partition(".")[0] == package)
-    while modules[stacklevel - 1 : stacklevel] == ["contextlib"]:  # of a decorator of our function
-        stacklevel += 1
-    warnings.warn(message, stacklevel=stacklevel)
 
 
 def seed_of(random_state: Any) -> int:

@@ -22,8 +22,9 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples, has_fit_parameter
 
 from ..embedding.embeddings import without_domain
+from ..exceptions import warn_caller
 from ..extras import tqdm
-from .checks import cell_columns, check_arguments, check_shared_class, domain_of, scorable_rows, seed_of, warn_caller
+from .checks import cell_columns, check_arguments, check_shared_class, domain_of, scorable_rows, seed_of
 from .classifiers import check_early_stopping, named_estimators
 from .scores import score_predictions
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .checks import METRICS, check_arguments, check_table, equal_values, seed_of, warn_caller
+from ..exceptions import warn_caller
+from .checks import METRICS, check_arguments, check_table, equal_values, seed_of
 
 _BINS = 15
 _SCORED = ("classifier", "train_domain", "test_domain")

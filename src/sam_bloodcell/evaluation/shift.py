@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 
 from ..embedding.embeddings import without_domain
-from .checks import cell_columns, check_arguments, domain_of, seed_of, warn_caller
+from ..exceptions import warn_caller
+from .checks import cell_columns, check_arguments, domain_of, seed_of
 
 _MAX_COMPARED = 1000  # cells of a domain in `domain_shift`, where memory grows with the square of their number
 _LEAST_CELLS = 5  # of a domain: one for each fold

@@ -2,10 +2,11 @@
 
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+
+from ..exceptions import warn_caller
 
 # The suffixes of the formats that `reading.FORMATS` lists.
 IMAGE_SUFFIXES = frozenset(
@@ -68,13 +69,12 @@ class Listing:
         """Return the numbers of files left out or lost, by folder and kind."""
         return dict(self.lost + self.left_out)
 
-    def warn(self, stacklevel: int = 2) -> None:
+    def warn(self) -> None:
         """Warn once if files that look like data were not read, or were read twice."""
         if self.lost:
-            warnings.warn(
+            warn_caller(
                 f"Some files of '{self.root}' were not read, or were read twice: {describe(self.lost)}. "
-                "Fix: convert, move or unlock files that are data, and remove the others.",
-                stacklevel=stacklevel + 1,
+                "Fix: convert, move or unlock files that are data, and remove the others."
             )
 
     def _search(self, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Reading of a cell mask as a bool array, True inside the cell."""
 
 import os
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from ..exceptions import ImageReadError
+from ..exceptions import ImageReadError, warn_caller
 from .layout import is_white_zero, stored_bits
 from .reading import check_size, convert_opened, decode, flatten, load_rgb, read_file, refuse_dim_colours
 
@@ -54,7 +53,7 @@ def load_mask(mask: Any, row: int | None = None) -> NDArray[np.bool_]:
     """
     read = read_mask(mask, row)
     if read.doubt:
-        warnings.warn(read.doubt, stacklevel=2)
+        warn_caller(read.doubt)
     return read.inside
 
 

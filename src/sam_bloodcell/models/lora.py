@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..exceptions import warn_caller
 from .sam import SAM, differences
 
 _DECODER_PREFIXES = ("prompt_encoder.", "mask_decoder.")
@@ -179,11 +179,10 @@ def resume_adapter(
     wanted = set(range(sam.size.depth)) if blocks is None else {int(block) for block in blocks}
     own_rank = _own_config(adapter).r
     if (own_rank, found) != (rank, wanted):
-        warnings.warn(
+        warn_caller(
             f"The LoRA factors start fresh: those of the adapter{_named(adapter)} have rank {own_rank} in blocks "
             f"{sorted(found)}, but the training asks for rank {rank} in blocks {sorted(wanted)}. Fix: to train them "
-            "further, ask for the adapter's rank and blocks.",
-            stacklevel=2,
+            "further, ask for the adapter's rank and blocks."
         )
         return add_lora(sam, rank, alpha=alpha, dropout=dropout, blocks=blocks)
     adapter = adapter if alpha is None else _with_alpha(adapter, alpha)

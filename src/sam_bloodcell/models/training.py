@@ -6,7 +6,6 @@ The calls are nested: `train` -> `_Run.epoch` -> `_Run.step`.
 import io
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..exceptions import warn_caller
 from ..extras import tqdm
 from ..files import replacing
 
@@ -101,9 +101,7 @@ def train(
         except KeyboardInterrupt:
             if not run.history:
                 raise
-            warnings.warn(
-                f"Interrupted: keeping the weights after {len(run.history)} of {plan.epochs} epochs.", stacklevel=2
-            )
+            warn_caller(f"Interrupted: keeping the weights after {len(run.history)} of {plan.epochs} epochs.")
     module.load_state_dict(run.best if validation else run.last, strict=False)
     module.eval()
     return run.history

@@ -13,9 +13,10 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from ..evaluation import METRICS, BenchmarkResult, findings, summarise_scores
-from ..evaluation.checks import class_names, warn_caller
+from ..evaluation.checks import class_names
 from ..evaluation.few_labels import summarise_curve
 from ..evaluation.headlines import best_headlines
+from ..exceptions import warn_caller
 from ..files import check_writable, make_folder, write_text
 from ..plotting.canvas import is_plain, plain, spread_text
 from .matrices import (

@@ -3,7 +3,6 @@
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +25,7 @@ from ..embedding.session import PUBLISHED_CROPS
 from ..evaluation import BenchmarkResult, run_benchmark
 from ..evaluation.checks import check_arguments, class_names
 from ..evaluation.protocol import check_plan
+from ..exceptions import warn_caller
 from ..extras import tqdm
 from ..files import make_folder
 from .plan import check_space, estimate_cost, stored_bytes
@@ -161,10 +161,9 @@ def _prepare(
     """Load the weights, check the space, warn of a missing adapter and, if verbose, print the cost of the run."""
     loaded = clone(embedder).fit(cells.paths[:1])
     if masked is None and loaded.adapter_ is None:
-        warnings.warn(
+        warn_caller(
             "Got neither an adapter nor masks, so plain SAM is asked for the cell in the middle, and the numbers "
-            "will differ from the papers'. Fix: adapter=... (--adapter), or masks=... (--masks) to train one.",
-            stacklevel=3,
+            "will differ from the papers'. Fix: adapter=... (--adapter), or masks=... (--masks) to train one."
         )
     check_space(stored_bytes(len(cells.paths), loaded.n_features_out_, loaded.image_size), embedder.cache_dir)
     if embedder.verbose:

@@ -1,14 +1,13 @@
 """Training data of the fine-tuning: images and cell masks as squares of one size."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import ImageReadError
+from ..exceptions import ImageReadError, warn_caller
 from ..extras import tqdm
 from ..images.collections import name_rows
 from ..images.frames import frame, load_square
@@ -50,7 +49,7 @@ def read_pairs(images: Sequence[Any], masks: Sequence[Any], size: int) -> tuple[
         raise ValueError(f"No mask has a pixel left at {size} px; the first: {doubts[-1]} Fix: crop closer.")
     if doubts:
         listed = "\n".join(doubts[:_LISTED])
-        warnings.warn(f"{len(doubts)} of {len(images)} masks are doubtful:\n{listed}", stacklevel=2)
+        warn_caller(f"{len(doubts)} of {len(images)} masks are doubtful:\n{listed}")
     kept = np.setdiff1d(np.arange(len(images)), vanished)
     return (pixels[kept], inside[kept]) if vanished else (pixels, inside)
 
@@ -94,10 +93,9 @@ def read_with_stain_masks(
         raise ValueError("No stained cell was found in any image. Fix: check the images, or pass masks of your own.")
     if not plausible.all():
         left_out = np.flatnonzero(~plausible)
-        warnings.warn(
+        warn_caller(
             f"masks='auto' found no plausible cell in {len(left_out)} of {len(images)} images, which are left out of "
-            f"the training: {name_rows(left_out)}.",
-            stacklevel=2,
+            f"the training: {name_rows(left_out)}."
         )
     return pixels[plausible], inside[plausible]
 

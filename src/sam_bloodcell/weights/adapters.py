@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..exceptions import WeightsUnavailableError
+from ..exceptions import WeightsUnavailableError, warn_caller
 from ..files import make_folder, replacing_files, write_text
 from ..models.lora import Adapter
 from . import hub
@@ -40,11 +39,10 @@ def read_adapter(
     folder = locate_adapter(source, revision)
     settings = adapter_settings(folder)
     if backbone is not None and settings.get("digest") not in (None, backbone.digest):
-        warnings.warn(
+        warn_caller(
             f"The adapter '{source}' was trained on the weights of '{settings['backbone']}' "
             f"({settings['digest'][:12]}...) but is used with other weights, '{backbone.name}' "
-            f"({str(backbone.digest)[:12]}...). Fix: pass the backbone that it was trained on.",
-            stacklevel=2,
+            f"({str(backbone.digest)[:12]}...). Fix: pass the backbone that it was trained on."
         )
     factors = folder / _ADAPTER_FILES[1]
     mean, std = settings["pixel_stats"]

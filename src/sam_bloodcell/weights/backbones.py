@@ -1,14 +1,13 @@
 """Base weights: the name of a backbone, its file, and the network into which it is loaded."""
 
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..exceptions import WeightsUnavailableError
+from ..exceptions import WeightsUnavailableError, warn_caller
 from ..models.sam import CELL_MASK_TOKENS, MASK_TOKENS, SAM, SAM_MASK_TOKENS, is_cellpose, load_weights, size_of
 from . import hub
 from .tensors import read_tensors, without_prefix
@@ -108,10 +107,9 @@ def cellpose_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def warn_of_licence(backbone: Backbone) -> None:
     """Warn that the licence of Cellpose's training images forbids commercial use."""
-    warnings.warn(
+    warn_caller(
         f"backbone='{backbone.name}' is Cellpose-SAM. {CELLPOSE_LICENCE} Fix: make sure that this allows your use, or "
-        "choose another backbone.",
-        stacklevel=2,
+        "choose another backbone."
     )
 
 
