@@ -82,12 +82,15 @@ def test_features_are_float32_rows(fitted, cells):
 @every_trained
 def test_same_seed_same_features(cells, architecture):
     X, domains = cells
+
+    def features(**params):
+        return small(architecture, epochs=1, **params).fit(X, domain=domains).transform(X, domain=domains)
+
     torch.manual_seed(1)
-    a = small(architecture, epochs=1).fit_transform(X, domain=domains)
+    a = features()
     torch.manual_seed(2)
-    b = small(architecture, epochs=1).fit_transform(X, domain=domains)
-    np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(a, small(architecture, epochs=1, random_state=1).fit_transform(X, domain=domains))
+    np.testing.assert_array_equal(a, features())
+    assert not np.array_equal(a, features(random_state=1))
 
 
 def test_class_labels_are_not_looked_at(cells):
