@@ -34,16 +34,16 @@ def warn_of_unusual_mixture(
     if domain is None or not isinstance(autoencoder, CrossDomainAutoencoder) or not autoencoder.settings_.by_domain:
         return
     # An autoencoder that reads vectors needs no copy of tokens and crops.
-    nameless = np.asarray(embeddings) if autoencoder.settings_.reads_vectors else without_domain(embeddings)
+    cells = np.asarray(embeddings) if autoencoder.settings_.reads_vectors else without_domain(embeddings)
     if isinstance(classifier, NeighborSmoothedClassifier):
         classifier = classifier.estimator_
+    known = autoencoder.domains_.tolist()
     for name, rows in rows_by_domain(domain, len(embeddings)):
-        if name is None or name in autoencoder.domains_.tolist() or len(rows) < FEW_CELLS:
+        if name is None or name in known or len(rows) < FEW_CELLS:
             continue
-        cells = nameless[rows]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The domain ")  # they are given for the whole call
-            both = [autoencoder.transform(cells, domain=names) for names in (domain[rows], None)]
+            both = [autoencoder.transform(cells[rows], domain=names) for names in (domain[rows], None)]
         same = np.mean(classifier.predict(both[0]) == classifier.predict(both[1]))
         if same < _LEAST_AGREEMENT:
             warn_caller(
